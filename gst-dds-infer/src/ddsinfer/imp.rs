@@ -1,0 +1,601 @@
+// SPDX-License-Identifier: MPL-2.0
+
+/**
+ * SECTION:element-ddsinfer
+ * @title: ddsinfer
+ *
+ * Runs an ONNX detector on decoded video, attaches what it sees, and tells the camera (`ddsencode`) in which regions it
+ * needs more quality to be sure.
+ *
+ * ```
+ * gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode ! h264parse ! avdec_h264 ! ddsinfer model-file=model.onnx ! videoconvert ! autovideosink
+ * ```
+ *
+ * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object. The same results go
+ * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. Feedback leaves by the linked
+ * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
+ * the video came through.
+ *
+ * Since: 0.1
+ */
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::probe::IdentityProbe;
+use super::queue::{Item, Queue};
+use super::sender::{Sender, Way};
+use super::settings::{PROPERTIES, Settings};
+use super::side_pad::{Queued, SidePad};
+use super::stats::Stats;
+use super::worker::{Outcome, Worker};
+use crate::identity::IdentityTracker;
+use crate::model::Detector;
+
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "ddsinfer",
+        gst::DebugColorFlags::empty(),
+        Some("Inference that steers the camera"),
+    )
+});
+
+/// Frames between two looks for the encoded stream while none is found.
+const PROBE_RETRY: u64 = 30;
+
+#[derive(Default)]
+struct SidePads {
+    feedback: Option<Arc<SidePad>>,
+    results: Option<Arc<SidePad>>,
+}
+
+/// Locks: `worker` may be held while `tracker` or `stats` is taken, `sender` while `stats` is. No lock is held while
+/// something is pushed, posted or queried, but `sender`, which nothing that runs on a push takes.
+pub struct DdsInfer {
+    sink_pad: gst::Pad,
+    src_pad: gst::Pad,
+    settings: Mutex<Settings>,
+    queue: Queue,
+    worker: Mutex<Option<Worker>>,
+    tracker: Arc<Mutex<IdentityTracker>>,
+    probe: Mutex<Option<IdentityProbe>>,
+    sender: Mutex<Sender>,
+    side_pads: Mutex<SidePads>,
+    stats: Mutex<Stats>,
+    live: AtomicBool,
+    /// Frames since the last look for the encoded stream.
+    since_probe: AtomicU64,
+    /// Latency told to the pipeline, in nanoseconds.
+    latency: AtomicU64,
+    repeater: Mutex<Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>>,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for DdsInfer {
+    const NAME: &'static str = "GstDdsInfer";
+    type Type = super::DdsInfer;
+    type ParentType = gst::Element;
+
+    fn with_class(klass: &Self::Class) -> Self {
+        let sink_template = klass.pad_template("sink").expect("in PAD_TEMPLATES");
+        let src_template = klass.pad_template("src").expect("in PAD_TEMPLATES");
+        let sink_pad = gst::Pad::builder_from_template(&sink_template)
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.chain(buffer))
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_query(pad, query))
+            })
+            .activatemode_function(|_, parent, mode, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic while activating the sink pad")),
+                    |imp| imp.activate_sink(mode, active),
+                )
+            })
+            .flags(gst::PadFlags::PROXY_CAPS)
+            .build();
+        let src_pad = gst::Pad::builder_from_template(&src_template)
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
+            })
+            .activatemode_function(|_, parent, mode, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic while activating the source pad")),
+                    |imp| imp.activate_src(mode, active),
+                )
+            })
+            .flags(gst::PadFlags::PROXY_CAPS | gst::PadFlags::FIXED_CAPS)
+            .build();
+        Self {
+            sink_pad,
+            src_pad,
+            settings: Mutex::default(),
+            queue: Queue::default(),
+            worker: Mutex::new(None),
+            tracker: Arc::new(Mutex::new(IdentityTracker::new())),
+            probe: Mutex::new(None),
+            sender: Mutex::new(Sender::new()),
+            side_pads: Mutex::default(),
+            stats: Mutex::default(),
+            live: AtomicBool::new(false),
+            since_probe: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+            repeater: Mutex::new(None),
+        }
+    }
+}
+
+impl ObjectImpl for DdsInfer {
+    fn properties() -> &'static [glib::ParamSpec] {
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        self.settings.lock().unwrap().set(pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        if pspec.name() == "stats" {
+            let tracker = self.tracker.lock().unwrap().stats();
+            return self.stats.lock().unwrap().structure(&tracker).to_value();
+        }
+        let value = self.settings.lock().unwrap().get(pspec.name());
+        value.expect("every property but stats is a setting")
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.add_pad(&self.sink_pad).expect("a new element has no pads");
+        obj.add_pad(&self.src_pad).expect("a new element has no source pad");
+    }
+}
+
+impl GstObjectImpl for DdsInfer {}
+
+impl ElementImpl for DdsInfer {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "DDS inference",
+                "Filter/Analyzer/Inference/Video",
+                "Detects objects with an ONNX model and tells the camera where it needs more quality",
+                "The gst-dds maintainers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let video = gst_video::VideoCapsBuilder::new().build();
+            let json = gst::Caps::new_empty_simple("application/x-json");
+            let feedback = gst::Caps::new_empty_simple("application/x-dds-feedback");
+            let template = |name, direction, presence, caps: &gst::Caps| {
+                gst::PadTemplate::new(name, direction, presence, caps).expect("valid template")
+            };
+            vec![
+                template("sink", gst::PadDirection::Sink, gst::PadPresence::Always, &video),
+                template("src", gst::PadDirection::Src, gst::PadPresence::Always, &video),
+                template("feedback", gst::PadDirection::Src, gst::PadPresence::Request, &feedback),
+                template("results", gst::PadDirection::Src, gst::PadPresence::Request, &json),
+            ]
+        });
+        &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        let side = {
+            let mut pads = self.side_pads.lock().unwrap();
+            let name = template.name_template();
+            let slot = match name {
+                "feedback" => &mut pads.feedback,
+                _ => &mut pads.results,
+            };
+            if slot.is_some() {
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "The pad {name} is taken: there is one of each; use a tee behind it"
+                );
+                return None;
+            }
+            let side = SidePad::new(template, name, template.caps().clone());
+            *slot = Some(side.clone());
+            side
+        };
+        // Added pads follow the element's state from here on.
+        self.obj().add_pad(side.pad()).ok()?;
+        Some(side.pad().clone())
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        let side = {
+            let mut pads = self.side_pads.lock().unwrap();
+            let SidePads { feedback, results } = &mut *pads;
+            [feedback, results]
+                .into_iter()
+                .find(|slot| slot.as_ref().is_some_and(|s| s.pad() == pad))
+                .and_then(Option::take)
+        };
+        let Some(side) = side else { return };
+        let _ = pad.set_active(false);
+        let _ = self.obj().remove_pad(pad);
+        drop(side);
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::ReadyToPaused {
+            self.start()?;
+        }
+        let success = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady
+            || (transition == gst::StateChange::ReadyToPaused && success.is_err())
+        {
+            self.stop();
+        }
+        success
+    }
+}
+
+impl DdsInfer {
+    /// Opens the model and begins a new run.
+    fn start(&self) -> Result<(), gst::StateChangeError> {
+        let settings = self.settings.lock().unwrap().clone();
+        let detector = match settings.model().map(|m| Detector::open(&m)).transpose() {
+            Ok(detector) => detector,
+            Err(error) => {
+                gst::element_imp_error!(self, gst::ResourceError::OpenRead, ["{error}"]);
+                return Err(gst::StateChangeError);
+            }
+        };
+        if let Some(detector) = &detector {
+            gst::info!(CAT, imp = self, "{}", detector.summary());
+            for warning in detector.warnings() {
+                gst::element_imp_warning!(self, gst::LibraryError::Settings, ["{warning}"]);
+            }
+        }
+        *self.worker.lock().unwrap() = Some(Worker::new(detector, &settings));
+        *self.tracker.lock().unwrap() = IdentityTracker::new();
+        *self.sender.lock().unwrap() = Sender::new();
+        *self.stats.lock().unwrap() = Stats::default();
+        self.live.store(false, Ordering::Relaxed);
+        self.latency.store(0, Ordering::Relaxed);
+        self.since_probe.store(PROBE_RETRY, Ordering::Relaxed);
+        self.start_repeater();
+        Ok(())
+    }
+
+    fn stop(&self) {
+        if let Some((stop, thread)) = self.repeater.lock().unwrap().take() {
+            drop(stop);
+            // It ends within one repetition; it holds nothing that this thread holds.
+            let _ = thread.join();
+        }
+        *self.probe.lock().unwrap() = None;
+        *self.worker.lock().unwrap() = None;
+        self.sender.lock().unwrap().forget();
+    }
+
+    /// A thread that keeps the camera from taking a quiet scene, or a slow model, for a dead server.
+    fn start_repeater(&self) {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let weak = self.obj().downgrade();
+        let thread = std::thread::Builder::new()
+            .name("ddsinfer-repeat".into())
+            .spawn(move || {
+                let mut wait = super::sender::REPEAT / 2;
+                while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
+                    let Some(obj) = weak.upgrade() else { return };
+                    wait = obj.imp().repeat_feedback();
+                }
+            });
+        match thread {
+            Ok(thread) => *self.repeater.lock().unwrap() = Some((stop, thread)),
+            Err(error) => gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Failed,
+                ["No thread to repeat feedback ({error}): cameras fall back during long pauses"]
+            ),
+        }
+    }
+
+    fn repeat_feedback(&self) -> std::time::Duration {
+        // What is not live has no silence: its time is not ours.
+        if !self.live.load(Ordering::Relaxed) || !self.settings.lock().unwrap().feedback {
+            return super::sender::REPEAT / 2;
+        }
+        let side = self.side_pads.lock().unwrap().feedback.clone();
+        let mut sender = self.sender.lock().unwrap();
+        let mut stats = Stats::default();
+        let wait = sender.repeat(&self.sink_pad, side.as_ref(), &mut stats);
+        drop(sender);
+        self.stats.lock().unwrap().add_feedback(&stats);
+        wait
+    }
+
+    fn activate_sink(&self, mode: gst::PadMode, active: bool) -> Result<(), gst::LoggableError> {
+        if mode != gst::PadMode::Push {
+            return Err(gst::loggable_error!(CAT, "Only push mode"));
+        }
+        if active {
+            self.queue.start();
+        } else {
+            self.queue.flush();
+        }
+        Ok(())
+    }
+
+    fn activate_src(&self, mode: gst::PadMode, active: bool) -> Result<(), gst::LoggableError> {
+        if mode != gst::PadMode::Push {
+            return Err(gst::loggable_error!(CAT, "Only push mode"));
+        }
+        if active {
+            // Source pads are activated before sink pads.
+            self.queue.start();
+            self.start_task()
+        } else {
+            self.queue.flush();
+            self.src_pad.stop_task().map_err(|e| gst::loggable_error!(CAT, "{e}"))
+        }
+    }
+
+    fn start_task(&self) -> Result<(), gst::LoggableError> {
+        let weak = self.obj().downgrade();
+        self.src_pad
+            .start_task(move || {
+                if let Some(obj) = weak.upgrade() {
+                    obj.imp().catch_panic(|| (), |imp| imp.step());
+                }
+            })
+            .map_err(|e| gst::loggable_error!(CAT, "{e}"))
+    }
+
+    fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.look_for_encoded_stream(false);
+        let lookup = self
+            .tracker
+            .lock()
+            .unwrap()
+            .lookup(buffer.pts().map(gst::ClockTime::nseconds));
+        gst::trace!(CAT, imp = self, "Frame {:?}: {lookup:?}", buffer.pts());
+        self.queue.push_frame(buffer, lookup)
+    }
+
+    /// Puts the probe on the encoded stream, again where the upstream side was rebuilt. Cheap while all is well.
+    fn look_for_encoded_stream(&self, now: bool) {
+        if !now && self.since_probe.fetch_add(1, Ordering::Relaxed) < PROBE_RETRY {
+            return;
+        }
+        self.since_probe.store(0, Ordering::Relaxed);
+        let mut probe = self.probe.lock().unwrap();
+        if probe.as_ref().is_none_or(|p| !p.is_current(&self.sink_pad)) {
+            let found = IdentityProbe::install(&self.sink_pad, &self.tracker);
+            if found.is_some() {
+                *probe = found;
+            }
+        }
+    }
+
+    fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        gst::log!(CAT, obj = pad, "{event:?}");
+        match event.view() {
+            gst::EventView::FlushStart(_) => {
+                let pushed = self.src_pad.push_event(event);
+                self.queue.flush();
+                let _ = self.src_pad.pause_task();
+                pushed
+            }
+            gst::EventView::FlushStop(_) => {
+                // The task has left its last push; wait until it has left its turn too.
+                drop(self.src_pad.stream_lock());
+                let pushed = self.src_pad.push_event(event);
+                if let Some(worker) = &mut *self.worker.lock().unwrap() {
+                    worker.flush();
+                }
+                self.sender.lock().unwrap().forget();
+                let results = self.side_pads.lock().unwrap().results.clone();
+                if let Some(results) = results {
+                    results.flush();
+                }
+                self.queue.start();
+                pushed && self.start_task().is_ok()
+            }
+            gst::EventView::StreamStart(_) | gst::EventView::Caps(_) => {
+                // Before the first frame is decoded, so that the probe sees its access unit.
+                self.look_for_encoded_stream(true);
+                self.queue.push_event(event)
+            }
+            gst::EventView::Segment(_) => {
+                self.ask_if_live();
+                self.queue.push_event(event)
+            }
+            _ if event.is_serialized() => self.queue.push_event(event),
+            _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
+        }
+    }
+
+    fn ask_if_live(&self) {
+        let mut query = gst::query::Latency::new();
+        let live = self.sink_pad.peer_query(&mut query) && query.result().0;
+        self.live.store(live, Ordering::Relaxed);
+        self.queue.set_live(live);
+    }
+
+    fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Drain(_) => {
+                // Downstream must have seen the caps that the query is about.
+                self.queue.drain() && self.src_pad.peer_query(query)
+            }
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(query) => {
+                let mut upstream = gst::query::Latency::new();
+                if !self.sink_pad.peer_query(&mut upstream) {
+                    return false;
+                }
+                let (live, min, max) = upstream.result();
+                self.live.store(live, Ordering::Relaxed);
+                self.queue.set_live(live);
+                let ours = gst::ClockTime::from_nseconds(self.latency.load(Ordering::Relaxed));
+                query.set(live, min + ours, max.map(|max| max + ours));
+                true
+            }
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+
+    /// One turn of the worker.
+    fn step(&self) {
+        let Some((item, overtaken)) = self.queue.pop() else {
+            let _ = self.src_pad.pause_task();
+            return;
+        };
+        match item {
+            Item::Event(event) => self.forward_event(event),
+            Item::Frame(mut buffer, lookup) => {
+                let settings = self.settings.lock().unwrap().clone();
+                let looked = match &mut *self.worker.lock().unwrap() {
+                    Some(worker) => worker.frame(&mut buffer, lookup, overtaken, &settings, &self.tracker, &self.stats),
+                    None => Ok(Outcome::default()),
+                };
+                let flow = match looked {
+                    Ok(outcome) => {
+                        self.act(outcome, &settings);
+                        self.src_pad.push(buffer)
+                    }
+                    Err(error) => {
+                        gst::element_imp_error!(self, gst::StreamError::Failed, ["{error}"]);
+                        Err(gst::FlowError::Error)
+                    }
+                };
+                self.settle(flow);
+            }
+        }
+    }
+
+    fn forward_event(&self, event: gst::Event) {
+        match event.view() {
+            gst::EventView::Caps(caps) => {
+                let set = match &mut *self.worker.lock().unwrap() {
+                    Some(worker) => worker.set_caps(caps.caps()),
+                    None => Ok(()),
+                };
+                if let Err(error) = set {
+                    error.log_with_imp(self);
+                    gst::element_imp_error!(self, gst::StreamError::Format, ["{error}"]);
+                    self.settle(Err(gst::FlowError::NotNegotiated));
+                    return;
+                }
+            }
+            gst::EventView::Eos(_) => {
+                let pads = self.side_pads.lock().unwrap();
+                for side in [&pads.feedback, &pads.results].into_iter().flatten() {
+                    side.eos();
+                }
+            }
+            _ => (),
+        }
+        self.src_pad.push_event(event);
+    }
+
+    /// Does what the worker decided for a frame, before the frame goes out.
+    fn act(&self, outcome: Outcome, settings: &Settings) {
+        if outcome.new_stream {
+            self.sender.lock().unwrap().forget();
+        }
+        if let Some(why) = outcome.foreign {
+            gst::info!(CAT, imp = self, "No feedback for this stream: {why}");
+            let message = gst::Structure::builder("ddsinfer-foreign-stream")
+                .field("reason", why)
+                .build();
+            self.post(message);
+        }
+        let mut way = Way::None;
+        let generation = outcome.feedback.map(|(stream_id, frame, regions)| {
+            let side = self.side_pads.lock().unwrap().feedback.clone();
+            let mut stats = Stats::default();
+            let mut sender = self.sender.lock().unwrap();
+            let generation = sender.send(stream_id, frame, regions, &self.sink_pad, side.as_ref(), &mut stats);
+            way = sender.way();
+            drop(sender);
+            self.stats.lock().unwrap().add_feedback(&stats);
+            generation.0
+        });
+        self.tell_latency(outcome.inference);
+        let Some(mut result) = outcome.result else { return };
+        let live = self.live.load(Ordering::Relaxed);
+        result.generation = generation;
+        // A camera in this process has our clock; any other's agrees with it only where the user says so.
+        if live && (settings.capture_clock_synchronised || way == Way::Event) {
+            result.age_ms = age_ms(&result);
+        }
+        let results = self.side_pads.lock().unwrap().results.clone();
+        if let Some(results) = results {
+            let mut line = gst::Buffer::from_mut_slice(result.to_json_line());
+            line.make_mut()
+                .set_pts(result.pts_ns.map(gst::ClockTime::from_nseconds));
+            let queued = results.push(line, !live);
+            let mut stats = self.stats.lock().unwrap();
+            stats.result_lines += u64::from(queued != Queued::NoTaker);
+            stats.result_lines_dropped += u64::from(queued == Queued::DroppedOldest);
+        }
+        self.post(result.to_structure());
+    }
+
+    fn post(&self, structure: gst::Structure) {
+        let obj = self.obj();
+        let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+    }
+
+    /// Frames wait for the inference before them: that is our latency, known once measured.
+    fn tell_latency(&self, inference: gst::ClockTime) {
+        let told = self.latency.load(Ordering::Relaxed);
+        if !self.live.load(Ordering::Relaxed) || inference.nseconds() <= told {
+            return;
+        }
+        // Half as much again, so that a slow frame now and then changes nothing.
+        self.latency.store(inference.nseconds() * 3 / 2, Ordering::Relaxed);
+        let obj = self.obj();
+        let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
+    }
+
+    /// Takes note of what downstream said.
+    fn settle(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) {
+        self.queue.set_flow(flow);
+        let Err(error) = flow else { return };
+        gst::debug!(CAT, imp = self, "Stopping: {error}");
+        let fatal = !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos);
+        if fatal && self.queue.eos_waits() {
+            // Upstream has said goodbye and will not see the error in a return value.
+            gst::element_imp_error!(self, gst::StreamError::Failed, ["Internal data stream error: {error}"]);
+            self.src_pad.push_event(gst::event::Eos::new());
+        }
+        let _ = self.src_pad.pause_task();
+    }
+}
+
+fn age_ms(result: &crate::results::FrameResult) -> Option<f64> {
+    let captured = result.identity?.capture_time_ns;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
+    (captured != 0).then(|| (now.as_nanos() as f64 - captured as f64) / 1e6)
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The element `ddsinfer`: watches decoded video with a neural network, attaches what it sees, and tells the camera
+//! where the network needs more quality.
+
+mod imp;
+mod probe;
+mod queue;
+mod sender;
+mod settings;
+mod side_pad;
+mod stats;
+mod worker;
+
+use gst::prelude::*;
+
+glib::wrapper! {
+    /// The element. See `gst-inspect-1.0 ddsinfer`.
+    pub struct DdsInfer(ObjectSubclass<imp::DdsInfer>) @extends gst::Element, gst::Object;
+}
+
+/// Which detections become regions of feedback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, glib::Enum)]
+#[repr(u32)]
+#[enum_type(name = "GstDdsInferFeedbackPolicy")]
+pub enum FeedbackPolicy {
+    /// Only boxes whose score lies in a narrow band around the threshold.
+    #[default]
+    #[enum_value(name = "Undecided: scores in a narrow band around the threshold", nick = "undecided")]
+    Undecided,
+    /// The rule of the DDS paper (SIGCOMM 2020).
+    #[enum_value(name = "Paper: proposals and weak detections, as DDS (SIGCOMM 2020)", nick = "paper")]
+    Paper,
+}
+
+/// Registers the element with its plugin.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(Some(plugin), "ddsinfer", gst::Rank::NONE, DdsInfer::static_type())
+}

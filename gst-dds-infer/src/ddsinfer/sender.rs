@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Sends feedback by the first way there is: the linked `feedback` pad, an event to a camera in the same process, RTCP on
+//! the session of the element's own data path.
+//!
+//! Feedback is state: each inferred frame gives a whole new generation. When nothing new comes, the last state is
+//! repeated under a new generation before [`REPEAT`] is over, because silence means that the server is gone. Repeats
+//! lower each region's time to live by the time that has passed, so that repeating cannot keep a region alive.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dds_protocol::feedback::{self, FeedbackState, Region};
+use dds_protocol::serial::Serial16;
+use gst::prelude::*;
+use gst_dds_link::session::{Sent, ServerChannel};
+
+use super::imp::CAT;
+use super::side_pad::{Queued, SidePad};
+use super::stats::Stats;
+
+/// The server is heard at least this often.
+pub const REPEAT: Duration = Duration::from_millis(500);
+/// How often the data path is looked at again.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// The last state and when it was made.
+#[derive(Debug)]
+struct Last {
+    stream_id: u32,
+    frame: u64,
+    regions: Vec<Region>,
+    made: Instant,
+    sent: Instant,
+}
+
+/// The way feedback left last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The request pad `feedback`.
+    Pad,
+    /// An event to a camera in this process.
+    Event,
+    /// RTCP APP packets.
+    Rtcp,
+    /// There was none.
+    None,
+}
+
+/// Sends the feedback of one element.
+#[derive(Debug)]
+pub struct Sender {
+    generation: Serial16,
+    last: Option<Last>,
+    channel: ServerChannel,
+    refreshed: Option<Instant>,
+    way: Way,
+}
+
+impl Sender {
+    /// A sender whose generations begin anywhere, so that a server that restarted is not taken for its former self.
+    pub fn new() -> Self {
+        Self {
+            generation: Serial16(glib::random_int() as u16),
+            last: None,
+            channel: ServerChannel::default(),
+            refreshed: None,
+            way: Way::None,
+        }
+    }
+
+    /// The way the last generation left.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Forgets the last state: the stream ended or is another one.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// Sends the state of one frame. Returns its generation.
+    pub fn send(
+        &mut self,
+        stream_id: u32,
+        frame: u64,
+        regions: Vec<Region>,
+        sink_pad: &gst::Pad,
+        side: Option<&Arc<SidePad>>,
+        stats: &mut Stats,
+    ) -> Serial16 {
+        let now = Instant::now();
+        stats.regions += regions.len() as u64;
+        let last = Last {
+            stream_id,
+            frame,
+            regions,
+            made: now,
+            sent: now,
+        };
+        let generation = self.transmit(&last, last.regions.clone(), sink_pad, side, stats);
+        self.last = Some(last);
+        generation
+    }
+
+    /// Repeats the last state if it was sent long enough ago. Returns how long to wait before the next call.
+    pub fn repeat(&mut self, sink_pad: &gst::Pad, side: Option<&Arc<SidePad>>, stats: &mut Stats) -> Duration {
+        // Early enough that a late wake-up does not break the promise.
+        const EARLY: Duration = Duration::from_millis(50);
+        let Some(mut last) = self.last.take() else {
+            return REPEAT / 2;
+        };
+        let now = Instant::now();
+        let silent = now - last.sent;
+        if silent + EARLY >= REPEAT {
+            let age = (now - last.made).as_millis().try_into().unwrap_or(u32::MAX);
+            let alive = last
+                .regions
+                .iter()
+                .filter_map(|r| {
+                    Some(Region {
+                        ttl_ms: r.ttl_ms.checked_sub(age).filter(|t| *t > 0)?,
+                        ..*r
+                    })
+                })
+                .collect();
+            self.transmit(&last, alive, sink_pad, side, stats);
+            stats.feedback_repeated += 1;
+            last.sent = now;
+        }
+        let wait = (last.sent + REPEAT).saturating_duration_since(now + EARLY);
+        self.last = Some(last);
+        wait.max(Duration::from_millis(1))
+    }
+
+    fn transmit(
+        &mut self,
+        last: &Last,
+        regions: Vec<Region>,
+        sink_pad: &gst::Pad,
+        side: Option<&Arc<SidePad>>,
+        stats: &mut Stats,
+    ) -> Serial16 {
+        self.generation = self.generation.next();
+        let encoded = feedback::encode(&FeedbackState {
+            stream_id: last.stream_id,
+            generation: self.generation,
+            frame: last.frame,
+            regions,
+        });
+        stats.feedback += 1;
+        stats.regions_left_out += encoded.dropped_regions as u64;
+        self.way = self.by_first_way(encoded.packets, sink_pad, side, stats);
+        match self.way {
+            Way::Pad => stats.feedback_pad += 1,
+            Way::Event => stats.feedback_event += 1,
+            Way::Rtcp => stats.feedback_rtcp += 1,
+            Way::None => stats.feedback_unsent += 1,
+        }
+        self.generation
+    }
+
+    fn by_first_way(
+        &mut self,
+        packets: Vec<Vec<u8>>,
+        sink_pad: &gst::Pad,
+        side: Option<&Arc<SidePad>>,
+        stats: &mut Stats,
+    ) -> Way {
+        if let Some(side) = side.filter(|s| s.pad().is_linked()) {
+            for packet in packets {
+                if side.push(gst::Buffer::from_slice(packet), false) != Queued::Yes {
+                    stats.feedback_packets_dropped += 1;
+                }
+            }
+            return Way::Pad;
+        }
+        let now = Instant::now();
+        let look = self.refreshed.is_none_or(|t| now - t >= REFRESH);
+        if look {
+            self.refreshed = Some(now);
+            self.channel.refresh(sink_pad);
+        }
+        // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
+        if self.way == Way::Event || look || !self.channel.is_attached() {
+            let taken = packets
+                .iter()
+                .map(|packet| sink_pad.push_event(gst_dds_link::event::feedback(packet)))
+                .fold(true, |all, one| all && one);
+            if taken {
+                return Way::Event;
+            }
+        }
+        match self.channel.send(packets) {
+            Sent::Now => Way::Rtcp,
+            Sent::Held => {
+                stats.feedback_rtcp_held += 1;
+                Way::Rtcp
+            }
+            Sent::NoSession => {
+                gst::debug!(CAT, obj = sink_pad, "No way back to the camera");
+                Way::None
+            }
+        }
+    }
+}

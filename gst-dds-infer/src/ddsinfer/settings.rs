@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The property table.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use glib::prelude::*;
+use gst::prelude::*;
+
+use super::FeedbackPolicy;
+use crate::feedback::{Policy, PolicySettings};
+use crate::model::{InferSettings, ModelSettings};
+
+/// Scores below this are noise to results and policies alike.
+const FLOOR: f32 = 0.05;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub model_file: Option<PathBuf>,
+    pub label_file: Option<PathBuf>,
+    pub model_description: Option<String>,
+    pub onnxruntime_library: Option<PathBuf>,
+    pub execution_provider: String,
+    pub threads: u32,
+    pub inference_interval: u32,
+    pub box_confidence_threshold: f32,
+    pub iou_threshold: f32,
+    pub max_detections: u32,
+    pub feedback: bool,
+    pub feedback_policy: FeedbackPolicy,
+    pub feedback_threshold: f32,
+    pub feedback_band: f32,
+    pub feedback_padding: u32,
+    pub feedback_max_regions: u32,
+    pub feedback_ttl_ms: u32,
+    pub feedback_objectness: bool,
+    pub capture_clock_synchronised: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let policy = PolicySettings::default();
+        Self {
+            model_file: None,
+            label_file: None,
+            model_description: None,
+            onnxruntime_library: None,
+            execution_provider: "cpu".into(),
+            threads: 0,
+            inference_interval: 1,
+            box_confidence_threshold: 0.3,
+            iou_threshold: 0.6,
+            max_detections: 300,
+            feedback: true,
+            feedback_policy: FeedbackPolicy::default(),
+            feedback_threshold: -1.0,
+            feedback_band: policy.band,
+            feedback_padding: policy.padding,
+            feedback_max_regions: policy.max_regions as u32,
+            feedback_ttl_ms: policy.ttl_ms,
+            feedback_objectness: policy.use_objectness,
+            capture_clock_synchronised: false,
+        }
+    }
+}
+
+impl Settings {
+    /// `None` without a model file: then detections come from metas already on the buffers.
+    pub fn model(&self) -> Option<ModelSettings> {
+        Some(ModelSettings {
+            model_file: self.model_file.clone()?,
+            label_file: self.label_file.clone(),
+            description: self.model_description.clone(),
+            library: self.onnxruntime_library.clone(),
+            execution_providers: self.execution_provider.clone(),
+            threads: self.threads,
+        })
+    }
+
+    pub fn infer(&self) -> InferSettings {
+        InferSettings {
+            floor: FLOOR,
+            iou_threshold: self.iou_threshold,
+            max_detections: self.max_detections as usize,
+        }
+    }
+
+    pub fn policy<S: AsRef<str>>(&self, labels: &[S]) -> PolicySettings {
+        let mut policy = PolicySettings {
+            policy: match self.feedback_policy {
+                FeedbackPolicy::Undecided => Policy::Undecided,
+                FeedbackPolicy::Paper => Policy::Paper,
+            },
+            threshold: if self.feedback_threshold < 0.0 {
+                self.box_confidence_threshold
+            } else {
+                self.feedback_threshold
+            },
+            band: self.feedback_band,
+            use_objectness: self.feedback_objectness,
+            padding: self.feedback_padding,
+            max_regions: self.feedback_max_regions as usize,
+            ttl_ms: self.feedback_ttl_ms,
+            ..PolicySettings::default()
+        };
+        policy.paper.set_labels(labels);
+        policy
+    }
+
+    /// Takes a property's new value. `false` for a property that is not a setting.
+    pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
+        fn get<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
+            value.get().expect("type checked by the property's ParamSpec")
+        }
+        match name {
+            "model-file" => self.model_file = path(value),
+            "label-file" => self.label_file = path(value),
+            "model-description" => self.model_description = get(value),
+            "onnxruntime-library" => self.onnxruntime_library = path(value),
+            "execution-provider" => self.execution_provider = get::<Option<String>>(value).unwrap_or_default(),
+            "threads" => self.threads = get(value),
+            "inference-interval" => self.inference_interval = get(value),
+            "box-confidence-threshold" => self.box_confidence_threshold = get(value),
+            "iou-threshold" => self.iou_threshold = get(value),
+            "max-detections" => self.max_detections = get(value),
+            "feedback" => self.feedback = get(value),
+            "feedback-policy" => self.feedback_policy = get(value),
+            "feedback-threshold" => self.feedback_threshold = get(value),
+            "feedback-band" => self.feedback_band = get(value),
+            "feedback-padding" => self.feedback_padding = get(value),
+            "feedback-max-regions" => self.feedback_max_regions = get(value),
+            "feedback-ttl" => self.feedback_ttl_ms = get(value),
+            "feedback-objectness" => self.feedback_objectness = get(value),
+            "capture-clock-synchronised" => self.capture_clock_synchronised = get(value),
+            _ => return false,
+        }
+        true
+    }
+
+    /// A property's value; `None` for a property that is not a setting.
+    pub fn get(&self, name: &str) -> Option<glib::Value> {
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|p| p.to_string_lossy().into_owned()).to_value();
+        Some(match name {
+            "model-file" => text(&self.model_file),
+            "label-file" => text(&self.label_file),
+            "model-description" => self.model_description.to_value(),
+            "onnxruntime-library" => text(&self.onnxruntime_library),
+            "execution-provider" => self.execution_provider.to_value(),
+            "threads" => self.threads.to_value(),
+            "inference-interval" => self.inference_interval.to_value(),
+            "box-confidence-threshold" => self.box_confidence_threshold.to_value(),
+            "iou-threshold" => self.iou_threshold.to_value(),
+            "max-detections" => self.max_detections.to_value(),
+            "feedback" => self.feedback.to_value(),
+            "feedback-policy" => self.feedback_policy.to_value(),
+            "feedback-threshold" => self.feedback_threshold.to_value(),
+            "feedback-band" => self.feedback_band.to_value(),
+            "feedback-padding" => self.feedback_padding.to_value(),
+            "feedback-max-regions" => self.feedback_max_regions.to_value(),
+            "feedback-ttl" => self.feedback_ttl_ms.to_value(),
+            "feedback-objectness" => self.feedback_objectness.to_value(),
+            "capture-clock-synchronised" => self.capture_clock_synchronised.to_value(),
+            _ => return None,
+        })
+    }
+}
+
+fn path(value: &glib::Value) -> Option<PathBuf> {
+    value
+        .get::<Option<String>>()
+        .ok()
+        .flatten()
+        .filter(|s| !s.is_empty())
+        .map(PathBuf::from)
+}
+
+/// The table: what gst-inspect shows.
+pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+    let d = Settings::default();
+    vec![
+        glib::ParamSpecString::builder("model-file")
+            .nick("Model file")
+            .blurb("ONNX model; a <model>.modelinfo beside it describes it. Without one, detections come from region of interest metas already on the buffers")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("label-file")
+            .nick("Label file")
+            .blurb("Labels, one per line, first line is class 0; wins over labels named elsewhere")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("model-description")
+            .nick("Model description")
+            .blurb("key=value pairs separated by commas, e.g. 'dds-family=yolox, dds-color=bgr'; wins over the .modelinfo file")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("onnxruntime-library")
+            .nick("ONNX Runtime library")
+            .blurb("Path of libonnxruntime.so; unset: environment ORT_DYLIB_PATH, then beside the plugin, then the user's data directory, then the system. The first library a process loads stays")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("execution-provider")
+            .nick("Execution providers")
+            .blurb("Comma separated, tried in order: cpu, cuda, tensorrt, openvino; each one refused gives a warning, the last resort is cpu")
+            .default_value(Some(d.execution_provider.as_str()))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt::builder("threads")
+            .nick("Threads")
+            .blurb("Threads of ONNX Runtime inside one operation (0 = ONNX Runtime chooses)")
+            .maximum(1024)
+            .default_value(d.threads)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt::builder("inference-interval")
+            .nick("Inference interval")
+            .blurb("Infer every n-th frame: 1 = every frame, 3 = one frame in three")
+            .minimum(1)
+            .default_value(d.inference_interval)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecFloat::builder("box-confidence-threshold")
+            .nick("Box confidence threshold")
+            .blurb("Least score of a detection to be a result, 0 to 1")
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(d.box_confidence_threshold)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecFloat::builder("iou-threshold")
+            .nick("IoU threshold")
+            .blurb("Boxes of one class that overlap by more (intersection over union, 0 to 1) are one object")
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(d.iou_threshold)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("max-detections")
+            .nick("Most detections")
+            .blurb("At most so many detections per frame, best first")
+            .minimum(1)
+            .maximum(100_000)
+            .default_value(d.max_detections)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("feedback")
+            .nick("Feedback")
+            .blurb("Tell the camera which regions need more quality")
+            .default_value(d.feedback)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("feedback-policy", d.feedback_policy)
+            .nick("Feedback policy")
+            .blurb("Which detections become regions")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecFloat::builder("feedback-threshold")
+            .nick("Feedback threshold")
+            .blurb("Score in the middle of the undecided band, 0 to 1 (-1 = box-confidence-threshold)")
+            .minimum(-1.0)
+            .maximum(1.0)
+            .default_value(d.feedback_threshold)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecFloat::builder("feedback-band")
+            .nick("Feedback band")
+            .blurb("Half width of the undecided band: scores so far below or above the threshold ask for quality, 0 to 1")
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(d.feedback_band)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("feedback-padding")
+            .nick("Feedback padding")
+            .blurb("Pixels added on each side of an undecided box")
+            .maximum(1024)
+            .default_value(d.feedback_padding)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("feedback-max-regions")
+            .nick("Most regions")
+            .blurb("At most so many regions per frame, most undecided first")
+            .minimum(1)
+            .maximum(256)
+            .default_value(d.feedback_max_regions)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("feedback-ttl")
+            .nick("Time to live")
+            .blurb("How long the camera keeps a region without newer feedback, in ms")
+            .maximum(600_000)
+            .default_value(d.feedback_ttl_ms)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("feedback-objectness")
+            .nick("Use objectness")
+            .blurb("Boxes whose objectness lies in the band are undecided too (policy 'undecided', models that give objectness)")
+            .default_value(d.feedback_objectness)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("capture-clock-synchronised")
+            .nick("Capture clock synchronised")
+            .blurb("The camera's wall clock agrees with ours (NTP, PTP or the same machine), so that results of live streams tell their age")
+            .default_value(d.capture_clock_synchronised)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+            .nick("Statistics")
+            .blurb("Counts of everything that happened to frames, results and feedback; see the README for each field")
+            .read_only()
+            .build(),
+    ]
+});

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! GStreamer plugin of the server side of gst-dds: the element `ddsinfer`.
+//!
+//! The library is usable without the element too: [`model`] runs detectors, [`feedback`] turns their answers into
+//! regions, [`identity`] tells which decoded frames are whole.
+
+pub mod ddsinfer;
+pub mod feedback;
+pub mod identity;
+pub mod model;
+pub mod results;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    ddsinfer::register(plugin)
+}
+
+#[allow(missing_docs, reason = "the macro's items cannot carry any")]
+mod plugin {
+    use super::plugin_init;
+
+    gst::plugin_define!(
+        ddsinfer,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        "MPL",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_REPOSITORY"),
+        env!("BUILD_REL_DATE")
+    );
+}
+
+pub use plugin::plugin_register_static;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+//! Detectors of torchvision (Faster R-CNN, RetinaNet, SSD, FCOS): boxes [K, 4] (left, top, right, bottom in input
+//! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so that
+//! they are known by rank and type. One box per object already.
+
+use super::{Candidate, Context, Decoder, OutputInfo, Tensor, push};
+
+struct Torchvision {
+    boxes: usize,
+    labels: usize,
+    scores: usize,
+    first_class: u32,
+}
+
+pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<dyn Decoder>, String> {
+    let one = |what: &str, matches: &dyn Fn(&OutputInfo) -> bool| {
+        let found: Vec<usize> = (0..outputs.len()).filter(|i| matches(&outputs[*i])).collect();
+        match found[..] {
+            [i] => Ok(i),
+            _ => Err(format!("it has one output of {what}, this model {}", found.len())),
+        }
+    };
+    Ok(Box::new(Torchvision {
+        boxes: one("boxes [K, 4]", &|o| o.float && matches!(o.dims[..], [_, 4]))?,
+        labels: one("integer labels [K]", &|o| !o.float && o.dims.len() == 1)?,
+        scores: one("scores [K]", &|o| o.float && o.dims.len() == 1)?,
+        first_class: context.fields.first_class(),
+    }))
+}
+
+impl Decoder for Torchvision {
+    fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
+        let [Some(boxes), Some(labels), Some(scores)] = [self.boxes, self.labels, self.scores].map(|i| outputs.get(i))
+        else {
+            return Err(format!(
+                "it gives {} outputs instead of the declared ones",
+                outputs.len()
+            ));
+        };
+        if !boxes.dims.ends_with(&[4])
+            || boxes.data.len() != 4 * scores.data.len()
+            || labels.data.len() != scores.data.len()
+        {
+            return Err(format!(
+                "boxes {:?}, labels {:?} and scores {:?} do not belong together",
+                boxes.dims, labels.dims, scores.dims
+            ));
+        }
+        for ((corners, &label), &score) in boxes.data.chunks_exact(4).zip(labels.data).zip(scores.data) {
+            if score >= floor && label >= self.first_class as f32 {
+                let corners = [corners[0], corners[1], corners[2], corners[3]];
+                push(found, corners, score, None, label as u32 - self.first_class);
+            }
+        }
+        Ok(())
+    }
+
+    fn classes(&self) -> Option<usize> {
+        None
+    }
+
+    fn needs_suppression(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+//! YOLOv5 and YOLOv7: one output [1, A, 5 + C], rows of centre x, centre y, width, height in input pixels, objectness,
+//! class scores. Three anchors per cell of the grids of 8, 16, 32 (and 64) pixels.
+
+use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, centred, expect, objectness_rows, single};
+
+struct Yolov5 {
+    dims: [usize; 3],
+    activation: Activation,
+}
+
+pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<dyn Decoder>, String> {
+    let (rows, columns) = single(outputs)?;
+    if columns < 6 {
+        return Err(format!(
+            "a row has at least 6 numbers (box, objectness, one class), here {columns}"
+        ));
+    }
+    let expected = [3 * context.cells(&[8, 16, 32]), 3 * context.cells(&[8, 16, 32, 64])];
+    if !expected.contains(&rows) {
+        return Err(format!(
+            "it has {} rows (or {} with a stride of 64), here {rows}",
+            expected[0], expected[1]
+        ));
+    }
+    Ok(Box::new(Yolov5 {
+        dims: [1, rows, columns],
+        activation: context.activation(),
+    }))
+}
+
+impl Decoder for Yolov5 {
+    fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
+        let data = expect(outputs, 0, &self.dims)?;
+        objectness_rows(data, self.dims[2], floor, self.activation, found, |_, [x, y, w, h]| {
+            centred(x, y, w, h)
+        });
+        Ok(())
+    }
+
+    fn classes(&self) -> Option<usize> {
+        Some(self.dims[2] - 5)
+    }
+}

@@ -1,0 +1,846 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+//! What a model is: its family, how its input is made, what its classes are called.
+//!
+//! Sources, keys and defaults are listed in the documentation of the parent module.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use gst::glib;
+
+use super::{ModelError, labels};
+
+/// The output layouts known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Yolov5,
+    Yolov8,
+    Yolov10,
+    Yolox,
+    Nanodet,
+    Ssd,
+    Torchvision,
+}
+
+impl Family {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Yolov5 => "yolov5",
+            Self::Yolov8 => "yolov8",
+            Self::Yolov10 => "yolov10",
+            Self::Yolox => "yolox",
+            Self::Nanodet => "nanodet",
+            Self::Ssd => "ssd",
+            Self::Torchvision => "torchvision",
+        }
+    }
+
+    fn color(self) -> ColorOrder {
+        match self {
+            Self::Yolox | Self::Nanodet => ColorOrder::Bgr,
+            _ => ColorOrder::Rgb,
+        }
+    }
+
+    fn resize(self) -> Resize {
+        match self {
+            Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
+            _ => Resize::Letterbox,
+        }
+    }
+
+    fn scale(self) -> f32 {
+        match self {
+            Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
+            Self::Yolox | Self::Nanodet | Self::Ssd => 1.0,
+        }
+    }
+
+    /// Mean and standard deviation of the published models, for the default scale and colour order.
+    fn normalisation(self) -> ([f32; 3], [f32; 3]) {
+        match self {
+            Self::Nanodet => ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395]),
+            _ => ([0.0; 3], [1.0; 3]),
+        }
+    }
+}
+
+impl FromStr for Family {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "yolov5" | "yolov7" => Self::Yolov5,
+            "yolov8" | "yolov9" | "yolov11" | "yolo11" => Self::Yolov8,
+            "yolov10" | "end-to-end" => Self::Yolov10,
+            "yolox" => Self::Yolox,
+            "nanodet" => Self::Nanodet,
+            "ssd" => Self::Ssd,
+            "torchvision" => Self::Torchvision,
+            _ => return Err("one of yolov5, yolov8, yolov10, yolox, nanodet, ssd, torchvision".into()),
+        })
+    }
+}
+
+/// Order of the input's colour channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ColorOrder {
+    Rgb,
+    Bgr,
+}
+
+impl FromStr for ColorOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "rgb" => Ok(Self::Rgb),
+            "bgr" => Ok(Self::Bgr),
+            _ => Err("rgb or bgr".into()),
+        }
+    }
+}
+
+/// How a picture is fitted into the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resize {
+    Letterbox,
+    LetterboxCenter,
+    Stretch,
+}
+
+impl Resize {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Letterbox => "letterbox",
+            Self::LetterboxCenter => "letterbox-center",
+            Self::Stretch => "stretch",
+        }
+    }
+}
+
+impl FromStr for Resize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "letterbox" => Ok(Self::Letterbox),
+            "letterbox-center" | "letterbox-centre" => Ok(Self::LetterboxCenter),
+            "stretch" => Ok(Self::Stretch),
+            _ => Err("letterbox, letterbox-center or stretch".into()),
+        }
+    }
+}
+
+/// A value and who gave it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Said<T> {
+    pub value: T,
+    pub origin: String,
+}
+
+/// What a side file says about one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TensorNote {
+    pub name: String,
+    pub id: Option<String>,
+    pub input: Option<bool>,
+    /// -1 stands for any size.
+    pub dims: Option<Vec<i64>>,
+    pub ranges: Option<Vec<(f32, f32)>>,
+}
+
+/// Everything that sources may say; `None` where none does.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Fields {
+    pub family: Option<Said<Family>>,
+    pub labels: Option<Said<Vec<String>>>,
+    pub size: [Option<Said<u32>>; 2],
+    color: Option<Said<ColorOrder>>,
+    resize: Option<Said<Resize>>,
+    pad: Option<Said<f32>>,
+    scale: Option<Said<f32>>,
+    mean: Option<Said<[f32; 3]>>,
+    std: Option<Said<[f32; 3]>>,
+    decoded: Option<Said<bool>>,
+    logits: Option<Said<bool>>,
+    first_class: Option<Said<u32>>,
+    ranges: Option<Said<[(f32, f32); 3]>>,
+    pub tensors: Vec<TensorNote>,
+    /// An id of an output for which there is no decoder here.
+    unknown_id: Option<Said<String>>,
+    /// The side file, where there is one.
+    pub side_file: Option<PathBuf>,
+}
+
+/// Input = `gain` * sample + `offset` for each of the input's channels, samples from 0 to 255.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Affine {
+    pub gain: [f32; 3],
+    pub offset: [f32; 3],
+}
+
+/// How the input of a model is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct InputRules {
+    pub color: ColorOrder,
+    pub resize: Resize,
+    pub pad: f32,
+    pub affine: Affine,
+}
+
+impl Fields {
+    pub(super) fn decoded(&self) -> Option<bool> {
+        self.decoded.as_ref().map(|s| s.value)
+    }
+
+    pub(super) fn logits(&self) -> bool {
+        self.logits.as_ref().is_some_and(|s| s.value)
+    }
+
+    pub(super) fn first_class(&self) -> u32 {
+        self.first_class.as_ref().map_or(0, |s| s.value)
+    }
+
+    /// Refuses an output's id that nobody here decodes, unless a family is named: then that says how.
+    pub(super) fn check_ids(&self) -> Result<(), ModelError> {
+        match &self.unknown_id {
+            Some(id) if self.family.is_none() => Err(ModelError::Description {
+                origin: id.origin.clone(),
+                cause: format!(
+                    "no decoder for the tensor id {}; supported are yolo-v8-out, yolo-26-end2end-out and \
+                     ssd-mobilenet-v1-variant-1-out-*, or any id together with dds-family",
+                    id.value
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The id that the side file gives to a tensor.
+    pub(super) fn tensor_id(&self, name: &str) -> Option<&str> {
+        self.tensors.iter().find(|t| t.name == name)?.id.as_deref()
+    }
+
+    /// The rules of the input for a model of this family.
+    pub(super) fn input_rules(&self, family: Family) -> InputRules {
+        let affine = match &self.ranges {
+            Some(r) => Affine {
+                gain: r.value.map(|(low, high)| (high - low) / 255.0),
+                offset: r.value.map(|(low, _)| low),
+            },
+            None => {
+                // Means of the published models belong to their own scale only.
+                let own = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
+                let (mean, std) = if own {
+                    family.normalisation()
+                } else {
+                    ([0.0; 3], [1.0; 3])
+                };
+                let scale = self.scale.as_ref().map_or(family.scale(), |s| s.value);
+                let mean = self.mean.as_ref().map_or(mean, |s| s.value);
+                let std = self.std.as_ref().map_or(std, |s| s.value);
+                Affine {
+                    gain: std.map(|s| scale / s),
+                    offset: [0, 1, 2].map(|i| -mean[i] / std[i]),
+                }
+            }
+        };
+        InputRules {
+            color: self.color.as_ref().map_or(family.color(), |s| s.value),
+            resize: self.resize.as_ref().map_or(family.resize(), |s| s.value),
+            pad: self.pad.as_ref().map_or(114.0, |s| s.value),
+            affine,
+        }
+    }
+
+    /// Fills what is missing here from a weaker source.
+    pub(super) fn or(mut self, weaker: Self) -> Self {
+        // `ranges` is a mean and scale by another name: a stronger source of either hides a weaker one of the other.
+        let says_normalisation = self.scale.is_some() || self.mean.is_some() || self.std.is_some();
+        if self.ranges.is_none() && !says_normalisation {
+            self.ranges = weaker.ranges;
+        }
+        if self.ranges.is_none() {
+            self.scale = self.scale.or(weaker.scale);
+            self.mean = self.mean.or(weaker.mean);
+            self.std = self.std.or(weaker.std);
+        }
+        let [w, h] = self.size;
+        let [weak_w, weak_h] = weaker.size;
+        self.size = [w.or(weak_w), h.or(weak_h)];
+        self.family = self.family.or(weaker.family);
+        self.labels = self.labels.or(weaker.labels);
+        self.color = self.color.or(weaker.color);
+        self.resize = self.resize.or(weaker.resize);
+        self.pad = self.pad.or(weaker.pad);
+        self.decoded = self.decoded.or(weaker.decoded);
+        self.logits = self.logits.or(weaker.logits);
+        self.first_class = self.first_class.or(weaker.first_class);
+        self.unknown_id = self.unknown_id.or(weaker.unknown_id);
+        if self.tensors.is_empty() {
+            self.tensors = weaker.tensors;
+        }
+        self.side_file = self.side_file.or(weaker.side_file);
+        self
+    }
+
+    /// Reads the property `model-description`.
+    pub(super) fn from_property(text: &str) -> Result<Self, ModelError> {
+        const ORIGIN: &str = "model-description";
+        let fail = |cause: String| ModelError::Description {
+            origin: ORIGIN.into(),
+            cause,
+        };
+        let mut fields = Self::default();
+        for (n, part) in split(text).map_err(fail)?.into_iter().enumerate() {
+            let Some((key, value)) = part.split_once('=') else {
+                if n == 0 || part.is_empty() {
+                    continue;
+                }
+                return Err(fail(format!("'{part}' is not key=value")));
+            };
+            let key = key.trim();
+            let key = if key.starts_with("dds-") {
+                key.to_owned()
+            } else {
+                format!("dds-{key}")
+            };
+            let mut value = value.trim();
+            // A type, as a serialised GstStructure carries it.
+            if value.starts_with('(') {
+                value = value.split_once(')').map_or(value, |(_, v)| v).trim();
+            }
+            for (open, close) in [('"', '"'), ('<', '>'), ('{', '}'), ('[', ']')] {
+                if let Some(v) = value.strip_prefix(open).and_then(|v| v.strip_suffix(close)) {
+                    value = v;
+                }
+            }
+            fields.set(&key, value, ORIGIN, Path::new("")).map_err(fail)?;
+        }
+        Ok(fields)
+    }
+
+    /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one.
+    pub(super) fn from_side_file(model: &Path) -> Result<Self, ModelError> {
+        let mut beside = model.as_os_str().to_owned();
+        beside.push(".modelinfo");
+        for path in [PathBuf::from(beside), model.with_extension("modelinfo")] {
+            match std::fs::read(&path) {
+                Ok(bytes) => return Self::from_key_file(&path, bytes),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    return Err(ModelError::Description {
+                        origin: path.display().to_string(),
+                        cause: e.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn from_key_file(path: &Path, bytes: Vec<u8>) -> Result<Self, ModelError> {
+        let origin = path.display().to_string();
+        let fail = |cause: String| ModelError::Description {
+            origin: origin.clone(),
+            cause,
+        };
+        let text = labels::text(bytes).map_err(&fail)?;
+        let file = glib::KeyFile::new();
+        file.load_from_data(&text, glib::KeyFileFlags::NONE)
+            .map_err(|e| fail(e.message().to_owned()))?;
+        if !file.has_group("modelinfo") {
+            return Err(fail("it has no section [modelinfo]".into()));
+        }
+        let mut fields = Self {
+            side_file: Some(path.to_owned()),
+            ..Self::default()
+        };
+        for key in file.keys("modelinfo").map_err(|e| fail(e.message().to_owned()))?.iter() {
+            // Keys without the prefix are GStreamer's or another program's.
+            if key.starts_with("dds-") {
+                let value = file.value("modelinfo", key).map_err(|e| fail(e.message().to_owned()))?;
+                let folder = path.parent().unwrap_or(Path::new(""));
+                fields.set(key, value.trim(), &origin, folder).map_err(&fail)?;
+            }
+        }
+        for group in file.groups().iter().filter(|g| g.as_str() != "modelinfo") {
+            let get = |key: &str| file.string(group, key).ok().map(|v| v.trim().to_owned());
+            let note = TensorNote {
+                name: group.to_string(),
+                id: get("id"),
+                input: match get("dir").as_deref() {
+                    None => None,
+                    Some("input") => Some(true),
+                    Some("output") => Some(false),
+                    Some(d) => return Err(fail(format!("[{group}] dir={d} is neither input nor output"))),
+                },
+                dims: get("dims")
+                    .map(|d| list(&d).iter().map(|n| n.parse()).collect::<Result<_, _>>())
+                    .transpose()
+                    .map_err(|_| fail(format!("[{group}] dims is not a list of numbers")))?,
+                ranges: get("ranges")
+                    .map(|r| ranges(&r))
+                    .transpose()
+                    .map_err(|e| fail(format!("[{group}] {e}")))?,
+            };
+            if get("dims-order").is_some_and(|o| o != "row-major") {
+                return Err(fail(format!(
+                    "[{group}] dims-order is not row-major, which is all that is supported"
+                )));
+            }
+            if note.input == Some(true)
+                && let Some(ranges) = &note.ranges
+            {
+                let value = match ranges[..] {
+                    [one] => [one; 3],
+                    [a, b, c] => [a, b, c],
+                    _ => {
+                        return Err(fail(format!(
+                            "[{group}] ranges has {} entries instead of 1 or 3",
+                            ranges.len()
+                        )));
+                    }
+                };
+                fields.ranges = Some(Said {
+                    value,
+                    origin: origin.clone(),
+                });
+            }
+            if let Some(id) = &note.id
+                && note.input != Some(true)
+            {
+                match family_of_id(id) {
+                    Some(Some(family)) => fields.set_family(family, &format!("{origin} (id={id})"))?,
+                    Some(None) => {}
+                    None => {
+                        fields.unknown_id = Some(Said {
+                            value: id.clone(),
+                            origin: origin.clone(),
+                        })
+                    }
+                }
+            }
+            fields.tensors.push(note);
+        }
+        if fields.ranges.is_some() && (fields.scale.is_some() || fields.mean.is_some() || fields.std.is_some()) {
+            return Err(ModelError::Contradiction {
+                what: "the range of the input".into(),
+                first: format!("{origin} has ranges"),
+                second: "also dds-scale, dds-mean or dds-std, which say the same in another way".into(),
+            });
+        }
+        Ok(fields)
+    }
+
+    /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up.
+    pub(super) fn from_metadata(model: &Path, get: impl Fn(&str) -> Option<String>) -> Result<Self, ModelError> {
+        const ORIGIN: &str = "the model's metadata";
+        let mut fields = Self::default();
+        // `task` is common enough to be someone else's; with `names` or `stride` it is Ultralytics'.
+        let names = get("names");
+        if let Some(task) = get("task").filter(|_| names.is_some())
+            && task != "detect"
+        {
+            return Err(ModelError::NotADetector {
+                path: model.to_owned(),
+                cause: format!("{ORIGIN} says task={task}; only detection (task=detect) is supported"),
+            });
+        }
+        if let Some(names) = names {
+            let value = labels::from_names(&names).map_err(|cause| ModelError::Description {
+                origin: ORIGIN.into(),
+                cause,
+            })?;
+            fields.labels = Some(Said {
+                value,
+                origin: ORIGIN.into(),
+            });
+        }
+        if get("end2end").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
+            fields.family = Some(Said {
+                value: Family::Yolov10,
+                origin: format!("{ORIGIN} (end2end=True)"),
+            });
+        }
+        // Height and width, or one number for both.
+        if let Some(size) = get("imgsz") {
+            let sides: Result<Vec<u32>, _> = list(size.trim_matches(['[', ']', '(', ')']))
+                .iter()
+                .map(|n| n.parse())
+                .collect();
+            let (h, w) = match sides.as_deref() {
+                Ok([one]) => (*one, *one),
+                Ok([h, w]) => (*h, *w),
+                _ => {
+                    let cause = format!("imgsz={size} is not one or two numbers");
+                    return Err(ModelError::Description {
+                        origin: ORIGIN.into(),
+                        cause,
+                    });
+                }
+            };
+            fields.size = [w, h].map(|value| {
+                Some(Said {
+                    value,
+                    origin: format!("{ORIGIN} (imgsz)"),
+                })
+            });
+        }
+        Ok(fields)
+    }
+
+    fn set_family(&mut self, value: Family, origin: &str) -> Result<(), ModelError> {
+        if let Some(said) = &self.family
+            && said.value != value
+        {
+            return Err(ModelError::Contradiction {
+                what: "the family".into(),
+                first: format!("{} says {}", said.origin, said.value.name()),
+                second: format!("{origin} says {}", value.name()),
+            });
+        }
+        self.family = Some(Said {
+            value,
+            origin: origin.into(),
+        });
+        Ok(())
+    }
+
+    /// Takes one entry; `folder` is where relative file names start.
+    fn set(&mut self, key: &str, text: &str, origin: &str, folder: &Path) -> Result<(), String> {
+        fn put<T>(slot: &mut Option<Said<T>>, value: Result<T, String>, at: (&str, &str, &str)) -> Result<(), String> {
+            let (key, text, origin) = at;
+            if slot.is_some() {
+                return Err(format!("{key} is given twice"));
+            }
+            let value = value.map_err(|wanted| format!("{key}={text} is not {wanted}"))?;
+            *slot = Some(Said {
+                value,
+                origin: origin.into(),
+            });
+            Ok(())
+        }
+        let at = (key, text, origin);
+        match key {
+            "dds-family" => put(&mut self.family, text.parse(), at),
+            "dds-color" => put(&mut self.color, text.parse(), at),
+            "dds-resize" => put(&mut self.resize, text.parse(), at),
+            "dds-pad" => put(
+                &mut self.pad,
+                number(text, |v| (0.0..=255.0).contains(&v), "a number from 0 to 255"),
+                at,
+            ),
+            "dds-scale" => put(&mut self.scale, number(text, |v| v != 0.0, "a number other than 0"), at),
+            "dds-mean" => put(&mut self.mean, triple(text, |_| true, "one or three numbers"), at),
+            "dds-std" => put(
+                &mut self.std,
+                triple(text, |v| v > 0.0, "one or three numbers above 0"),
+                at,
+            ),
+            "dds-labels" => {
+                let named = list(text);
+                let (labels, origin) = match &named[..] {
+                    [file] if file.ends_with(".txt") => {
+                        let file = folder.join(file);
+                        let labels = labels::read(&file).map_err(|e| e.to_string())?;
+                        (labels, file.display().to_string())
+                    }
+                    _ => (named, origin.to_owned()),
+                };
+                let valid = if labels.is_empty() {
+                    Err("a list of names".to_owned())
+                } else {
+                    Ok(labels)
+                };
+                put(&mut self.labels, valid, (key, text, &origin))
+            }
+            "dds-decoded" => put(&mut self.decoded, boolean(text), at),
+            "dds-scores" => {
+                let value = match text {
+                    "probability" => Ok(false),
+                    "logit" => Ok(true),
+                    _ => Err("probability or logit".to_owned()),
+                };
+                put(&mut self.logits, value, at)
+            }
+            "dds-first-class" => put(&mut self.first_class, integer(text, 0..=100_000), at),
+            "dds-width" => put(&mut self.size[0], integer(text, 1..=16384), at),
+            "dds-height" => put(&mut self.size[1], integer(text, 1..=16384), at),
+            _ => Err(format!(
+                "unknown key {key}; known are dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
+                 dds-labels, dds-decoded, dds-scores, dds-first-class, dds-width, dds-height"
+            )),
+        }
+    }
+}
+
+/// The family that decodes a tensor of GStreamer's registry of tensor ids; `Some(None)` for ids that need no decoder,
+/// `None` for those without one here.
+fn family_of_id(id: &str) -> Option<Option<Family>> {
+    match id {
+        "yolo-v8-out" => Some(Some(Family::Yolov8)),
+        "yolo-26-end2end-out" => Some(Some(Family::Yolov10)),
+        _ if id.starts_with("ssd-mobilenet-v1-variant-1-out-") => Some(Some(Family::Ssd)),
+        "generic-variant-1-out-count" => Some(None),
+        _ => None,
+    }
+}
+
+/// Splits at commas that are outside quotes and brackets.
+fn split(text: &str) -> Result<Vec<&str>, String> {
+    let (mut parts, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0usize, false);
+    for (i, c) in text.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '<' | '{' | '[' if !quoted => depth += 1,
+            '>' | '}' | ']' if !quoted => depth = depth.checked_sub(1).ok_or("a bracket is closed but not opened")?,
+            ',' if !quoted && depth == 0 => {
+                parts.push(text[start..i].trim());
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    if quoted || depth > 0 {
+        return Err("a quote or bracket is not closed".into());
+    }
+    // A GstStructure may end in a semicolon.
+    parts.push(text[start..].trim().trim_end_matches(';'));
+    Ok(parts)
+}
+
+/// A list separated by semicolons, or by commas if there is no semicolon.
+fn list(text: &str) -> Vec<String> {
+    let separator = if text.contains(';') { ';' } else { ',' };
+    let mut items: Vec<String> = text
+        .split(separator)
+        .map(|s| s.trim().trim_matches('"').to_owned())
+        .collect();
+    // Key files end lists in a separator.
+    if items.last().is_some_and(String::is_empty) {
+        items.pop();
+    }
+    items
+}
+
+/// `min,max` for all channels, or `min,max;min,max;min,max`.
+fn ranges(text: &str) -> Result<Vec<(f32, f32)>, String> {
+    text.split(';')
+        .map(str::trim)
+        .filter(|r| !r.is_empty())
+        .map(|r| {
+            let (low, high) = r.split_once(',')?;
+            let (low, high): (f32, f32) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+            (low.is_finite() && high.is_finite() && low != high).then_some((low, high))
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or(format!("ranges={text} is not min,max or min,max;min,max;min,max"))
+}
+
+fn number(text: &str, valid: impl Fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
+    // 1/255 is how people write this scale.
+    let value = match text.split_once('/') {
+        Some((a, b)) => a
+            .trim()
+            .parse::<f32>()
+            .ok()
+            .zip(b.trim().parse::<f32>().ok())
+            .map(|(a, b)| a / b),
+        None => text.parse().ok(),
+    };
+    value.filter(|v| v.is_finite() && valid(*v)).ok_or(wanted.to_owned())
+}
+
+fn triple(text: &str, valid: impl Fn(f32) -> bool + Copy, wanted: &str) -> Result<[f32; 3], String> {
+    let values: Result<Vec<f32>, String> = list(text).iter().map(|t| number(t, valid, wanted)).collect();
+    match values?[..] {
+        [one] => Ok([one; 3]),
+        [a, b, c] => Ok([a, b, c]),
+        _ => Err(wanted.to_owned()),
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "1" => Ok(true),
+        "false" | "no" | "0" => Ok(false),
+        _ => Err("true or false".into()),
+    }
+}
+
+fn integer(text: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|v| range.contains(v))
+        .ok_or_else(|| format!("a whole number from {} to {}", range.start(), range.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_file(text: &str) -> Result<Fields, ModelError> {
+        Fields::from_key_file(Path::new("m.modelinfo"), text.into())
+    }
+
+    #[test]
+    fn property_takes_keys_with_and_without_prefix_types_quotes_and_brackets() {
+        let plain = Fields::from_property("dds-family=yolox,color=bgr,labels=a;b c,mean=1;2;3").unwrap();
+        let structure = Fields::from_property(
+            "model, dds-family=(string)yolox, dds-color=\"bgr\", dds-labels=\"a,b c\", dds-mean=<1, 2, 3>;",
+        )
+        .unwrap();
+        assert_eq!(plain, structure);
+        assert_eq!(plain.labels.unwrap().value, ["a", "b c"]);
+        assert_eq!(plain.mean.unwrap().value, [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn property_refuses_what_it_does_not_know() {
+        for (text, word) in [
+            ("famly=yolox", "unknown key dds-famly"),
+            ("family=yolo", "one of yolov5"),
+            ("family=yolox,family=yolox", "twice"),
+            ("family=yolox,oops", "'oops' is not key=value"),
+            ("std=1;0;1", "above 0"),
+            ("mean=1;2", "three numbers"),
+            ("scale=nan", "number"),
+            ("pad=256", "0 to 255"),
+            ("labels=\"a", "not closed"),
+            ("mean=1>", "not opened"),
+            ("width=0", "1 to 16384"),
+            ("decoded=maybe", "true or false"),
+        ] {
+            let error = Fields::from_property(text).unwrap_err().to_string();
+            assert!(
+                error.contains(word) && error.contains("model-description"),
+                "{text}: {error}"
+            );
+        }
+        assert_eq!(Fields::from_property("").unwrap(), Fields::default());
+    }
+
+    #[test]
+    fn property_wins_over_side_file() {
+        let file = key_file("[modelinfo]\ndds-family=yolov8\ndds-color=rgb\n[in]\ndir=input\nranges=-1,1\n").unwrap();
+        let fields = Fields::from_property("family=yolox, scale=1/255").unwrap().or(file);
+        assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolox);
+        let rules = fields.input_rules(Family::Yolox);
+        assert_eq!(rules.color, ColorOrder::Rgb);
+        // The file's ranges are another way to say a scale, so that the property's scale hides them.
+        assert_eq!(
+            rules.affine,
+            Affine {
+                gain: [1.0 / 255.0; 3],
+                offset: [0.0; 3]
+            }
+        );
+    }
+
+    #[test]
+    fn side_file_of_gstreamer_gives_family_ids_and_ranges() {
+        let fields = key_file(
+            "[modelinfo]\nversion=1.0\ngroup-id=yolo-v8-out\nvendor=x\n\
+             [images]\nid=images\ntype=float32\ndims=1,3,640,640\ndir=input\nranges=0.0,1.0\n\
+             [output0]\nid=yolo-v8-out\ntype=float32\ndims=1,84,8400\ndir=output\ndims-order=row-major\n",
+        )
+        .unwrap();
+        assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolov8);
+        assert_eq!(fields.tensor_id("output0"), Some("yolo-v8-out"));
+        assert_eq!(fields.tensors[0].dims, Some(vec![1, 3, 640, 640]));
+        assert_eq!(fields.input_rules(Family::Yolov8).affine.gain, [1.0 / 255.0; 3]);
+    }
+
+    #[test]
+    fn side_file_ranges_per_channel_express_mean_and_deviation() {
+        let fields = key_file("[modelinfo]\n[in]\ndir=input\nranges=-1,1;0,255;-2,3\n").unwrap();
+        let affine = fields.input_rules(Family::Ssd).affine;
+        for (i, (low, high)) in [(-1.0, 1.0), (0.0, 255.0), (-2.0, 3.0)].into_iter().enumerate() {
+            assert_eq!(affine.offset[i], low);
+            assert!((affine.gain[i] * 255.0 + affine.offset[i] - high).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn side_file_may_have_ids_of_its_own_next_to_a_family() {
+        let fields = key_file("[modelinfo]\ndds-family=yolox\n[o]\nid=yolox-raw-out\ndir=output\n").unwrap();
+        assert_eq!(fields.check_ids(), Ok(()));
+        assert_eq!(fields.family.unwrap().value, Family::Yolox);
+    }
+
+    #[test]
+    fn side_file_errors_name_the_file_and_the_entry() {
+        for (text, word) in [
+            ("", "no section [modelinfo]"),
+            ("nonsense", "m.modelinfo"),
+            ("[modelinfo]\ndds-famly=x\n", "unknown key dds-famly"),
+            (
+                "[modelinfo]\ndds-family=yolox\n[o]\nid=yolo-v8-out\n",
+                "disagree about the family",
+            ),
+            (
+                "[modelinfo]\ndds-scale=1\n[i]\ndir=input\nranges=0,1\n",
+                "disagree about the range",
+            ),
+            ("[modelinfo]\n[i]\ndir=input\nranges=0\n", "ranges=0"),
+            ("[modelinfo]\n[i]\ndir=sideways\n", "neither input nor output"),
+            ("[modelinfo]\n[i]\ndims=1,x\n", "dims"),
+            (
+                "[modelinfo]\n[o]\nid=yolo-v8-segmentation-out-detections\n",
+                "no decoder for the tensor id",
+            ),
+            ("[modelinfo]\n[o]\ndims-order=col-major\n", "row-major"),
+        ] {
+            let error = key_file(text).and_then(|f| f.check_ids()).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("m.modelinfo"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_ultralytics_is_understood() {
+        let read = |pairs: &[(&str, &str)]| {
+            Fields::from_metadata(Path::new("m.onnx"), |key| {
+                pairs.iter().find(|p| p.0 == key).map(|p| p.1.to_owned())
+            })
+        };
+        let fields = read(&[
+            ("names", "{0: 'a', 1: 'b'}"),
+            ("task", "detect"),
+            ("imgsz", "[736, 1280]"),
+        ])
+        .unwrap();
+        assert_eq!(fields.labels.unwrap().value, ["a", "b"]);
+        assert_eq!(fields.size.map(|s| s.unwrap().value), [1280, 736]);
+        assert_eq!(
+            read(&[("end2end", "True")]).unwrap().family.unwrap().value,
+            Family::Yolov10
+        );
+        assert!(
+            read(&[("task", "segment"), ("names", "{0: 'a'}")])
+                .unwrap_err()
+                .to_string()
+                .contains("task=segment")
+        );
+        assert!(read(&[("names", "{0: a}")]).is_err());
+        assert_eq!(read(&[]).unwrap(), Fields::default());
+    }
+
+    #[test]
+    fn nanodet_is_normalised_as_in_its_training_unless_told_otherwise() {
+        let rules = Fields::default().input_rules(Family::Nanodet);
+        assert!((rules.affine.gain[0] * 103.53 + rules.affine.offset[0]).abs() < 1e-5);
+        let told = Fields::from_property("scale=1").unwrap().input_rules(Family::Nanodet);
+        assert_eq!(
+            told.affine,
+            Affine {
+                gain: [1.0; 3],
+                offset: [0.0; 3]
+            }
+        );
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The detector: ONNX Runtime loading, model description, pre-processing, decoding and non-maximum suppression.
+//!
+//! Nothing here knows of GStreamer elements: a [`Picture`] of borrowed planes goes in, [`Detection`]s in pixels of that
+//! picture come out.
+//!
+//! ```no_run
+//! use gstddsinfer::model::{Detector, InferSettings, ModelSettings, Picture};
+//!
+//! # fn main() -> Result<(), gstddsinfer::model::ModelError> {
+//! let mut detector = Detector::open(&ModelSettings { model_file: "model.onnx".into(), ..Default::default() })?;
+//! let rgb = vec![0u8; 640 * 480 * 3];
+//! let picture = Picture::rgb(640, 480, &rgb, 640 * 3)?;
+//! for d in detector.infer(&picture, &InferSettings::default())?.detections {
+//!     println!("{} {:.2}", detector.label(d.class), d.score);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Describing a model
+//!
+//! Sources, the first that says something wins: the property `model-description`, GStreamer's `.modelinfo` side file,
+//! the metadata inside the ONNX file (as Ultralytics writes it), the shapes of the outputs. A source that contradicts
+//! the model itself, or itself, is an error.
+//!
+//! The property is a list of `key=value` separated by commas, with an optional name in front and optional types, as in
+//! a GstStructure: `model, dds-family=yolox, dds-mean=<0, 0, 0>`. The same keys stand in the section `[modelinfo]` of
+//! the side file; in the property the prefix `dds-` may be left out. Lists are separated by `;` (or, in the side file
+//! and inside `<>`, `{}`, `[]` or quotes, by `,`).
+//!
+//! | key | value | default |
+//! |---|---|---|
+//! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (end-to-end), `yolox`, `nanodet`, `ssd`, `torchvision` | by shape |
+//! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox and nanodet |
+//! | `dds-resize` | `letterbox` (picture at the top left), `letterbox-center`, `stretch` | `stretch` for nanodet, ssd and torchvision, else `letterbox` |
+//! | `dds-pad` | 0 to 255: value around a letterboxed picture | 114 |
+//! | `dds-scale` | factor on samples of 0 to 255 | 1/255 for yolov5, yolov8, yolov10, torchvision; else 1 |
+//! | `dds-mean`, `dds-std` | one or three numbers in the input's channel order: input = (sample * scale - mean) / std | 0, 1; those of its training for nanodet |
+//! | `dds-labels` | names of the classes, or one file name ending in `.txt` (relative to the side file) with one name per line | metadata, or COCO for 80 classes |
+//! | `dds-decoded` | `true`, `false`: whether a YOLOX model gives pixels | by value |
+//! | `dds-scores` | `probability`, `logit` | `probability` |
+//! | `dds-first-class` | number that the model (ssd, torchvision) gives its first class; lower ones are dropped | 0 |
+//! | `dds-width`, `dds-height` | input size of a model of dynamic size | frame size, rounded up to 32 |
+//!
+//! Labels come from the label file, then `dds-labels`, then the metadata; without any they are those of COCO for a model
+//! of 80 classes, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network finds the same at
+//! the top left, the default here.
+//!
+//! Of GStreamer's own keys, those understood are a tensor's `id` (`yolo-v8-out`, `yolo-26-end2end-out`,
+//! `ssd-mobilenet-v1-variant-1-out-*`), `dir`, `dims` and, for the input, `ranges`.
+//!
+//! # The ONNX Runtime library
+//!
+//! It is loaded once per process, on the first [`Detector::open`] that finds one, version 1.20 or newer. Searched are,
+//! in this order: [`ModelSettings::library`], and nothing else if it is set; the variable `ORT_DYLIB_PATH`, and nothing
+//! else if it is set (both take a file, a directory or a name for the loader); the directory of this plugin; the
+//! directory `onnxruntime` beside that one; `$XDG_DATA_HOME/gst-dds/onnxruntime` (`~/.local/share/gst-dds/onnxruntime`);
+//! the loader's own places, by the names `libonnxruntime.so.1`, `libonnxruntime.so` and `libonnxruntime.so.1.NN`.
+
+mod decode;
+mod description;
+mod detector;
+mod error;
+mod labels;
+mod nms;
+mod picture;
+mod preprocess;
+mod runtime;
+
+pub use detector::Detector;
+pub use error::{ModelError, SETUP_COMMAND};
+pub use picture::{ColorMatrix, ColorRange, Picture, PixelLayout};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One detected object.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detection {
+    /// Left edge in pixels of the input picture, clipped to it.
+    pub x1: f32,
+    /// Top edge in pixels of the input picture, clipped to it.
+    pub y1: f32,
+    /// Right edge in pixels of the input picture, clipped to it; at least `x1`.
+    pub x2: f32,
+    /// Bottom edge in pixels of the input picture, clipped to it; at least `y1`.
+    pub y2: f32,
+    /// Confidence, 0 to 1 (class score, times objectness where the model has one).
+    pub score: f32,
+    /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX).
+    pub objectness: Option<f32>,
+    /// Class number, an index into [`Detector::labels`].
+    pub class: u32,
+}
+
+/// What [`Detector::open`] needs; none of it changes while a detector lives.
+#[derive(Debug, Clone, Default)]
+pub struct ModelSettings {
+    /// The ONNX model.
+    pub model_file: PathBuf,
+    /// One label per line, first line is class 0. Wins over every other source of labels.
+    pub label_file: Option<PathBuf>,
+    /// `key=value` pairs separated by commas, e.g. `dds-family=yolox, dds-color=bgr`. Wins over the `.modelinfo` file.
+    pub description: Option<String>,
+    /// The ONNX Runtime shared library; `None` searches.
+    pub library: Option<PathBuf>,
+    /// Comma separated execution providers in the order to try: `cpu`, `cuda`, `tensorrt`, `openvino`. Empty means `cpu`.
+    pub execution_providers: String,
+    /// Threads of ONNX Runtime inside one operation; 0 lets ONNX Runtime choose.
+    pub threads: u32,
+}
+
+/// What may change from one frame to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InferSettings {
+    /// Detections scoring less are dropped, 0 to 1.
+    pub floor: f32,
+    /// Two boxes of one class that overlap by more (intersection over union, 0 to 1) are one object.
+    pub iou_threshold: f32,
+    /// At most so many detections, best first.
+    pub max_detections: usize,
+}
+
+impl Default for InferSettings {
+    fn default() -> Self {
+        Self {
+            floor: 0.05,
+            iou_threshold: 0.45,
+            max_detections: 300,
+        }
+    }
+}
+
+/// The result of one frame.
+#[derive(Debug, Clone, Default)]
+pub struct Inference {
+    /// Objects after non-maximum suppression, by descending score, none below [`InferSettings::floor`].
+    pub detections: Vec<Detection>,
+    /// Time spent turning the picture into the model's input.
+    pub preprocess: Duration,
+    /// Time spent in the ONNX Runtime call.
+    pub run: Duration,
+    /// Time spent in decoding and non-maximum suppression.
+    pub decode: Duration,
+}

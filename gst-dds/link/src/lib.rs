@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Reverse channel of gst-dds inside GStreamer: how a feedback packet finds its way from `ddsinfer` back to the
+//! `ddsencode` it is meant for without a line of application code.
+//!
+//! - [`event`]: a custom upstream event, for a camera and a server in one process;
+//! - [`path`]: follows an element's own data path to the RTP session it runs through;
+//! - [`session`]: sends and receives RTCP APP packets (`DDS1`) on that session.
+//!
+//! Nothing here looks at pipelines as a whole: with two cameras and an audio stream in one pipeline each element finds
+//! the session of its own media and no other.
+
+pub mod event;
+pub mod path;
+pub mod session;
+
+use std::sync::LazyLock;
+
+pub(crate) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "ddslink",
+        gst::DebugColorFlags::empty(),
+        Some("gst-dds reverse channel"),
+    )
+});

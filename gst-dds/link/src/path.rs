@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Follows the data path of one pad, element by element, to the `rtpsession` elements on it.
+//!
+//! From a pad the walk takes its peer, then the peer's internal links, and so on. Ghost pads need no special case: their
+//! internal link is the proxy pad on the other side of the bin's wall. `rtpbin`, `rtspsrc` and the RTSP server all keep
+//! an `rtpsession` inside, so one rule finds the session of each of them.
+
+use std::collections::{HashSet, VecDeque};
+
+use glib::object::ObjectType;
+use gst::prelude::*;
+
+/// Which way to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a source pad towards the sinks.
+    Downstream,
+    /// From a sink pad towards the sources.
+    Upstream,
+}
+
+/// An `rtpsession` element on the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The `rtpsession` element.
+    pub element: gst::Element,
+    /// SSRC of the media on the pads just before it, where their caps say so.
+    pub ssrc: Option<u32>,
+}
+
+/// Most pads a walk looks at: longer than any real chain, short enough to be bounded in a broken graph.
+const MAX_PADS: usize = 4096;
+
+/// The RTP sessions on the data path of `pad`, nearest first. Behind a session the walk stops.
+pub fn rtp_sessions(pad: &gst::Pad, direction: Direction) -> Vec<Found> {
+    let mut found: Vec<Found> = Vec::new();
+    walk(pad, direction, |pad, ssrc| {
+        let Some(element) = rtp_session_of(pad) else {
+            return Visit::Continue;
+        };
+        // The media goes in by send_rtp_sink and comes out by recv_rtp_src. RTCP and synchronisation pads of a session
+        // belong to no media path.
+        let wanted = match direction {
+            Direction::Downstream => "send_rtp_sink",
+            Direction::Upstream => "recv_rtp_src",
+        };
+        if pad.name() == wanted && !found.iter().any(|f| f.element == element) {
+            found.push(Found { element, ssrc });
+        }
+        Visit::Stop
+    });
+    found
+}
+
+/// What a visitor wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// Go on behind this pad.
+    Continue,
+    /// Not behind this pad, but on along other branches.
+    Stop,
+    /// End of the walk.
+    Finish,
+}
+
+/// Walks the data path of `pad` breadth first and shows `visit` each pad the path enters an element by (a sink pad when
+/// walking downstream, a source pad when walking upstream), with the SSRC of the media there where it is known.
+pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pad, Option<u32>) -> Visit) {
+    let mut seen = HashSet::new();
+    let mut queue = VecDeque::from([(pad.clone(), None)]);
+    while let Some((exit, ssrc)) = queue.pop_front() {
+        if seen.len() > MAX_PADS {
+            gst::warning!(
+                crate::CAT,
+                obj = pad,
+                "Gave up following the data path after {MAX_PADS} pads"
+            );
+            return;
+        }
+        let Some(entry) = exit.peer() else { continue };
+        if !seen.insert(entry.as_ptr() as usize) {
+            continue;
+        }
+        // Walking upstream the SSRC nearest to us is that of our media; downstream the last one before the session is.
+        let here = ssrc_of(&entry);
+        let ssrc = match direction {
+            Direction::Downstream => here.or(ssrc),
+            Direction::Upstream => ssrc.or(here),
+        };
+        match visit(&entry, ssrc) {
+            Visit::Continue => (),
+            Visit::Stop => continue,
+            Visit::Finish => return,
+        }
+        queue.extend(internal_links(&entry).into_iter().map(|next| (next, ssrc)));
+    }
+}
+
+fn internal_links(pad: &gst::Pad) -> Vec<gst::Pad> {
+    let mut links = Vec::new();
+    // A bare pad (an application's own) has nothing behind it, and no iterator either.
+    if pad.parent().is_none() {
+        return links;
+    }
+    let mut iterator = pad.iterate_internal_links();
+    loop {
+        match iterator.next() {
+            Ok(Some(link)) => links.push(link),
+            Ok(None) => return links,
+            Err(gst::IteratorError::Resync) => {
+                links.clear();
+                iterator.resync();
+            }
+            Err(_) => return links,
+        }
+    }
+}
+
+fn rtp_session_of(pad: &gst::Pad) -> Option<gst::Element> {
+    let element = pad.parent_element()?;
+    (element.factory()?.name() == "rtpsession").then_some(element)
+}
+
+fn ssrc_of(pad: &gst::Pad) -> Option<u32> {
+    let caps = pad.current_caps()?;
+    let structure = caps.structure(0).filter(|s| s.name() == "application/x-rtp")?;
+    structure.get::<u32>("ssrc").ok()
+}

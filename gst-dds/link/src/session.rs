@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! RTCP APP packets on the RTP session that an element's own media runs through.
+//!
+//! The RTP manager's session object (`RTPSession`) has no Rust binding; it is a GObject with documented signals and
+//! properties, used here by name.
+//!
+//! Timing (RFC 4585): an early RTCP packet is allowed once per T_rr = 8 × average RTCP size × members / RTCP bandwidth.
+//! With the session's default of 5 % of 64 kbit/s that is 0.3-0.5 s, far too long for a closed loop, so the server raises
+//! the session's RTCP bandwidth. A session that began as AVP refuses early packets until its first regular one: a minimum
+//! interval of 1 ms until the first feedback has left brings that forward; left on, it would flood.
+
+#![allow(unsafe_code)]
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use glib::{prelude::*, translate::ToGlibPtr};
+use gst::prelude::*;
+
+use crate::path::{self, Direction};
+use dds_protocol::rtcp;
+
+/// RTCP bandwidth that the server asks of its session, in bits per second: a ceiling, not what is used.
+pub const RTCP_BANDWIDTH: f64 = 1_000_000.0;
+const DEFAULT_MIN_INTERVAL: u64 = 5_000_000_000;
+const ATTACH_MIN_INTERVAL: u64 = 1_000_000;
+
+/// An `RTPSession` object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RtpSession(glib::Object);
+
+// SAFETY: `RTPSession` guards all its state with its own mutex, and the RTP manager itself emits and receives these
+// signals from several streaming threads. Reference counts of GObjects are atomic.
+unsafe impl Send for RtpSession {}
+// SAFETY: As above.
+unsafe impl Sync for RtpSession {}
+
+impl RtpSession {
+    fn of(element: &gst::Element) -> Option<Self> {
+        element.find_property("internal-session")?;
+        element.property::<Option<glib::Object>>("internal-session").map(Self)
+    }
+
+    /// Whether the session knows a source with this SSRC.
+    fn has_source(&self, ssrc: u32) -> bool {
+        self.0
+            .emit_by_name_with_values("get-source-by-ssrc", &[ssrc.to_value()])
+            .and_then(|v| v.get::<Option<glib::Object>>().ok().flatten())
+            .is_some()
+    }
+
+    /// Connects a signal handler that may run on any thread.
+    fn connect(
+        &self,
+        signal: &str,
+        handler: impl Fn(&[glib::Value]) -> Option<glib::Value> + Send + Sync + 'static,
+    ) -> glib::SignalHandlerId {
+        self.0.connect(signal, false, handler)
+    }
+}
+
+/// A signal handler that goes when it is dropped.
+#[derive(Debug)]
+struct Handler {
+    session: RtpSession,
+    id: Option<glib::SignalHandlerId>,
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.session.0.disconnect(id);
+        }
+    }
+}
+
+/// Sessions on the path whose SSRC, where the path tells one, is confirmed by the session itself.
+fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<RtpSession> {
+    path::rtp_sessions(pad, direction)
+        .into_iter()
+        .filter_map(|found| {
+            let session = RtpSession::of(&found.element)?;
+            match found.ssrc {
+                Some(ssrc) if session.has_source(ssrc) => Some(session),
+                // Media has not reached the session yet, or the session is not that of our media: look again later.
+                Some(ssrc) => {
+                    gst::debug!(
+                        crate::CAT,
+                        obj = pad,
+                        "{} does not know SSRC {ssrc:08x}",
+                        found.element.name()
+                    );
+                    None
+                }
+                None => None,
+            }
+        })
+        .collect()
+}
+
+/// The camera's end: hears feedback on every RTP session its own stream is sent through.
+#[derive(Debug, Default)]
+pub struct CameraChannel {
+    handlers: Vec<Handler>,
+}
+
+/// Takes one bare feedback packet.
+pub type Deliver = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+impl CameraChannel {
+    /// Looks along the data path of `src_pad` again: listens on sessions that have come, leaves those that have gone.
+    /// Returns how many it listens on. Call it on the streaming thread about once a second; a walk costs microseconds.
+    pub fn refresh(&mut self, src_pad: &gst::Pad, deliver: &Deliver) -> usize {
+        let sessions = confirmed(src_pad, Direction::Downstream);
+        self.handlers.retain(|h| sessions.contains(&h.session));
+        for session in sessions {
+            if self.handlers.iter().any(|h| h.session == session) {
+                continue;
+            }
+            gst::info!(crate::CAT, obj = src_pad, "Listening for feedback on {:?}", session.0);
+            let deliver = deliver.clone();
+            let id = session.connect("on-app-rtcp", move |values| {
+                on_app_rtcp(values, &deliver);
+                None
+            });
+            self.handlers.push(Handler { session, id: Some(id) });
+        }
+        self.handlers.len()
+    }
+}
+
+/// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
+fn on_app_rtcp(values: &[glib::Value], deliver: &Deliver) {
+    let Some((Ok(subtype), Ok(name), Ok(Some(buffer)))) = values.get(4).map(|data| {
+        (
+            values[1].get::<u32>(),
+            values[3].get::<&str>(),
+            data.get::<Option<gst::Buffer>>(),
+        )
+    }) else {
+        return;
+    };
+    if subtype != u32::from(rtcp::SUBTYPE_FEEDBACK) || name.as_bytes() != rtcp::APP_NAME {
+        return;
+    }
+    if let Ok(map) = buffer.map_readable() {
+        deliver(rtcp::strip_app_data(&map));
+    }
+}
+
+/// What became of a feedback packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The session sends it at once.
+    Now,
+    /// The session's rate rule holds it back; it leaves with the next RTCP packet unless newer feedback replaces it.
+    Held,
+    /// There is no session to send it on.
+    NoSession,
+}
+
+/// State shared with the signal handler.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// Packets of the newest generation, not sent yet.
+    pending: Mutex<Vec<Vec<u8>>>,
+    /// Compounds that carried feedback.
+    carried: AtomicU64,
+    /// The first feedback has left.
+    flowing: AtomicBool,
+}
+
+/// The server's end: sends feedback on the RTP session its own media comes through.
+#[derive(Debug, Default)]
+pub struct ServerChannel {
+    attached: Option<(Handler, Arc<Outbox>)>,
+}
+
+impl ServerChannel {
+    /// Looks along the data path of `sink_pad` again. Returns whether there is a session to send on. Call it about once
+    /// a second and whenever the upstream side may have changed.
+    pub fn refresh(&mut self, sink_pad: &gst::Pad) -> bool {
+        let session = confirmed(sink_pad, Direction::Upstream).into_iter().next();
+        if self.attached.as_ref().map(|(h, _)| &h.session) != session.as_ref() {
+            self.attached = session.map(|session| {
+                gst::info!(crate::CAT, obj = sink_pad, "Sending feedback on {:?}", session.0);
+                attach(session)
+            });
+        }
+        self.attached.is_some()
+    }
+
+    /// Whether a session was found at the last [`Self::refresh`].
+    pub fn is_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// Compounds that carried feedback since the session was found.
+    pub fn carried(&self) -> u64 {
+        self.attached
+            .as_ref()
+            .map_or(0, |(_, outbox)| outbox.carried.load(Ordering::Relaxed))
+    }
+
+    /// Sends the packets of one generation; what a former generation left unsent is replaced.
+    pub fn send(&self, packets: Vec<Vec<u8>>) -> Sent {
+        let Some((handler, outbox)) = &self.attached else {
+            return Sent::NoSession;
+        };
+        *outbox.pending.lock().unwrap() = packets;
+        // One packet carries all parts: the outbox is emptied into the next compound.
+        let accepted = handler
+            .session
+            .0
+            .emit_by_name_with_values("send-rtcp-full", &[0u64.to_value()])
+            .and_then(|v| v.get::<bool>().ok())
+            .unwrap_or(false);
+        if outbox.flowing.load(Ordering::Relaxed) {
+            restore_min_interval(&handler.session);
+        }
+        if accepted { Sent::Now } else { Sent::Held }
+    }
+}
+
+fn attach(session: RtpSession) -> (Handler, Arc<Outbox>) {
+    let fraction = session.0.property::<f64>("rtcp-fraction");
+    if fraction < RTCP_BANDWIDTH {
+        session.0.set_property("rtcp-fraction", RTCP_BANDWIDTH);
+    }
+    if session.0.property::<u64>("rtcp-min-interval") == DEFAULT_MIN_INTERVAL {
+        session.0.set_property("rtcp-min-interval", ATTACH_MIN_INTERVAL);
+    }
+    let outbox = Arc::new(Outbox::default());
+    let shared = outbox.clone();
+    let id = session.connect("on-sending-rtcp", move |values| {
+        Some(on_sending_rtcp(values, &shared).to_value())
+    });
+    (Handler { session, id: Some(id) }, outbox)
+}
+
+/// Undoes the short interval of [`attach`]; an interval the user chose stays.
+fn restore_min_interval(session: &RtpSession) {
+    if session.0.property::<u64>("rtcp-min-interval") == ATTACH_MIN_INTERVAL {
+        session.0.set_property("rtcp-min-interval", DEFAULT_MIN_INTERVAL);
+    }
+}
+
+/// `on-sending-rtcp (session, buffer, early: bool) -> bool`: whether the packet must not be suppressed.
+fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
+    let packets = std::mem::take(&mut *outbox.pending.lock().unwrap());
+    if packets.is_empty() || values.len() < 2 || !values[1].is::<gst::Buffer>() {
+        return false;
+    }
+    let value: *const glib::gobject_ffi::GValue = values[1].to_glib_none().0;
+    // SAFETY: The value holds a `GstBuffer`, checked above.
+    let buffer = unsafe { glib::gobject_ffi::g_value_get_boxed(value) } as *mut gst::ffi::GstBuffer;
+    if buffer.is_null() {
+        return false;
+    }
+    // SAFETY: The session owns the buffer alone while it emits the signal and expects handlers to append to it. Taking
+    // a reference (as `Value::get` would) makes it unwritable, so it is borrowed for this call only.
+    let buffer = unsafe { gst::BufferRef::from_mut_ptr(buffer) };
+    // The compound begins with a report of ours: bytes 4-7 are the SSRC we send as.
+    let mut ssrc = [0; 4];
+    if buffer.copy_to_slice(4, &mut ssrc).is_err() {
+        return false;
+    }
+    for packet in packets {
+        let app = rtcp::app_packet(u32::from_be_bytes(ssrc), &packet);
+        buffer.append_memory(gst::Memory::from_slice(app));
+    }
+    outbox.carried.fetch_add(1, Ordering::Relaxed);
+    outbox.flowing.store(true, Ordering::Relaxed);
+    true
+}

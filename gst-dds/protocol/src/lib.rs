@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Wire format of gst-dds: how a camera names its frames and how a server asks for quality.
+//!
+//! Three independent pieces, all of them total (any byte string gives a value or a typed error, in bounded work):
+//!
+//! - [`nal`] walks H.264 access units (byte-stream and length-prefixed) and reads or appends SEI messages;
+//! - [`identity`] is the frame identity a camera writes into each access unit;
+//! - [`feedback`] is the server's wish list of regions, [`assembler`] puts its packets together again,
+//!   and [`rtcp`] wraps them as RTCP APP packets.
+//!
+//! The layouts are written down in the crate's README.
+
+#![forbid(unsafe_code)]
+
+pub mod assembler;
+pub mod feedback;
+pub mod identity;
+pub mod nal;
+pub mod rtcp;
+pub mod serial;

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Just enough H.264 to name and check access units: NAL unit walking, slice counting, SEI reading (ISO/IEC 14496-10
+//! 7.3.1, 7.3.2.3 and annex B; ISO/IEC 14496-15 5.3 for length prefixes).
+
+use crate::identity::{FrameIdentity, IdentityError};
+
+/// SEI payload type of `user_data_unregistered` (ISO/IEC 14496-10 D.1).
+pub const SEI_USER_DATA_UNREGISTERED: u32 = 5;
+
+/// NAL unit types (ISO/IEC 14496-10 table 7-1).
+const NAL_SLICE: u8 = 1;
+const NAL_IDR_SLICE: u8 = 5;
+const NAL_SEI: u8 = 6;
+/// `rbsp_trailing_bits` of a byte-aligned payload.
+const STOP_BYTE: u8 = 0x80;
+
+/// How NAL units are separated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Start codes (annex B).
+    ByteStream,
+    /// Big-endian length prefixes of this many bytes (1, 2 or 4).
+    LengthPrefixed(u8),
+}
+
+/// Iterator over the NAL units of an access unit (header byte included, separators excluded). Ends at the first
+/// length that runs over the end of the data. Empty NAL units are left out; in byte-stream format also the zero bytes
+/// after a NAL unit. A length size outside 1..=4 gives nothing.
+pub fn nal_units(access_unit: &[u8], format: Format) -> impl Iterator<Item = &[u8]> {
+    let rest = match format {
+        Format::ByteStream => start_code(access_unit).map_or(&[][..], |(_, after)| &access_unit[after..]),
+        Format::LengthPrefixed(1..=4) => access_unit,
+        Format::LengthPrefixed(_) => &[],
+    };
+    NalUnits { rest, format }
+}
+
+struct NalUnits<'a> {
+    rest: &'a [u8],
+    format: Format,
+}
+
+impl<'a> Iterator for NalUnits<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let nal = match self.format {
+                Format::ByteStream => {
+                    let (end, after) = start_code(self.rest).unwrap_or((self.rest.len(), self.rest.len()));
+                    let nal = &self.rest[..end];
+                    self.rest = &self.rest[after..];
+                    without_trailing_zeros(nal)
+                }
+                Format::LengthPrefixed(size) => {
+                    let Some((prefix, rest)) = self.rest.split_at_checked(usize::from(size)) else {
+                        self.rest = &[];
+                        return None;
+                    };
+                    let length = prefix.iter().fold(0u64, |n, &b| n << 8 | u64::from(b));
+                    let split = usize::try_from(length)
+                        .ok()
+                        .and_then(|length| rest.split_at_checked(length));
+                    let Some((nal, rest)) = split else {
+                        self.rest = &[];
+                        return None;
+                    };
+                    self.rest = rest;
+                    nal
+                }
+            };
+            if !nal.is_empty() {
+                return Some(nal);
+            }
+        }
+        None
+    }
+}
+
+/// First 00 00 01: where it begins and where it ends.
+fn start_code(data: &[u8]) -> Option<(usize, usize)> {
+    let mut i = 0;
+    while let Some(&[a, b, c]) = data.get(i..).and_then(|d| d.first_chunk::<3>()) {
+        match (a, b, c) {
+            (0, 0, 1) => return Some((i, i + 3)),
+            // No start code begins before or on a third byte that is not zero.
+            (_, _, 1..) => i += 3,
+            _ => i += 1,
+        }
+    }
+    None
+}
+
+fn without_trailing_zeros(nal: &[u8]) -> &[u8] {
+    let end = nal.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+    &nal[..end]
+}
+
+/// Slices (NAL types 1 and 5) of an access unit: how many, how many bytes, and whether one is an IDR slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SliceCount {
+    /// Slice NAL units.
+    pub slices: u16,
+    /// Their bytes, trailing zero bytes excluded.
+    pub bytes: u32,
+    /// One of them is type 5.
+    pub idr: bool,
+}
+
+impl SliceCount {
+    fn add(&mut self, nal: &[u8]) {
+        let bytes = without_trailing_zeros(nal).len();
+        self.slices = self.slices.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.idr |= nal_type(nal) == Some(NAL_IDR_SLICE);
+    }
+}
+
+/// Everything of an access unit that the damage tracker wants to know, in one walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct AccessUnitSummary {
+    /// The slices that are there.
+    pub slices: SliceCount,
+    /// Our identity message; `Some(Err(_))` where the UUID is ours and the rest is not readable.
+    pub identity: Option<Result<FrameIdentity, IdentityError>>,
+}
+
+fn nal_type(nal: &[u8]) -> Option<u8> {
+    nal.first().map(|header| header & 0x1f)
+}
+
+/// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, the first
+/// readable one counts.
+pub fn summarize(access_unit: &[u8], format: Format) -> AccessUnitSummary {
+    let mut summary = AccessUnitSummary::default();
+    for nal in nal_units(access_unit, format) {
+        match nal_type(nal) {
+            Some(NAL_SLICE | NAL_IDR_SLICE) => summary.slices.add(nal),
+            Some(NAL_SEI) if !matches!(summary.identity, Some(Ok(_))) => {
+                if let Some(found) = identity_in(nal)
+                    && (found.is_ok() || summary.identity.is_none())
+                {
+                    summary.identity = Some(found);
+                }
+            }
+            _ => {}
+        }
+    }
+    summary
+}
+
+/// Counts slices.
+pub fn count_slices(access_unit: &[u8], format: Format) -> SliceCount {
+    let mut count = SliceCount::default();
+    for nal in nal_units(access_unit, format) {
+        if matches!(nal_type(nal), Some(NAL_SLICE | NAL_IDR_SLICE)) {
+            count.add(nal);
+        }
+    }
+    count
+}
+
+/// Our identity message in one SEI NAL unit (header byte included).
+fn identity_in(nal: &[u8]) -> Option<Result<FrameIdentity, IdentityError>> {
+    let rbsp = unescape(nal.get(1..)?);
+    let mut found = None;
+    for message in sei_messages(&rbsp) {
+        if message.payload_type != SEI_USER_DATA_UNREGISTERED {
+            continue;
+        }
+        match FrameIdentity::from_payload(message.payload) {
+            Ok(identity) => return Some(Ok(identity)),
+            Err(IdentityError::NotOurs) => {}
+            Err(error) => found = found.or(Some(Err(error))),
+        }
+    }
+    found
+}
+
+/// One message of an SEI NAL unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeiMessage<'a> {
+    /// Payload type (ISO/IEC 14496-10 D.1).
+    pub payload_type: u32,
+    /// Payload without emulation prevention; shorter than declared where the NAL unit is cut off.
+    pub payload: &'a [u8],
+}
+
+/// Iterator over the messages of an SEI NAL unit, given without its header byte and after [`unescape`]. Ends at the
+/// trailing bits or where the data does.
+pub fn sei_messages(rbsp: &[u8]) -> impl Iterator<Item = SeiMessage<'_>> {
+    let mut rest = without_trailing_zeros(rbsp);
+    std::iter::from_fn(move || {
+        if rest.is_empty() || rest == [STOP_BYTE] {
+            return None;
+        }
+        let payload_type = take_sei_number(&mut rest)?;
+        let size = take_sei_number(&mut rest)? as usize;
+        let (payload, after) = rest.split_at(size.min(rest.len()));
+        rest = after;
+        Some(SeiMessage { payload_type, payload })
+    })
+}
+
+/// Reads a number in the form of 7.3.2.3.1: bytes of 255, then one below, all added up.
+fn take_sei_number(rest: &mut &[u8]) -> Option<u32> {
+    let mut number = 0u32;
+    loop {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        number = number.saturating_add(u32::from(byte));
+        if byte != 0xff {
+            return Some(number);
+        }
+    }
+}
+
+fn push_sei_number(out: &mut Vec<u8>, mut number: usize) {
+    while number >= 0xff {
+        out.push(0xff);
+        number -= 0xff;
+    }
+    out.push(number as u8);
+}
+
+/// An SEI NAL unit (no start code) with one message: header, message with emulation prevention, trailing bits.
+pub fn sei_nal(payload_type: u32, payload: &[u8]) -> Vec<u8> {
+    let mut rbsp = Vec::with_capacity(payload.len() + payload.len() / 255 + 4);
+    push_sei_number(&mut rbsp, payload_type as usize);
+    push_sei_number(&mut rbsp, payload.len());
+    rbsp.extend_from_slice(payload);
+    rbsp.push(STOP_BYTE);
+    let mut nal = vec![NAL_SEI];
+    push_escaped(&mut nal, &rbsp);
+    nal
+}
+
+/// Appends `payload` with emulation prevention bytes inserted (7.4.1.1). What is in `out` already is not looked at:
+/// give the whole payload of a NAL unit at once, trailing bits included.
+pub fn push_escaped(out: &mut Vec<u8>, payload: &[u8]) {
+    let mut zeros = 0;
+    for &byte in payload {
+        if zeros == 2 && byte <= 3 {
+            out.push(3);
+            zeros = 0;
+        }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        out.push(byte);
+    }
+}
+
+/// Removes emulation prevention bytes.
+pub fn unescape(nal: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(nal.len());
+    let mut zeros = 0;
+    for &byte in nal {
+        if zeros >= 2 && byte == 3 {
+            zeros = 0;
+            continue;
+        }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        out.push(byte);
+    }
+    out
+}

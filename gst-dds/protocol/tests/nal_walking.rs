@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! NAL units are found as the standard separates them, and slices counted alike in every format.
+
+mod common;
+
+use common::{byte_stream, length_prefixed};
+use dds_protocol::nal::{
+    Format, SliceCount, count_slices, nal_units, push_escaped, sei_messages, sei_nal, summarize, unescape,
+};
+use proptest::prelude::*;
+
+/// A NAL unit as an encoder writes it: escaped, not ending in zero.
+fn any_nal() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![3 => 0u8..=3, 1 => any::<u8>()];
+    (1u8..=12, proptest::collection::vec(byte, 0..60)).prop_map(|(nal_type, mut payload)| {
+        payload.push(0x80);
+        let mut nal = vec![0x60 | nal_type];
+        push_escaped(&mut nal, &payload);
+        nal
+    })
+}
+
+proptest! {
+    #[test]
+    fn unescaping_undoes_escaping_and_escaped_bytes_hold_no_start_code(
+        payload in proptest::collection::vec(prop_oneof![3 => 0u8..=4, 1 => any::<u8>()], 0..300),
+    ) {
+        let mut escaped = vec![0xaa];
+        push_escaped(&mut escaped, &payload);
+        prop_assert!(escaped.windows(3).all(|w| !(w[0] == 0 && w[1] == 0 && w[2] <= 2)));
+        prop_assert_eq!(unescape(&escaped[1..]), payload);
+    }
+
+    #[test]
+    fn every_format_gives_the_same_nal_units_and_slices(nals in proptest::collection::vec(any_nal(), 0..12)) {
+        let nals: Vec<&[u8]> = nals.iter().map(Vec::as_slice).collect();
+        let slices: Vec<&&[u8]> = nals.iter().filter(|n| matches!(n[0] & 31, 1 | 5)).collect();
+        let expected = SliceCount {
+            slices: slices.len() as u16,
+            bytes: slices.iter().map(|n| n.len() as u32).sum(),
+            idr: slices.iter().any(|n| n[0] & 31 == 5),
+        };
+        let mut padded = byte_stream(&nals);
+        padded.extend([0; 5]);
+        for (unit, format) in [
+            (byte_stream(&nals), Format::ByteStream),
+            (padded, Format::ByteStream),
+            (length_prefixed(&nals, 1), Format::LengthPrefixed(1)),
+            (length_prefixed(&nals, 2), Format::LengthPrefixed(2)),
+            (length_prefixed(&nals, 4), Format::LengthPrefixed(4)),
+        ] {
+            prop_assert_eq!(nal_units(&unit, format).collect::<Vec<_>>(), nals.clone());
+            prop_assert_eq!(count_slices(&unit, format), expected);
+            prop_assert_eq!(summarize(&unit, format).slices, expected);
+        }
+    }
+}
+
+#[test]
+fn start_codes_of_three_and_four_bytes_and_zeros_between_are_separators() {
+    let unit = [
+        0, 0, 0, 0, 0, 1, 0x09, 0x10, 0, 0, 0, 0, 1, 0x65, 0x88, 0, 0, 1, 0x41, 0x9a, 0, 0, 0,
+    ];
+    let found: Vec<&[u8]> = nal_units(&unit, Format::ByteStream).collect();
+    assert_eq!(found, [&[0x09, 0x10][..], &[0x65, 0x88], &[0x41, 0x9a]]);
+    assert_eq!(
+        count_slices(&unit, Format::ByteStream),
+        SliceCount {
+            slices: 2,
+            bytes: 4,
+            idr: true
+        }
+    );
+}
+
+#[test]
+fn bytes_before_the_first_start_code_and_empty_nal_units_are_no_nal_units() {
+    let unit = [0x65, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0x41, 7];
+    let found: Vec<&[u8]> = nal_units(&unit, Format::ByteStream).collect();
+    assert_eq!(found, [[0x41, 7]]);
+    assert_eq!(nal_units(&[0x65, 1, 2, 3], Format::ByteStream).count(), 0);
+    let unit = [0, 0, 0, 2, 0x41, 7];
+    let found: Vec<&[u8]> = nal_units(&unit, Format::LengthPrefixed(2)).collect();
+    assert_eq!(found, [[0x41, 7]]);
+}
+
+#[test]
+fn a_length_that_runs_over_the_end_ends_the_walk() {
+    let unit = [0, 0, 0, 2, 0x65, 1, 0, 0, 0, 9, 0x65, 1];
+    let found: Vec<&[u8]> = nal_units(&unit, Format::LengthPrefixed(4)).collect();
+    assert_eq!(found, [[0x65, 1]]);
+    assert_eq!(nal_units(&[0xff; 4], Format::LengthPrefixed(4)).count(), 0);
+    assert_eq!(nal_units(&[0, 0, 0], Format::LengthPrefixed(4)).count(), 0);
+    assert_eq!(nal_units(&[1, 0x65], Format::LengthPrefixed(0)).count(), 0);
+    assert_eq!(nal_units(&[0, 0, 0, 0, 1, 0x65], Format::LengthPrefixed(5)).count(), 0);
+}
+
+#[test]
+fn trailing_zeros_inside_a_length_prefixed_slice_do_not_count() {
+    let unit = [0, 5, 0x65, 1, 2, 0, 0];
+    assert_eq!(
+        count_slices(&unit, Format::LengthPrefixed(2)),
+        SliceCount {
+            slices: 1,
+            bytes: 3,
+            idr: true
+        }
+    );
+}
+
+#[test]
+fn sei_sizes_around_255_round_trip() {
+    for size in [0, 1, 254, 255, 256, 509, 510, 511, 1200] {
+        let payload: Vec<u8> = (0..size).map(|i| (i % 5) as u8).collect();
+        let nal = sei_nal(300, &payload);
+        let rbsp = unescape(&nal[1..]);
+        let found: Vec<_> = sei_messages(&rbsp).collect();
+        assert_eq!(found.len(), 1, "size {size}");
+        assert_eq!((found[0].payload_type, found[0].payload), (300, &payload[..]));
+    }
+}
+
+#[test]
+fn sei_without_trailing_bits_and_with_trailing_zeros_is_read() {
+    let whole: Vec<_> = sei_messages(&[5, 2, 7, 8]).map(|m| m.payload.to_vec()).collect();
+    assert_eq!(whole, [[7, 8]]);
+    let zeros: Vec<_> = sei_messages(&[5, 2, 7, 8, 0x80, 0, 0])
+        .map(|m| m.payload.to_vec())
+        .collect();
+    assert_eq!(zeros, [[7, 8]]);
+    let cut: Vec<_> = sei_messages(&[5, 9, 7, 8]).map(|m| m.payload.to_vec()).collect();
+    assert_eq!(cut, [[7, 8]]);
+    assert_eq!(sei_messages(&[0xff; 50]).count(), 0);
+}

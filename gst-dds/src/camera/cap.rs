@@ -1,0 +1,953 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Keeps any one second of coded bytes within the cap.
+//!
+//! Two means, in this order:
+//!
+//! 1. A **floor**: no macroblock is coded finer than it. It rises only as far as the coming second needs, judged from
+//!    the bytes of the last second and a model of what a frame costs. A rising floor first takes the regions'
+//!    difference away, finest first, and raises the base only when no difference is left. While nothing has to give,
+//!    quantizers are exact.
+//! 2. The encoder's own **rate guard** ([`Vbv`]), which bounds a frame that the model did not foresee (a scene change,
+//!    the first IDR picture). It is set frame by frame to what may still be spent, so that it leaves an expected frame
+//!    alone.
+//!
+//! The model: a frame costs `coefficient * sum over macroblocks of 2^(-qp / 4.5)`, with a coefficient each for IDR
+//! pictures and others, measured as it goes. Macroblocks that get finer than they were in the frame before cost extra,
+//! like a part of an IDR picture, because their content is coded anew even where nothing moves.
+
+use std::collections::VecDeque;
+
+use super::qpmap::QpMap;
+use super::{MAX_QP, Stats};
+
+/// What "any one second" is made of, with a millisecond for rounded time stamps.
+const WINDOW_NS: u64 = 1_001_000_000;
+/// A window may exceed the cap by this factor at most; the guard is set a little below.
+const TOLERANCE: f64 = 1.05;
+const GUARDED: f64 = 1.04;
+/// Part of the cap that the floor plans to use, and that it plans to use after falling by a step.
+const PLANNED: f64 = 1.0;
+const PLANNED_FINER: f64 = 0.97;
+/// A frame may be predicted too small by this factor.
+const CAUTION: f64 = 1.05;
+/// Part of a fallen cap that the second before is charged with at most.
+const CHARGED_AFTER_FALL: f64 = 0.9;
+/// Part of its even share that every later frame keeps when one frame is guarded.
+const RESERVED: f64 = 0.4;
+/// Share of the newest frame in the slow average.
+const SLOW: f64 = 0.1;
+/// The fast average may exceed the slow one by this factor before it is believed for the coming second.
+const SURGE: f64 = 1.3;
+/// Entries of the last second; more are merged into coarser ones.
+const MAX_ENTRIES: usize = 1024;
+/// Frames looked ahead at most.
+const MAX_HORIZON: usize = 512;
+/// Quantizers that halve the bytes.
+const HALVING_QP: f64 = 4.5;
+/// Bytes per macroblock of an IDR picture at quantizer 26, before one was seen.
+const TYPICAL_IDR_BYTES: f64 = 30.0;
+/// Bytes of other pictures against IDR pictures, before any were seen.
+const TYPICAL_INTER: f64 = 0.1;
+const QPS: usize = MAX_QP as usize + 1;
+
+/// Rate guard of the encoder (video buffering verifier): rate and size of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vbv {
+    /// Rate at which the buffer fills, in kbit/s (1000 bits).
+    pub max_kbps: u32,
+    /// Size of the buffer in kbit: the most a frame may take when the buffer is full.
+    pub buffer_kbit: u32,
+}
+
+impl Vbv {
+    /// A guard that never bites. An encoder must be opened with it (or another), because libx264 ignores a guard that
+    /// is set later on an encoder opened without any.
+    pub const OPEN: Self = Self {
+        max_kbps: 400_000,
+        buffer_kbit: 400_000,
+    };
+}
+
+/// A coded frame.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: u64,
+    bytes: u64,
+    /// What of it counts against the cap: less than its bytes where the cap fell after it.
+    charged: f64,
+}
+
+/// What the cap asks of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CapPlan {
+    /// Finest quantizer that may be used; 0: no restriction.
+    pub(super) floor: u8,
+    /// Guard to set, where it differs from the one set before.
+    pub(super) vbv: Option<Vbv>,
+}
+
+/// A frame planned and not yet coded.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    now: u64,
+    cost: f64,
+    anew: f64,
+    /// Bytes that the guard lets pass.
+    guard: Option<f64>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct RateCap {
+    /// `2^(-qp / 4.5)`.
+    weights: [f64; QPS],
+    /// Macroblocks by quantizer wanted now and quantizer coded last.
+    pairs: Box<[u32]>,
+    coded_qp: Box<[u8]>,
+    /// The quantizer coded last, where it was the same everywhere.
+    coded_uniform: Option<u8>,
+    window: VecDeque<Entry>,
+    kbps: u32,
+    kbps_since: u64,
+    /// Bytes of the past that still count `i` frames from now.
+    past: Vec<f64>,
+    interval_ns: f64,
+    last_frame_at: Option<u64>,
+    nominal_rate: f64,
+    idr_bytes: f64,
+    idr_seen: bool,
+    /// Cost of other pictures as of the last few frames, and as of the last half second.
+    inter_bytes: f64,
+    inter_bytes_slow: f64,
+    inter_seen: bool,
+    anew_factor: f64,
+    floor: u8,
+    frames_at_floor: u32,
+    guard_kbit: Option<u32>,
+    library_rates: bool,
+    planned: Option<Planned>,
+}
+
+impl RateCap {
+    pub(super) fn new(macroblocks: usize) -> Self {
+        let mut weights = [0.0; QPS];
+        for (qp, weight) in weights.iter_mut().enumerate() {
+            *weight = (-(qp as f64) / HALVING_QP).exp2();
+        }
+        let idr_bytes = TYPICAL_IDR_BYTES / weights[26];
+        Self {
+            weights,
+            pairs: vec![0; QPS * QPS].into_boxed_slice(),
+            coded_qp: vec![MAX_QP; macroblocks].into_boxed_slice(),
+            coded_uniform: Some(MAX_QP),
+            window: VecDeque::with_capacity(MAX_ENTRIES + 1),
+            kbps: 0,
+            kbps_since: 0,
+            past: Vec::with_capacity(MAX_HORIZON),
+            interval_ns: 0.0,
+            last_frame_at: None,
+            nominal_rate: 0.0,
+            idr_bytes,
+            idr_seen: false,
+            inter_bytes: idr_bytes * TYPICAL_INTER,
+            inter_bytes_slow: idr_bytes * TYPICAL_INTER,
+            inter_seen: false,
+            anew_factor: 0.2,
+            floor: 0,
+            frames_at_floor: 0,
+            guard_kbit: None,
+            library_rates: false,
+            planned: None,
+        }
+    }
+
+    /// Begins another stream with pictures of this many macroblocks, in an encoder opened with [`Vbv::OPEN`]. What was
+    /// coded within the last second still counts.
+    pub(super) fn restart(&mut self, macroblocks: usize) {
+        *self = Self {
+            window: std::mem::take(&mut self.window),
+            kbps: self.kbps,
+            kbps_since: self.kbps_since,
+            library_rates: self.library_rates,
+            ..Self::new(macroblocks)
+        };
+    }
+
+    /// See [`super::Camera::set_library_rate_control`].
+    pub(super) fn set_library_rates(&mut self, on: bool) {
+        self.library_rates = on;
+        self.floor = 0;
+    }
+
+    /// Plans a frame whose map has been merged.
+    pub(super) fn plan(&mut self, now: u64, idr: bool, kbps: u32, frame_rate: f64, map: &QpMap) -> CapPlan {
+        self.tick(now, frame_rate);
+        self.forget(now);
+        let cap = f64::from(kbps) * 125.0;
+        self.follow_cap(now, kbps);
+        self.count_pairs(map);
+        let mut plan = CapPlan { floor: 0, vbv: None };
+        let mut guard = None;
+        if kbps > 0 {
+            self.look_ahead(now);
+            // A library that chooses quantizers itself would make up for a floor elsewhere.
+            plan.floor = if self.library_rates {
+                0
+            } else {
+                self.choose_floor(idr, cap, map)
+            };
+            let bytes = self.guard(cap);
+            guard = Some(bytes);
+            plan.vbv = self.set_guard(bytes);
+        } else {
+            self.floor = 0;
+            if self.guard_kbit.take().is_some() {
+                plan.vbv = Some(Vbv::OPEN);
+            }
+        }
+        let (cost, anew) = self.costs(plan.floor);
+        self.planned = Some(Planned { now, cost, anew, guard });
+        self.remember(plan.floor, map);
+        plan
+    }
+
+    /// Takes the size of the planned frame.
+    pub(super) fn coded(&mut self, bytes: usize, idr: bool, stats: &mut Stats) {
+        let Some(planned) = self.planned.take() else { return };
+        self.forget(planned.now);
+        let bytes = bytes as u64;
+        let mut entry = Entry {
+            at: planned.now,
+            bytes,
+            charged: bytes as f64,
+        };
+        if self.window.len() >= MAX_ENTRIES
+            && let Some(last) = self.window.pop_back()
+        {
+            entry.bytes += last.bytes;
+            entry.charged += last.charged;
+        }
+        self.window.push_back(entry);
+        let since = planned.now.checked_sub(1_000_000_000);
+        let second: u64 = self
+            .window
+            .iter()
+            .filter(|entry| since.is_none_or(|since| entry.at > since))
+            .map(|entry| entry.bytes)
+            .sum();
+        stats.peak_second_bytes = stats.peak_second_bytes.max(second);
+        let settled = self.kbps_since == 0 || since.is_some_and(|since| since >= self.kbps_since);
+        if self.kbps > 0 && settled && second as f64 > TOLERANCE * f64::from(self.kbps) * 125.0 {
+            stats.cap_exceeded_frames += 1;
+        }
+        self.learn(planned, bytes as f64, idr);
+    }
+
+    fn learn(&mut self, planned: Planned, bytes: f64, idr: bool) {
+        // A frame near the guard was perhaps coded coarser than planned, and says only that the plan costs at least
+        // this much.
+        let held = planned.guard.is_some_and(|guard| bytes > 0.5 * guard);
+        let cost = planned.cost.max(f64::MIN_POSITIVE);
+        if idr {
+            let sample = if held { 1.3 } else { 1.0 } * bytes / cost;
+            let speed = match (self.idr_seen, held) {
+                (true, true) if sample < self.idr_bytes => 0.2,
+                (true, false) => 0.5,
+                _ => 1.0,
+            };
+            self.idr_bytes += speed * (sample - self.idr_bytes);
+            self.idr_seen = true;
+            if !self.inter_seen {
+                self.inter_bytes = self.idr_bytes * TYPICAL_INTER;
+                self.inter_bytes_slow = self.inter_bytes;
+            }
+            return;
+        }
+        let anew = self.idr_bytes * planned.anew;
+        let moving = self.inter_bytes * cost;
+        let mixed = self.anew_factor * anew > moving;
+        if mixed {
+            let factor = ((bytes - moving) / anew).clamp(0.02, 2.0);
+            let speed = match (self.inter_seen, factor > self.anew_factor) {
+                (true, true) => 0.5,
+                _ => 0.1,
+            };
+            self.anew_factor += speed * (factor - self.anew_factor);
+        }
+        let sample = (bytes - self.anew_factor * anew).max(0.2 * bytes) / cost;
+        let sample = if held { sample.max(self.inter_bytes) } else { sample };
+        // A first frame that is coded anew for the most part says little about the next ones.
+        let (fast, slow) = match (self.inter_seen || mixed, sample > self.inter_bytes) {
+            (false, _) => (1.0, 1.0),
+            (true, true) => (0.3, SLOW),
+            (true, false) => (0.15, SLOW),
+        };
+        self.inter_bytes += fast * (sample - self.inter_bytes);
+        self.inter_bytes_slow += slow * (sample - self.inter_bytes_slow);
+        self.inter_seen |= !mixed;
+    }
+
+    /// Follows the real distance of frames: a camera in the dark is slower than its caps say.
+    fn tick(&mut self, now: u64, frame_rate: f64) {
+        if frame_rate != self.nominal_rate || self.interval_ns == 0.0 {
+            self.nominal_rate = frame_rate;
+            self.interval_ns = 1e9 / frame_rate;
+        } else if let Some(last) = self.last_frame_at {
+            let seen = now.saturating_sub(last) as f64;
+            self.interval_ns += (seen.clamp(1e6, 1e9) - self.interval_ns) / 8.0;
+        }
+        self.interval_ns = self.interval_ns.clamp(WINDOW_NS as f64 / (MAX_HORIZON - 2) as f64, 1e9);
+        self.last_frame_at = Some(now);
+    }
+
+    fn forget(&mut self, now: u64) {
+        while self
+            .window
+            .front()
+            .is_some_and(|entry| now.saturating_sub(entry.at) > WINDOW_NS)
+        {
+            self.window.pop_front();
+        }
+    }
+
+    /// A cap that falls does not reach back: what was coded under the one before is charged as if it had kept the new
+    /// one, or the picture would starve for a second. Every second that begins after the change keeps the new cap.
+    fn follow_cap(&mut self, now: u64, kbps: u32) {
+        if kbps == self.kbps {
+            return;
+        }
+        (self.kbps, self.kbps_since) = (kbps, now);
+        let charged: f64 = self.window.iter().map(|entry| entry.charged).sum();
+        let room = CHARGED_AFTER_FALL * f64::from(kbps) * 125.0;
+        if kbps > 0 && charged > room {
+            for entry in &mut self.window {
+                entry.charged *= room / charged;
+            }
+        }
+    }
+
+    /// Fills [`Self::past`]: what of the past still counts in the window that ends with the frame `i` frames from now.
+    fn look_ahead(&mut self, now: u64) {
+        self.past.clear();
+        let frames = (WINDOW_NS as f64 / self.interval_ns).floor() as usize + 1;
+        let mut left: f64 = self.window.iter().map(|entry| entry.charged).sum();
+        let mut entries = self.window.iter().peekable();
+        for i in 0..frames.min(MAX_HORIZON) {
+            let then = now.saturating_add((i as f64 * self.interval_ns) as u64);
+            while let Some(entry) = entries.next_if(|entry| then.saturating_sub(entry.at) > WINDOW_NS) {
+                left -= entry.charged;
+            }
+            self.past.push(left.max(0.0));
+        }
+    }
+
+    fn count_pairs(&mut self, map: &QpMap) {
+        self.pairs.fill(0);
+        let base = map.base_qp();
+        match (map.merged(), self.coded_uniform) {
+            (None, Some(coded)) => {
+                self.pairs[usize::from(base) * QPS + usize::from(coded)] = self.coded_qp.len() as u32;
+            }
+            (None, None) => {
+                let row = &mut self.pairs[usize::from(base) * QPS..][..QPS];
+                for coded in &self.coded_qp {
+                    row[usize::from(*coded)] += 1;
+                }
+            }
+            (Some(offsets), _) => {
+                // Neighbours are mostly alike: runs are counted, not macroblocks.
+                let (mut run, mut length) = (0, 0);
+                for (offset, coded) in offsets.iter().zip(&self.coded_qp) {
+                    let wanted = usize::from(base.wrapping_add_signed(*offset));
+                    let pair = wanted * QPS + usize::from(*coded);
+                    if pair == run {
+                        length += 1;
+                    } else {
+                        self.pairs[run] += length;
+                        (run, length) = (pair, 1);
+                    }
+                }
+                self.pairs[run] += length;
+            }
+        }
+    }
+
+    fn remember(&mut self, floor: u8, map: &QpMap) {
+        let base = map.base_qp();
+        match map.merged() {
+            Some(offsets) => {
+                for (coded, offset) in self.coded_qp.iter_mut().zip(offsets) {
+                    *coded = base.wrapping_add_signed(*offset).max(floor);
+                }
+                self.coded_uniform = None;
+            }
+            None => {
+                let qp = base.max(floor);
+                if self.coded_uniform != Some(qp) {
+                    self.coded_qp.fill(qp);
+                    self.coded_uniform = Some(qp);
+                }
+            }
+        }
+    }
+
+    /// Model units of the frame under this floor: of the whole of it, and of what is coded anew.
+    fn costs(&self, floor: u8) -> (f64, f64) {
+        let (mut cost, mut anew) = (0.0, 0.0);
+        for (wanted, row) in self.pairs.chunks_exact(QPS).enumerate() {
+            let qp = wanted.max(usize::from(floor));
+            let weight = self.weights[qp];
+            let mut macroblocks = 0;
+            for (coded, count) in row.iter().enumerate() {
+                macroblocks += count;
+                if *count > 0 && coded > qp {
+                    anew += f64::from(*count) * (weight - self.weights[coded]);
+                }
+            }
+            cost += f64::from(macroblocks) * weight;
+        }
+        (cost, anew)
+    }
+
+    /// Whether this frame and those of the coming second, alike, stay within `budget` bytes in every window.
+    fn fits(&self, floor: u8, idr: bool, budget: f64) -> bool {
+        let (cost, anew) = self.costs(floor);
+        // One large frame says little about a whole second, a run of them does.
+        let later = self.inter_bytes_slow.max(self.inter_bytes / SURGE) * cost;
+        let this = if idr {
+            self.idr_bytes * cost
+        } else {
+            self.inter_bytes * cost + self.idr_bytes * self.anew_factor * anew
+        };
+        let this = CAUTION * this;
+        self.past
+            .iter()
+            .enumerate()
+            .all(|(i, past)| past + this + i as f64 * later <= budget)
+    }
+
+    /// Rises at once as far as needed, falls by one step at a time and only where the finer step fits with room.
+    fn choose_floor(&mut self, idr: bool, cap: f64, map: &QpMap) -> u8 {
+        let base = map.base_qp();
+        let finest = map.finest_qp().clamp(0, i32::from(base)) as u8;
+        // Steps of two up to the base, to keep offsets even, then of one.
+        let steps = (base - finest) / 2;
+        let floor_at = |step: u8| match step {
+            0 => 0,
+            step if step <= steps => finest + 2 * step,
+            step => base + (step - steps),
+        };
+        let last = steps + (MAX_QP - base);
+        let (mut low, mut high) = (0, last);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.fits(floor_at(middle), idr, PLANNED * cap) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        let needed = low;
+        let current = match self.floor {
+            floor if floor <= finest => 0,
+            floor if floor <= base => (floor - finest).div_ceil(2),
+            floor => steps + (floor - base),
+        };
+        let patience = self.past.len() as u32 / 15;
+        let step = if needed >= current {
+            needed
+        } else if !idr && self.frames_at_floor >= patience && self.fits(floor_at(current - 1), idr, PLANNED_FINER * cap)
+        {
+            current - 1
+        } else {
+            current
+        };
+        if step == current {
+            self.frames_at_floor = self.frames_at_floor.saturating_add(1);
+        } else {
+            self.frames_at_floor = 0;
+        }
+        self.floor = floor_at(step);
+        self.floor
+    }
+
+    /// Most bytes this frame may take: what the tolerance leaves in every window of the coming second, with a reserve
+    /// for the frames after it.
+    fn guard(&self, cap: f64) -> f64 {
+        let share = cap / self.past.len() as f64;
+        self.past
+            .iter()
+            .enumerate()
+            .map(|(i, past)| GUARDED * cap - past - i as f64 * RESERVED * share)
+            .fold(f64::INFINITY, f64::min)
+            .max(share / 8.0)
+    }
+
+    /// Sets the guard to these bytes. The buffer holds one frame and is full again for the next, so that no frame
+    /// depends on the one before it.
+    fn set_guard(&mut self, bytes: f64) -> Option<Vbv> {
+        let mut kbit = bytes * 8.0 / 1000.0;
+        if let Some(before) = self.guard_kbit {
+            // libx264 coarsens when the buffer is less than half full, which a buffer that doubles would be.
+            kbit = kbit.min(1.9 * f64::from(before) + 1.0);
+            // A small change is not worth a reconfiguration, unless it is downwards.
+            if kbit >= f64::from(before) && kbit < 1.1 * f64::from(before) {
+                return None;
+            }
+        }
+        let kbit = (kbit as u32).clamp(1, Vbv::OPEN.buffer_kbit);
+        if self.guard_kbit == Some(kbit) {
+            return None;
+        }
+        self.guard_kbit = Some(kbit);
+        Some(Vbv {
+            max_kbps: (f64::from(kbit) * self.nominal_rate).clamp(1.0, 2e9) as u32,
+            buffer_kbit: kbit,
+        })
+    }
+
+    /// Time went back by `by`.
+    pub(super) fn shift_back(&mut self, by: u64) {
+        for entry in &mut self.window {
+            entry.at = entry.at.saturating_sub(by);
+        }
+        self.kbps_since = self.kbps_since.saturating_sub(by);
+        self.last_frame_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Camera, FramePlan, Geometry, RoiRequest, Settings, Source};
+    use super::*;
+    use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
+    use dds_protocol::serial::Serial16;
+
+    const GEOMETRY: Geometry = Geometry {
+        width: 640,
+        height: 360,
+    };
+    const FPS: u64 = 30;
+
+    /// An encoder in numbers: every picture costs by its quantizers, with another law than the rate cap believes in;
+    /// what gets finer costs extra; nothing is certain; the guard holds.
+    struct Encoder {
+        halving_qp: f64,
+        inter: f64,
+        anew: f64,
+        coded: Vec<u8>,
+        guard_bytes: f64,
+        seed: u64,
+    }
+
+    impl Encoder {
+        fn new(halving_qp: f64) -> Self {
+            Self {
+                halving_qp,
+                inter: 0.15,
+                anew: 0.3,
+                coded: vec![51; GEOMETRY.macroblocks()],
+                guard_bytes: f64::INFINITY,
+                seed: 1,
+            }
+        }
+
+        fn noise(&mut self) -> f64 {
+            self.seed = self
+                .seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (self.seed >> 40) as f64 / (1u64 << 24) as f64
+        }
+
+        fn encode(&mut self, plan: &FramePlan<'_>, idr: bool, complexity: f64) -> usize {
+            if let Some(vbv) = plan.vbv {
+                self.guard_bytes = f64::from(vbv.buffer_kbit) * 125.0;
+            }
+            let mut units = 0.0;
+            for (i, coded) in self.coded.iter_mut().enumerate() {
+                let qp = plan
+                    .base_qp
+                    .wrapping_add_signed(plan.offsets.map_or(0, |offsets| offsets[i]));
+                let weight = |qp: u8| ((26.0 - f64::from(qp)) / self.halving_qp).exp2();
+                units += if idr {
+                    weight(qp)
+                } else {
+                    self.inter * weight(qp) + self.anew * (weight(qp) - weight(*coded)).max(0.0)
+                };
+                *coded = qp;
+            }
+            let bytes = 125.0 * complexity * units * (0.7 + 0.6 * self.noise()) + 20.0;
+            bytes.min(self.guard_bytes) as usize
+        }
+    }
+
+    /// What a run was like.
+    #[derive(Debug, Default)]
+    struct Run {
+        /// Worst second as a factor of the cap, and the mean.
+        worst: f64,
+        mean: f64,
+        exact: usize,
+        trimmed: usize,
+        raised: usize,
+        /// Frames whose base was raised while regions still had a difference.
+        raised_too_early: usize,
+        exceeded: u64,
+        plans: Vec<(u8, i8)>,
+    }
+
+    struct Scene {
+        kbps: fn(u64) -> u32,
+        regions: fn(u64) -> Vec<Region>,
+        idr: fn(u64) -> bool,
+        complexity: fn(u64) -> f64,
+        frames: u64,
+        halving_qp: f64,
+        /// Frames per second that really come.
+        fps: u64,
+        /// Whether the cap is told of IDR pictures beforehand.
+        told: bool,
+    }
+
+    impl Default for Scene {
+        fn default() -> Self {
+            Self {
+                kbps: |_| 800,
+                regions: |_| vec![region(300, 200, Quality::Camera)],
+                idr: |frame| frame == 0,
+                complexity: |_| 1.0,
+                frames: 300,
+                halving_qp: 4.0,
+                fps: FPS,
+                told: true,
+            }
+        }
+    }
+
+    fn region(width: u32, height: u32, quality: Quality) -> Region {
+        Region {
+            rect: Rect {
+                x: 40,
+                y: 40,
+                width,
+                height,
+            },
+            quality,
+            ttl_ms: 500,
+            ..Region::default()
+        }
+    }
+
+    impl Scene {
+        fn run(&self) -> Run {
+            let settings = |frame| Settings {
+                max_bitrate_kbps: (self.kbps)(frame),
+                max_region_area: 1.0,
+                ..Settings::default()
+            };
+            let mut camera = Camera::new(1, GEOMETRY, settings(0));
+            let mut encoder = Encoder::new(self.halving_qp);
+            let (mut coded, mut run) = (Vec::new(), Run::default());
+            let (mut kbps_since, mut total) = (0, 0);
+            for frame in 0..self.frames {
+                let now = frame * 1_000_000_000 / self.fps;
+                let kbps = (self.kbps)(frame);
+                if kbps != camera.settings().max_bitrate_kbps {
+                    camera.set_settings(settings(frame));
+                    kbps_since = frame;
+                }
+                if frame > 0 {
+                    let state = FeedbackState {
+                        stream_id: 1,
+                        generation: Serial16(frame as u16),
+                        frame: frame - 1,
+                        regions: (self.regions)(frame),
+                    };
+                    for packet in encode(&state).packets {
+                        camera.push_feedback(now, Source::Pad, &packet);
+                    }
+                }
+                let idr = (self.idr)(frame);
+                let plan = camera.begin_frame(now, frame, idr && self.told, &[]);
+                let finest = plan
+                    .offsets
+                    .and_then(|offsets| offsets.iter().min().copied())
+                    .unwrap_or(0);
+                let wanted = (self.regions)(frame)
+                    .iter()
+                    .any(|region| region.quality == Quality::Camera);
+                run.exact += usize::from(plan.base_qp == 36 && finest == if wanted && frame > 0 { -10 } else { 0 });
+                run.trimmed += usize::from(plan.base_qp == 36 && finest > -10);
+                run.raised += usize::from(plan.base_qp > 36);
+                run.raised_too_early += usize::from(plan.base_qp > 36 && finest < 0);
+                run.plans.push((plan.base_qp, finest));
+                let bytes = encoder.encode(&plan, idr, (self.complexity)(frame));
+                camera.end_frame(now, bytes, idr);
+                coded.push(bytes);
+                total += bytes;
+                // Seconds that lie after the last change of the cap.
+                let from = (frame + 1).saturating_sub(self.fps).max(kbps_since) as usize;
+                let second: usize = coded[from..].iter().sum();
+                if kbps > 0 {
+                    run.worst = run.worst.max(second as f64 / (f64::from(kbps) * 125.0));
+                }
+            }
+            run.mean =
+                total as f64 * self.fps as f64 / self.frames as f64 / (f64::from((self.kbps)(self.frames)) * 125.0);
+            run.exceeded = camera.stats().cap_exceeded_frames;
+            run
+        }
+    }
+
+    fn holds(run: &Run) {
+        assert!(run.worst <= 1.05, "{:?}", run.worst);
+        assert_eq!(run.exceeded, 0);
+        assert_eq!(run.raised_too_early, 0);
+    }
+
+    #[test]
+    fn quantizers_are_exact_until_the_cap_bites() {
+        let free = Scene {
+            kbps: |_| 0,
+            ..Scene::default()
+        };
+        assert_eq!(free.run().exact, 300);
+        let ample = Scene {
+            kbps: |_| 2400,
+            ..Scene::default()
+        }
+        .run();
+        holds(&ample);
+        assert_eq!(
+            (ample.exact, ample.trimmed - 1),
+            (300, 0),
+            "worst second {}",
+            ample.worst
+        );
+        assert!(ample.worst > 0.7, "the cap is near: {}", ample.worst);
+    }
+
+    #[test]
+    fn the_region_difference_shrinks_first_and_the_base_stays() {
+        let run = Scene {
+            kbps: |_| 1500,
+            ..Scene::default()
+        }
+        .run();
+        holds(&run);
+        assert_eq!(run.raised, 0);
+        assert!(run.trimmed > 200, "{}", run.trimmed);
+        assert!(run.mean > 0.7, "the cap is used: {}", run.mean);
+    }
+
+    #[test]
+    fn every_second_keeps_the_cap_whatever_the_law_of_the_encoder() {
+        for halving_qp in [3.0, 4.0, 5.0, 7.0] {
+            for kbps in [(|_| 200) as fn(u64) -> u32, |_| 600, |_| 1500] {
+                let scene = Scene {
+                    kbps,
+                    halving_qp,
+                    ..Scene::default()
+                };
+                holds(&scene.run());
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_feedback_cannot_break_the_cap() {
+        for regions in [
+            (|_| vec![region(600, 320, Quality::Qp(10))]) as fn(u64) -> Vec<Region>,
+            |frame| {
+                if frame / 7 % 2 == 0 {
+                    vec![region(640, 360, Quality::Qp(1))]
+                } else {
+                    vec![]
+                }
+            },
+            |frame| vec![region(640, 360, Quality::Qp((frame * 7 % 51) as u8))],
+        ] {
+            let run = Scene {
+                regions,
+                ..Scene::default()
+            }
+            .run();
+            holds(&run);
+            assert!(run.mean > 0.4, "the picture does not starve: {}", run.mean);
+        }
+    }
+
+    #[test]
+    fn large_idr_pictures_are_survived() {
+        for idr in [
+            (|frame| frame % 30 == 0) as fn(u64) -> bool,
+            |frame| frame % 7 == 0,
+            |_| true,
+        ] {
+            let scene = Scene {
+                idr,
+                kbps: |_| 500,
+                ..Scene::default()
+            };
+            holds(&scene.run());
+        }
+    }
+
+    #[test]
+    fn idr_pictures_that_nobody_announced_are_survived() {
+        let scene = Scene {
+            idr: |frame| frame % 25 == 0,
+            told: false,
+            kbps: |_| 500,
+            ..Scene::default()
+        };
+        holds(&scene.run());
+    }
+
+    #[test]
+    fn a_camera_slower_or_faster_than_its_caps_keeps_and_uses_the_cap() {
+        for fps in [2, 10, 60, 240] {
+            let run = Scene {
+                fps,
+                kbps: |_| 800,
+                regions: |_| vec![region(640, 360, Quality::Qp(10))],
+                frames: 20 * fps,
+                ..Scene::default()
+            }
+            .run();
+            holds(&run);
+            // A second holds one frame more than it should: time stamps are rounded.
+            let usable = fps as f64 / (fps + 1) as f64;
+            assert!(run.mean > 0.6 * usable, "{fps} frames per second: {}", run.mean);
+        }
+    }
+
+    #[test]
+    fn sudden_changes_of_the_scene_are_survived() {
+        let run = Scene {
+            complexity: |frame| if frame / 45 % 2 == 0 { 0.3 } else { 6.0 },
+            ..Scene::default()
+        }
+        .run();
+        holds(&run);
+        assert!(run.raised > 0);
+    }
+
+    #[test]
+    fn quality_returns_when_the_load_has_gone() {
+        let run = Scene {
+            complexity: |frame| if (60..120).contains(&frame) { 8.0 } else { 0.3 },
+            ..Scene::default()
+        }
+        .run();
+        holds(&run);
+        assert!(run.plans[110].0 > 36);
+        assert_eq!(run.plans[299], (36, -10));
+    }
+
+    #[test]
+    fn a_cap_that_falls_holds_from_then_on_without_starving_the_picture() {
+        let scene = Scene {
+            kbps: |frame| if frame < 150 { 0 } else { 400 },
+            regions: |_| vec![region(600, 320, Quality::Qp(20))],
+            ..Scene::default()
+        };
+        let run = scene.run();
+        holds(&run);
+        assert!(run.plans[..150].iter().skip(1).all(|plan| *plan == (36, -16)));
+        assert!(
+            run.plans[155..180].iter().all(|plan| plan.0 < 48),
+            "{:?}",
+            &run.plans[150..180]
+        );
+    }
+
+    #[test]
+    fn removing_the_cap_opens_the_guard_once_and_gives_exact_quantizers_at_once() {
+        let mut camera = Camera::new(1, GEOMETRY, Settings::default());
+        let with = |kbps| Settings {
+            max_bitrate_kbps: kbps,
+            ..Settings::default()
+        };
+        camera.set_settings(with(100));
+        for frame in 0..60 {
+            camera.begin_frame(frame * 33_000_000, frame, false, &[]);
+            camera.end_frame(frame * 33_000_000, 5000, false);
+        }
+        assert!(camera.begin_frame(1_980_000_000, 60, false, &[]).base_qp > 30);
+        camera.set_settings(with(0));
+        let plan = camera.begin_frame(1_999_000_000, 61, false, &[]);
+        assert_eq!((plan.base_qp, plan.vbv), (30, Some(Vbv::OPEN)));
+        assert_eq!(camera.begin_frame(1_999_900_000, 62, false, &[]).vbv, None);
+    }
+
+    #[test]
+    fn the_guard_holds_one_frame_so_that_no_frame_depends_on_the_one_before() {
+        let mut camera = Camera::new(
+            1,
+            GEOMETRY,
+            Settings {
+                max_bitrate_kbps: 1000,
+                ..Settings::default()
+            },
+        );
+        let mut last: Option<Vbv> = None;
+        for frame in 0..200u64 {
+            let bytes = if frame % 40 == 0 { 60_000 } else { 2000 };
+            if let Some(vbv) = camera.begin_frame(frame * 33_333_333, frame, false, &[]).vbv {
+                assert_eq!(vbv.max_kbps, vbv.buffer_kbit * 30);
+                assert!(vbv.buffer_kbit <= 1050, "{vbv:?}");
+                if let Some(last) = last {
+                    assert!(vbv.buffer_kbit <= 2 * last.buffer_kbit, "{last:?} {vbv:?}");
+                }
+                last = Some(vbv);
+            }
+            camera.end_frame(frame * 33_333_333, bytes, frame % 40 == 0);
+        }
+        assert!(last.is_some());
+    }
+
+    #[test]
+    fn under_the_rate_control_of_the_library_the_guard_alone_holds_the_cap() {
+        let settings = Settings {
+            max_bitrate_kbps: 1000,
+            max_region_area: 1.0,
+            ..Settings::default()
+        };
+        let mut camera = Camera::new(1, GEOMETRY, settings);
+        camera.set_library_rate_control(true);
+        let roi = RoiRequest {
+            rect: region(64, 64, Quality::Camera).rect,
+            delta_qp: -12,
+        };
+        let mut coded = vec![];
+        let mut guard = 0;
+        for frame in 0..120u64 {
+            let plan = camera.begin_frame(frame * 33_333_333, frame, false, &[roi]);
+            assert_eq!(
+                plan.offsets.and_then(|offsets| offsets.iter().min().copied()),
+                Some(-12)
+            );
+            guard = plan.vbv.map_or(guard, |vbv| vbv.buffer_kbit);
+            // An encoder that takes all it may.
+            coded.push(guard as usize * 125);
+            camera.end_frame(frame * 33_333_333, guard as usize * 125, false);
+        }
+        for second in coded.windows(31) {
+            let kbps = second.iter().sum::<usize>() / 125;
+            assert!((333..=1050).contains(&kbps), "{kbps} kbit in a second");
+        }
+    }
+
+    #[test]
+    fn more_frames_than_are_remembered_still_count() {
+        let mut camera = Camera::new(1, GEOMETRY, Settings::default());
+        for frame in 0..5000u64 {
+            camera.begin_frame(frame * 100_000, frame, false, &[]);
+            camera.end_frame(frame * 100_000, 10, false);
+        }
+        assert_eq!(camera.stats().peak_second_bytes, 50_000);
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Counts of everything that can silently not happen.
+
+/// Delays kept for percentiles.
+const RECENT: usize = 512;
+
+/// Time from a frame being coded to its feedback being applied, on the camera's own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelayStats {
+    /// Delays measured.
+    pub count: u64,
+    /// The last one in nanoseconds.
+    pub last_ns: u64,
+    /// The shortest in nanoseconds; 0 before the first.
+    pub min_ns: u64,
+    /// The longest in nanoseconds.
+    pub max_ns: u64,
+    /// Sum of all in nanoseconds.
+    pub sum_ns: u64,
+    /// The last one in frames: number of the frame applied to, less that of the frame derived from.
+    pub last_frames: u64,
+    recent: Box<[u64]>,
+}
+
+impl Default for DelayStats {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            last_ns: 0,
+            min_ns: 0,
+            max_ns: 0,
+            sum_ns: 0,
+            last_frames: 0,
+            recent: vec![0; RECENT].into_boxed_slice(),
+        }
+    }
+}
+
+impl DelayStats {
+    /// Notes one delay.
+    pub(super) fn record(&mut self, delay_ns: u64, frames: u64) {
+        self.recent[(self.count % RECENT as u64) as usize] = delay_ns;
+        self.min_ns = if self.count == 0 {
+            delay_ns
+        } else {
+            self.min_ns.min(delay_ns)
+        };
+        self.max_ns = self.max_ns.max(delay_ns);
+        self.sum_ns = self.sum_ns.saturating_add(delay_ns);
+        self.last_ns = delay_ns;
+        self.last_frames = frames;
+        self.count += 1;
+    }
+
+    /// Mean in nanoseconds; 0 before the first.
+    pub fn mean_ns(&self) -> u64 {
+        self.sum_ns.checked_div(self.count).unwrap_or(0)
+    }
+
+    /// The `fraction` quantile (0.0..=1.0, nearest rank) of the last 512 delays, in nanoseconds; 0 before the first.
+    pub fn quantile_ns(&self, fraction: f64) -> u64 {
+        let kept = self.count.min(RECENT as u64) as usize;
+        if kept == 0 {
+            return 0;
+        }
+        let mut sorted = self.recent[..kept].to_vec();
+        sorted.sort_unstable();
+        let rank = (fraction.clamp(0.0, 1.0) * kept as f64).ceil() as usize;
+        sorted[rank.clamp(1, kept) - 1]
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
+        /// Counts since the camera was made. None ever falls.
+        #[derive(Clone, Debug, PartialEq, Eq, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Feedback delay.
+            pub delay: DelayStats,
+        }
+
+        impl Stats {
+            /// Every count with its kebab-case name, for a `GstStructure`. The delay has its own accessors.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$(($key, self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames planned.
+    frames = "frames",
+    /// Of those, first frames of a stream.
+    frames_first = "frames-first",
+    /// Of those, in fallback.
+    frames_fallback = "frames-fallback",
+    /// Of those, steered by feedback.
+    frames_steered = "frames-steered",
+    /// Of those, with steering switched off.
+    frames_unsteered = "frames-unsteered",
+    /// Of those, with at least one macroblock off the base quantizer.
+    frames_with_regions = "frames-with-regions",
+    /// Frames coded as IDR pictures.
+    frames_idr = "frames-idr",
+    /// Frames coded.
+    frames_coded = "frames-coded",
+    /// Bytes coded.
+    bytes = "bytes",
+    /// Most bytes within any one second.
+    peak_second_bytes = "peak-second-bytes",
+
+    /// Feedback packets that came in, by any way.
+    packets = "feedback-packets",
+    /// Of those, through the `feedback` pad.
+    packets_pad = "feedback-packets-pad",
+    /// Of those, through RTCP.
+    packets_rtcp = "feedback-packets-rtcp",
+    /// Of those, through an upstream event.
+    packets_event = "feedback-packets-event",
+    /// Packets that completed a generation.
+    packets_complete = "feedback-complete",
+    /// Packets kept as parts of an incomplete generation.
+    packets_partial = "feedback-partial",
+    /// Packets of a generation that is not newer.
+    packets_stale = "feedback-stale",
+    /// Packets seen before.
+    packets_duplicate = "feedback-duplicate",
+    /// Packets for another stream.
+    packets_foreign = "feedback-foreign",
+    /// Unreadable packets.
+    packets_malformed = "feedback-malformed",
+    /// Of those, packets of an unknown version.
+    packets_unknown_version = "feedback-unknown-version",
+    /// Packets not looked at because too many came.
+    packets_rate_limited = "feedback-rate-limited",
+    /// Packets refused because steering is switched off.
+    packets_refused = "feedback-refused",
+    /// Packets with a later extension, which was skipped.
+    packets_extended = "feedback-extended",
+    /// Generations given up because a newer one began before all parts were there.
+    generations_incomplete = "generations-incomplete",
+    /// Complete generations refused because they derive from a frame that is not coded yet.
+    generations_future = "generations-future",
+    /// Complete generations replaced by a newer one before a frame could use them.
+    generations_superseded = "generations-superseded",
+    /// Complete generations that waited so long for a frame that they had timed out.
+    generations_outdated = "generations-outdated",
+    /// Generations applied.
+    generations_applied = "generations-applied",
+    /// Of those, empty ones: everything at background quality.
+    generations_empty = "generations-empty",
+    /// Of those, ones whose frame is too long ago for the delay to be known.
+    delay_unknown = "feedback-delay-unknown",
+
+    /// Times a silent server was noticed.
+    feedback_lost = "feedback-lost",
+    /// Times feedback came back.
+    feedback_recovered = "feedback-recovered",
+    /// Times the generation numbering was taken up anew after silence, for a restarted server.
+    resyncs = "feedback-resyncs",
+
+    /// Regions in complete generations.
+    regions_requested = "regions-requested",
+    /// Regions taken into use, each once.
+    regions_applied = "regions-applied",
+    /// Regions whose time to live ended, or whose only frame had passed.
+    regions_expired = "regions-expired",
+    /// Regions that reached over the edge of the picture, each once.
+    regions_clipped = "regions-clipped",
+    /// Regions that lay or moved outside the picture altogether, each once.
+    regions_outside = "regions-outside",
+    /// Regions left out because the area was used up, per frame.
+    regions_over_area = "regions-over-area",
+    /// Input regions (metas) requested.
+    roi_requested = "roi-requested",
+    /// Input regions refused because steering is switched off.
+    roi_refused = "roi-refused",
+    /// Input regions used.
+    roi_applied = "roi-applied",
+    /// Input regions that reached over the edge.
+    roi_clipped = "roi-clipped",
+    /// Input regions outside the picture or empty.
+    roi_outside = "roi-outside",
+    /// Input regions left out because the area was used up.
+    roi_over_area = "roi-over-area",
+
+    /// Frames whose regions were made coarser to keep the rate cap.
+    cap_trimmed_frames = "cap-trimmed-frames",
+    /// Frames whose regions were given up altogether to keep the rate cap.
+    cap_flattened_frames = "cap-flattened-frames",
+    /// Frames whose base quantizer was raised to keep the rate cap.
+    cap_raised_frames = "cap-raised-frames",
+    /// Seconds-long windows found over the cap, counted per frame.
+    cap_exceeded_frames = "cap-exceeded-frames",
+}

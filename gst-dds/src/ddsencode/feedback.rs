@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The ways feedback comes in, and what the application hears of it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dds_protocol::rtcp;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_dds_link::session::{CameraChannel, Deliver};
+use gst_video::prelude::*;
+
+use crate::camera::{Notice, Source};
+
+use super::imp::{CAT, DdsEncode};
+use super::stats::ElementStats;
+
+/// Feedback packets that may wait for the next frame.
+pub(super) const INBOX: usize = 256;
+/// How often the data path is searched for RTP sessions: until one is found, and then, for changes.
+const SEARCH_EVERY: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+const SEARCH_AGAIN_EVERY: gst::ClockTime = gst::ClockTime::from_seconds(1);
+
+/// Packets that wait for the next frame: whoever delivers never waits for the encoder, and equal video with equal
+/// feedback between the same frames gives equal streams.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub packets: VecDeque<(Source, Box<[u8]>)>,
+    /// Packets that had to go because too many waited.
+    pub dropped: u64,
+}
+
+impl Inbox {
+    fn push(&mut self, source: Source, packet: &[u8]) {
+        if self.packets.len() >= INBOX {
+            self.packets.pop_front();
+            self.dropped += 1;
+        }
+        // Longer ones are malformed whatever they hold; the rest need not be copied to be counted.
+        let kept = packet.len().min(dds_protocol::feedback::MAX_PACKET + 1);
+        self.packets.push_back((source, packet[..kept].into()));
+    }
+}
+
+/// The search for RTP sessions on our data path.
+#[derive(Default)]
+pub(super) struct Rtp {
+    channel: CameraChannel,
+    next_search: Option<gst::ClockTime>,
+}
+
+impl DdsEncode {
+    /// The `feedback` pad. Nothing goes through it: no event (its end is not the video's end), no query, no path for
+    /// searches.
+    pub(super) fn feedback_pad(&self, template: &gst::PadTemplate) -> gst::Pad {
+        gst::Pad::builder_from_template(template)
+            .name("feedback")
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.feedback_chain(&buffer))
+            })
+            .event_function(|_, _, _| true)
+            .query_function(|pad, parent, query| match query.view() {
+                gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
+                _ => false,
+            })
+            .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
+            .build()
+    }
+
+    /// Takes feedback packets from any thread; the next frame reads them.
+    pub(super) fn deliver(&self, source: Source, packet: &[u8]) {
+        self.inbox.lock().unwrap().push(source, packet);
+    }
+
+    fn feedback_chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let Ok(map) = buffer.map_readable() else {
+            gst::warning!(CAT, imp = self, "A feedback buffer cannot be read");
+            return Ok(gst::FlowSuccess::Ok);
+        };
+        if !rtcp::is_rtcp(&map) {
+            self.deliver(Source::Pad, &map);
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let found = rtcp::feedback_in(&map);
+        let count = |add: fn(&mut ElementStats)| {
+            if let Some(state) = self.state.lock().unwrap().as_mut() {
+                add(&mut state.stats);
+            }
+        };
+        match found {
+            Ok(packets) if packets.is_empty() => count(|s| s.rtcp_without_feedback += 1),
+            Ok(packets) => packets
+                .into_iter()
+                .for_each(|(_, packet)| self.deliver(Source::Pad, packet)),
+            Err(error) => {
+                gst::debug!(CAT, imp = self, "Feedback datagram: {error}");
+                count(|s| s.rtcp_malformed += 1);
+            }
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// Tells the application what it should hear.
+    pub(super) fn post(&self, notice: Notice) {
+        let structure = match notice {
+            Notice::FeedbackStarted => {
+                gst::info!(CAT, imp = self, "Feedback has started");
+                return;
+            }
+            Notice::FeedbackLost { silence_ns, never } => {
+                gst::info!(
+                    CAT,
+                    imp = self,
+                    "No feedback for {} ms: falling back",
+                    silence_ns / 1_000_000
+                );
+                gst::Structure::builder("ddsencode-feedback-lost")
+                    .field("silence-ns", silence_ns)
+                    .field("never", never)
+                    .build()
+            }
+            Notice::FeedbackRecovered { silence_ns } => {
+                gst::info!(CAT, imp = self, "Feedback is back after {} ms", silence_ns / 1_000_000);
+                gst::Structure::builder("ddsencode-feedback-recovered")
+                    .field("silence-ns", silence_ns)
+                    .build()
+            }
+        };
+        let obj = self.obj();
+        let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+    }
+
+    /// Looks for the RTP sessions our stream is sent through and listens for feedback on them; again now and then,
+    /// because pipelines change and a session knows its sender only once media has reached it.
+    pub(super) fn attach_rtcp(&self, now: gst::ClockTime) {
+        let src_pad = self.obj().src_pad().clone();
+        // A bare pad without an element (an application's own) leads nowhere.
+        if src_pad.peer().is_none_or(|peer| peer.parent().is_none()) {
+            return;
+        }
+        let mut rtp = self.rtp.lock().unwrap();
+        if rtp
+            .next_search
+            .is_some_and(|at| now < at && at - now <= SEARCH_AGAIN_EVERY)
+        {
+            return;
+        }
+        let inbox = Arc::downgrade(&self.inbox);
+        let deliver: Deliver = Arc::new(move |packet| {
+            if let Some(inbox) = inbox.upgrade() {
+                inbox.lock().unwrap().push(Source::Rtcp, packet);
+            }
+        });
+        let sessions = rtp.channel.refresh(&src_pad, &deliver);
+        rtp.next_search = Some(now + if sessions > 0 { SEARCH_AGAIN_EVERY } else { SEARCH_EVERY });
+        drop(rtp);
+        if let Some(state) = self.state.lock().unwrap().as_mut() {
+            state.stats.rtp_sessions = sessions as u64;
+        }
+    }
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! GObject glue of `ddsencode`.
+
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+use gst_video::subclass::prelude::*;
+
+use crate::camera::{self, Camera, Geometry, Source};
+use crate::encoder::x264::{self, X264};
+use crate::encoder::{Config, Guard, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder};
+
+use super::feedback::{Inbox, Rtp};
+use super::negotiate::{self, Choice};
+use super::properties;
+use super::settings::Settings;
+use super::state::{FrameInput, InputState, State, capture_time, rates};
+use super::stats::{self, ElementStats};
+
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "ddsencode",
+        gst::DebugColorFlags::empty(),
+        Some("H.264 encoder steered per region"),
+    )
+});
+
+/// Instance data. Locks are held one at a time, except that `inbox` may be taken while `state` is held. None is held
+/// while pushing, posting or calling the parent.
+#[derive(Default)]
+pub struct DdsEncode {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) state: Mutex<Option<State>>,
+    pub(super) inbox: Arc<Mutex<Inbox>>,
+    pub(super) rtp: Mutex<Rtp>,
+    /// Counts of the last run, for `stats` after the end.
+    pub(super) last_stats: Mutex<Option<gst::Structure>>,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for DdsEncode {
+    const NAME: &'static str = "GstDdsEncode";
+    type Type = super::DdsEncode;
+    type ParentType = gst_video::VideoEncoder;
+    type Interfaces = (gst::Preset,);
+}
+
+impl PresetImpl for DdsEncode {}
+
+impl ObjectImpl for DdsEncode {
+    fn properties() -> &'static [glib::ParamSpec] {
+        &properties::ALL
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let live = pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING);
+        if !live && self.obj().current_state() > gst::State::Ready {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "{} takes effect when the element next starts",
+                pspec.name()
+            );
+        }
+        self.settings.lock().unwrap().set(pspec, value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        if pspec.name() == "stats" {
+            self.stats().to_value()
+        } else {
+            self.settings.lock().unwrap().value(pspec)
+        }
+    }
+}
+
+impl GstObjectImpl for DdsEncode {}
+
+impl ElementImpl for DdsEncode {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "DDS H.264 Encoder",
+                "Codec/Encoder/Video",
+                "libx264-based H.264 encoder without delay, whose quality per region follows the neural network at the \
+                 receiving end",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            use gst::{PadDirection, PadPresence, PadTemplate};
+            vec![
+                PadTemplate::new("sink", PadDirection::Sink, PadPresence::Always, &negotiate::SINK_CAPS).unwrap(),
+                PadTemplate::new("src", PadDirection::Src, PadPresence::Always, &negotiate::SRC_CAPS).unwrap(),
+                // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that hold some.
+                PadTemplate::new(
+                    "feedback",
+                    PadDirection::Sink,
+                    PadPresence::Request,
+                    &gst::Caps::new_any(),
+                )
+                .unwrap(),
+            ]
+        });
+        &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        if self.obj().static_pad("feedback").is_some() {
+            gst::error!(
+                CAT,
+                imp = self,
+                "There is one feedback pad only; use a funnel in front of it"
+            );
+            return None;
+        }
+        let pad = self.feedback_pad(template);
+        self.obj().add_pad(&pad).ok()?;
+        Some(pad)
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        let _ = pad.set_active(false);
+        if let Err(error) = self.obj().remove_pad(pad) {
+            gst::warning!(CAT, imp = self, "{error}");
+        }
+    }
+}
+
+impl VideoEncoderImpl for DdsEncode {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = self.settings.lock().unwrap().clone();
+        // Opening on a picture of no account brings out every refusal before the pipeline runs.
+        let refused = settings.check().and_then(|()| {
+            let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 320, 240)
+                .fps(gst::Fraction::new(30, 1))
+                .build()
+                .map_err(|e| OpenError::Library(e.to_string()))?;
+            let choice = negotiate::choose(None, PixelFormat::I420, true)?;
+            X264::open(
+                &negotiate::config(&settings, &info, PixelFormat::I420, &choice),
+                Box::new(|_, _| ()),
+            )
+            .map(drop)
+        });
+        *self.last_stats.lock().unwrap() = None;
+        refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        let stats = self.stats();
+        *self.last_stats.lock().unwrap() = Some(stats);
+        *self.state.lock().unwrap() = None;
+        *self.inbox.lock().unwrap() = Inbox::default();
+        // Taken out first: disconnecting waits for a delivery in progress.
+        let rtp = std::mem::take(&mut *self.rtp.lock().unwrap());
+        drop(rtp);
+        Ok(())
+    }
+
+    fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
+        self.configure(input)
+    }
+
+    fn caps(&self, filter: Option<&gst::Caps>) -> gst::Caps {
+        let obj = self.obj();
+        let allowed = obj.src_pad().allowed_caps();
+        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref())), filter)
+    }
+
+    fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        // libx264 reads planes at any offset and stride.
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        self.parent_propose_allocation(query)
+    }
+
+    fn flush(&self) -> bool {
+        self.inbox.lock().unwrap().packets.clear();
+        if let Some(state) = self.state.lock().unwrap().as_mut() {
+            state.camera.flush();
+            // What the decoder had may be gone with the flush.
+            state.force_idr = true;
+        }
+        true
+    }
+
+    fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // No frame ever waits.
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn handle_frame(&self, frame: gst_video::VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.encode(frame)
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        match gst_dds_link::event::parse(&event) {
+            Some(packet) => {
+                self.deliver(Source::Event, &packet);
+                true
+            }
+            None => self.parent_src_event(event),
+        }
+    }
+}
+
+impl DdsEncode {
+    fn stats(&self) -> gst::Structure {
+        let state = self.state.lock().unwrap();
+        let Some(state) = state.as_ref() else {
+            let last = self.last_stats.lock().unwrap().clone();
+            return last.unwrap_or_else(|| stats::structure(&ElementStats::default(), &camera::Stats::default(), None));
+        };
+        let mut element = state.stats;
+        element.inbox_full = self.inbox.lock().unwrap().dropped;
+        let stream = (state.stream_id, state.next_frame, state.next_access_unit);
+        stats::structure(&element, state.camera.stats(), Some(stream))
+    }
+
+    /// Opens an encoder for the video and negotiates its output. On new caps everything that is not of the encoder
+    /// goes on.
+    fn configure(&self, input: &InputState) -> Result<(), gst::LoggableError> {
+        let obj = self.obj();
+        let settings = self.settings.lock().unwrap().clone();
+        let info = input.info().clone();
+        let format = negotiate::pixel_format(info.format())
+            .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
+        let allowed = obj.src_pad().allowed_caps();
+        let weak = obj.downgrade();
+        let log = Box::new(move |level, text: &str| {
+            let Some(obj) = weak.upgrade() else { return };
+            match level {
+                LogLevel::Error => gst::error!(CAT, obj = obj, "{text}"),
+                LogLevel::Warning => gst::warning!(CAT, obj = obj, "{text}"),
+                LogLevel::Info => gst::info!(CAT, obj = obj, "{text}"),
+                LogLevel::Debug => gst::debug!(CAT, obj = obj, "{text}"),
+            }
+        });
+        let opened = settings.check().and_then(|()| {
+            let choice = negotiate::choose(allowed.as_ref(), format, settings.byte_stream())?;
+            let config = negotiate::config(&settings, &info, format, &choice);
+            let encoder = X264::open(&config, log)?;
+            Ok((choice, config, encoder))
+        });
+        let (choice, config, encoder) = opened.map_err(|error| {
+            gst::element_imp_error!(self, gst::LibraryError::Settings, ["{error}"]);
+            gst::loggable_error!(CAT, "{error}")
+        })?;
+
+        let (sps, pps) = encoder.headers();
+        let caps = negotiate::output_caps(&choice, format, sps, pps);
+        let mut tags = gst::TagList::new();
+        {
+            let tags = tags.make_mut();
+            tags.add::<gst::tags::Encoder>(&encoder.name(), gst::TagMergeMode::Replace);
+            tags.add::<gst::tags::VideoCodec>(&"H.264", gst::TagMergeMode::Replace);
+            tags.add::<gst::tags::EncoderVersion>(&x264::BUILD, gst::TagMergeMode::Replace);
+            if let RateControl::Bitrate { kbps } = config.rate {
+                tags.add::<gst::tags::NominalBitrate>(&kbps.saturating_mul(1000), gst::TagMergeMode::Replace);
+            }
+            if config.nominal_kbps > 0 {
+                let bits = config.nominal_kbps.saturating_mul(1000);
+                tags.add::<gst::tags::MaximumBitrate>(&bits, gst::TagMergeMode::Replace);
+            }
+        }
+        self.install(&settings, input, format, &choice, &config, Box::new(encoder));
+
+        obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
+        obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
+        let output = obj
+            .set_output_state(caps, Some(input))
+            .map_err(|_| gst::loggable_error!(CAT, "The output caps were refused"))?;
+        obj.negotiate(output)
+            .map_err(|_| gst::loggable_error!(CAT, "Downstream does not take our caps"))
+    }
+
+    fn install(
+        &self,
+        settings: &Settings,
+        input: &InputState,
+        format: PixelFormat,
+        choice: &Choice,
+        config: &Config,
+        encoder: Box<dyn RegionEncoder>,
+    ) {
+        let stream_id = match settings.stream_id() {
+            0 => glib::random_int().max(1),
+            fixed => fixed,
+        };
+        let info = input.info().clone();
+        let geometry = Geometry {
+            width: info.width(),
+            height: info.height(),
+        };
+        let live = settings.live();
+        let frame_rate = config.frame_rate.map_or(0.0, |(n, d)| f64::from(n) / f64::from(d));
+        let key_int_max = encoder.key_int_max();
+        let rates = rates(&live, Guard::OPEN);
+        let mut slot = self.state.lock().unwrap();
+        let before = slot.take();
+        let (camera, next_frame, next_access_unit, now, mut stats) = match before {
+            Some(State {
+                mut camera,
+                next_frame,
+                next_access_unit,
+                now,
+                stats,
+                ..
+            }) => {
+                camera.restart(stream_id, geometry);
+                camera.set_settings(live.camera(frame_rate));
+                (camera, next_frame, next_access_unit, now, stats)
+            }
+            None => {
+                let camera = Camera::new(stream_id, geometry, live.camera(frame_rate));
+                (camera, 0, 0, 0, ElementStats::default())
+            }
+        };
+        stats.encoders_opened += 1;
+        *slot = Some(State {
+            encoder,
+            camera,
+            format,
+            input: input.clone(),
+            info,
+            mode: live.mode,
+            byte_stream: choice.byte_stream,
+            stream_id,
+            rates,
+            cap: Guard::OPEN,
+            frame_rate,
+            next_pts: 0,
+            next_frame,
+            next_access_unit,
+            since_idr: 0,
+            key_int_max,
+            force_idr: true,
+            now,
+            rois: Vec::new(),
+            stats,
+        });
+    }
+
+    fn encode(&self, mut frame: gst_video::VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let (live, wall_clock) = {
+            let settings = self.settings.lock().unwrap();
+            (settings.live(), settings.wall_clock())
+        };
+        let reopen = match self.state.lock().unwrap().as_ref() {
+            Some(state) => !state.mode.same_kind(live.mode),
+            None => return Err(gst::FlowError::NotNegotiated),
+        };
+        if reopen {
+            // libx264 cannot change its kind of rate control: a new encoder begins with an IDR picture.
+            self.reopen()?;
+        }
+        let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
+        let late = obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0;
+        let running_time = frame.pts().and_then(|pts| {
+            obj.input_segment()
+                .downcast::<gst::ClockTime>()
+                .ok()?
+                .to_running_time(pts)
+        });
+        let capture_time_ns = frame
+            .input_buffer()
+            .map_or(0, |buffer| capture_time(&obj, buffer, running_time, wall_clock));
+
+        let coded = {
+            let mut state = self.state.lock().unwrap();
+            let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
+            if late {
+                state.next_frame += 1;
+                state.stats.frames_late += 1;
+                Ok(None)
+            } else {
+                let packets = std::mem::take(&mut self.inbox.lock().unwrap().packets);
+                let input = FrameInput {
+                    frame: &frame,
+                    forced,
+                    running_time,
+                    capture_time_ns,
+                    packets,
+                };
+                state.code(&obj, &live, input).map(Some)
+            }
+        };
+        let coded = match coded {
+            Ok(Some(coded)) => coded,
+            // Without an output buffer the base class drops the frame.
+            Ok(None) => return obj.finish_frame(frame),
+            Err(message) => {
+                gst::element_imp_error!(self, gst::StreamError::Encode, ["{message}"]);
+                return Err(gst::FlowError::Error);
+            }
+        };
+        if coded.keyframe {
+            frame.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
+        }
+        frame.set_dts(frame.pts());
+        frame.set_output_buffer(gst::Buffer::from_mut_slice(coded.data));
+        if let Some(notice) = coded.notice {
+            self.post(notice);
+        }
+        let flow = obj.finish_frame(frame);
+        self.attach_rtcp(gst::ClockTime::from_nseconds(coded.now));
+        flow
+    }
+
+    fn reopen(&self) -> Result<(), gst::FlowError> {
+        gst::info!(
+            CAT,
+            imp = self,
+            "Opening a new encoder for another kind of rate control"
+        );
+        let input = self.state.lock().unwrap().as_ref().map(|state| state.input.clone());
+        self.configure(&input.ok_or(gst::FlowError::NotNegotiated)?)
+            .map_err(|error| {
+                error.log();
+                gst::FlowError::NotNegotiated
+            })
+    }
+}

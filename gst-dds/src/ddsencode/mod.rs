@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! H.264 encoder for cameras that are watched by a neural network: stands where `x264enc tune=zerolatency` stood.
+//!
+//! ```text
+//! gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode name=e ! h264parse ! avdec_h264 ! autovideosink
+//! ```
+//!
+//! With a server that sends its wishes to UDP port 6001, and nothing but `x264enc` replaced in the line:
+//!
+//! ```text
+//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode name=e ! rtph264pay ! udpsink host=SERVER port=5000 \
+//!     udpsrc port=6001 ! e.feedback
+//! ```
+//!
+//! Without `bitrate` it codes with two quantizers, `background-qp` and `region-qp`, exact in every coded macroblock.
+//! Regions come from the `feedback` pad, by RTCP from the RTP session the stream is sent through, by an upstream event
+//! from a `ddsinfer` in the same process, and from `GstVideoRegionOfInterestMeta` on input buffers that carries a
+//! `roi/ddsencode` structure with an integer `delta-qp`. How they are merged is written in [`crate::camera`].
+//!
+//! Regions act with the next frame: the element never delays one. Its clock for time-outs, times to live and rate
+//! limits is the running time of the video: equal video and equal feedback give equal streams, live or not.
+//!
+//! Since: 0.1
+
+use glib::prelude::*;
+
+mod feedback;
+mod imp;
+mod negotiate;
+mod output;
+mod properties;
+mod settings;
+mod state;
+mod stats;
+
+pub use properties::{Analyse, FramePacking, Me, Pass, PsyTune, SpeedPreset, Tune};
+
+glib::wrapper! {
+    /// The element `ddsencode`.
+    pub struct DdsEncode(ObjectSubclass<imp::DdsEncode>)
+        @extends gst_video::VideoEncoder, gst::Element, gst::Object,
+        @implements gst::Preset;
+}
+
+/// Registers the element. Its rank is none: who wants regions names it, and automatic choices stay as they were.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(Some(plugin), "ddsencode", gst::Rank::NONE, DdsEncode::static_type())
+}

@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Caps: which video goes in, which profile, level and stream format come out.
+
+#![forbid(unsafe_code)]
+
+use std::sync::LazyLock;
+
+use gst_video::VideoFormat;
+
+use crate::encoder::{Colour, Config, FieldOrder, OpenError, PixelFormat};
+
+use super::settings::Settings;
+
+/// Formats of the sink pad, preferred ones first.
+const FORMATS: [VideoFormat; 11] = [
+    VideoFormat::I420,
+    VideoFormat::Nv12,
+    VideoFormat::Yv12,
+    VideoFormat::Nv21,
+    VideoFormat::Y42b,
+    VideoFormat::Nv16,
+    VideoFormat::Y444,
+    VideoFormat::Gray8,
+    VideoFormat::I42010le,
+    VideoFormat::I42210le,
+    VideoFormat::Y44410le,
+];
+
+/// Profiles of the source pad, richest first.
+const PROFILES: [&str; 10] = [
+    "high-4:4:4",
+    "high-4:2:2",
+    "high-10",
+    "high",
+    "main",
+    "baseline",
+    "constrained-baseline",
+    "high-4:4:4-intra",
+    "high-4:2:2-intra",
+    "high-10-intra",
+];
+
+/// Caps of the sink pad template.
+pub(super) static SINK_CAPS: LazyLock<gst::Caps> =
+    LazyLock::new(|| gst_video::VideoCapsBuilder::new().format_list(FORMATS).build());
+
+/// Caps of the source pad template.
+pub(super) static SRC_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
+    gst::Caps::builder("video/x-h264")
+        .field(
+            "framerate",
+            gst::FractionRange::new(gst::Fraction::new(0, 1), gst::Fraction::new(i32::MAX, 1)),
+        )
+        .field("width", gst::IntRange::new(1, i32::MAX))
+        .field("height", gst::IntRange::new(1, i32::MAX))
+        .field("stream-format", gst::List::new(["avc", "byte-stream"]))
+        .field("alignment", "au")
+        .field("profile", gst::List::new(PROFILES))
+        .build()
+});
+
+/// The encoder's name of a video format, `None` where it takes no such.
+pub(super) fn pixel_format(format: VideoFormat) -> Option<PixelFormat> {
+    Some(match format {
+        VideoFormat::I420 => PixelFormat::I420,
+        VideoFormat::Nv12 => PixelFormat::Nv12,
+        VideoFormat::Yv12 => PixelFormat::Yv12,
+        VideoFormat::Nv21 => PixelFormat::Nv21,
+        VideoFormat::Y42b => PixelFormat::I422,
+        VideoFormat::Nv16 => PixelFormat::Nv16,
+        VideoFormat::Y444 => PixelFormat::I444,
+        VideoFormat::Gray8 => PixelFormat::Gray8,
+        VideoFormat::I42010le => PixelFormat::I420P10,
+        VideoFormat::I42210le => PixelFormat::I422P10,
+        VideoFormat::Y44410le => PixelFormat::I444P10,
+        _ => return None,
+    })
+}
+
+/// Profiles that can carry a format, in the order we choose: none richer than needed, and none that leaves tools out
+/// where a fuller one is allowed.
+fn fitting_profiles(format: PixelFormat) -> &'static [&'static str] {
+    match format {
+        PixelFormat::I420 | PixelFormat::Yv12 | PixelFormat::Nv12 | PixelFormat::Nv21 => &[
+            "high",
+            "main",
+            "constrained-baseline",
+            "baseline",
+            "high-10",
+            "high-4:2:2",
+            "high-4:4:4",
+            "high-10-intra",
+            "high-4:2:2-intra",
+            "high-4:4:4-intra",
+        ],
+        PixelFormat::Gray8 => &["high", "high-10", "high-4:2:2", "high-4:4:4"],
+        PixelFormat::I420P10 => &[
+            "high-10",
+            "high-4:2:2",
+            "high-4:4:4",
+            "high-10-intra",
+            "high-4:2:2-intra",
+            "high-4:4:4-intra",
+        ],
+        PixelFormat::I422 | PixelFormat::Nv16 | PixelFormat::I422P10 => {
+            &["high-4:2:2", "high-4:4:4", "high-4:2:2-intra", "high-4:4:4-intra"]
+        }
+        PixelFormat::I444 | PixelFormat::I444P10 => &["high-4:4:4", "high-4:4:4-intra"],
+    }
+}
+
+/// What downstream lets us do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub byte_stream: bool,
+    /// Profile as caps name it; `None` where downstream does not care.
+    pub profile: Option<&'static str>,
+    /// All profiles downstream takes in this stream format.
+    allowed_profiles: Vec<String>,
+    pub level_idc: Option<u8>,
+}
+
+impl Choice {
+    /// Profile as libx264 names it.
+    pub fn x264_profile(&self) -> Option<&'static str> {
+        self.profile.map(|profile| match profile.trim_end_matches("-intra") {
+            "constrained-baseline" | "baseline" => "baseline",
+            "main" => "main",
+            "high" => "high",
+            "high-10" => "high10",
+            "high-4:2:2" => "high422",
+            _ => "high444",
+        })
+    }
+
+    /// Whether the profile knows intra pictures only.
+    pub fn intra_only(&self) -> bool {
+        self.profile.is_some_and(|profile| profile.ends_with("-intra"))
+    }
+}
+
+/// Strings of a field that holds one or a list.
+fn strings(structure: &gst::StructureRef, field: &str) -> Vec<String> {
+    if let Ok(one) = structure.get::<String>(field) {
+        return vec![one];
+    }
+    structure
+        .get::<gst::List>(field)
+        .map(|list| list.iter().filter_map(|value| value.get::<String>().ok()).collect())
+        .unwrap_or_default()
+}
+
+/// Chooses stream format, profile and level from what downstream allows (`None` = not linked, anything goes).
+pub(super) fn choose(
+    allowed: Option<&gst::Caps>,
+    format: PixelFormat,
+    prefer_byte_stream: bool,
+) -> Result<Choice, OpenError> {
+    let anything = allowed.is_none_or(|caps| caps.is_any() || *caps == *SRC_CAPS);
+    let Some(allowed) = allowed.filter(|_| !anything) else {
+        return Ok(Choice {
+            byte_stream: true,
+            profile: None,
+            allowed_profiles: Vec::new(),
+            level_idc: None,
+        });
+    };
+    let offered: Vec<(String, &gst::StructureRef)> = allowed
+        .iter()
+        .flat_map(|s| strings(s, "stream-format").into_iter().map(move |f| (f, s)))
+        .collect();
+    let wanted = if prefer_byte_stream && offered.iter().any(|(f, _)| f == "byte-stream") {
+        "byte-stream"
+    } else {
+        offered.first().map_or("byte-stream", |(f, _)| f.as_str())
+    };
+    let structures: Vec<_> = offered.iter().filter(|(f, _)| f == wanted).map(|(_, s)| *s).collect();
+    let allowed_profiles: Vec<String> = structures.iter().flat_map(|s| strings(s, "profile")).collect();
+    let unrestricted = PROFILES.iter().all(|p| allowed_profiles.iter().any(|a| a == p));
+    let profile = if unrestricted || structures.is_empty() {
+        None
+    } else {
+        let fitting = fitting_profiles(format)
+            .iter()
+            .find(|p| allowed_profiles.iter().any(|a| a == *p));
+        Some(*fitting.ok_or_else(|| {
+            OpenError::refused(
+                "profile",
+                format!("downstream takes {allowed_profiles:?}, none of which holds {format:?} video"),
+                "Convert the video before the element, or allow a richer profile behind it",
+            )
+        })?)
+    };
+    let level_idc = structures
+        .iter()
+        .filter(|s| profile.is_none_or(|p| strings(s, "profile").iter().any(|a| a == p)))
+        .find_map(|s| s.get::<String>("level").ok())
+        .map(|level| {
+            level_idc(&level).ok_or_else(|| {
+                OpenError::refused(
+                    "level",
+                    format!("`{level}` is not an H.264 level"),
+                    "Ask for one like 3.1 or 1b",
+                )
+            })
+        })
+        .transpose()?;
+    Ok(Choice {
+        byte_stream: wanted == "byte-stream",
+        profile,
+        allowed_profiles,
+        level_idc,
+    })
+}
+
+/// Caps of the video whose format some profile that downstream takes can carry.
+pub(super) fn input_caps(allowed: Option<&gst::Caps>) -> gst::Caps {
+    let fits = |format: &VideoFormat| {
+        pixel_format(*format).is_some_and(|format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, format)))
+    };
+    let formats: Vec<_> = FORMATS.into_iter().filter(fits).collect();
+    if formats.is_empty() {
+        gst::Caps::new_empty()
+    } else {
+        gst_video::VideoCapsBuilder::new().format_list(formats).build()
+    }
+}
+
+fn carries(allowed: &gst::Caps, format: PixelFormat) -> bool {
+    allowed
+        .iter()
+        .flat_map(|s| strings(s, "profile"))
+        .any(|p| fitting_profiles(format).contains(&p.as_str()))
+}
+
+/// `level_idc` of a level as caps name it; 9 is libx264's number for 1b.
+fn level_idc(level: &str) -> Option<u8> {
+    if level == "1b" {
+        return Some(9);
+    }
+    let (major, minor) = level.split_once('.').unwrap_or((level, "0"));
+    let idc = major
+        .parse::<u8>()
+        .ok()?
+        .checked_mul(10)?
+        .checked_add(minor.parse().ok()?)?;
+    matches!(idc, 10..=13 | 20..=22 | 30..=32 | 40..=42 | 50..=52 | 60..=62).then_some(idc)
+}
+
+/// Profile and level of a sequence parameter set as caps name them (ISO/IEC 14496-10 A.2 and A.3).
+fn profile_and_level(sps: &[u8]) -> (Option<&'static str>, Option<String>) {
+    let &[_, profile, constraints, level, ..] = sps else {
+        return (None, None);
+    };
+    let set = |n: u8| constraints & (0x80 >> n) != 0;
+    let name = match (profile, set(3)) {
+        (66, _) if set(1) => Some("constrained-baseline"),
+        (66, _) => Some("baseline"),
+        (77, _) => Some("main"),
+        (100, _) => Some("high"),
+        (110, false) => Some("high-10"),
+        (110, true) => Some("high-10-intra"),
+        (122, false) => Some("high-4:2:2"),
+        (122, true) => Some("high-4:2:2-intra"),
+        (244, false) => Some("high-4:4:4"),
+        (244, true) => Some("high-4:4:4-intra"),
+        _ => None,
+    };
+    let level = match level {
+        9 => Some("1b".to_string()),
+        11 if set(3) && matches!(profile, 66 | 77) => Some("1b".to_string()),
+        10..=62 if level % 10 == 0 => Some((level / 10).to_string()),
+        10..=62 => Some(format!("{}.{}", level / 10, level % 10)),
+        _ => None,
+    };
+    (name, level)
+}
+
+/// Output caps for an encoder with these parameter sets.
+pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sps: &[u8], pps: &[u8]) -> gst::Caps {
+    let (actual, level) = profile_and_level(sps);
+    // A stream that does without some tools conforms to the richer profile too: say the one that was asked for.
+    let profile = match (actual, choice.profile) {
+        (Some(actual), Some(wanted)) if !choice.allowed_profiles.iter().any(|p| p == actual) => Some(wanted),
+        (actual, wanted) => actual.or(wanted),
+    };
+    let mut caps = gst::Caps::builder("video/x-h264")
+        .field("stream-format", if choice.byte_stream { "byte-stream" } else { "avc" })
+        .field("alignment", "au");
+    if let Some(profile) = profile {
+        caps = caps.field("profile", profile);
+    }
+    if let Some(level) = level {
+        caps = caps.field("level", level);
+    }
+    if !choice.byte_stream {
+        caps = caps.field(
+            "codec_data",
+            gst::Buffer::from_mut_slice(avc_configuration(format, sps, pps)),
+        );
+    }
+    caps.build()
+}
+
+/// AVC decoder configuration record (ISO/IEC 14496-15 5.3.3.1) with 4-byte lengths.
+fn avc_configuration(format: PixelFormat, sps: &[u8], pps: &[u8]) -> Vec<u8> {
+    let mut record = vec![1, sps[1], sps[2], sps[3], 0xfc | 3, 0xe0 | 1];
+    record.extend((sps.len() as u16).to_be_bytes());
+    record.extend(sps);
+    record.push(1);
+    record.extend((pps.len() as u16).to_be_bytes());
+    record.extend(pps);
+    if matches!(sps[1], 100 | 110 | 122 | 144 | 244) {
+        let chroma = match format {
+            PixelFormat::Gray8 => 0,
+            PixelFormat::I422 | PixelFormat::Nv16 | PixelFormat::I422P10 => 2,
+            PixelFormat::I444 | PixelFormat::I444P10 => 3,
+            _ => 1,
+        };
+        let depth = 0xf8 | (format.bit_depth() - 8);
+        record.extend([0xfc | chroma, depth, depth, 0]);
+    }
+    record
+}
+
+/// Colour description of the video.
+pub(super) fn colour(info: &gst_video::VideoInfo) -> Colour {
+    let colorimetry = info.colorimetry();
+    let code = |iso: u32| u8::try_from(iso).unwrap_or(2);
+    let site = info.chroma_site();
+    let vertically = site.contains(gst_video::VideoChromaSite::V_COSITED);
+    let horizontally = site.contains(gst_video::VideoChromaSite::H_COSITED);
+    Colour {
+        primaries: code(colorimetry.primaries().to_iso()),
+        transfer: code(colorimetry.transfer().to_iso()),
+        matrix: code(colorimetry.matrix().to_iso()),
+        full_range: colorimetry.range() == gst_video::VideoColorRange::Range0_255,
+        chroma_location: match (horizontally, vertically) {
+            _ if info.format_info().w_sub().get(1) != Some(&1) || info.format_info().h_sub().get(1) != Some(&1) => 0,
+            (true, true) => 2,
+            (false, true) => 3,
+            (false, false) if !site.is_empty() => 1,
+            _ => 0,
+        },
+    }
+}
+
+/// Frame packing arrangement (H.264 table D-8) of stereoscopic video.
+pub(super) fn frame_packing(info: &gst_video::VideoInfo) -> Option<u8> {
+    use gst_video::VideoMultiviewMode as Mode;
+    Some(match info.multiview_mode() {
+        Mode::Checkerboard => 0,
+        Mode::ColumnInterleaved => 1,
+        Mode::RowInterleaved => 2,
+        Mode::SideBySide | Mode::SideBySideQuincunx => 3,
+        Mode::TopBottom => 4,
+        Mode::FrameByFrame => 5,
+        _ => return None,
+    })
+}
+
+/// What the encoder is opened with.
+pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: PixelFormat, choice: &Choice) -> Config {
+    let live = settings.live();
+    let (preset, tune) = settings.preset_and_tune();
+    let fraction = |f: gst::Fraction| Some((u32::try_from(f.numer()).ok()?, u32::try_from(f.denom()).ok()?));
+    let order = match info.field_order() {
+        gst_video::VideoFieldOrder::BottomFieldFirst => FieldOrder::BottomFirst,
+        _ => FieldOrder::TopFirst,
+    };
+    Config {
+        width: info.width(),
+        height: info.height(),
+        format,
+        frame_rate: fraction(info.fps()).filter(|&(n, d)| n > 0 && d > 0),
+        pixel_aspect_ratio: fraction(info.par()).unwrap_or((1, 1)),
+        colour: settings.insert_vui().then(|| colour(info)),
+        interlaced: (info.is_interlaced() || settings.interlaced()).then_some(order),
+        frame_packing: settings.frame_packing().or_else(|| frame_packing(info)),
+        preset,
+        tune,
+        profile: choice.x264_profile(),
+        intra_only: choice.intra_only(),
+        level_idc: choice.level_idc,
+        byte_stream: choice.byte_stream,
+        rate: live.rate(),
+        guard: live.guard(),
+        nominal_kbps: live.nominal_kbps(),
+        options: settings.options(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caps(text: &str) -> gst::Caps {
+        gst::init().unwrap();
+        text.parse::<gst::Caps>().unwrap().intersect(&SRC_CAPS)
+    }
+
+    #[test]
+    fn unrestricted_peers_get_a_byte_stream_of_any_profile() {
+        gst::init().unwrap();
+        for allowed in [None, Some(&*SRC_CAPS), Some(&gst::Caps::new_any())] {
+            let choice = choose(allowed, PixelFormat::I420, false).unwrap();
+            assert!(choice.byte_stream);
+            assert_eq!(choice.profile, None);
+        }
+    }
+
+    #[test]
+    fn stream_format_follows_downstream_then_the_property() {
+        let both = caps("video/x-h264, stream-format={avc,byte-stream}, alignment=au, profile=main");
+        assert!(!choose(Some(&both), PixelFormat::I420, false).unwrap().byte_stream);
+        assert!(choose(Some(&both), PixelFormat::I420, true).unwrap().byte_stream);
+        let avc = caps("video/x-h264, stream-format=avc");
+        assert!(!choose(Some(&avc), PixelFormat::I420, true).unwrap().byte_stream);
+    }
+
+    #[test]
+    fn profile_and_level_are_those_downstream_asks_for() {
+        let c = choose(
+            Some(&caps("video/x-h264, profile={baseline,main}, level=(string)3.1")),
+            PixelFormat::Nv12,
+            true,
+        )
+        .unwrap();
+        assert_eq!(
+            (c.profile, c.x264_profile(), c.level_idc),
+            (Some("main"), Some("main"), Some(31))
+        );
+        let c = choose(
+            Some(&caps("video/x-h264, profile=constrained-baseline, level=(string)1b")),
+            PixelFormat::I420,
+            true,
+        )
+        .unwrap();
+        assert_eq!((c.x264_profile(), c.level_idc), (Some("baseline"), Some(9)));
+        let c = choose(
+            Some(&caps("video/x-h264, profile=high-4:2:2-intra")),
+            PixelFormat::I422,
+            true,
+        )
+        .unwrap();
+        assert!(c.intra_only());
+        assert!(choose(Some(&caps("video/x-h264, profile=main")), PixelFormat::I444, true).is_err());
+        assert!(choose(Some(&caps("video/x-h264, level=(string)9.9")), PixelFormat::I420, true).is_err());
+    }
+
+    #[test]
+    fn caps_name_the_profile_asked_for_where_the_stream_does_with_less() {
+        let choice = choose(Some(&caps("video/x-h264, profile=high")), PixelFormat::I420, true).unwrap();
+        let caps = output_caps(&choice, PixelFormat::I420, &[0x67, 66, 0xc0, 31], &[0x68]);
+        let s = caps.structure(0).unwrap();
+        assert_eq!(s.get::<&str>("profile").unwrap(), "high");
+        assert_eq!(s.get::<&str>("level").unwrap(), "3.1");
+    }
+}

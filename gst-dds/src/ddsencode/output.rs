@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Output buffers: the encoder's NAL units with the frame identity put in.
+
+#![forbid(unsafe_code)]
+
+use dds_protocol::identity::FrameIdentity;
+
+use crate::encoder::{AccessUnit, Nal};
+
+fn is_slice(nal: &Nal) -> bool {
+    matches!(nal.kind, 1 | 5)
+}
+
+/// Number of slices of an access unit, and bytes of their NAL units (without trailing zeros, as the receiver counts).
+pub(super) fn count_slices(unit: &AccessUnit<'_>) -> (u16, u32) {
+    let mut slices = 0u16;
+    let mut bytes = 0u32;
+    for nal in unit.nals.iter().filter(|n| is_slice(n)) {
+        let body = &unit.data[nal.body..nal.end];
+        let zeros = body.iter().rev().take_while(|&&b| b == 0).count();
+        slices = slices.saturating_add(1);
+        bytes = bytes.saturating_add((body.len() - zeros) as u32);
+    }
+    (slices, bytes)
+}
+
+/// The access unit with `identity` as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
+/// user-data message of a picture only.
+pub(super) fn assemble(unit: &AccessUnit<'_>, identity: &FrameIdentity, byte_stream: bool) -> Vec<u8> {
+    let sei = identity.to_nal();
+    let mut out = Vec::with_capacity(unit.data.len() + 4 + sei.len());
+    let mut pending = Some(sei);
+    let mut put = |out: &mut Vec<u8>| {
+        if let Some(sei) = pending.take() {
+            if byte_stream {
+                out.extend([0, 0, 0, 1]);
+            } else {
+                out.extend((sei.len() as u32).to_be_bytes());
+            }
+            out.extend(sei);
+        }
+    };
+    for nal in unit.nals {
+        if is_slice(nal) {
+            put(&mut out);
+        }
+        out.extend(&unit.data[nal.start..nal.end]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dds_protocol::identity::StreamKind;
+    use dds_protocol::nal::{self, Format};
+
+    #[test]
+    fn identity_precedes_the_first_slice_and_counts_match_the_reader() {
+        // AUD, then two slices, the second with trailing zeros.
+        let data = [0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 0x88, 0x84, 0, 0, 1, 0x65, 0x11, 0];
+        let nals = [
+            Nal {
+                kind: 9,
+                start: 0,
+                body: 4,
+                end: 6,
+            },
+            Nal {
+                kind: 5,
+                start: 6,
+                body: 9,
+                end: 12,
+            },
+            Nal {
+                kind: 5,
+                start: 12,
+                body: 15,
+                end: 18,
+            },
+        ];
+        let unit = AccessUnit {
+            data: &data,
+            nals: &nals,
+            idr: true,
+            keyframe: true,
+        };
+        let (slices, slice_bytes) = count_slices(&unit);
+        let identity = FrameIdentity {
+            kind: StreamKind::Single,
+            stream_id: 7,
+            frame: 1,
+            capture_time_ns: 0,
+            access_unit: 1,
+            recovery: true,
+            slices,
+            slice_bytes,
+        };
+        let out = assemble(&unit, &identity, true);
+        let kinds: Vec<u8> = nal::nal_units(&out, Format::ByteStream).map(|n| n[0] & 0x1f).collect();
+        assert_eq!(kinds, [9, 6, 5, 5]);
+        let summary = nal::summarize(&out, Format::ByteStream);
+        assert_eq!(summary.identity, Some(Ok(identity)));
+        assert_eq!((summary.slices.slices, summary.slices.bytes), (2, 5));
+        assert!(summary.slices.idr);
+    }
+}

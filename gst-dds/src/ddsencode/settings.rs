@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Values of the properties, and what they mean for an encoder.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use glib::prelude::*;
+
+use crate::camera;
+use crate::encoder::{EncoderOption, Guard, OpenError, Origin, RateControl};
+
+use super::properties::{ALL, Analyse, Me, PASSED, Pass, PsyTune, SpeedPreset, Tune};
+
+/// Defaults of the properties.
+pub(super) mod default {
+    /// Fraction of the picture.
+    pub const MAX_REGION_AREA: f64 = 0.35;
+    /// kbit/s of `x264enc`, used where `pass=cbr` was set by hand and no bit rate.
+    pub const BITRATE_OF_X264ENC: u32 = 2048;
+
+    /// Name that `x264enc` would use; ours writes none.
+    pub const MULTIPASS_CACHE_FILE: &str = "x264.log";
+    /// Factors of libx264.
+    pub const IP_FACTOR: f32 = 1.4;
+    pub const PB_FACTOR: f32 = 1.3;
+
+    /// Of numbers.
+    pub fn uint(name: &str) -> u32 {
+        match name {
+            "background-qp" => 36,
+            "region-qp" => 26,
+            "fallback-qp" => 30,
+            "feedback-timeout" => 2000,
+            "vbv-buf-capacity" => 600,
+            "quantizer" => 21,
+            "ref" => 3,
+            "subme" => 1,
+            "qp-min" => 10,
+            "qp-max" => 51,
+            "qp-step" => 4,
+            _ => 0,
+        }
+    }
+
+    /// Of switches.
+    pub fn boolean(name: &str) -> bool {
+        matches!(
+            name,
+            "aud" | "b-adapt" | "cabac" | "trellis" | "insert-vui" | "sliced-threads"
+        )
+    }
+}
+
+/// What may change in a running element, copied for every frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Live {
+    pub background_qp: u8,
+    pub region_qp: u8,
+    pub fallback_qp: u8,
+    pub feedback_timeout_ms: u32,
+    pub max_bitrate_kbps: u32,
+    pub max_region_area: f64,
+    pub mode: Mode,
+    pub vbv_buf_capacity_ms: u32,
+    /// Lowest and highest quantizer allowed.
+    pub limits: (u8, u8),
+}
+
+/// Rate control the properties ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Two quantizers.
+    Quantizers,
+    /// One quantizer, regions as the difference.
+    Constant(u8),
+    /// libx264's constant quality; a bit rate is its cap, 0 = none.
+    Quality { quality: u8, kbps: u32 },
+    /// Bit rate in kbit/s.
+    Bitrate(u32),
+}
+
+impl Mode {
+    /// Whether an encoder opened for `other` can go on with this.
+    pub fn same_kind(self, other: Self) -> bool {
+        let exact = |m| matches!(m, Self::Quantizers | Self::Constant(_));
+        exact(self) && exact(other) || std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+impl Live {
+    /// Quantizers of background, regions and fallback.
+    fn quantizers(&self) -> (u8, u8, u8) {
+        let limit = |qp: i32| qp.clamp(self.limits.0.into(), self.limits.1.into()) as u8;
+        let Mode::Constant(constant) = self.mode else {
+            return (
+                limit(self.background_qp.into()),
+                limit(self.region_qp.into()),
+                limit(self.fallback_qp.into()),
+            );
+        };
+        let constant = limit(constant.into());
+        let region = i32::from(constant) + i32::from(self.region_qp) - i32::from(self.background_qp);
+        (constant, limit(region), constant)
+    }
+
+    /// For the camera logic.
+    pub fn camera(&self, frame_rate: f64) -> camera::Settings {
+        let (background_qp, region_qp, fallback_qp) = self.quantizers();
+        camera::Settings {
+            background_qp,
+            region_qp,
+            fallback_qp,
+            feedback_timeout_ns: u64::from(self.feedback_timeout_ms) * 1_000_000,
+            max_region_area: self.max_region_area,
+            max_bitrate_kbps: self.max_bitrate_kbps,
+            frame_rate,
+            steered: true,
+        }
+    }
+
+    /// For the encoder.
+    pub fn rate(&self) -> RateControl {
+        match self.mode {
+            Mode::Quantizers | Mode::Constant(_) => RateControl::Quantizers {
+                base_qp: self.quantizers().0,
+            },
+            Mode::Quality { quality, .. } => RateControl::Quality { quality },
+            Mode::Bitrate(kbps) => RateControl::Bitrate { kbps },
+        }
+    }
+
+    /// The bucket that bit rate and `vbv-buf-capacity` ask for, apart from any cap.
+    pub fn guard(&self) -> Guard {
+        match self.mode {
+            Mode::Bitrate(kbps) | Mode::Quality { kbps, .. } if kbps > 0 => Guard {
+                max_kbps: kbps,
+                buffer_kbit: ((u64::from(kbps) * u64::from(self.vbv_buf_capacity_ms) / 1000) as u32).max(1),
+            },
+            _ => Guard::OPEN,
+        }
+    }
+
+    /// kbit/s to declare, 0 = unknown.
+    pub fn nominal_kbps(&self) -> u32 {
+        match self.mode {
+            Mode::Bitrate(kbps) => kbps,
+            _ => self.max_bitrate_kbps,
+        }
+    }
+}
+
+/// A property value, free of GObject so that it may cross threads.
+#[derive(Clone, Debug, PartialEq)]
+enum Setting {
+    Uint(u32),
+    Int(i32),
+    Bool(bool),
+    Float(f32),
+    Double(f64),
+    Text(String),
+    Enum(i32),
+    Flags(u32),
+}
+
+impl Setting {
+    fn from_value(value: &glib::Value) -> Option<Self> {
+        let type_ = value.type_();
+        Some(match type_ {
+            glib::Type::U32 => Self::Uint(value.get().ok()?),
+            glib::Type::I32 => Self::Int(value.get().ok()?),
+            glib::Type::BOOL => Self::Bool(value.get().ok()?),
+            glib::Type::F32 => Self::Float(value.get().ok()?),
+            glib::Type::F64 => Self::Double(value.get().ok()?),
+            glib::Type::STRING => Self::Text(value.get::<Option<String>>().ok()?.unwrap_or_default()),
+            _ if type_.is_a(glib::Type::ENUM) => Self::Enum(value.transform::<i32>().ok()?.get().ok()?),
+            _ if type_.is_a(glib::Type::FLAGS) => Self::Flags(value.transform::<u32>().ok()?.get().ok()?),
+            _ => return None,
+        })
+    }
+
+    fn to_value(&self, pspec: &glib::ParamSpec) -> glib::Value {
+        let value = match self {
+            Self::Uint(v) => v.to_value(),
+            Self::Int(v) => v.to_value(),
+            Self::Bool(v) => v.to_value(),
+            Self::Float(v) => v.to_value(),
+            Self::Double(v) => v.to_value(),
+            Self::Text(v) => v.to_value(),
+            Self::Enum(v) => {
+                return glib::EnumClass::with_type(pspec.value_type())
+                    .and_then(|class| class.to_value(*v))
+                    .unwrap_or_else(|| pspec.default_value().clone());
+            }
+            Self::Flags(v) if pspec.name() == "tune" => Tune::from_bits_truncate(*v).to_value(),
+            Self::Flags(v) => Analyse::from_bits_truncate(*v).to_value(),
+        };
+        debug_assert_eq!(value.type_(), pspec.value_type());
+        value
+    }
+
+    /// As libx264's option parser reads it.
+    fn option_value(&self, pspec_name: &str) -> String {
+        match self {
+            Self::Uint(v) => v.to_string(),
+            Self::Int(v) => v.to_string(),
+            Self::Bool(v) => u8::from(*v).to_string(),
+            Self::Float(v) => v.to_string(),
+            Self::Double(v) => v.to_string(),
+            Self::Text(v) => v.clone(),
+            Self::Enum(v) => match pspec_name {
+                "me" => nick::<Me>(*v),
+                _ => v.to_string(),
+            },
+            Self::Flags(v) => {
+                let known = [
+                    (Analyse::I4X4, "i4x4"),
+                    (Analyse::I8X8, "i8x8"),
+                    (Analyse::P8X8, "p8x8"),
+                    (Analyse::P4X4, "p4x4"),
+                    (Analyse::B8X8, "b8x8"),
+                ];
+                let flags = Analyse::from_bits_truncate(*v);
+                let names: Vec<_> = known
+                    .iter()
+                    .filter(|(f, _)| flags.contains(*f))
+                    .map(|(_, n)| *n)
+                    .collect();
+                names.join(",")
+            }
+        }
+    }
+}
+
+fn nick<T: StaticType>(value: i32) -> String {
+    glib::EnumClass::with_type(T::static_type())
+        .and_then(|class| class.value(value).map(|v| v.nick().to_string()))
+        .unwrap_or_default()
+}
+
+/// Property values: what the user set, over the defaults of the table.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    set: BTreeMap<&'static str, Setting>,
+    /// Kept up to date with `set`, because every frame reads it.
+    live: Live,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let mut settings = Self {
+            set: BTreeMap::new(),
+            live: Live {
+                background_qp: 0,
+                region_qp: 0,
+                fallback_qp: 0,
+                feedback_timeout_ms: 0,
+                max_bitrate_kbps: 0,
+                max_region_area: default::MAX_REGION_AREA,
+                mode: Mode::Quantizers,
+                vbv_buf_capacity_ms: 0,
+                limits: (1, 51),
+            },
+        };
+        settings.update_live();
+        settings
+    }
+}
+
+impl Settings {
+    /// Stores a value that the property system has checked against the table.
+    pub fn set(&mut self, pspec: &glib::ParamSpec, value: &glib::Value) {
+        if let Some(known) = ALL.iter().find(|p| p.name() == pspec.name())
+            && let Some(value) = Setting::from_value(value)
+        {
+            self.set.insert(known.name(), value);
+            self.update_live();
+        }
+    }
+
+    /// The value, or its default.
+    pub fn value(&self, pspec: &glib::ParamSpec) -> glib::Value {
+        self.set
+            .get(pspec.name())
+            .map_or_else(|| pspec.default_value().clone(), |value| value.to_value(pspec))
+    }
+
+    /// What may change while the element runs.
+    pub fn live(&self) -> Live {
+        self.live
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.set.contains_key(name)
+    }
+
+    fn uint(&self, name: &str) -> u32 {
+        match self.set.get(name) {
+            Some(Setting::Uint(value)) => *value,
+            _ => default::uint(name),
+        }
+    }
+
+    fn boolean(&self, name: &str) -> bool {
+        match self.set.get(name) {
+            Some(Setting::Bool(value)) => *value,
+            _ => default::boolean(name),
+        }
+    }
+
+    fn enumerated(&self, name: &str, default: i32) -> i32 {
+        match self.set.get(name) {
+            Some(Setting::Enum(value)) => *value,
+            _ => default,
+        }
+    }
+
+    fn tune(&self) -> Tune {
+        match self.set.get("tune") {
+            Some(Setting::Flags(bits)) => Tune::from_bits_truncate(*bits),
+            _ => Tune::ZEROLATENCY,
+        }
+    }
+
+    fn text(&self, name: &str) -> &str {
+        match self.set.get(name) {
+            Some(Setting::Text(value)) => value,
+            _ => "",
+        }
+    }
+
+    fn update_live(&mut self) {
+        let qp = |name| self.uint(name).clamp(1, 51) as u8;
+        self.live = Live {
+            background_qp: qp("background-qp"),
+            region_qp: qp("region-qp"),
+            fallback_qp: qp("fallback-qp"),
+            feedback_timeout_ms: self.uint("feedback-timeout"),
+            max_bitrate_kbps: self.uint("max-bitrate"),
+            max_region_area: match self.set.get("max-region-area") {
+                Some(Setting::Double(value)) => *value,
+                _ => default::MAX_REGION_AREA,
+            },
+            mode: self.mode(),
+            vbv_buf_capacity_ms: self.uint("vbv-buf-capacity"),
+            limits: {
+                let limit = |name, unset| {
+                    if self.is_set(name) {
+                        self.uint(name).clamp(1, 51) as u8
+                    } else {
+                        unset
+                    }
+                };
+                let (low, high) = (limit("qp-min", 1), limit("qp-max", 51));
+                // The other way round start refuses them.
+                (low.min(high), high)
+            },
+        };
+    }
+
+    fn mode(&self) -> Mode {
+        let bitrate = self.uint("bitrate");
+        // 0 is lossless coding, which knows no regions; start refuses it.
+        let quantizer = self.uint("quantizer").max(1) as u8;
+        match self.enumerated("pass", Pass::Cbr as i32) {
+            pass if pass == Pass::Quant as i32 => Mode::Constant(quantizer),
+            pass if pass == Pass::Qual as i32 => Mode::Quality {
+                quality: self.uint("quantizer") as u8,
+                kbps: bitrate,
+            },
+            _ if bitrate > 0 => Mode::Bitrate(bitrate),
+            // Both set: what a saved preset holds.
+            _ if self.is_set("pass") && self.is_set("bitrate") => Mode::Quantizers,
+            _ if self.is_set("pass") => Mode::Bitrate(default::BITRATE_OF_X264ENC),
+            _ if self.is_set("quantizer") => Mode::Constant(quantizer),
+            _ => Mode::Quantizers,
+        }
+    }
+
+    /// Refuses what cannot work, by the property's name and with what to do instead.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let refuse = |name: &str, reason: &str, cure: &str| Err(OpenError::refused(name, reason, cure));
+        let pass = self.enumerated("pass", Pass::Cbr as i32);
+        if pass > Pass::Qual as i32 {
+            return refuse(
+                "pass",
+                "coding in several passes needs the whole video before the first frame",
+                "Set bitrate, or pass=qual with quantizer",
+            );
+        }
+        if !matches!(self.text("multipass-cache-file"), "" | default::MULTIPASS_CACHE_FILE) {
+            return refuse("multipass-cache-file", "there is one pass only", "Remove it");
+        }
+        let above_zero = |name: &str| match self.set.get(name) {
+            Some(Setting::Uint(value)) => *value > 0,
+            Some(Setting::Int(value)) => *value > 0,
+            _ => false,
+        };
+        for name in ["bframes", "rc-lookahead", "sync-lookahead"] {
+            if above_zero(name) {
+                return refuse(
+                    name,
+                    "it would delay video, and feedback with it",
+                    "Set it to 0 or remove it",
+                );
+            }
+        }
+        if self.boolean("mb-tree") {
+            return refuse(
+                "mb-tree",
+                "the macroblock tree needs look-ahead, which delays video, and overrides regions",
+                "Set mb-tree=false or remove it",
+            );
+        }
+        if self.tune().contains(Tune::STILLIMAGE) && self.enumerated("psy-tune", 0) != PsyTune::None as i32 {
+            return refuse(
+                "psy-tune",
+                "tune=stillimage is a psychovisual tuning too, and libx264 takes one",
+                "Remove one",
+            );
+        }
+        let bitrate = self.uint("bitrate");
+        if pass == Pass::Quant as i32 && bitrate > 0 {
+            return refuse(
+                "bitrate",
+                "pass=quant codes at one quantizer whatever the bit rate",
+                "Remove one of the two, or set max-bitrate for a cap",
+            );
+        }
+        if pass == Pass::Cbr as i32 && bitrate > 0 && self.is_set("quantizer") && !self.is_set("pass") {
+            return refuse(
+                "quantizer",
+                "bitrate is set too, and it decides the quantizers",
+                "Set pass=qual for quality under a bit rate, or remove one of the two",
+            );
+        }
+        if matches!(self.mode(), Mode::Constant(_)) && self.uint("quantizer") == 0 {
+            return refuse(
+                "quantizer",
+                "0 is lossless coding, which has no regions",
+                "Set it to 1 or more",
+            );
+        }
+        if self.is_set("qp-min") && self.is_set("qp-max") && self.uint("qp-min") > self.uint("qp-max") {
+            return refuse("qp-min", "it is above qp-max", "Set it to qp-max or less");
+        }
+        Ok(())
+    }
+
+    /// libx264's preset and tunings.
+    pub fn preset_and_tune(&self) -> (Option<String>, Option<String>) {
+        let preset = self.enumerated("speed-preset", SpeedPreset::Medium as i32);
+        let preset = (preset != SpeedPreset::None as i32).then(|| nick::<SpeedPreset>(preset));
+        let tune = self.tune();
+        let psy = self.enumerated("psy-tune", PsyTune::None as i32);
+        let mut names = Vec::new();
+        if psy != PsyTune::None as i32 {
+            names.push(nick::<PsyTune>(psy));
+        }
+        for (flag, name) in [
+            (Tune::STILLIMAGE, "stillimage"),
+            (Tune::FASTDECODE, "fastdecode"),
+            (Tune::ZEROLATENCY, "zerolatency"),
+        ] {
+            if tune.contains(flag) {
+                names.push(name.into());
+            }
+        }
+        (preset, (!names.is_empty()).then(|| names.join(",")))
+    }
+
+    /// libx264's options: `option-string`, then the properties that were set.
+    pub fn options(&self) -> Vec<EncoderOption> {
+        let exact = matches!(self.live.mode, Mode::Quantizers | Mode::Constant(_));
+        let of_string = self
+            .text("option-string")
+            .split(':')
+            .filter(|o| !o.is_empty())
+            .map(|option| {
+                let (key, value) = option
+                    .split_once('=')
+                    .map_or((option, None), |(k, v)| (k, Some(v.to_string())));
+                EncoderOption {
+                    origin: Origin::OptionString,
+                    key: key.into(),
+                    value,
+                }
+            });
+        let of_properties = PASSED.iter().filter_map(|passed| {
+            let value = match (passed.name, self.set.get(passed.name)) {
+                // On by itself, and not in libx264's presets.
+                ("aud", None) => "1".to_string(),
+                // 0 means a choice of our own; libx264 would read it as "intra only".
+                ("key-int-max", Some(Setting::Uint(0))) | (_, None) => return None,
+                // No flag is no wish, as in x264enc.
+                ("analyse", Some(Setting::Flags(0))) => return None,
+                // The default, written down: in quantizer mode there is nothing it could apply to.
+                ("ip-factor", Some(Setting::Float(value))) if *value == default::IP_FACTOR && exact => return None,
+                (name, Some(value)) => value.option_value(name),
+            };
+            Some(EncoderOption {
+                origin: Origin::Property(passed.name),
+                key: passed.option.into(),
+                value: Some(value),
+            })
+        });
+        of_string.chain(of_properties).collect()
+    }
+
+    /// Frame packing arrangement by hand.
+    pub fn frame_packing(&self) -> Option<u8> {
+        u8::try_from(self.enumerated("frame-packing", -1)).ok()
+    }
+
+    /// Whether interlaced coding is asked for by hand.
+    pub fn interlaced(&self) -> bool {
+        self.boolean("interlaced")
+    }
+
+    /// Whether the colour description goes into the stream.
+    pub fn insert_vui(&self) -> bool {
+        self.boolean("insert-vui")
+    }
+
+    /// Whether byte-stream is preferred.
+    pub fn byte_stream(&self) -> bool {
+        self.boolean("byte-stream")
+    }
+
+    /// Fixed stream ID, 0 = random.
+    pub fn stream_id(&self) -> u32 {
+        self.uint("stream-id")
+    }
+
+    /// Whether the wall clock tells capture times.
+    pub fn wall_clock(&self) -> bool {
+        match self.set.get("wall-clock") {
+            Some(Setting::Bool(value)) => *value,
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One coded frame: feedback and regions in, access unit out.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use dds_protocol::feedback::Rect;
+use dds_protocol::identity::{FrameIdentity, StreamKind};
+use gst::prelude::*;
+use gst_video::prelude::*;
+
+use crate::camera::{self, Camera, Notice, RoiRequest, Source};
+use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+
+use super::imp::CAT;
+use super::output;
+use super::settings::{Live, Mode};
+use super::stats::ElementStats;
+
+/// Name of the parameter structure of ROI metas that are meant for us.
+const ROI_PARAM: &str = "roi/ddsencode";
+/// Seconds from 1900 to 1970.
+const NTP_TO_UNIX: gst::ClockTime = gst::ClockTime::from_seconds(2_208_988_800);
+
+pub(super) type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
+
+/// What lives from the first caps to the end of the stream.
+pub(super) struct State {
+    pub encoder: Box<dyn RegionEncoder>,
+    pub camera: Camera,
+    pub format: PixelFormat,
+    pub input: InputState,
+    pub info: gst_video::VideoInfo,
+    pub mode: Mode,
+    pub byte_stream: bool,
+    pub stream_id: u32,
+    pub rates: Rates,
+    /// The guard the camera logic asked for last.
+    pub cap: Guard,
+    pub frame_rate: f64,
+    pub next_pts: i64,
+    pub next_frame: u64,
+    pub next_access_unit: u32,
+    pub since_idr: u64,
+    pub key_int_max: u64,
+    pub force_idr: bool,
+    pub now: u64,
+    pub rois: Vec<RoiRequest>,
+    pub stats: ElementStats,
+}
+
+/// A coded frame, ready to leave once no lock is held.
+pub(super) struct Coded {
+    pub data: Vec<u8>,
+    pub keyframe: bool,
+    pub notice: Option<Notice>,
+    pub now: u64,
+}
+
+impl From<camera::Vbv> for Guard {
+    fn from(vbv: camera::Vbv) -> Self {
+        if vbv == camera::Vbv::OPEN {
+            return Self::OPEN;
+        }
+        Self {
+            max_kbps: vbv.max_kbps,
+            buffer_kbit: vbv.buffer_kbit,
+        }
+    }
+}
+
+/// What a frame brings along.
+pub(super) struct FrameInput<'a> {
+    pub frame: &'a gst_video::VideoCodecFrame<'a>,
+    /// A key frame is asked for.
+    pub forced: bool,
+    pub running_time: Option<gst::ClockTime>,
+    pub capture_time_ns: u64,
+    /// Feedback that came since the last frame.
+    pub packets: VecDeque<(Source, Box<[u8]>)>,
+}
+
+impl State {
+    /// Codes a frame. `obj` is only logged about.
+    pub fn code(&mut self, obj: &super::DdsEncode, live: &Live, input: FrameInput<'_>) -> Result<Coded, String> {
+        let FrameInput {
+            frame,
+            forced,
+            running_time,
+            capture_time_ns,
+            packets,
+        } = input;
+        let buffer = frame.input_buffer().ok_or("A frame came without its picture")?;
+        let now = self.now(running_time);
+        self.camera.set_settings(live.camera(self.frame_rate));
+        for (source, packet) in packets {
+            let outcome = self.camera.push_feedback(now, source, &packet);
+            gst::log!(
+                CAT,
+                obj = obj,
+                "Feedback of {} bytes by {source:?}: {outcome:?}",
+                packet.len()
+            );
+        }
+        collect_rois(buffer, &mut self.rois, &mut self.stats);
+
+        let number = self.next_frame;
+        self.next_frame += 1;
+        let force_idr = forced || self.force_idr;
+        let expect_idr = force_idr || self.since_idr + 1 >= self.key_int_max;
+        let plan = self.camera.begin_frame(now, number, expect_idr, &self.rois);
+        if let Some(vbv) = plan.vbv {
+            self.cap = vbv.into();
+        }
+        let wanted = rates(live, self.cap);
+        if wanted != self.rates {
+            gst::debug!(CAT, obj = obj, "Frame {number}: {wanted:?}");
+            if let Err(error) = self.encoder.reconfigure(&wanted) {
+                gst::warning!(CAT, obj = obj, "The encoder does not take new rates: {error}");
+                self.stats.reconfigure_failed += 1;
+            }
+            self.rates = wanted;
+            self.mode = live.mode;
+        }
+        if let Some(applied) = plan.applied {
+            gst::debug!(CAT, obj = obj, "Frame {number}: {applied:?}");
+        }
+        gst::log!(
+            CAT,
+            obj = obj,
+            "Frame {number}: {:?}, base quantizer {}",
+            plan.mode,
+            plan.base_qp
+        );
+
+        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
+            .map_err(|_| "The picture cannot be read")?;
+        let mut planes = [Plane::default(); 3];
+        for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
+            let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| "The picture is upside down")?;
+            let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
+            *plane = Plane { data, stride };
+        }
+        let pts = self.next_pts;
+        self.next_pts += 1;
+        let controls = FrameControls {
+            base_qp: plan.base_qp,
+            offsets: plan.offsets,
+            force_idr,
+        };
+        let notice = plan.notice;
+        let unit = self
+            .encoder
+            .encode(&Picture { planes, pts }, &controls)
+            .map_err(|e| e.to_string())?;
+
+        let (slices, slice_bytes) = output::count_slices(&unit);
+        let identity = FrameIdentity {
+            kind: StreamKind::Single,
+            stream_id: self.stream_id,
+            frame: number,
+            capture_time_ns,
+            access_unit: self.next_access_unit,
+            // The start of a periodic refresh is none: a decoder is not clean before the refresh has passed.
+            recovery: unit.idr,
+            slices,
+            slice_bytes,
+        };
+        let data = output::assemble(&unit, &identity, self.byte_stream);
+        let (idr, keyframe) = (unit.idr, unit.keyframe);
+        self.next_access_unit = self.next_access_unit.wrapping_add(1);
+        self.force_idr = false;
+        self.since_idr = if idr { 0 } else { self.since_idr + 1 };
+        self.camera.end_frame(now, data.len(), idr);
+        Ok(Coded {
+            data,
+            keyframe,
+            notice,
+            now,
+        })
+    }
+
+    /// The one clock that time-outs, times to live and rate limits see: the running time of the newest frame, in
+    /// nanoseconds. Live video advances with the pipeline's clock; video that is read from a file or driven in lockstep
+    /// brings its own time, and the same input gives the same stream.
+    fn now(&mut self, running_time: Option<gst::ClockTime>) -> u64 {
+        let step = if self.frame_rate > 0.0 {
+            (1e9 / self.frame_rate) as u64
+        } else {
+            33_333_333
+        };
+        let now = running_time.map_or(self.now + step, |t| t.nseconds());
+        self.now = now;
+        now
+    }
+}
+
+/// Capture time in UNIX nanoseconds, 0 where unknown: by reference timestamp meta (`timestamp/x-unix`, or
+/// `timestamp/x-ntp`), else the wall clock less the time since the frame's running time on the pipeline's clock.
+pub(super) fn capture_time(
+    obj: &super::DdsEncode,
+    buffer: &gst::BufferRef,
+    running_time: Option<gst::ClockTime>,
+    wall_clock: bool,
+) -> u64 {
+    for meta in buffer.iter_meta::<gst::ReferenceTimestampMeta>() {
+        match meta.reference().structure(0).map(|s| s.name().as_str()) {
+            Some("timestamp/x-unix") => return meta.timestamp().nseconds(),
+            Some("timestamp/x-ntp") => return meta.timestamp().saturating_sub(NTP_TO_UNIX).nseconds(),
+            _ => {}
+        }
+    }
+    if !wall_clock {
+        return 0;
+    }
+    let Ok(wall) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) else {
+        return 0;
+    };
+    let age = obj
+        .clock()
+        .zip(obj.base_time())
+        .zip(running_time)
+        .map_or(gst::ClockTime::ZERO, |((clock, base), then)| {
+            clock.time().saturating_sub(base).saturating_sub(then)
+        });
+    u64::try_from(wall.as_nanos())
+        .unwrap_or(0)
+        .saturating_sub(age.nseconds())
+}
+
+/// Regions that the buffer itself asks for.
+fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>, stats: &mut ElementStats) {
+    rois.clear();
+    for meta in buffer.iter_meta::<gst_video::VideoRegionOfInterestMeta>() {
+        let Some(param) = meta.param(ROI_PARAM) else {
+            stats.roi_foreign += 1;
+            continue;
+        };
+        let Ok(delta_qp) = param.get::<i32>("delta-qp") else {
+            stats.roi_malformed += 1;
+            continue;
+        };
+        let (x, y, width, height) = meta.rect();
+        rois.push(RoiRequest {
+            rect: Rect { x, y, width, height },
+            delta_qp,
+        });
+    }
+}
+
+/// Rates the encoder should run at: the narrower of what the bit rate and the cap ask for.
+pub(super) fn rates(live: &Live, cap: Guard) -> Rates {
+    let own = live.guard();
+    let (kbps, quality) = match live.mode {
+        Mode::Bitrate(kbps) => (
+            Some(if cap == Guard::OPEN {
+                kbps
+            } else {
+                kbps.min(cap.max_kbps)
+            }),
+            None,
+        ),
+        Mode::Quality { quality, .. } => (None, Some(quality)),
+        Mode::Quantizers | Mode::Constant(_) => (None, None),
+    };
+    let guard = if cap == Guard::OPEN || own != Guard::OPEN && own.max_kbps < cap.max_kbps {
+        own
+    } else {
+        cap
+    };
+    Rates { kbps, quality, guard }
+}

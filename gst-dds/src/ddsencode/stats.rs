@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The `stats` property.
+
+#![forbid(unsafe_code)]
+
+use crate::camera;
+
+/// Counts of the element itself; the camera logic keeps the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ElementStats {
+    /// Packets dropped because more than [`super::feedback::INBOX`] waited for a frame.
+    pub inbox_full: u64,
+    /// Datagrams on the `feedback` pad that look like RTCP and are not readable.
+    pub rtcp_malformed: u64,
+    /// RTCP datagrams on the `feedback` pad without a feedback packet.
+    pub rtcp_without_feedback: u64,
+    /// ROI metas without our structure: somebody else's.
+    pub roi_foreign: u64,
+    /// ROI metas whose structure lacks an integer `delta-qp`.
+    pub roi_malformed: u64,
+    /// Frames not coded because they were late (`qos`).
+    pub frames_late: u64,
+    /// Encoders opened.
+    pub encoders_opened: u64,
+    /// Changes of rate the encoder did not take.
+    pub reconfigure_failed: u64,
+    /// RTP sessions listened on.
+    pub rtp_sessions: u64,
+}
+
+/// The structure. `stream` is stream ID, next frame number and next access unit.
+pub(super) fn structure(
+    element: &ElementStats,
+    camera: &camera::Stats,
+    stream: Option<(u32, u64, u32)>,
+) -> gst::Structure {
+    let mut s = gst::Structure::builder("application/x-ddsencode-stats");
+    for (name, count) in camera.counters() {
+        s = s.field(name, count);
+    }
+    let delay = &camera.delay;
+    s = s
+        .field("feedback-delay-count", delay.count)
+        .field("feedback-delay-last-ns", delay.last_ns)
+        .field("feedback-delay-min-ns", delay.min_ns)
+        .field("feedback-delay-max-ns", delay.max_ns)
+        .field("feedback-delay-mean-ns", delay.mean_ns())
+        .field("feedback-delay-p50-ns", delay.quantile_ns(0.5))
+        .field("feedback-delay-p95-ns", delay.quantile_ns(0.95))
+        .field("feedback-delay-last-frames", delay.last_frames)
+        .field("feedback-inbox-full", element.inbox_full)
+        .field("rtcp-malformed", element.rtcp_malformed)
+        .field("rtcp-without-feedback", element.rtcp_without_feedback)
+        .field("roi-foreign", element.roi_foreign)
+        .field("roi-malformed", element.roi_malformed)
+        .field("frames-late", element.frames_late)
+        .field("encoders-opened", element.encoders_opened)
+        .field("reconfigure-failed", element.reconfigure_failed)
+        .field("rtp-sessions", element.rtp_sessions);
+    if let Some((stream_id, frame, access_unit)) = stream {
+        s = s
+            .field("stream-id", stream_id)
+            .field("next-frame", frame)
+            .field("next-access-unit", access_unit);
+    }
+    s.build()
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What `ddsencode` needs of an H.264 encoder, and the libraries that give it.
+//!
+//! # Putting another library behind [`RegionEncoder`]
+//!
+//! An implementation must provide, and [`RegionEncoder::open`] must refuse to start without:
+//!
+//! 1. **No delay.** [`RegionEncoder::encode`] returns the access unit of the very picture it was given: no B-frames,
+//!    no look-ahead, no frame threads. Feedback is older by every frame of delay.
+//! 2. **Quantizers per macroblock.** In [`RateControl::Quantizers`] a coded macroblock has exactly
+//!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Guard`] does not bite. In the
+//!    other modes the offsets are differences on top of the library's own rate control. Where the library could ignore
+//!    offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an [`OpenError::Refused`].
+//! 3. **Live changes.** [`RegionEncoder::reconfigure`] takes effect with the next picture, without an IDR picture and
+//!    without a new sequence parameter set.
+//! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
+//!    byte-stream.
+//! 5. **Parameter sets** from [`RegionEncoder::headers`] before the first picture.
+//! 6. **No surprises in the stream**: NAL units come with their boundaries, so that the caller can drop the library's
+//!    version SEI and put its own SEI before the first slice.
+//! 7. **Determinism** where one thread is used: equal calls give equal bytes.
+
+mod level;
+#[cfg(feature = "x264")]
+pub mod x264;
+
+pub use level::smallest_level;
+
+/// Sample layouts of pictures. Bit depths above 8 are little endian in 16-bit words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PixelFormat {
+    /// 4:2:0, three planes Y U V.
+    I420,
+    /// 4:2:0, three planes Y V U.
+    Yv12,
+    /// 4:2:0, two planes Y UV.
+    Nv12,
+    /// 4:2:0, two planes Y VU.
+    Nv21,
+    /// 4:2:2, three planes.
+    I422,
+    /// 4:2:2, two planes Y UV.
+    Nv16,
+    /// 4:4:4, three planes.
+    I444,
+    /// Luma alone.
+    Gray8,
+    /// 4:2:0, three planes, 10 bits.
+    I420P10,
+    /// 4:2:2, three planes, 10 bits.
+    I422P10,
+    /// 4:4:4, three planes, 10 bits.
+    I444P10,
+}
+
+impl PixelFormat {
+    /// Bits per sample.
+    pub fn bit_depth(self) -> u8 {
+        match self {
+            Self::I420P10 | Self::I422P10 | Self::I444P10 => 10,
+            _ => 8,
+        }
+    }
+
+    /// Planes of a picture.
+    pub fn planes(self) -> usize {
+        match self {
+            Self::Gray8 => 1,
+            Self::Nv12 | Self::Nv21 | Self::Nv16 => 2,
+            _ => 3,
+        }
+    }
+
+    /// Bytes per row and rows of plane `plane` of a picture of `width` by `height` pixels: the least a plane must hold.
+    pub fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
+        let bytes = if self.bit_depth() > 8 { 2 } else { 1 };
+        if plane == 0 {
+            return (width * bytes, height);
+        }
+        match self {
+            Self::I420 | Self::Yv12 | Self::I420P10 => (width.div_ceil(2) * bytes, height.div_ceil(2)),
+            Self::Nv12 | Self::Nv21 => (width.div_ceil(2) * 2, height.div_ceil(2)),
+            Self::I422 | Self::I422P10 => (width.div_ceil(2) * bytes, height),
+            Self::Nv16 => (width.div_ceil(2) * 2, height),
+            Self::I444 | Self::I444P10 => (width * bytes, height),
+            Self::Gray8 => (0, 0),
+        }
+    }
+}
+
+/// One plane of a picture.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plane<'a> {
+    /// Samples, at least `stride * (rows - 1) + row bytes` of them.
+    pub data: &'a [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+/// A borrowed picture of the opened size and format. The encoder reads it within the call only.
+#[derive(Clone, Copy, Debug)]
+pub struct Picture<'a> {
+    /// [`PixelFormat::planes`] planes, the rest empty.
+    pub planes: [Plane<'a>; 3],
+    /// Number of the picture, rising by one.
+    pub pts: i64,
+}
+
+/// What one picture is coded with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FrameControls<'a> {
+    /// Quantizer of macroblocks without an offset, 1..=51. Used in [`RateControl::Quantizers`] only.
+    pub base_qp: u8,
+    /// Difference per macroblock in raster order, 0 or even; `None` = uniform. Shorter slices leave the rest at 0.
+    pub offsets: Option<&'a [i8]>,
+    /// Code an IDR picture.
+    pub force_idr: bool,
+}
+
+/// Colour description, code points of ITU-T H.273; 2 = unspecified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Colour {
+    /// Colour primaries.
+    pub primaries: u8,
+    /// Transfer characteristics.
+    pub transfer: u8,
+    /// Matrix coefficients.
+    pub matrix: u8,
+    /// Samples use the full range.
+    pub full_range: bool,
+    /// `chroma_sample_loc_type`, 0..=5.
+    pub chroma_location: u8,
+}
+
+/// Order of the fields of interlaced video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldOrder {
+    /// Top field first.
+    TopFirst,
+    /// Bottom field first.
+    BottomFirst,
+}
+
+/// Leaky bucket that the encoder itself keeps (video buffering verifier).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Fill rate in kbit/s, at least 1.
+    pub max_kbps: u32,
+    /// Size of the bucket in kbit, at least 1.
+    pub buffer_kbit: u32,
+}
+
+impl Guard {
+    /// A guard that never bites. Some libraries cannot switch one on later, so it is there from the start.
+    pub const OPEN: Self = Self {
+        max_kbps: 400_000,
+        buffer_kbit: 400_000,
+    };
+}
+
+/// How the encoder chooses quantizers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RateControl {
+    /// Exactly [`FrameControls::base_qp`] plus offsets.
+    Quantizers {
+        /// Quantizer to open with, 1..=51.
+        base_qp: u8,
+    },
+    /// The library's constant-quality mode; offsets are differences.
+    Quality {
+        /// Quality (x264: rate factor), 0..=50.
+        quality: u8,
+    },
+    /// Average bit rate; offsets are differences.
+    Bitrate {
+        /// Target in kbit/s.
+        kbps: u32,
+    },
+}
+
+/// A change to an open encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// New target in kbit/s, for [`RateControl::Bitrate`].
+    pub kbps: Option<u32>,
+    /// New quality, for [`RateControl::Quality`].
+    pub quality: Option<u8>,
+    /// New bucket.
+    pub guard: Guard,
+}
+
+/// Where an option came from, for error messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The property of this name.
+    Property(&'static str),
+    /// The `option-string` property.
+    OptionString,
+}
+
+/// One option in the library's own terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncoderOption {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Name as the library's option parser knows it.
+    pub key: String,
+    /// Value; `None` = switch it on.
+    pub value: Option<String>,
+}
+
+/// Everything an encoder is opened with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Sample layout.
+    pub format: PixelFormat,
+    /// Frames per second as a fraction; `None` = variable.
+    pub frame_rate: Option<(u32, u32)>,
+    /// Pixel aspect ratio.
+    pub pixel_aspect_ratio: (u32, u32),
+    /// Colour description to write into the stream.
+    pub colour: Option<Colour>,
+    /// Code as interlaced.
+    pub interlaced: Option<FieldOrder>,
+    /// Frame packing arrangement (H.264 D.2.26), 0..=7.
+    pub frame_packing: Option<u8>,
+    /// The library's speed preset.
+    pub preset: Option<String>,
+    /// The library's tunings.
+    pub tune: Option<String>,
+    /// Profile the stream must conform to (x264 names: `baseline`, `main`, `high`, `high10`, `high422`, `high444`).
+    pub profile: Option<&'static str>,
+    /// Nothing but intra pictures.
+    pub intra_only: bool,
+    /// `level_idc` the stream must declare; `None` = the smallest that fits.
+    pub level_idc: Option<u8>,
+    /// Start codes and repeated parameter sets, else 4-byte lengths.
+    pub byte_stream: bool,
+    /// How quantizers are chosen.
+    pub rate: RateControl,
+    /// Bucket to open with.
+    pub guard: Guard,
+    /// A cap the user set (kbit/s), for the level; 0 = none.
+    pub nominal_kbps: u32,
+    /// Options in rising precedence.
+    pub options: Vec<EncoderOption>,
+}
+
+/// Importance of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something is not as asked.
+    Warning,
+    /// Once per run.
+    Info,
+    /// Details.
+    Debug,
+}
+
+/// Takes the library's log lines; called from any thread.
+pub type Log = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
+
+/// Why an encoder does not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The configuration contradicts what region coding needs.
+    Refused {
+        /// Property or option, as the user knows it.
+        option: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do about it.
+        cure: String,
+    },
+    /// The library failed.
+    Library(String),
+}
+
+impl OpenError {
+    /// Shorthand for [`OpenError::Refused`].
+    pub fn refused(option: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::Refused {
+            option: option.into(),
+            reason: reason.into(),
+            cure: cure.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused { option, reason, cure } => write!(f, "{option}: {reason}. {cure}."),
+            Self::Library(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Why a picture was not coded, or a change not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A plane is shorter than size, format and stride say.
+    ShortPlane(usize),
+    /// A plane of 10-bit video holds a sample that needs more bits.
+    SampleOutOfRange(usize),
+    /// The library kept the picture instead of coding it.
+    Delayed,
+    /// The library failed with this code.
+    Library(i32),
+}
+
+impl std::fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShortPlane(plane) => write!(f, "plane {plane} of the input picture is too short"),
+            Self::SampleOutOfRange(plane) => {
+                write!(f, "a sample in plane {plane} of the input needs more than 10 bits")
+            }
+            Self::Delayed => f.write_str("the encoder kept the picture instead of coding it"),
+            Self::Library(code) => write!(f, "the encoder failed with code {code}"),
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// Where a NAL unit lies in [`AccessUnit::data`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nal {
+    /// `nal_unit_type`.
+    pub kind: u8,
+    /// First byte of its start code or length.
+    pub start: usize,
+    /// First byte of the NAL unit itself (its header).
+    pub body: usize,
+    /// One past its last byte.
+    pub end: usize,
+}
+
+/// `nal_unit_type` of supplemental enhancement information.
+pub const NAL_SEI: u8 = 6;
+
+/// A coded picture.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessUnit<'a> {
+    /// All NAL units with their start codes or lengths.
+    pub data: &'a [u8],
+    /// Where they lie, in order.
+    pub nals: &'a [Nal],
+    /// An IDR picture: decoding may start here.
+    pub idr: bool,
+    /// A picture the library calls a key frame: IDR, or the start of a periodic intra refresh.
+    pub keyframe: bool,
+}
+
+/// An H.264 encoder steered per region. See the [module](self) for what an implementation owes.
+pub trait RegionEncoder: Send {
+    /// Opens an encoder, or says by name what stands in the way.
+    fn open(config: &Config, log: Log) -> Result<Self, OpenError>
+    where
+        Self: Sized;
+
+    /// Name and version of the library, for tags.
+    fn name(&self) -> &str;
+
+    /// Sequence and picture parameter set, without start codes.
+    fn headers(&self) -> (&[u8], &[u8]);
+
+    /// Most pictures from one key frame to the next.
+    fn key_int_max(&self) -> u64;
+
+    /// Pictures between one going in and it coming out: 0.
+    fn delay(&self) -> usize;
+
+    /// Codes one picture.
+    fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError>;
+
+    /// Takes new rates, which act from the next picture.
+    fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError>;
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 with quantizers per macroblock that the
+//! neural network at the receiving end asks for.
+//!
+//! Built without the Cargo feature `x264` there is no encoder library to stand behind the element, and the plugin
+//! registers nothing.
+
+pub mod camera;
+#[cfg(feature = "x264")]
+pub mod ddsencode;
+pub mod encoder;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    #[cfg(feature = "x264")]
+    ddsencode::register(plugin)?;
+    #[cfg(not(feature = "x264"))]
+    gst::info!(
+        gst::CAT_PLUGIN_LOADING,
+        obj = plugin,
+        "Built without x264: ddsencode is not available"
+    );
+    Ok(())
+}
+
+#[allow(missing_docs, reason = "the macro's items cannot carry any")]
+mod plugin {
+    use super::plugin_init;
+
+    // The licence has to be a literal.
+    #[cfg(feature = "x264")]
+    gst::plugin_define!(
+        dds,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        "GPL",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_REPOSITORY"),
+        env!("BUILD_REL_DATE")
+    );
+    #[cfg(not(feature = "x264"))]
+    gst::plugin_define!(
+        dds,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        "MPL",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_REPOSITORY"),
+        env!("BUILD_REL_DATE")
+    );
+}
+
+pub use plugin::plugin_register_static;

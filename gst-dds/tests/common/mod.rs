@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the tests of the element share: noise for a camera, a harness around the element, and readers of its stream.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use dds_protocol::feedback::{self, FeedbackState, Quality, Rect, Region};
+use dds_protocol::identity::FrameIdentity;
+use dds_protocol::nal::{self, Format};
+use dds_protocol::serial::Serial16;
+use gst::prelude::*;
+
+/// Stream ID that tests fix.
+pub const STREAM: u32 = 77;
+
+/// Registers the element once.
+pub fn init() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        gst::init().unwrap();
+        gstdds::plugin_register_static().unwrap();
+    });
+}
+
+/// An element with the usual settings for tests: fast, one thread, fixed stream ID, no wall clock.
+pub fn element() -> gst::Element {
+    init();
+    gst::ElementFactory::make("ddsencode")
+        .property_from_str("speed-preset", "superfast")
+        .property("threads", 1u32)
+        .property("stream-id", STREAM)
+        .property("wall-clock", false)
+        .build()
+        .unwrap()
+}
+
+/// A camera: pushes noise, of which no macroblock can be skipped, and keeps what comes out.
+pub struct Camera {
+    pub harness: gst_check::Harness,
+    pub element: gst::Element,
+    pub info: gst_video::VideoInfo,
+    pub frames: u64,
+    pub units: Vec<gst::Buffer>,
+}
+
+impl Camera {
+    pub fn new(element: gst::Element, width: u32, height: u32) -> Self {
+        Self::with_format(element, gst_video::VideoFormat::I420, width, height)
+    }
+
+    pub fn with_format(element: gst::Element, format: gst_video::VideoFormat, width: u32, height: u32) -> Self {
+        let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
+        harness.play();
+        let mut camera = Self {
+            harness,
+            element,
+            info: info(format, width, height),
+            frames: 0,
+            units: Vec::new(),
+        };
+        camera.set_caps(format, width, height);
+        camera
+    }
+
+    pub fn set_caps(&mut self, format: gst_video::VideoFormat, width: u32, height: u32) {
+        self.info = info(format, width, height);
+        self.harness.set_src_caps(self.info.to_caps().unwrap());
+    }
+
+    /// Noise for the next frame, without a meta.
+    pub fn picture(&self) -> gst::Buffer {
+        let mut buffer = gst::Buffer::with_size(self.info.size()).unwrap();
+        {
+            let buffer = buffer.make_mut();
+            buffer.set_pts(gst::ClockTime::SECOND.mul_div_floor(self.frames, 30));
+            buffer.set_duration(gst::ClockTime::SECOND / 30);
+            let mut map = buffer.map_writable().unwrap();
+            // A still texture, and flicker on top that no macroblock can be skipped for.
+            let (mut texture, mut flicker) = (1u32, (self.frames as u32).wrapping_mul(2_654_435_761) + 1);
+            let next = |seed: &mut u32| {
+                *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (*seed >> 24) as u8
+            };
+            let deep = self.info.format_info().depth()[0] > 8;
+            for (i, sample) in map.iter_mut().enumerate() {
+                let value = next(&mut texture) / 2 + next(&mut flicker) / 3;
+                // 10-bit samples: the high byte holds two bits.
+                *sample = if deep && i % 2 == 1 { value & 3 } else { value };
+            }
+        }
+        buffer
+    }
+
+    /// Codes one frame of noise.
+    pub fn push(&mut self) -> gst::Buffer {
+        let picture = self.picture();
+        self.push_buffer(picture)
+    }
+
+    /// Codes this picture; there is no delay, so its access unit is there at once.
+    pub fn push_buffer(&mut self, picture: gst::Buffer) -> gst::Buffer {
+        self.harness.push(picture).unwrap();
+        self.frames += 1;
+        let unit = self.harness.try_pull().expect("no delay");
+        self.units.push(unit.clone());
+        unit
+    }
+
+    /// Sends feedback by the same-process event, as a server downstream would.
+    pub fn feedback(&mut self, generation: u16, frame: u64, regions: &[Region]) -> bool {
+        let state = FeedbackState {
+            stream_id: STREAM,
+            generation: Serial16(generation),
+            frame,
+            regions: regions.to_vec(),
+        };
+        feedback::encode(&state)
+            .packets
+            .iter()
+            .all(|packet| self.harness.push_upstream_event(gst_dds_link::event::feedback(packet)))
+    }
+
+    /// Everything coded so far.
+    pub fn stream(&self) -> Vec<u8> {
+        self.units
+            .iter()
+            .flat_map(|unit| unit.map_readable().unwrap().to_vec())
+            .collect()
+    }
+
+    pub fn count(&self, name: &str) -> u64 {
+        self.element
+            .property::<gst::Structure>("stats")
+            .get::<u64>(name)
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+}
+
+pub fn info(format: gst_video::VideoFormat, width: u32, height: u32) -> gst_video::VideoInfo {
+    gst_video::VideoInfo::builder(format, width, height)
+        .fps(gst::Fraction::new(30, 1))
+        .build()
+        .unwrap()
+}
+
+/// A region of ten seconds.
+pub fn region(x: u32, y: u32, width: u32, height: u32, quality: Quality) -> Region {
+    Region {
+        rect: Rect { x, y, width, height },
+        quality,
+        ttl_ms: 10_000,
+        ..Region::default()
+    }
+}
+
+/// Bare packets of one generation.
+pub fn packets(generation: u16, frame: u64, regions: &[Region]) -> Vec<Vec<u8>> {
+    let state = FeedbackState {
+        stream_id: STREAM,
+        generation: Serial16(generation),
+        frame,
+        regions: regions.to_vec(),
+    };
+    feedback::encode(&state).packets
+}
+
+/// Frame identity of a byte-stream access unit.
+pub fn identity(unit: &gst::Buffer) -> FrameIdentity {
+    let map = unit.map_readable().unwrap();
+    let summary = nal::summarize(&map, Format::ByteStream);
+    let identity = summary.identity.expect("an identity").expect("a readable one");
+    assert_eq!(identity.slices, summary.slices.slices);
+    assert_eq!(identity.slice_bytes, summary.slices.bytes);
+    assert_eq!(identity.recovery, summary.slices.idr);
+    identity
+}
+
+/// One decoded frame: its type, and the quantizer of each macroblock in raster order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Quantizers {
+    pub kind: char,
+    pub qps: Vec<u8>,
+}
+
+impl Quantizers {
+    /// The quantizer of all macroblocks, where they agree.
+    pub fn uniform(&self) -> Option<u8> {
+        self.qps.iter().all(|qp| *qp == self.qps[0]).then_some(self.qps[0])
+    }
+}
+
+/// Quantizers that FFmpeg reads in a byte-stream. Panics if it reports an error.
+pub fn quantizers(stream: &[u8]) -> Vec<Quantizers> {
+    let text = ffmpeg(stream, &["-threads", "1", "-debug", "qp"]);
+    // Probing decodes the first frames with another context: the last one named is the decoder's.
+    let context = |line: &str| Some(line.split_once("[h264 @ ")?.1.split_once(']')?.0.to_string());
+    let decoder = text
+        .lines()
+        .rev()
+        .filter(|l| l.contains("New frame, type:"))
+        .find_map(context)
+        .expect("frames");
+    let mut frames: Vec<Quantizers> = Vec::new();
+    for line in text.lines().filter(|l| context(l).as_ref() == Some(&decoder)) {
+        let body = line.split_once("] ").map_or("", |(_, body)| body);
+        if let Some(kind) = body.strip_prefix("New frame, type: ") {
+            frames.push(Quantizers {
+                kind: kind.chars().next().unwrap(),
+                qps: Vec::new(),
+            });
+        } else if !body.is_empty() && body.len() % 2 == 0 && body.bytes().all(|b| b == b' ' || b.is_ascii_digit()) {
+            let qps = body
+                .as_bytes()
+                .chunks(2)
+                .filter_map(|c| std::str::from_utf8(c).ok()?.trim().parse::<u8>().ok());
+            frames.last_mut().unwrap().qps.extend(qps);
+        }
+    }
+    frames
+}
+
+/// Decodes a stream with FFmpeg and fails on any error it reports; number of frames.
+pub fn decodes(stream: &[u8]) -> usize {
+    let text = ffmpeg(stream, &["-threads", "1", "-debug", "qp"]);
+    let _ = text;
+    quantizers(stream).len()
+}
+
+fn ffmpeg(stream: &[u8], options: &[&str]) -> String {
+    let mut child = Command::new("ffmpeg")
+        .args(["-hide_banner", "-xerror", "-err_detect", "explode"])
+        .args(options)
+        .args(["-f", "h264", "-i", "-", "-f", "null", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ffmpeg is installed");
+    let mut input = child.stdin.take().unwrap();
+    let stream = stream.to_vec();
+    let writer = std::thread::spawn(move || input.write_all(&stream));
+    let output = child.wait_with_output().unwrap();
+    let _ = writer.join().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    for complaint in [
+        "error while decoding",
+        "Invalid data",
+        "concealing",
+        "non-existing",
+        "illegal",
+    ] {
+        assert!(!text.contains(complaint), "FFmpeg: {complaint}");
+    }
+    text
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The rate cap and libx264 together: no second exceeds 1.05 of the cap, whatever is filmed and asked for, and a cap
+//! that is not reached changes nothing.
+
+#![cfg(feature = "x264")]
+
+use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
+use dds_protocol::serial::Serial16;
+use gstdds::camera::{Camera, Geometry, Settings, Source};
+use gstdds::encoder::x264::X264;
+use gstdds::encoder::{Config, FrameControls, Guard, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder};
+
+const WIDTH: usize = 320;
+const HEIGHT: usize = 240;
+const FPS: u32 = 30;
+
+/// A textured picture that moves a little, with sensor noise; every `cut` frames it is another one.
+fn picture(luma: &mut [u8], frame: usize, cut: usize) {
+    let mut seed = frame as u32;
+    let shift = frame + frame / cut * 97;
+    for (y, row) in luma.chunks_exact_mut(WIDTH).enumerate() {
+        for (x, sample) in row.iter_mut().enumerate() {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (u, v) = (x + shift, y + shift / 3);
+            let texture = (u * u / 37 + v * v / 23 + u * v / 51) % 160;
+            *sample = (40 + texture + (seed >> 29) as usize) as u8;
+        }
+    }
+}
+
+struct Scene {
+    kbps: Box<dyn Fn(usize) -> u32>,
+    regions: fn(usize) -> Vec<Region>,
+    idr: fn(usize) -> bool,
+    cut: usize,
+}
+
+/// What a run was like.
+struct Run {
+    /// Most bytes in a second, as a factor of the cap.
+    worst: f64,
+    /// Frames at exactly the quantizers asked for.
+    exact: usize,
+    /// Bytes of each frame.
+    bytes: Vec<usize>,
+}
+
+const FRAMES: usize = 150;
+
+fn run(scene: &Scene) -> Run {
+    let geometry = Geometry {
+        width: WIDTH as u32,
+        height: HEIGHT as u32,
+    };
+    let settings = |frame| Settings {
+        max_bitrate_kbps: (scene.kbps)(frame),
+        max_region_area: 1.0,
+        ..Settings::default()
+    };
+    let mut camera = Camera::new(1, geometry, settings(0));
+    let config = Config {
+        width: geometry.width,
+        height: geometry.height,
+        format: PixelFormat::Gray8,
+        frame_rate: Some((FPS, 1)),
+        pixel_aspect_ratio: (1, 1),
+        colour: None,
+        interlaced: None,
+        frame_packing: None,
+        preset: Some("superfast".into()),
+        tune: Some("zerolatency".into()),
+        profile: None,
+        intra_only: false,
+        level_idc: None,
+        byte_stream: true,
+        rate: RateControl::Quantizers { base_qp: 36 },
+        guard: Guard::OPEN,
+        nominal_kbps: 0,
+        options: vec![],
+    };
+    let mut encoder = X264::open(&config, Box::new(|_, _| {})).expect("an encoder");
+    let mut luma = vec![0; WIDTH * HEIGHT];
+    let mut run = Run {
+        worst: 0.0,
+        exact: 0,
+        bytes: vec![],
+    };
+    let mut changed = 0;
+    for frame in 0..FRAMES {
+        let now = frame as u64 * 1_000_000_000 / u64::from(FPS);
+        let kbps = (scene.kbps)(frame);
+        if kbps != camera.settings().max_bitrate_kbps {
+            camera.set_settings(settings(frame));
+            changed = frame;
+        }
+        if frame > 0 {
+            let state = FeedbackState {
+                stream_id: 1,
+                generation: Serial16(frame as u16),
+                frame: frame as u64 - 1,
+                regions: (scene.regions)(frame),
+            };
+            for packet in encode(&state).packets {
+                camera.push_feedback(now, Source::Pad, &packet);
+            }
+        }
+        let force_idr = frame == 0 || (scene.idr)(frame);
+        let plan = camera.begin_frame(now, frame as u64, force_idr, &[]);
+        let finest = plan
+            .offsets
+            .map_or(0, |offsets| offsets.iter().copied().min().unwrap_or(0));
+        run.exact += usize::from(plan.base_qp == 36 && (finest == -10 || frame == 0));
+        if let Some(vbv) = plan.vbv {
+            let guard = Guard {
+                max_kbps: vbv.max_kbps,
+                buffer_kbit: vbv.buffer_kbit,
+            };
+            let rates = Rates {
+                kbps: None,
+                quality: None,
+                guard,
+            };
+            encoder.reconfigure(&rates).expect("new rates");
+        }
+        picture(&mut luma, frame, scene.cut);
+        let mut planes = [Plane::default(); 3];
+        planes[0] = Plane {
+            data: &luma,
+            stride: WIDTH,
+        };
+        let controls = FrameControls {
+            base_qp: plan.base_qp,
+            offsets: plan.offsets,
+            force_idr,
+        };
+        let picture = Picture {
+            planes,
+            pts: frame as i64,
+        };
+        let unit = encoder.encode(&picture, &controls).expect("an access unit");
+        let (bytes, idr) = (unit.data.len(), unit.idr);
+        camera.end_frame(now, bytes, idr);
+        run.bytes.push(bytes);
+        // Seconds that lie after the last change of the cap.
+        let from = (frame + 1).saturating_sub(FPS as usize).max(changed);
+        let second: usize = run.bytes[from..].iter().sum();
+        if kbps > 0 {
+            run.worst = run.worst.max(second as f64 / (f64::from(kbps) * 125.0));
+        }
+    }
+    run
+}
+
+fn region(width: u32, height: u32, quality: Quality) -> Region {
+    Region {
+        rect: Rect {
+            x: 0,
+            y: 0,
+            width,
+            height,
+        },
+        quality,
+        ttl_ms: 500,
+        ..Region::default()
+    }
+}
+
+fn third(_: usize) -> Vec<Region> {
+    vec![region(192, 128, Quality::Camera)]
+}
+
+#[test]
+fn a_cap_that_is_not_reached_changes_nothing() {
+    let mut scene = Scene {
+        kbps: Box::new(|_| 0),
+        regions: third,
+        idr: |_| false,
+        cut: 1000,
+    };
+    let free = run(&scene);
+    assert_eq!(free.exact, FRAMES);
+    let busiest: usize = free
+        .bytes
+        .windows(FPS as usize)
+        .map(|second| second.iter().sum())
+        .max()
+        .unwrap_or(0);
+    let kbps = (busiest * 12 / 10 / 125) as u32;
+    scene.kbps = Box::new(move |_| kbps);
+    let capped = run(&scene);
+    assert_eq!(capped.exact, FRAMES);
+    // The first access unit holds the settings of libx264 as text.
+    assert_eq!(capped.bytes[1..], free.bytes[1..], "at {kbps} kbit/s");
+}
+
+#[test]
+fn every_second_keeps_the_cap() {
+    let whole: fn(usize) -> Vec<Region> = |_| vec![region(320, 240, Quality::Qp(10))];
+    let flicker: fn(usize) -> Vec<Region> = |frame| {
+        if frame / 6 % 2 == 0 {
+            vec![]
+        } else {
+            vec![region(320, 240, Quality::Qp(1))]
+        }
+    };
+    let never: fn(usize) -> bool = |_| false;
+    let often: fn(usize) -> bool = |frame| frame % 20 == 0;
+    for (name, regions, idr, cut) in [
+        ("a third refined", third as fn(usize) -> Vec<Region>, never, 1000),
+        ("hostile", whole, never, 1000),
+        ("flickering", flicker, never, 1000),
+        ("IDR pictures", third, often, 1000),
+        ("cuts", third, never, 25),
+        ("all at once", flicker, often, 25),
+    ] {
+        for (before, kbps) in [(250, 250), (700, 700), (0, 400)] {
+            let scene = Scene {
+                kbps: Box::new(move |frame| if frame < 60 { before } else { kbps }),
+                regions,
+                idr,
+                cut,
+            };
+            let run = run(&scene);
+            assert!(run.worst <= 1.05, "{name}, {kbps} kbit/s: {:.3}", run.worst);
+            assert!(
+                run.worst > 0.5,
+                "{name}, {kbps} kbit/s: the cap is used: {:.3}",
+                run.worst
+            );
+        }
+    }
+}

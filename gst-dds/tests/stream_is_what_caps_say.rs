@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The stream: caps, parameter sets, identity, key frames, renegotiation, decoders without a parser.
+
+#![cfg(feature = "x264")]
+
+mod common;
+
+use common::{Camera, STREAM, decodes, element, identity, quantizers, region};
+use dds_protocol::feedback::Quality;
+use dds_protocol::nal::{self, Format};
+use gst::prelude::*;
+use gst_video::prelude::*;
+
+/// Caps that come out when downstream takes `peer`.
+fn negotiated(element: &gst::Element, format: gst_video::VideoFormat, peer: &str) -> (gst::Caps, gst::Buffer) {
+    let mut harness = gst_check::Harness::with_element(element, Some("sink"), Some("src"));
+    harness.set_sink_caps_str(peer);
+    harness.play();
+    let info = common::info(format, 320, 240);
+    harness.set_src_caps(info.to_caps().unwrap());
+    let mut buffer = gst::Buffer::from_mut_slice(vec![1u8; info.size()]);
+    buffer.make_mut().set_pts(gst::ClockTime::ZERO);
+    harness.push(buffer).unwrap();
+    let unit = harness.pull().unwrap();
+    let pad = element.static_pad("src").unwrap();
+    (pad.current_caps().unwrap(), unit)
+}
+
+#[test]
+fn profiles_and_levels_asked_for_are_in_caps_and_stream() {
+    use gst_video::VideoFormat as F;
+    for (format, profile, idc) in [
+        (F::I420, "constrained-baseline", 66),
+        (F::I420, "baseline", 66),
+        (F::Nv12, "main", 77),
+        (F::I420, "high", 100),
+        (F::Gray8, "high", 100),
+        (F::I42010le, "high-10", 110),
+        (F::I42010le, "high-10-intra", 110),
+        (F::Y42b, "high-4:2:2", 122),
+        (F::Y444, "high-4:4:4", 244),
+    ] {
+        let element = element();
+        let peer = format!("video/x-h264,stream-format=byte-stream,profile=(string){profile},level=(string)4");
+        let (caps, unit) = negotiated(&element, format, &peer);
+        let s = caps.structure(0).unwrap();
+        assert_eq!(s.get::<&str>("profile").unwrap(), profile);
+        assert_eq!(s.get::<&str>("level").unwrap(), "4");
+        let map = unit.map_readable().unwrap();
+        let sps = nal::nal_units(&map, Format::ByteStream)
+            .find(|n| n[0] & 0x1f == 7)
+            .unwrap();
+        assert_eq!((sps[1], sps[3]), (idc, 40), "{profile}");
+    }
+}
+
+#[test]
+fn poor_profiles_of_fast_presets_pass_for_the_richer_one_asked_for() {
+    let element = element();
+    element.set_property_from_str("speed-preset", "ultrafast");
+    let (caps, _) = negotiated(
+        &element,
+        gst_video::VideoFormat::I420,
+        "video/x-h264,profile=(string)high",
+    );
+    assert_eq!(caps.structure(0).unwrap().get::<&str>("profile").unwrap(), "high");
+}
+
+#[test]
+fn the_level_follows_the_video_not_the_open_rate_guard() {
+    let (caps, _) = negotiated(&element(), gst_video::VideoFormat::I420, "ANY");
+    assert_eq!(caps.structure(0).unwrap().get::<&str>("level").unwrap(), "1.3");
+}
+
+#[test]
+fn a_profile_no_format_fits_is_an_error_that_names_it() {
+    let element = element();
+    let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
+    harness.set_sink_caps_str("video/x-h264,profile=(string)main");
+    let caps = element.static_pad("sink").unwrap().query_caps(None);
+    let formats = format!("{caps}");
+    assert!(
+        formats.contains("I420") && !formats.contains("Y444") && !formats.contains("10LE"),
+        "{formats}"
+    );
+}
+
+#[test]
+fn ten_bit_samples_out_of_range_are_an_error_not_an_abort() {
+    let element = element();
+    let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
+    harness.play();
+    let info = common::info(gst_video::VideoFormat::I42010le, 320, 240);
+    harness.set_src_caps(info.to_caps().unwrap());
+    let mut buffer = gst::Buffer::from_mut_slice(vec![0xffu8; info.size()]);
+    buffer.make_mut().set_pts(gst::ClockTime::ZERO);
+    assert_eq!(harness.push(buffer), Err(gst::FlowError::Error));
+}
+
+#[test]
+fn avc_has_codec_data_length_prefixes_and_identity() {
+    let element = element();
+    let (caps, unit) = negotiated(&element, gst_video::VideoFormat::I420, "video/x-h264,stream-format=avc");
+    let s = caps.structure(0).unwrap();
+    assert_eq!(s.get::<&str>("stream-format").unwrap(), "avc");
+    let codec_data = s.get::<gst::Buffer>("codec_data").unwrap();
+    let record = codec_data.map_readable().unwrap();
+    assert_eq!((record[0], record[4], record[5]), (1, 0xff, 0xe1));
+    let sps_length = u16::from_be_bytes([record[6], record[7]]) as usize;
+    assert_eq!(record[8] & 0x1f, 7);
+    assert_eq!(record[8 + sps_length], 1);
+    assert_eq!(record[8 + sps_length + 3] & 0x1f, 8);
+    let map = unit.map_readable().unwrap();
+    let kinds: Vec<u8> = nal::nal_units(&map, Format::LengthPrefixed(4))
+        .map(|n| n[0] & 0x1f)
+        .collect();
+    assert_eq!(kinds, [9, 6, 5]);
+    let summary = nal::summarize(&map, Format::LengthPrefixed(4));
+    let identity = summary.identity.unwrap().unwrap();
+    assert_eq!(
+        (identity.slices, identity.slice_bytes),
+        (summary.slices.slices, summary.slices.bytes)
+    );
+}
+
+#[test]
+fn identity_names_every_access_unit_and_the_library_none() {
+    let element = element();
+    element.set_property("threads", 2u32);
+    let mut camera = Camera::new(element, 320, 240);
+    for i in 0..5u32 {
+        let unit = camera.push();
+        let id = identity(&unit);
+        assert_eq!((id.stream_id, id.frame, id.access_unit), (STREAM, u64::from(i), i));
+        assert_eq!(id.recovery, i == 0);
+        assert_eq!(id.slices, 2);
+        assert_eq!(id.capture_time_ns, 0, "no clock was allowed");
+        assert_eq!(unit.flags().contains(gst::BufferFlags::DELTA_UNIT), i != 0);
+        let map = unit.map_readable().unwrap();
+        let seis = nal::nal_units(&map, Format::ByteStream)
+            .filter(|n| n[0] & 0x1f == 6)
+            .count();
+        assert_eq!(seis, 1);
+        assert!(
+            !map.windows(4).any(|w| w == b"x264"),
+            "the library's version message is gone"
+        );
+    }
+}
+
+#[test]
+fn capture_time_is_that_of_the_reference_timestamp_else_of_the_wall_clock() {
+    let element = element();
+    element.set_property("wall-clock", true);
+    let mut camera = Camera::new(element, 320, 240);
+    let unix = gst::ClockTime::from_nseconds(1_700_000_000_123_456_789);
+    for (caps, offset) in [("timestamp/x-unix", 0), ("timestamp/x-ntp", 2_208_988_800)] {
+        let mut picture = camera.picture();
+        let stamp = unix + gst::ClockTime::from_seconds(offset);
+        let caps = gst::Caps::builder(caps).build();
+        gst::ReferenceTimestampMeta::add(picture.make_mut(), &caps, stamp, gst::ClockTime::NONE);
+        let unit = camera.push_buffer(picture);
+        assert_eq!(identity(&unit).capture_time_ns, unix.nseconds());
+    }
+    let before = std::time::SystemTime::now();
+    let unit = camera.push();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(identity(&unit).capture_time_ns);
+    // The harness's clock stands still, so the frame's age is 0.
+    assert!((before..=std::time::SystemTime::now()).contains(&time));
+}
+
+#[test]
+fn a_forced_key_unit_is_an_idr_picture_with_parameter_sets_also_in_periodic_refresh() {
+    for refresh in [false, true] {
+        let element = element();
+        element.set_property("intra-refresh", refresh);
+        let mut camera = Camera::new(element, 320, 240);
+        camera.push();
+        camera.push();
+        camera.harness.push_upstream_event(
+            gst_video::UpstreamForceKeyUnitEvent::builder()
+                .all_headers(true)
+                .build(),
+        );
+        let unit = camera.push();
+        assert!(identity(&unit).recovery);
+        assert!(!unit.flags().contains(gst::BufferFlags::DELTA_UNIT));
+        let map = unit.map_readable().unwrap();
+        let kinds: Vec<u8> = nal::nal_units(&map, Format::ByteStream).map(|n| n[0] & 0x1f).collect();
+        assert!(kinds.contains(&7) && kinds.contains(&8), "{kinds:?}");
+        drop(map);
+        assert!(!identity(&camera.push()).recovery);
+        assert_eq!(decodes(&camera.stream()), 4);
+    }
+}
+
+#[test]
+fn forced_key_units_keep_their_minimum_interval() {
+    let element = element();
+    element.set_property("min-force-key-unit-interval", 200_000_000u64);
+    let mut camera = Camera::new(element, 320, 240);
+    let mut idr = 0;
+    for _ in 0..30 {
+        camera
+            .harness
+            .push_upstream_event(gst_video::UpstreamForceKeyUnitEvent::builder().build());
+        idr += u32::from(identity(&camera.push()).recovery);
+    }
+    assert!((4..=6).contains(&idr), "{idr}");
+}
+
+#[test]
+fn new_video_caps_give_a_new_encoder_and_identity_goes_on() {
+    use gst_video::VideoFormat as F;
+    let mut camera = Camera::new(element(), 320, 240);
+    camera.push();
+    camera.push();
+    camera.set_caps(F::Nv12, 640, 368);
+    let unit = camera.push();
+    let id = identity(&unit);
+    assert_eq!((id.frame, id.access_unit, id.recovery), (2, 2, true));
+    let caps = camera.element.static_pad("src").unwrap().current_caps().unwrap();
+    assert_eq!(caps.structure(0).unwrap().get::<i32>("width").unwrap(), 640);
+    // Regions find the macroblocks of the new size.
+    camera.feedback(1, 2, &[region(608, 336, 32, 32, Quality::Camera)]);
+    camera.push();
+    let tail: Vec<u8> = camera.units[2..]
+        .iter()
+        .flat_map(|u| u.map_readable().unwrap().to_vec())
+        .collect();
+    let frames = quantizers(&tail);
+    assert_eq!(frames[1].qps.len(), 40 * 23);
+    let fine: Vec<usize> = (0..frames[1].qps.len()).filter(|i| frames[1].qps[*i] == 26).collect();
+    assert_eq!(fine, [21 * 40 + 38, 21 * 40 + 39, 22 * 40 + 38, 22 * 40 + 39]);
+    assert_eq!(camera.count("encoders-opened"), 2);
+}
+
+#[test]
+fn variable_frame_rates_and_missing_time_stamps_are_coded() {
+    let mut camera = Camera::new(element(), 320, 240);
+    let caps = gst_video::VideoCapsBuilder::new()
+        .format(gst_video::VideoFormat::I420)
+        .width(320)
+        .height(240)
+        .framerate(gst::Fraction::new(0, 1))
+        .build();
+    camera.harness.set_src_caps(caps);
+    for i in 0..4 {
+        let mut picture = camera.picture();
+        let buffer = picture.make_mut();
+        // The last two have no time of their own.
+        buffer.set_pts((i < 2).then(|| gst::ClockTime::from_mseconds(i * i * 100)));
+        buffer.set_duration(gst::ClockTime::NONE);
+        camera.push_buffer(picture);
+    }
+    assert_eq!(decodes(&camera.stream()), 4);
+}
+
+#[test]
+fn flush_begins_anew_with_an_idr_picture() {
+    let mut camera = Camera::new(element(), 320, 240);
+    camera.push();
+    camera.push();
+    camera.harness.push_event(gst::event::FlushStart::new());
+    camera.harness.push_event(gst::event::FlushStop::new(true));
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    camera.harness.push_event(gst::event::Segment::new(&segment));
+    let unit = camera.push();
+    assert!(identity(&unit).recovery);
+    assert_eq!(decodes(&camera.stream()), 3);
+}
+
+#[test]
+fn tags_say_what_codes_and_how_fast() {
+    let element = element();
+    element.set_property("bitrate", 500u32);
+    let mut camera = Camera::new(element, 320, 240);
+    camera.push();
+    let mut tags = None;
+    while let Some(event) = camera.harness.try_pull_event() {
+        if let gst::EventView::Tag(tag) = event.view() {
+            tags = Some(tag.tag_owned());
+        }
+    }
+    let tags = tags.expect("a tag event");
+    assert!(tags.get::<gst::tags::Encoder>().unwrap().get().starts_with("x264"));
+    assert_eq!(tags.get::<gst::tags::NominalBitrate>().unwrap().get(), 500_000);
+    assert!(tags.get::<gst::tags::VideoCodec>().unwrap().get().contains("H.264"));
+    assert!(tags.get::<gst::tags::EncoderVersion>().is_some());
+}
+
+#[test]
+fn latency_is_none() {
+    let mut camera = Camera::new(element(), 320, 240);
+    camera.push();
+    let encoder = camera.element.clone().downcast::<gst_video::VideoEncoder>().unwrap();
+    assert_eq!(encoder.latency(), (gst::ClockTime::ZERO, Some(gst::ClockTime::ZERO)));
+}
+
+#[test]
+fn equal_video_and_equal_feedback_give_equal_bytes() {
+    let run = || {
+        let element = element();
+        element.set_property("max-bitrate", 3_000u32);
+        let mut camera = Camera::new(element, 320, 240);
+        for frame in 0..40u16 {
+            if frame % 3 == 1 {
+                let x = u32::from(frame) * 4;
+                camera.feedback(frame, u64::from(frame) - 1, &[region(x, 64, 96, 96, Quality::Camera)]);
+            }
+            camera.push();
+        }
+        camera.stream()
+    };
+    let first = run();
+    assert!(first == run(), "the streams differ");
+}
+
+#[test]
+fn decoders_without_a_parser_take_the_stream() {
+    common::init();
+    for (decoder, stream_format) in [
+        ("avdec_h264", "byte-stream"),
+        ("avdec_h264", "avc"),
+        ("h264parse ! avdec_h264", "byte-stream"),
+        ("openh264dec", "byte-stream"),
+    ] {
+        if gst::ElementFactory::find(decoder.rsplit(' ').next().unwrap()).is_none() {
+            continue;
+        }
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=40 pattern=ball ! video/x-raw,format=I420,width=320,height=240 ! \
+             ddsencode key-int-max=15 ! video/x-h264,stream-format={stream_format},profile=constrained-baseline ! \
+             {decoder} ! fakesink name=s signal-handoffs=true"
+        ))
+        .unwrap();
+        let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("s").unwrap();
+        let frames = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = frames.clone();
+        sink.connect("handoff", false, move |_| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            None
+        });
+        let bus = pipeline.bus().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let kinds = [
+            gst::MessageType::Eos,
+            gst::MessageType::Error,
+            gst::MessageType::Warning,
+        ];
+        let message = bus
+            .timed_pop_filtered(gst::ClockTime::from_seconds(30), &kinds)
+            .map(|m| m.type_());
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(message, Some(gst::MessageType::Eos), "{decoder}");
+        assert_eq!(frames.load(std::sync::atomic::Ordering::Relaxed), 40, "{decoder}");
+    }
+}
