@@ -299,7 +299,7 @@ mod tests {
 
     /// The NAL units of access unit `n`: identity, then slices.
     fn units(n: usize, slices: usize) -> Vec<Vec<u8>> {
-        let idr = n % GOP == 0;
+        let idr = n.is_multiple_of(GOP);
         let slice_units: Vec<Vec<u8>> = (0..slices)
             .map(|s| {
                 let mut nal = vec![if idr { 0x65 } else { 0x41 }];

@@ -3,12 +3,8 @@
 //! The loop as users start it, in a process of its own, with the plugins as files: no warning in the log, no object alive
 //! at the end.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
-
-use common::*;
 
 fn plugin_dir() -> PathBuf {
     // target/<profile>/deps/this-test -> target/<profile>

@@ -185,8 +185,7 @@ impl Sender {
         if self.way == Way::Event || look || !self.channel.is_attached() {
             let taken = packets
                 .iter()
-                .map(|packet| sink_pad.push_event(gst_dds_link::event::feedback(packet)))
-                .fold(true, |all, one| all && one);
+                .all(|packet| sink_pad.push_event(gst_dds_link::event::feedback(packet)));
             if taken {
                 return Way::Event;
             }

@@ -104,7 +104,7 @@ impl Worker {
         {
             let mut stats = stats.lock().unwrap();
             stats.frames += 1;
-            if index % u64::from(settings.inference_interval) != 0 {
+            if !index.is_multiple_of(u64::from(settings.inference_interval)) {
                 stats.not_due += 1;
                 return Ok(outcome);
             }

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Sets up what the tests need (pipelines/setup.sh) and runs everything: formatting, lints, documentation, all tests, what
+# the built plugins link, and a type check for 64-bit Arm where that target can be had.
+#
+# Expected output: one line per step, the test runner's own report, and "all checks passed" at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --help ]; then
+  sed -n '4,8s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+step 'set-up'
+bash pipelines/setup.sh --no-clip
+eval "$(bash pipelines/setup.sh --env)"
+
+step 'formatting'
+cargo fmt --all --check
+
+step 'lints'
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step 'documentation'
+RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+
+step 'build'
+cargo build --workspace --locked
+
+step 'tests'
+cargo test --workspace --locked --no-fail-fast
+
+step 'what the plugins are'
+plugins=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
+export GST_PLUGIN_PATH=$plugins
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export GST_REGISTRY=$scratch/registry.bin
+# The server's plugin must stay free of libx264, which is GPL: not linked, not loaded, not in its tree.
+! ldd "$plugins/libgstddsinfer.so" | grep -i x264 || fail 'libgstddsinfer.so links libx264'
+! grep -qa 'libx264' "$plugins/libgstddsinfer.so" || fail 'libgstddsinfer.so names libx264'
+! cargo tree --locked -p gst-plugin-ddsinfer -e normal --prefix none | grep -qi x264 ||
+  fail 'gst-plugin-ddsinfer depends on x264'
+ldd "$plugins/libgstdds.so" | grep -q libx264 || fail 'libgstdds.so does not link libx264'
+# grep reads to the end, so that gst-inspect never writes into a closed pipe.
+gst-inspect-1.0 dds | grep 'License *GPL' >/dev/null || fail 'the camera plugin does not register as GPL'
+gst-inspect-1.0 ddsinfer | grep 'License *MPL' >/dev/null || fail 'the server plugin does not register as MPL'
+for element in ddsencode ddsinfer; do
+  gst-inspect-1.0 "$element" >"$scratch/$element.txt" || fail "gst-inspect-1.0 $element"
+  grep -q 'Rank *none (0)' "$scratch/$element.txt" || fail "$element has a rank"
+done
+
+step '64-bit Arm'
+arm=aarch64-unknown-linux-gnu
+if rustup target list --installed 2>/dev/null | grep -qx "$arm" || rustup target add "$arm" >/dev/null 2>&1; then
+  # A type check: the host's .pc files tell versions only, nothing is linked. libx264's bindings are made from C headers
+  # of the target, which are not here, so the camera is checked without it.
+  export PKG_CONFIG_ALLOW_CROSS=1
+  cargo check --locked --target "$arm" -p dds-protocol -p gst-dds-link -p gst-plugin-ddsinfer
+  cargo check --locked --target "$arm" -p gst-plugin-dds --no-default-features
+else
+  echo "skipped: rustup cannot give the target $arm here"
+fi
+
+if command -v shellcheck >/dev/null; then
+  step 'shell scripts'
+  shellcheck pipelines/*.sh tests/*.sh .ci/run
+fi
+
+step 'all checks passed'
