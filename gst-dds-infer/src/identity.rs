@@ -221,7 +221,8 @@ impl IdentityTracker {
             _ => (),
         }
         self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
-        let whole = unit.slices.slices == identity.slices && unit.slices.bytes == identity.slice_bytes;
+        let whole = (unit.slices.slices, unit.slices.bytes, unit.slices.checksum)
+            == (identity.slices, identity.slice_bytes, identity.slice_checksum);
         if !whole {
             self.stats.mismatches += 1;
         }
@@ -246,7 +247,12 @@ impl IdentityTracker {
             return self.lookup(pts);
         }
         match index.and_then(|i| self.records.remove(i)) {
-            Some((_, record)) => Lookup::Known(record),
+            Some((at, mut record)) => {
+                // After a loss two access units may share a time, and the decoder may give a frame for the second only.
+                let twins = self.records.iter().filter(|(other, _)| at.is_some() && *other == at);
+                record.damaged |= twins.into_iter().any(|(_, twin)| twin.damaged);
+                Lookup::Known(record)
+            }
             None => {
                 self.stats.unknown_lookups += 1;
                 Lookup::Unknown
@@ -293,6 +299,7 @@ impl IdentityTracker {
 mod tests {
     use super::*;
     use dds_protocol::identity::StreamKind;
+    use dds_protocol::nal::SliceCount;
 
     const FRAMES: usize = 40;
     const GOP: usize = 10;
@@ -307,6 +314,8 @@ mod tests {
                 nal
             })
             .collect();
+        let mut count = SliceCount::default();
+        slice_units.iter().for_each(|s| count.add(s));
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id: 9,
@@ -314,8 +323,9 @@ mod tests {
             capture_time_ns: 0,
             access_unit: n as u32,
             recovery: idr,
-            slices: slices as u16,
-            slice_bytes: slice_units.iter().map(|s| s.len() as u32).sum(),
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum,
         };
         let mut all = vec![identity.to_nal()];
         all.extend(slice_units);
@@ -488,6 +498,25 @@ mod tests {
             }
         }
         assert_eq!(requests, [3, 6, 9, 16, 19]);
+    }
+
+    #[test]
+    fn a_frame_that_shares_its_time_with_a_damaged_one_is_damaged() {
+        let mut tracker = IdentityTracker::new();
+        let push = |tracker: &mut IdentityTracker, n: usize, pts: u64| {
+            tracker.push(
+                &pack(&units(n, 1), Format::ByteStream),
+                Format::ByteStream,
+                Some(pts),
+                false,
+            );
+        };
+        push(&mut tracker, 0, 7);
+        push(&mut tracker, 2, 7);
+        assert!(matches!(
+            tracker.lookup(Some(7)),
+            Lookup::Known(FrameRecord { damaged: true, .. })
+        ));
     }
 
     #[test]

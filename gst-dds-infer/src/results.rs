@@ -198,6 +198,7 @@ mod tests {
                 recovery: false,
                 slices: 1,
                 slice_bytes: 100,
+                slice_checksum: 0,
             }),
             pts_ns: Some(10_000_000_000),
             age_ms: Some(41.23456),

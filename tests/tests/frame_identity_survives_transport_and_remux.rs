@@ -44,8 +44,18 @@ fn identities(line: &str) -> Vec<FrameIdentity> {
             .unwrap_or_else(|| panic!("access unit {} has no identity in: {line}", found.len()))
             .unwrap();
         assert_eq!(
-            (summary.slices.slices, summary.slices.bytes, summary.slices.idr),
-            (identity.slices, identity.slice_bytes, identity.recovery),
+            (
+                summary.slices.slices,
+                summary.slices.bytes,
+                summary.slices.checksum,
+                summary.slices.idr
+            ),
+            (
+                identity.slices,
+                identity.slice_bytes,
+                identity.slice_checksum,
+                identity.recovery
+            ),
             "slices there and slices promised in: {line}"
         );
         found.push(identity);

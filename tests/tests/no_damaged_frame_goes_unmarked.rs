@@ -84,13 +84,13 @@ fn run(loss: u64, encoder_options: &str, parser: &str, seed: u64) -> Outcome {
     let pictures = |name: &'static str| {
         let sink = sink(name);
         std::thread::spawn(move || {
-            let mut pictures = HashMap::new();
+            let mut pictures = Vec::new();
             while let Ok(sample) = sink.pull_sample() {
                 let buffer = sample.buffer().unwrap();
-                pictures.insert(
+                pictures.push((
                     buffer.pts().unwrap().nseconds(),
                     buffer.map_readable().unwrap().to_vec(),
-                );
+                ));
             }
             pictures
         })
@@ -98,11 +98,11 @@ fn run(loss: u64, encoder_options: &str, parser: &str, seed: u64) -> Outcome {
     let (server, reference) = (pictures("server"), pictures("reference"));
     let results = sink("results");
     let lines = std::thread::spawn(move || {
-        let mut lines = HashMap::new();
+        let mut lines = Vec::new();
         while let Ok(sample) = results.pull_sample() {
             let map = sample.buffer().unwrap().map_readable().unwrap();
             let line: serde_json::Value = serde_json::from_slice(&map).unwrap();
-            lines.insert(line["pts_ns"].as_u64().unwrap(), line);
+            lines.push(line);
         }
         lines
     });
@@ -115,10 +115,10 @@ fn run(loss: u64, encoder_options: &str, parser: &str, seed: u64) -> Outcome {
         key_frames: *key_frames.lock().unwrap(),
         ..Default::default()
     };
-    for (pts, picture) in &server {
-        let line = lines
-            .get(pts)
-            .unwrap_or_else(|| panic!("no result for the frame at {pts} ns"));
+    // One line for each frame, in order: times alone do not tell them apart after a loss.
+    assert_eq!(server.len(), lines.len());
+    for ((pts, picture), line) in server.iter().zip(&lines) {
+        assert_eq!(line["pts_ns"].as_u64(), Some(*pts));
         let marked = line["damaged"].as_bool().unwrap();
         // By its number where it has one: a depayloader that lost the end of an access unit may give it the time of the
         // next, whole and late.

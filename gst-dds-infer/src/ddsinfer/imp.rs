@@ -7,7 +7,7 @@
  * Runs an ONNX detector on decoded video, attaches what it sees, and tells the camera (`ddsencode`) in which regions it
  * needs more quality to be sure.
  *
- * ```
+ * ```shell
  * gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode ! h264parse ! avdec_h264 ! ddsinfer model-file=model.onnx ! videoconvert ! autovideosink
  * ```
  *

@@ -13,7 +13,7 @@ pub const UUID: [u8; 16] = [
 pub const VERSION: u8 = 1;
 
 /// Bytes of the version 1 payload, UUID included.
-pub const PAYLOAD_BYTES: usize = 48;
+pub const PAYLOAD_BYTES: usize = 52;
 
 /// Set in the kind byte where decoding may start.
 const RECOVERY_FLAG: u8 = 0x10;
@@ -50,6 +50,8 @@ pub struct FrameIdentity {
     pub slices: u16,
     /// Bytes of those NAL units, NAL header and emulation prevention included, start code or length prefix not.
     pub slice_bytes: u32,
+    /// Checksum of those bytes: [`crate::nal::SliceCount::checksum`].
+    pub slice_checksum: u32,
 }
 
 /// Why a payload is not a frame identity.
@@ -108,6 +110,7 @@ impl FrameIdentity {
         out.extend(self.access_unit.to_be_bytes());
         out.extend(self.slices.to_be_bytes());
         out.extend(self.slice_bytes.to_be_bytes());
+        out.extend(self.slice_checksum.to_be_bytes());
         out
     }
 
@@ -147,6 +150,7 @@ impl FrameIdentity {
             access_unit: u32::from_be_bytes(fields.take()?),
             slices: u16::from_be_bytes(fields.take()?),
             slice_bytes: u32::from_be_bytes(fields.take()?),
+            slice_checksum: u32::from_be_bytes(fields.take()?),
         })
     }
 

@@ -97,22 +97,44 @@ fn without_trailing_zeros(nal: &[u8]) -> &[u8] {
     &nal[..end]
 }
 
-/// Slices (NAL types 1 and 5) of an access unit: how many, how many bytes, and whether one is an IDR slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Slices (NAL types 1 and 5) of an access unit: how many, how many bytes, which bytes, and whether one is an IDR slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SliceCount {
     /// Slice NAL units.
     pub slices: u16,
     /// Their bytes, trailing zero bytes excluded.
     pub bytes: u32,
+    /// FNV-1a (32 bits) over those bytes, in order. Tells slices of one access unit from as many, as long ones of
+    /// another, which packet loss can put behind the wrong identity.
+    pub checksum: u32,
     /// One of them is type 5.
     pub idr: bool,
 }
 
+impl Default for SliceCount {
+    fn default() -> Self {
+        Self {
+            slices: 0,
+            bytes: 0,
+            checksum: FNV_OFFSET,
+            idr: false,
+        }
+    }
+}
+
+/// Offset basis and prime of FNV-1a, 32 bits.
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
+
 impl SliceCount {
-    fn add(&mut self, nal: &[u8]) {
-        let bytes = without_trailing_zeros(nal).len();
+    /// Adds one slice NAL unit (types 1 and 5; header byte included, trailing zeros do not count).
+    pub fn add(&mut self, nal: &[u8]) {
+        let nal = without_trailing_zeros(nal);
         self.slices = self.slices.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.bytes = self.bytes.saturating_add(u32::try_from(nal.len()).unwrap_or(u32::MAX));
+        self.checksum = nal.iter().fold(self.checksum, |sum, &byte| {
+            (sum ^ u32::from(byte)).wrapping_mul(FNV_PRIME)
+        });
         self.idr |= nal_type(nal) == Some(NAL_IDR_SLICE);
     }
 }

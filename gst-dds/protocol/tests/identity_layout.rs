@@ -26,17 +26,21 @@ fn any_identity() -> impl Strategy<Value = FrameIdentity> {
         any::<bool>(),
         any::<u16>(),
         number(),
+        any::<u32>(),
     )
         .prop_map(
-            |(kind, stream_id, frame, capture_time_ns, access_unit, recovery, slices, slice_bytes)| FrameIdentity {
-                kind,
-                stream_id,
-                frame,
-                capture_time_ns,
-                access_unit: access_unit as u32,
-                recovery,
-                slices,
-                slice_bytes: slice_bytes as u32,
+            |(kind, stream_id, frame, capture_time_ns, access_unit, recovery, slices, slice_bytes, slice_checksum)| {
+                FrameIdentity {
+                    kind,
+                    stream_id,
+                    frame,
+                    capture_time_ns,
+                    access_unit: access_unit as u32,
+                    recovery,
+                    slices,
+                    slice_bytes: slice_bytes as u32,
+                    slice_checksum,
+                }
             },
         )
 }
@@ -102,13 +106,14 @@ fn payload_has_exactly_the_bytes_of_the_readme() {
     expected.extend([0, 0, 1, 1]);
     expected.extend([0, 4]);
     expected.extend([0, 1, 0x11, 0x70]);
+    expected.extend([0xde, 0xad, 0xbe, 0xef]);
     assert_eq!(identity().to_payload(), expected);
     assert_eq!(expected.len(), PAYLOAD_BYTES);
 }
 
 #[test]
 fn nal_unit_begins_with_header_type_and_size() {
-    assert_eq!(identity().to_nal()[..3], [0x06, 5, 48]);
+    assert_eq!(identity().to_nal()[..3], [0x06, 5, 52]);
     assert_eq!(identity().to_nal().last(), Some(&0x80));
 }
 
@@ -129,7 +134,7 @@ fn unknown_versions_kinds_and_uuids_are_named_and_unknown_flags_and_extensions_s
     assert_eq!(FrameIdentity::from_payload(&longer), Ok(identity()));
     assert_eq!(
         FrameIdentity::from_payload(&payload[..17]),
-        Err(IdentityError::TooShort { needed: 48, got: 17 })
+        Err(IdentityError::TooShort { needed: 52, got: 17 })
     );
 }
 

@@ -21,6 +21,24 @@ fn any_nal() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// FNV-1a as its authors publish it, on 64-bit numbers.
+fn checksum(bytes: impl IntoIterator<Item = u8>) -> u32 {
+    let mut sum = 2_166_136_261u64;
+    for byte in bytes {
+        sum = ((sum ^ u64::from(byte)) * 16_777_619) & 0xffff_ffff;
+    }
+    sum as u32
+}
+
+#[test]
+fn checksum_is_that_of_published_vectors_and_tells_equal_sizes_apart() {
+    assert_eq!(checksum([]), 0x811c_9dc5);
+    assert_eq!(checksum(*b"a"), 0xe40c_292c);
+    assert_eq!(checksum(*b"foobar"), 0xbf9c_f968);
+    let count = |slice: &[u8]| count_slices(&[&[0, 0, 1], slice].concat(), Format::ByteStream);
+    assert_ne!(count(&[0x41, 1, 2, 3]).checksum, count(&[0x41, 1, 3, 2]).checksum);
+}
+
 proptest! {
     #[test]
     fn unescaping_undoes_escaping_and_escaped_bytes_hold_no_start_code(
@@ -39,6 +57,7 @@ proptest! {
         let expected = SliceCount {
             slices: slices.len() as u16,
             bytes: slices.iter().map(|n| n.len() as u32).sum(),
+            checksum: checksum(slices.iter().flat_map(|n| n.iter().copied())),
             idr: slices.iter().any(|n| n[0] & 31 == 5),
         };
         let mut padded = byte_stream(&nals);
@@ -69,6 +88,7 @@ fn start_codes_of_three_and_four_bytes_and_zeros_between_are_separators() {
         SliceCount {
             slices: 2,
             bytes: 4,
+            checksum: checksum([0x65, 0x88, 0x41, 0x9a]),
             idr: true
         }
     );
@@ -104,6 +124,7 @@ fn trailing_zeros_inside_a_length_prefixed_slice_do_not_count() {
         SliceCount {
             slices: 1,
             bytes: 3,
+            checksum: checksum([0x65, 1, 2]),
             idr: true
         }
     );

@@ -7,7 +7,7 @@ mod common;
 use common::{Random, identity, random_region, state};
 use dds_protocol::assembler::{Assembler, Outcome};
 use dds_protocol::feedback::{self, FeedbackError, MAX_PACKET, MAX_PARTS, MAX_REGIONS};
-use dds_protocol::identity::{FrameIdentity, UUID};
+use dds_protocol::identity::{FrameIdentity, PAYLOAD_BYTES, UUID};
 use dds_protocol::nal::{self, Format};
 use dds_protocol::rtcp;
 
@@ -113,7 +113,7 @@ fn every_length_up_to_1500_behind_a_valid_beginning() {
             payload.push(1);
             payload.extend(&data);
             if let Ok(identity) = FrameIdentity::from_payload(&payload) {
-                assert_eq!(identity.to_payload()[18..], payload[18..48]);
+                assert_eq!(identity.to_payload()[18..], payload[18..PAYLOAD_BYTES]);
             }
 
             let mut compound = vec![0x80, 201, 0, 1, 0, 0, 0, 0];

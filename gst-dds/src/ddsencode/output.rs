@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use dds_protocol::identity::FrameIdentity;
+use dds_protocol::nal::SliceCount;
 
 use crate::encoder::{AccessUnit, Nal};
 
@@ -12,17 +13,13 @@ fn is_slice(nal: &Nal) -> bool {
     matches!(nal.kind, 1 | 5)
 }
 
-/// Number of slices of an access unit, and bytes of their NAL units (without trailing zeros, as the receiver counts).
-pub(super) fn count_slices(unit: &AccessUnit<'_>) -> (u16, u32) {
-    let mut slices = 0u16;
-    let mut bytes = 0u32;
+/// The slices of an access unit, counted as the receiver counts them.
+pub(super) fn count_slices(unit: &AccessUnit<'_>) -> SliceCount {
+    let mut count = SliceCount::default();
     for nal in unit.nals.iter().filter(|n| is_slice(n)) {
-        let body = &unit.data[nal.body..nal.end];
-        let zeros = body.iter().rev().take_while(|&&b| b == 0).count();
-        slices = slices.saturating_add(1);
-        bytes = bytes.saturating_add((body.len() - zeros) as u32);
+        count.add(&unit.data[nal.body..nal.end]);
     }
-    (slices, bytes)
+    count
 }
 
 /// The access unit with `identity` as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
@@ -86,7 +83,7 @@ mod tests {
             idr: true,
             keyframe: true,
         };
-        let (slices, slice_bytes) = count_slices(&unit);
+        let count = count_slices(&unit);
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id: 7,
@@ -94,15 +91,17 @@ mod tests {
             capture_time_ns: 0,
             access_unit: 1,
             recovery: true,
-            slices,
-            slice_bytes,
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum,
         };
         let out = assemble(&unit, &identity, true);
         let kinds: Vec<u8> = nal::nal_units(&out, Format::ByteStream).map(|n| n[0] & 0x1f).collect();
         assert_eq!(kinds, [9, 6, 5, 5]);
         let summary = nal::summarize(&out, Format::ByteStream);
         assert_eq!(summary.identity, Some(Ok(identity)));
-        assert_eq!((summary.slices.slices, summary.slices.bytes), (2, 5));
-        assert!(summary.slices.idr);
+        assert_eq!(summary.slices, count);
+        assert_eq!((count.slices, count.bytes), (2, 5));
+        assert!(count.idr);
     }
 }

@@ -156,7 +156,7 @@ impl State {
             .encode(&Picture { planes, pts }, &controls)
             .map_err(|e| e.to_string())?;
 
-        let (slices, slice_bytes) = output::count_slices(&unit);
+        let count = output::count_slices(&unit);
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id: self.stream_id,
@@ -165,8 +165,9 @@ impl State {
             access_unit: self.next_access_unit,
             // The start of a periodic refresh is none: a decoder is not clean before the refresh has passed.
             recovery: unit.idr,
-            slices,
-            slice_bytes,
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum,
         };
         let data = output::assemble(&unit, &identity, self.byte_stream);
         let (idr, keyframe) = (unit.idr, unit.keyframe);

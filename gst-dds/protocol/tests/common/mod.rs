@@ -101,6 +101,7 @@ pub fn identity() -> FrameIdentity {
         recovery: true,
         slices: 4,
         slice_bytes: 70_000,
+        slice_checksum: 0xdead_beef,
     }
 }
 
