@@ -58,7 +58,8 @@ pub struct PolicySettings {
     /// trying for models that give objectness and many similar classes, whose scores are low although something is
     /// there. Undecided policy only; the paper's rule always uses objectness.
     pub use_objectness: bool,
-    /// Pixels added on every side of a box. Default 4. Undecided policy only; the paper's rule has
+    /// Pixels added on every side of a box. Default 2: rectangles grow outward to the wire's grid besides. Undecided
+    /// policy only; the paper's rule has
     /// [`PaperSettings::enlarge_ratio`].
     pub padding: u32,
     /// Most regions in one frame; the least valuable are left out and counted. Default and upper limit 256.
@@ -87,7 +88,7 @@ impl Default for PolicySettings {
             threshold: 0.3,
             band: 0.1,
             use_objectness: false,
-            padding: 4,
+            padding: 2,
             max_regions: MAX_REGIONS,
             ttl_ms: 1000,
             quality: Quality::Camera,
@@ -257,13 +258,13 @@ mod tests {
             detection(400.0, 200.0, 432.0, 232.0, 0.24),
             detection(500.0, 200.0, 532.0, 232.0, 0.1),
         ];
-        // Padded by 4 and grown to the grid of 8: 96..135 becomes 96..136, 96..145.5 becomes 96..152.
+        // Padded by 2 and grown to the grid of 8: 98..133 becomes 96..136, 98..143.5 becomes 96..144.
         assert_eq!(
             feedback.regions(5, 0, &detections, 640, 480),
             [
                 region(296, 192, 40, 48, 0, 0),
                 region(392, 192, 48, 48, 0, 0),
-                region(96, 96, 40, 56, 0, 0),
+                region(96, 96, 40, 48, 0, 0),
             ]
         );
     }
@@ -279,7 +280,7 @@ mod tests {
         let moved = [detection(107.0, 95.0, 147.0, 135.0, 0.3)];
         assert_eq!(
             feedback.regions(12, 2, &moved, 640, 480),
-            [region(96, 88, 56, 56, 14, -10)]
+            [region(104, 88, 48, 56, 14, -10)]
         );
     }
 
@@ -336,7 +337,7 @@ mod tests {
         ];
         assert_eq!(
             feedback.regions(1, 0, &detections, 640, 480),
-            [region(0, 0, 24, 40, 0, 0), region(616, 456, 24, 24, 0, 0)]
+            [region(0, 0, 24, 32, 0, 0), region(616, 456, 24, 24, 0, 0)]
         );
     }
 

@@ -115,6 +115,6 @@ mod tests {
                 y2: 50.0
             }
         );
-        assert_eq!(found[0].grow, (4.0, 4.0));
+        assert_eq!(found[0].grow, (2.0, 2.0));
     }
 }

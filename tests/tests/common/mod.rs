@@ -13,19 +13,11 @@ use gst::prelude::*;
 
 /// Initialises GStreamer and both plugins, linked into the test.
 pub fn init() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        gst::init().unwrap();
-        gstdds::plugin_register_static().unwrap();
-        gstddsinfer::plugin_register_static().unwrap();
-    });
+    dds_tests::init().unwrap();
 }
 
 pub fn launch(line: &str) -> gst::Pipeline {
-    gst::parse::launch(line)
-        .unwrap_or_else(|e| panic!("{e} in: {line}"))
-        .downcast()
-        .unwrap()
+    dds_tests::launch(line).unwrap()
 }
 
 /// Runs a pipeline to its end; panics with the element's own words on an error.
@@ -93,56 +85,11 @@ pub fn packets(stream_id: u32, generation: u16, frame: u64, regions: Vec<Region>
     .packets
 }
 
-/// Quantizers of one picture, macroblocks in raster order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QpPicture {
-    pub intra: bool,
-    pub columns: usize,
-    pub qps: Vec<u8>,
-}
+pub use dds_tests::qp::QpPicture;
 
-impl QpPicture {
-    pub fn at(&self, column: usize, row: usize) -> u8 {
-        self.qps[row * self.columns + column]
-    }
-}
-
-/// Reads every macroblock's quantizer back with FFmpeg's decoder. Panics on anything the decoder complains about.
+/// Reads every macroblock's quantizer back with FFmpeg's decoder.
 pub fn quantizers(h264: &Path) -> Vec<QpPicture> {
-    let output = Command::new("ffmpeg")
-        .args(["-nostdin", "-threads", "1", "-debug", "qp", "-i"])
-        .arg(h264)
-        .args(["-f", "null", "-"])
-        .output()
-        .expect("ffmpeg is installed");
-    let text = String::from_utf8_lossy(&output.stderr);
-    // Pictures are decoded first while probing, then for real, by another decoder instance.
-    let mut runs: Vec<(String, Vec<QpPicture>)> = Vec::new();
-    for line in text.lines() {
-        let Some((instance, rest)) = line.strip_prefix("[h264 @ ").and_then(|l| l.split_once("] ")) else {
-            continue;
-        };
-        if let Some(kind) = rest.strip_prefix("New frame, type: ") {
-            if runs.last().is_none_or(|(last, _)| last != instance) {
-                runs.push((instance.to_owned(), Vec::new()));
-            }
-            let picture = QpPicture {
-                intra: kind.trim() == "I",
-                columns: 0,
-                qps: Vec::new(),
-            };
-            runs.last_mut().unwrap().1.push(picture);
-        } else if rest.len() >= 2 && rest.len() % 2 == 0 && rest.bytes().all(|b| b.is_ascii_digit() || b == b' ') {
-            let picture = runs.last_mut().unwrap().1.last_mut().unwrap();
-            picture.columns = rest.len() / 2;
-            picture.qps.extend(
-                rest.as_bytes()
-                    .chunks(2)
-                    .map(|d| std::str::from_utf8(d).unwrap().trim().parse::<u8>().unwrap()),
-            );
-        }
-    }
-    runs.pop().map(|(_, pictures)| pictures).unwrap_or_default()
+    dds_tests::qp::read(h264).unwrap()
 }
 
 /// Decodes with FFmpeg alone and returns what it complains about.

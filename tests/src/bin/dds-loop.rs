@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The closed loop on a clip, in lockstep: bits and F1 of one setting, as one line.
+
+use std::path::PathBuf;
+
+use dds_tests::{Error, clip::Clip, init, lockstep, score};
+
+const HELP: &str = "\
+usage: dds-loop CLIP --model MODEL [options]
+
+Runs ddsencode, a decoder and ddsinfer in lockstep over a clip and prints kbit/s and F1 against the same detector on the
+source frames (IoU 0.5, one-to-one, same class, reference scores from 0.3, best test threshold of 0.2-0.4).
+
+options:
+  --frames N        frames of the clip (90)
+  --first N         first frame (0)
+  --background QP   quantizer outside regions (40)
+  --region QP       quantizer inside regions (28)
+  --delay N         frames until feedback reaches the camera (1)
+  --uniform QP      one quantizer, no feedback; may be given several times, one line each
+  --no-feedback     the camera hears nothing: uniform at --background
+  --encoder OPTS    further properties of ddsencode
+  --infer OPTS      further properties of ddsinfer
+  --iou X           overlap that counts as found (0.5)
+  --help            this text";
+
+struct Options {
+    clip: PathBuf,
+    model: PathBuf,
+    frames: usize,
+    first: usize,
+    background: u32,
+    region: u32,
+    delay: usize,
+    uniform: Vec<u32>,
+    feedback: bool,
+    encoder: String,
+    infer: String,
+    iou: f32,
+}
+
+fn options() -> Result<Option<Options>, Error> {
+    let mut o = Options {
+        clip: PathBuf::new(),
+        model: PathBuf::new(),
+        frames: 90,
+        first: 0,
+        background: 40,
+        region: 28,
+        delay: 1,
+        uniform: Vec::new(),
+        feedback: true,
+        encoder: String::new(),
+        infer: String::new(),
+        iou: 0.5,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--model" => o.model = value()?.into(),
+            "--frames" => o.frames = value()?.parse()?,
+            "--first" => o.first = value()?.parse()?,
+            "--background" => o.background = value()?.parse()?,
+            "--region" => o.region = value()?.parse()?,
+            "--delay" => o.delay = value()?.parse::<usize>()?.max(1),
+            "--uniform" => o.uniform.push(value()?.parse()?),
+            "--no-feedback" => o.feedback = false,
+            "--encoder" => o.encoder = value()?,
+            "--infer" => o.infer = value()?,
+            "--iou" => o.iou = value()?.parse()?,
+            other if !other.starts_with('-') && o.clip.as_os_str().is_empty() => o.clip = other.into(),
+            other => return Err(format!("unknown option {other}; see --help").into()),
+        }
+    }
+    if o.clip.as_os_str().is_empty() || o.model.as_os_str().is_empty() {
+        return Err("a clip and --model are needed; see --help".into());
+    }
+    Ok(Some(o))
+}
+
+fn main() -> Result<(), Error> {
+    let Some(o) = options()? else {
+        println!("{HELP}");
+        return Ok(());
+    };
+    init()?;
+    let clip = Clip::load(&o.clip, o.first, o.frames)?;
+    let infer = format!(
+        "ddsinfer model-file=\"{}\" threads=2 box-confidence-threshold=0.05 feedback-threshold=0.3 {}",
+        o.model.display(),
+        o.infer
+    );
+    let reference: Vec<_> = lockstep::run(&clip, "", &infer, 1, "detector on the source")?
+        .lines
+        .into_iter()
+        .map(|l| l.objects)
+        .collect();
+    let base = format!(
+        "ddsencode name=encoder stream-id=1 speed-preset=veryfast key-int-max=250 threads=1 wall-clock=false {}",
+        o.encoder
+    );
+    let mut runs: Vec<(String, String, bool)> = o
+        .uniform
+        .iter()
+        .map(|qp| {
+            (
+                format!("uniform {qp}"),
+                format!("{base} background-qp={qp} fallback-qp={qp}"),
+                false,
+            )
+        })
+        .collect();
+    if runs.is_empty() {
+        let (b, r) = (o.background, o.region);
+        let name = if o.feedback {
+            format!("regions {r}/{b}")
+        } else {
+            format!("no feedback {b}")
+        };
+        runs.push((
+            name,
+            format!("{base} background-qp={b} fallback-qp={b} region-qp={r}"),
+            o.feedback,
+        ));
+    }
+    for (name, encode, feedback) in runs {
+        let infer = if feedback {
+            infer.clone()
+        } else {
+            format!("{infer} feedback=false")
+        };
+        let outcome = lockstep::run(&clip, &encode, &infer, o.delay, &name)?;
+        let found: Vec<_> = outcome.lines.iter().map(|l| l.objects.clone()).collect();
+        let (f1, threshold) = score::f1(&found, &reference, o.iou);
+        let regions: usize = outcome.lines.iter().map(|l| l.regions.len()).sum();
+        println!(
+            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}), {:.1} regions per frame",
+            outcome.kbps(&clip),
+            regions as f64 / outcome.lines.len() as f64
+        );
+        if let Some(camera) = outcome.camera {
+            let count = |field: &str| camera.get::<u64>(field).unwrap_or_default();
+            eprintln!(
+                "  steered {} of {} frames, regions applied {}, over area {}, clipped {}, expired {}",
+                count("frames-steered"),
+                count("frames"),
+                count("regions-applied"),
+                count("regions-over-area"),
+                count("regions-clipped"),
+                count("regions-expired")
+            );
+        }
+    }
+    Ok(())
+}

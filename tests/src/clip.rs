@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Frames of a clip in memory.
+
+use std::path::Path;
+
+use gst::prelude::*;
+use gst_video::prelude::*;
+
+use crate::{Error, bus_error, launch, progress::Bar};
+
+/// Decoded frames, I420 with even sides.
+pub struct Clip {
+    /// Caps of the frames.
+    pub caps: gst::Caps,
+    /// Width, height, frames per second.
+    pub size: (u32, u32),
+    /// Frame rate.
+    pub fps: gst::Fraction,
+    /// The frames.
+    pub frames: Vec<gst::Buffer>,
+}
+
+impl Clip {
+    /// Decodes `count` frames from `first` on. Fewer where the clip ends before.
+    ///
+    /// # Errors
+    /// A file that cannot be read or decoded, or that has no frame there.
+    pub fn load(path: &Path, first: usize, count: usize) -> Result<Self, Error> {
+        if !path.is_file() {
+            return Err(format!("there is no file {}", path.display()).into());
+        }
+        let pipeline = launch(
+            "filesrc name=file ! decodebin ! videoconvert ! video/x-raw,format=I420 \
+             ! appsink name=out sync=false max-buffers=8",
+        )?;
+        // As a property: paths may hold what gst-launch would read as syntax.
+        pipeline
+            .by_name("file")
+            .ok_or("no filesrc")?
+            .set_property("location", path.to_string_lossy().as_ref());
+        let sink = pipeline
+            .by_name("out")
+            .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
+            .ok_or("no appsink")?;
+        pipeline.set_state(gst::State::Playing)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut bar = Bar::new(format!("decoding {name}"), first + count);
+        let mut caps = None;
+        let mut frames = Vec::with_capacity(count);
+        let mut seen = 0;
+        while frames.len() < count {
+            let Ok(sample) = sink.pull_sample() else { break };
+            seen += 1;
+            bar.step();
+            if seen <= first {
+                continue;
+            }
+            let (Some(buffer), Some(c)) = (sample.buffer_owned(), sample.caps_owned()) else {
+                continue;
+            };
+            let (small, buffer) = even(&c, buffer)?;
+            caps = Some(small);
+            frames.push(buffer);
+        }
+        let error = bus_error(&pipeline);
+        pipeline.set_state(gst::State::Null)?;
+        let caps = caps.ok_or_else(|| error.unwrap_or_else(|| format!("{} has only {seen} frames", path.display())))?;
+        let info = gst_video::VideoInfo::from_caps(&caps)?;
+        let fps = if info.fps().numer() > 0 {
+            info.fps()
+        } else {
+            gst::Fraction::new(30, 1)
+        };
+        Ok(Self {
+            size: (info.width(), info.height()),
+            caps,
+            fps,
+            frames,
+        })
+    }
+
+    /// Frames per second.
+    pub fn rate(&self) -> f64 {
+        f64::from(self.fps.numer()) / f64::from(self.fps.denom())
+    }
+
+    /// A copy of frame `n` with the time of frame `n` of a stream that begins at 0.
+    pub fn frame(&self, n: usize) -> gst::Buffer {
+        let mut buffer = self.frames[n].copy();
+        let second = gst::ClockTime::SECOND;
+        let at = |n: usize| second.mul_div_floor(n as u64 * self.fps.denom() as u64, self.fps.numer() as u64);
+        let buffer_mut = buffer.make_mut();
+        buffer_mut.set_pts(at(n));
+        buffer_mut.set_duration(at(1));
+        buffer_mut.set_dts(gst::ClockTime::NONE);
+        buffer
+    }
+}
+
+/// Cuts an odd last row or column off.
+fn even(caps: &gst::Caps, buffer: gst::Buffer) -> Result<(gst::Caps, gst::Buffer), Error> {
+    let info = gst_video::VideoInfo::from_caps(caps)?;
+    let (width, height) = (info.width() & !1, info.height() & !1);
+    let mut builder =
+        gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, width, height).fps(if info.fps().numer() > 0 {
+            info.fps()
+        } else {
+            gst::Fraction::new(30, 1)
+        });
+    let colorimetry = info.colorimetry();
+    builder = builder.colorimetry(&colorimetry);
+    let small = builder.build()?;
+    let frame =
+        gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &info).map_err(|_| "a frame cannot be mapped")?;
+    let mut out = gst_video::VideoFrame::from_buffer_writable(gst::Buffer::with_size(small.size())?, &small)
+        .map_err(|_| "a frame cannot be mapped")?;
+    for plane in 0..3u32 {
+        let (w, h) = if plane == 0 {
+            (width, height)
+        } else {
+            (width / 2, height / 2)
+        };
+        let from_stride = frame.plane_stride()[plane as usize] as usize;
+        let to_stride = out.plane_stride()[plane as usize] as usize;
+        let from = frame.plane_data(plane)?;
+        let to = out.plane_data_mut(plane)?;
+        for row in 0..h as usize {
+            to[row * to_stride..][..w as usize].copy_from_slice(&from[row * from_stride..][..w as usize]);
+        }
+    }
+    Ok((small.to_caps()?, out.into_buffer()))
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The closed loop in lockstep: the real elements in one pipeline, the next frame pushed only when the last one has come
+//! out with its results and its feedback has been taken. So a slow machine measures what a fast one would, and the
+//! feedback delay is a number of frames.
+
+use std::collections::VecDeque;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use gst::prelude::*;
+
+use crate::{Error, bus_error, clip::Clip, launch, progress::Bar, score::Line};
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Results, one a frame.
+    pub lines: Vec<Line>,
+    /// Coded bytes, all access units.
+    pub bytes: u64,
+    /// The camera's `stats` at the end.
+    pub camera: Option<gst::Structure>,
+}
+
+impl Outcome {
+    /// Bit rate in kbit/s.
+    pub fn kbps(&self, clip: &Clip) -> f64 {
+        self.bytes as f64 * 8.0 * clip.rate() / self.lines.len().max(1) as f64 / 1000.0
+    }
+}
+
+fn element<T: IsA<gst::Object>>(pipeline: &gst::Pipeline, name: &str) -> Result<T, Error> {
+    pipeline
+        .by_name(name)
+        .and_then(|e| e.upcast::<gst::Object>().downcast::<T>().ok())
+        .ok_or_else(|| format!("no element {name}").into())
+}
+
+/// Runs all frames of `clip` through `encode` (an encoder, or nothing for the source itself) and `infer` (a ddsinfer with
+/// its properties). Feedback reaches the camera `delay` frames later, at least 1.
+///
+/// # Errors
+/// What an element says; a decoder that holds frames back.
+pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> Result<Outcome, Error> {
+    let coded = if encode.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "! {encode} ! video/x-h264,stream-format=byte-stream,alignment=au ! identity name=coded silent=true ! avdec_h264 max-threads=1"
+        )
+    };
+    let pipeline = launch(&format!(
+        "appsrc name=in format=time block=false {coded} ! {infer} name=infer ! appsink name=out sync=false \
+         infer.results ! appsink name=results sync=false"
+    ))?;
+    let source: gst_app::AppSrc = element(&pipeline, "in")?;
+    source.set_caps(Some(&clip.caps));
+    let out: gst_app::AppSink = element(&pipeline, "out")?;
+    let results: gst_app::AppSink = element(&pipeline, "results")?;
+
+    let bytes = Arc::new(AtomicU64::new(0));
+    let held: Arc<Mutex<VecDeque<gst::Event>>> = Arc::default();
+    let coded_pad = element::<gst::Element>(&pipeline, "coded")
+        .ok()
+        .and_then(|e| e.static_pad("src"));
+    if let Some(pad) = &coded_pad {
+        let bytes = bytes.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+                bytes.fetch_add(buffer.size() as u64, Ordering::SeqCst);
+            }
+            gst::PadProbeReturn::Ok
+        });
+        if delay > 1 {
+            let held = held.clone();
+            pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+                let Some(gst::PadProbeData::Event(event)) = &info.data else {
+                    return gst::PadProbeReturn::Ok;
+                };
+                if gst_dds_link::event::parse(event).is_none() {
+                    return gst::PadProbeReturn::Ok;
+                }
+                held.lock().unwrap().push_back(event.clone());
+                info.data = None;
+                gst::PadProbeReturn::Handled
+            });
+        }
+    }
+    pipeline.set_state(gst::State::Playing)?;
+    let mut bar = Bar::new(what, clip.frames.len());
+    let mut outcome = Outcome::default();
+    let patience = gst::ClockTime::from_seconds(60);
+    let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
+    let mut run = || -> Result<(), Error> {
+        for n in 0..clip.frames.len() {
+            // Feedback of frame n - delay is taken before frame n.
+            if n >= delay
+                && delay > 1
+                && let Some(event) = held.lock().unwrap().pop_front()
+            {
+                element::<gst::Element>(&pipeline, "encoder")?
+                    .static_pad("src")
+                    .ok_or("no source pad")?
+                    .send_event(event);
+            }
+            source
+                .push_buffer(clip.frame(n))
+                .map_err(|_| failed("the pipeline takes no frames"))?;
+            out.try_pull_sample(patience)
+                .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
+            let sample = results
+                .try_pull_sample(patience)
+                .ok_or_else(|| failed("a frame gave no result"))?;
+            let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
+            outcome.lines.push(Line::parse(&map)?);
+            bar.step();
+        }
+        Ok(())
+    };
+    let ran = run();
+    if let Ok(encoder) = element::<gst::Element>(&pipeline, "encoder") {
+        outcome.camera = encoder.find_property("stats").map(|_| encoder.property("stats"));
+    }
+    pipeline.set_state(gst::State::Null)?;
+    ran?;
+    outcome.bytes = bytes.load(Ordering::SeqCst);
+    Ok(outcome)
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Scoring: F1 of detections against those of the same detector on the source picture.
+//!
+//! Pooled over all frames, one-to-one (greedy by descending score), same class, reference scores from
+//! [`REFERENCE_SCORE`]; the test threshold is the best of [`TEST_SCORES`].
+
+use serde_json::Value;
+
+/// Least score of a reference box.
+pub const REFERENCE_SCORE: f32 = 0.3;
+/// Test thresholds that are tried.
+pub const TEST_SCORES: [f32; 5] = [0.2, 0.25, 0.3, 0.35, 0.4];
+
+/// One box, in pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Name of the class.
+    pub label: String,
+    /// Confidence, 0 to 1.
+    pub score: f32,
+    /// Left edge.
+    pub x: f32,
+    /// Top edge.
+    pub y: f32,
+    /// Width.
+    pub width: f32,
+    /// Height.
+    pub height: f32,
+}
+
+impl Found {
+    /// Intersection over union.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let overlap = |a: f32, b: f32, c: f32, d: f32| ((a + b).min(c + d) - a.max(c)).max(0.0);
+        let both =
+            overlap(self.x, self.width, other.x, other.width) * overlap(self.y, self.height, other.y, other.height);
+        both / (self.width * self.height + other.width * other.height - both + 1e-9)
+    }
+}
+
+/// One line of ddsinfer's `results` pad.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Line {
+    /// Number of the captured frame, where the stream is ours.
+    pub frame: Option<u64>,
+    /// Presentation time, nanoseconds.
+    pub pts_ns: Option<u64>,
+    /// Damaged on the way.
+    pub damaged: bool,
+    /// Capture to result, milliseconds.
+    pub age_ms: Option<f64>,
+    /// Boxes.
+    pub objects: Vec<Found>,
+    /// Regions asked for: x, y, width, height.
+    pub regions: Vec<(u32, u32, u32, u32)>,
+}
+
+impl Line {
+    /// Reads a line of JSON.
+    ///
+    /// # Errors
+    /// What is missing or not JSON.
+    pub fn parse(line: &[u8]) -> Result<Self, crate::Error> {
+        let value: Value = serde_json::from_slice(line)?;
+        let number = |v: &Value, name: &str| {
+            v[name]
+                .as_f64()
+                .ok_or_else(|| format!("no number {name} in a result line"))
+        };
+        let list = |name: &str| {
+            value[name]
+                .as_array()
+                .cloned()
+                .ok_or_else(|| format!("no array {name} in a result line"))
+        };
+        let objects = list("objects")?
+            .iter()
+            .map(|o| {
+                Ok(Found {
+                    label: o["label"].as_str().unwrap_or_default().to_owned(),
+                    score: number(o, "score")? as f32,
+                    x: number(o, "x")? as f32,
+                    y: number(o, "y")? as f32,
+                    width: number(o, "width")? as f32,
+                    height: number(o, "height")? as f32,
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        let regions = list("regions")?
+            .iter()
+            .map(|r| {
+                let n = |name| number(r, name).map(|v| v as u32);
+                Ok((n("x")?, n("y")?, n("width")?, n("height")?))
+            })
+            .collect::<Result<_, String>>()?;
+        Ok(Self {
+            frame: value["frame"].as_u64(),
+            pts_ns: value["pts_ns"].as_u64(),
+            damaged: value["damaged"].as_bool().unwrap_or(false),
+            age_ms: value["age_ms"].as_f64(),
+            objects,
+            regions,
+        })
+    }
+}
+
+/// True positives, test boxes and reference boxes of one frame.
+fn counts(found: &[Found], reference: &[Found], score: f32, iou: f32) -> [usize; 3] {
+    let mut found: Vec<&Found> = found.iter().filter(|f| f.score >= score).collect();
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let reference: Vec<&Found> = reference.iter().filter(|r| r.score >= REFERENCE_SCORE).collect();
+    let mut used = vec![false; reference.len()];
+    let mut hits = 0;
+    for f in &found {
+        let best = reference
+            .iter()
+            .enumerate()
+            .filter(|(i, r)| !used[*i] && r.label == f.label)
+            .map(|(i, r)| (i, f.iou(r)))
+            .max_by(|a, b| a.1.total_cmp(&b.1));
+        if let Some((i, overlap)) = best
+            && overlap >= iou
+        {
+            used[i] = true;
+            hits += 1;
+        }
+    }
+    [hits, found.len(), reference.len()]
+}
+
+/// F1 and the test threshold it was reached at. `found` and `reference` hold the boxes of the same frames, in order.
+///
+/// # Panics
+/// Where they do not hold as many frames.
+pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32) {
+    assert_eq!(found.len(), reference.len(), "frames to compare");
+    TEST_SCORES
+        .iter()
+        .map(|&score| {
+            let mut sum = [0; 3];
+            for (f, r) in found.iter().zip(reference) {
+                let c = counts(f, r, score, iou);
+                (0..3).for_each(|i| sum[i] += c[i]);
+            }
+            (2.0 * sum[0] as f64 / (sum[1] + sum[2]).max(1) as f64, score)
+        })
+        .fold(
+            (0.0, TEST_SCORES[0]),
+            |best, one| if one.0 > best.0 { one } else { best },
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(label: &str, score: f32, x: f32) -> Found {
+        Found {
+            label: label.into(),
+            score,
+            x,
+            y: 0.0,
+            width: 10.0,
+            height: 10.0,
+        }
+    }
+
+    #[test]
+    fn one_reference_box_counts_once_and_classes_must_agree() {
+        let reference = vec![vec![
+            found("car", 0.9, 0.0),
+            found("car", 0.5, 100.0),
+            found("bus", 0.29, 200.0),
+        ]];
+        let test = vec![vec![
+            found("car", 0.9, 1.0),
+            found("car", 0.8, 2.0),
+            found("bus", 0.7, 100.0),
+            found("car", 0.1, 100.0),
+        ]];
+        // One hit, three boxes from 0.2 up, two references.
+        assert_eq!(f1(&test, &reference, 0.5), (2.0 / 5.0, 0.2));
+        assert_eq!(f1(&reference, &reference, 0.5).0, 1.0);
+    }
+
+    #[test]
+    fn the_best_threshold_is_taken() {
+        let reference = vec![vec![found("car", 0.9, 0.0)]];
+        let test = vec![vec![found("car", 0.9, 0.0), found("car", 0.33, 50.0)]];
+        assert_eq!(f1(&test, &reference, 0.5), (1.0, 0.35));
+    }
+}
