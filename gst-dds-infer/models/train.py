@@ -717,6 +717,9 @@ def train(args):
             torch.save(ema, Path(args.work) / "ema.pt")
         if at + 1 == args.iters:
             torch.save(ema, Path(args.work) / f"cycle{cycle + 1}.pt")
+        if it + 1 == args.stop:
+            torch.save(ema, Path(args.work) / "ema.pt")
+            break
 
 
 # --------------------------------------------------------------------------
@@ -905,7 +908,9 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--iters", type=int, default=1500,
                         help="iterations per cosine cycle")
-    parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--stop", type=int, default=0,
+                        help="end early, after this iteration")
+    parser.add_argument("--cycles", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=60)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--broad", action="store_true",
