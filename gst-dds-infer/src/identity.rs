@@ -11,8 +11,16 @@
 
 use std::collections::VecDeque;
 
-use dds_protocol::identity::FrameIdentity;
+use dds_protocol::identity::{FrameIdentity, IdentityError};
 use dds_protocol::nal::{self, AccessUnitSummary, Format};
+
+/// NAL unit types (ISO/IEC 14496-10 table 7-1).
+const NAL_SLICE: u8 = 1;
+const NAL_IDR_SLICE: u8 = 5;
+const NAL_SEI: u8 = 6;
+const NAL_SEQUENCE_PARAMETERS: u8 = 7;
+const NAL_PICTURE_PARAMETERS: u8 = 8;
+const NAL_DELIMITER: u8 = 9;
 
 /// What is known of one decoded frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,13 +86,66 @@ pub struct TrackerStats {
     pub key_unit_requests: u64,
 }
 
-/// An access unit that comes in pieces.
+/// An access unit that comes in pieces: what was seen of it so far.
 #[derive(Debug)]
 struct Pieces {
-    data: Vec<u8>,
-    format: Format,
+    unit: AccessUnitSummary,
     pts: Option<u64>,
     corrupted: bool,
+}
+
+/// Our message in one NAL unit, if it is an SEI NAL unit that has one.
+fn identity_of(unit: &[u8]) -> Option<Result<FrameIdentity, IdentityError>> {
+    if unit.first()? & 0x1f != NAL_SEI {
+        return None;
+    }
+    // A length prefix keeps the bytes whole whatever they are.
+    let mut framed = u32::try_from(unit.len()).ok()?.to_be_bytes().to_vec();
+    framed.extend_from_slice(unit);
+    nal::summarize(&framed, Format::LengthPrefixed(4)).identity
+}
+
+impl Pieces {
+    fn new(pts: Option<u64>) -> Self {
+        Self {
+            unit: AccessUnitSummary::default(),
+            pts,
+            corrupted: false,
+        }
+    }
+
+    /// Whether `unit` is the first NAL unit of the next access unit (ISO/IEC 14496-10, 7.4.1.2.3, as far as the camera
+    /// uses it). The time alone does not tell: it may be missing, and after a loss two pictures may share one.
+    fn ends_before(&self, unit: &[u8], pts: Option<u64>, identity: Option<&FrameIdentity>) -> bool {
+        let has_slices = self.unit.slices.slices > 0;
+        if pts.is_some() && pts != self.pts && (has_slices || self.pts.is_some()) {
+            return true;
+        }
+        // An access unit carries one identity; where its slices are lost the next identity ends it.
+        if let (Some(Ok(here)), Some(next)) = (&self.unit.identity, identity)
+            && here != next
+        {
+            return true;
+        }
+        match unit[0] & 0x1f {
+            NAL_DELIMITER => true,
+            NAL_SEI | NAL_SEQUENCE_PARAMETERS | NAL_PICTURE_PARAMETERS => has_slices,
+            // The first bit of the slice header: `first_mb_in_slice` is 0.
+            NAL_SLICE | NAL_IDR_SLICE => has_slices && unit.get(1).is_some_and(|byte| byte & 0x80 != 0),
+            _ => false,
+        }
+    }
+
+    fn add(&mut self, unit: &[u8], identity: Option<Result<FrameIdentity, IdentityError>>) {
+        if matches!(unit[0] & 0x1f, NAL_SLICE | NAL_IDR_SLICE) {
+            self.unit.slices.add(unit);
+        }
+        // As in whole access units the first readable message counts.
+        match (&self.unit.identity, &identity) {
+            (None, Some(_)) | (Some(Err(_)), Some(Ok(_))) => self.unit.identity = identity,
+            _ => (),
+        }
+    }
 }
 
 /// Follows one encoded stream.
@@ -129,33 +190,32 @@ impl IdentityTracker {
         self.record(nal::summarize(access_unit, format), pts, corrupted);
     }
 
-    /// Takes a piece of an access unit (streams with one NAL unit a buffer). Pieces with one presentation time make one
-    /// access unit; it counts once the next one begins.
+    /// Takes a piece of an access unit (streams with one NAL unit a buffer): whole NAL units, one or more. An access unit
+    /// counts once the next one begins (another presentation time, or a NAL unit that only the start of an access unit
+    /// can have) or its frame is looked up. Pieces without a time belong to the access unit before them, or take the
+    /// time of the slices behind them. `corrupted`: somebody upstream already says so.
     pub fn push_piece(&mut self, piece: &[u8], format: Format, pts: Option<u64>, corrupted: bool) {
-        match &mut self.pieces {
-            Some(pieces) if pts.is_none() || pieces.pts == pts => {
-                pieces.data.extend_from_slice(piece);
-                pieces.corrupted |= corrupted;
-            }
-            _ => {
+        let mut empty = true;
+        for unit in nal::nal_units(piece, format) {
+            empty = false;
+            let identity = identity_of(unit);
+            let readable = identity.as_ref().and_then(|i| i.as_ref().ok());
+            if self.pieces.as_ref().is_some_and(|p| p.ends_before(unit, pts, readable)) {
                 self.end_of_pieces();
-                self.pieces = Some(Pieces {
-                    data: piece.to_vec(),
-                    format,
-                    pts,
-                    corrupted,
-                });
             }
+            let pieces = self.pieces.get_or_insert_with(|| Pieces::new(pts));
+            pieces.pts = pieces.pts.or(pts);
+            pieces.corrupted |= corrupted;
+            pieces.add(unit, identity);
+        }
+        if empty && corrupted {
+            self.lost();
         }
     }
 
     fn end_of_pieces(&mut self) {
         if let Some(pieces) = self.pieces.take() {
-            self.record(
-                nal::summarize(&pieces.data, pieces.format),
-                pieces.pts,
-                pieces.corrupted,
-            );
+            self.record(pieces.unit, pieces.pts, pieces.corrupted);
         }
     }
 
@@ -221,8 +281,10 @@ impl IdentityTracker {
             _ => (),
         }
         self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
-        let whole = (unit.slices.slices, unit.slices.bytes, unit.slices.checksum)
-            == (identity.slices, identity.slice_bytes, identity.slice_checksum);
+        // A promise of no slices is no picture and cannot end damage, however well it is kept.
+        let whole = unit.slices.slices > 0
+            && (unit.slices.slices, unit.slices.bytes, unit.slices.checksum)
+                == (identity.slices, identity.slice_bytes, identity.slice_checksum);
         if !whole {
             self.stats.mismatches += 1;
         }
@@ -242,7 +304,7 @@ impl IdentityTracker {
             None => (!self.records.is_empty()).then_some(0),
         };
         // With pieces the last access unit may still be open when its frame comes.
-        if index.is_none() && self.pieces.as_ref().is_some_and(|p| p.pts == pts) {
+        if index.is_none() && self.pieces.as_ref().is_some_and(|p| pts.is_none() || p.pts == pts) {
             self.end_of_pieces();
             return self.lookup(pts);
         }
@@ -269,6 +331,18 @@ impl IdentityTracker {
         self.last_request = None;
     }
 
+    /// Something else says that data is missing here (a gap event, a decoder's error): damaged until the next whole
+    /// recovery point. Ends the access unit that comes in pieces; frames already recorded stay as they are.
+    pub fn lost(&mut self) {
+        self.end_of_pieces();
+        self.tainted = true;
+    }
+
+    /// Whether only a key frame helps: the stream is ours and damaged, or was joined between key frames.
+    pub fn needs_key_unit(&self) -> bool {
+        self.origin == Origin::Ours && self.tainted
+    }
+
     /// Whether a key frame should be asked for at `now` (nanoseconds of stream time): our stream is damaged, or was
     /// joined between key frames, and the last request was [`KEY_UNIT_INTERVAL_NS`] ago. Gives the number of the request,
     /// from 1.
@@ -276,7 +350,7 @@ impl IdentityTracker {
         let recent = self
             .last_request
             .is_some_and(|last| now.abs_diff(last) < KEY_UNIT_INTERVAL_NS);
-        if self.origin != Origin::Ours || !self.tainted || recent {
+        if !self.needs_key_unit() || recent {
             return None;
         }
         self.last_request = Some(now);
@@ -287,6 +361,12 @@ impl IdentityTracker {
     /// Whose stream it is.
     pub fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// The camera's stream id in the newest identity; `None` before the first one, after [`Self::flush`] until the next
+    /// one, and for foreign streams.
+    pub fn stream_id(&self) -> Option<u32> {
+        self.expected.map(|(stream, _)| stream)
     }
 
     /// Counts since construction.
@@ -300,6 +380,7 @@ mod tests {
     use super::*;
     use dds_protocol::identity::StreamKind;
     use dds_protocol::nal::SliceCount;
+    use proptest::prelude::*;
 
     const FRAMES: usize = 40;
     const GOP: usize = 10;
@@ -309,7 +390,8 @@ mod tests {
         let idr = n.is_multiple_of(GOP);
         let slice_units: Vec<Vec<u8>> = (0..slices)
             .map(|s| {
-                let mut nal = vec![if idr { 0x65 } else { 0x41 }];
+                // The second byte begins with first_mb_in_slice: "1" is macroblock 0.
+                let mut nal = vec![if idr { 0x65 } else { 0x41 }, if s == 0 { 0x88 } else { 0x21 }];
                 nal.extend((0..20 + n + 7 * s).map(|i| (i % 200) as u8 + 1));
                 nal
             })
@@ -344,23 +426,49 @@ mod tests {
         out
     }
 
+    /// How a test hands its access units over.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Delivery {
+        Whole,
+        Pieces,
+        PiecesWithoutTime,
+    }
+
+    const DELIVERIES: [Delivery; 3] = [Delivery::Whole, Delivery::Pieces, Delivery::PiecesWithoutTime];
+    const FORMATS: [Format; 2] = [Format::ByteStream, Format::LengthPrefixed(4)];
+
     /// Runs a stream of access units, some of which are damaged, and returns for each frame that came out whether it was
     /// marked.
-    fn run(stream: &[Option<Vec<Vec<u8>>>], format: Format) -> Vec<Option<bool>> {
+    fn run(stream: &[Option<Vec<Vec<u8>>>], format: Format, delivery: Delivery) -> Vec<Option<bool>> {
         let mut tracker = IdentityTracker::new();
-        stream
+        let time = |n: usize| (delivery != Delivery::PiecesWithoutTime).then_some(n as u64 * 33);
+        for (n, units) in stream.iter().enumerate() {
+            let Some(units) = units else { continue };
+            if delivery == Delivery::Whole {
+                tracker.push(&pack(units, format), format, time(n), false);
+            } else {
+                for unit in units {
+                    tracker.push_piece(&pack(std::slice::from_ref(unit), format), format, time(n), false);
+                }
+            }
+        }
+        let marks = stream
             .iter()
             .enumerate()
             .map(|(n, units)| {
-                let units = units.as_ref()?;
-                let pts = Some(n as u64 * 33);
-                tracker.push(&pack(units, format), format, pts, false);
-                match tracker.lookup(pts) {
+                units.as_ref().filter(|units| !units.is_empty())?;
+                match tracker.lookup(time(n)) {
                     Lookup::Known(record) => Some(record.damaged),
-                    Lookup::Unknown => None,
+                    Lookup::Unknown => panic!("frame {n} is not known"),
                 }
             })
-            .collect()
+            .collect();
+        assert_eq!(
+            tracker.lookup(None),
+            Lookup::Unknown,
+            "more access units than there were"
+        );
+        marks
     }
 
     fn whole(slices: usize) -> Vec<Option<Vec<Vec<u8>>>> {
@@ -372,55 +480,373 @@ mod tests {
         let end = (damaged / GOP + 1) * GOP;
         for (n, mark) in marks.iter().enumerate() {
             if let Some(mark) = mark {
-                assert_eq!(*mark, (from..end).contains(&n), "{what}: frame {n}");
+                assert_eq!(*mark, (from..end).contains(&n), "{what}: {damaged}, frame {n}");
+            }
+        }
+    }
+
+    /// Calls `check` for one and four slices, both formats and every way of delivery.
+    fn in_every_form(check: impl Fn(usize, &dyn Fn(&[Option<Vec<Vec<u8>>>]) -> Vec<Option<bool>>)) {
+        for slices in [1, 4] {
+            for format in FORMATS {
+                for delivery in DELIVERIES {
+                    check(slices, &|stream| run(stream, format, delivery));
+                }
             }
         }
     }
 
     #[test]
-    fn every_loss_marks_exactly_the_frames_up_to_the_next_recovery_point() {
-        for format in [Format::ByteStream, Format::LengthPrefixed(4)] {
-            for slices in [1, 4] {
-                assert_marked(&run(&whole(slices), format), FRAMES + GOP, FRAMES, "whole");
-                for n in 0..FRAMES {
+    fn a_whole_stream_is_not_marked() {
+        in_every_form(|slices, run| assert_eq!(run(&whole(slices)), [Some(false); FRAMES]));
+    }
+
+    #[test]
+    fn a_lost_access_unit_marks_the_frames_behind_it_up_to_the_next_recovery_point() {
+        in_every_form(|slices, run| {
+            for n in 0..FRAMES {
+                let mut stream = whole(slices);
+                stream[n] = None;
+                assert_marked(&run(&stream), n, n + 1, "access unit lost");
+            }
+        });
+    }
+
+    #[test]
+    fn a_lost_nal_unit_marks_its_frame_and_those_behind_it_up_to_the_next_recovery_point() {
+        in_every_form(|slices, run| {
+            for n in 0..FRAMES {
+                for unit in 0..=slices {
                     let mut stream = whole(slices);
-                    stream[n] = None;
-                    // A lost recovery point is missed by the frames behind it.
-                    assert_marked(&run(&stream, format), n, n + 1, "access unit lost");
-                    for nal in 0..=slices {
-                        let mut stream = whole(slices);
-                        stream[n].as_mut().unwrap().remove(nal);
-                        if slices == 1 && nal == 1 {
-                            // Identity without slices: no picture, but the decoder may repeat one.
-                            assert_marked(&run(&stream, format), n, n, "only slice lost");
-                            continue;
-                        }
-                        let first = n == 0 && nal == 0;
-                        if first {
-                            // Nothing is known of the stream yet: not ours, as far as can be told.
-                            let mut marks = run(&stream, format);
-                            assert_eq!(marks[0].take(), Some(false));
-                            assert_marked(&marks, 0, 0, "first identity lost");
-                            continue;
-                        }
-                        assert_marked(&run(&stream, format), n, n, "NAL unit lost");
+                    stream[n].as_mut().unwrap().remove(unit);
+                    let mut marks = run(&stream);
+                    if (n, unit) == (0, 0) {
+                        // Nothing is known of the stream yet: not ours, as far as can be told.
+                        assert_eq!(marks[0].take(), Some(false));
                     }
-                    for nal in 1..=slices {
+                    assert_marked(&marks, n, n, "NAL unit lost");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_slice_cut_short_or_changed_marks_its_frame_and_those_behind_it() {
+        in_every_form(|slices, run| {
+            for n in 0..FRAMES {
+                for unit in 1..=slices {
+                    let length = units(n, slices)[unit].len();
+                    for keep in [1, length - 1] {
                         let mut stream = whole(slices);
-                        let unit = &mut stream[n].as_mut().unwrap()[nal];
-                        unit.pop();
-                        assert_marked(&run(&stream, format), n, n, "slice cut short");
+                        stream[n].as_mut().unwrap()[unit].truncate(keep);
+                        assert_marked(&run(&stream), n, n, "slice cut short");
                     }
-                    if n + 1 < FRAMES {
-                        let mut stream = whole(slices);
-                        let next = stream[n + 1].take().unwrap();
-                        stream[n].as_mut().unwrap().extend(next);
-                        let marks = run(&stream, format);
-                        assert_eq!(marks[n], Some(true), "merged access units");
-                    }
+                    let mut stream = whole(slices);
+                    stream[n].as_mut().unwrap()[unit][length / 2] ^= 0x40;
+                    assert_marked(&run(&stream), n, n, "slice changed");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn merged_access_units_mark_everything_up_to_the_recovery_point_behind_both() {
+        for slices in [1, 4] {
+            for format in FORMATS {
+                for n in 0..FRAMES - 1 {
+                    let mut stream = whole(slices);
+                    let next = stream[n + 1].take().unwrap();
+                    stream[n].as_mut().unwrap().extend(next);
+                    assert_marked(&run(&stream, format, Delivery::Whole), n + 1, n, "merged");
+                    // The second identity lost too: nothing but too many slices.
+                    stream[n].as_mut().unwrap().remove(slices + 1);
+                    assert_marked(&run(&stream, format, Delivery::Whole), n + 1, n, "merged, one identity");
                 }
             }
         }
+    }
+
+    #[test]
+    fn merged_access_units_are_told_apart_where_nal_units_come_singly() {
+        for slices in [1, 4] {
+            let mut stream = whole(slices);
+            let next = stream[5].take().unwrap();
+            stream[4].as_mut().unwrap().extend(next);
+            let mut tracker = IdentityTracker::new();
+            for unit in stream.iter().flatten().flatten() {
+                let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
+                tracker.push_piece(&piece, Format::ByteStream, None, false);
+            }
+            for n in 0..FRAMES as u64 {
+                assert!(
+                    matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == n)
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_frame_is_clean_exactly_if_everything_since_its_recovery_point_is_whole(
+            slices in 1usize..5,
+            // Too few to make the stream look foreign.
+            lost in proptest::collection::btree_set((0..FRAMES, 0usize..5), 0..12),
+            format in proptest::sample::select(&FORMATS[..]),
+            delivery in proptest::sample::select(&[Delivery::Whole, Delivery::Pieces][..]),
+        ) {
+            let mut stream = whole(slices);
+            for (n, unit) in lost.iter().rev().filter(|(_, unit)| *unit <= slices) {
+                stream[*n].as_mut().unwrap().remove(*unit);
+            }
+            let intact = |n: usize| !lost.iter().any(|(at, unit)| *at == n && *unit <= slices);
+            let identity_lost = |n: usize| lost.contains(&(n, 0));
+            let expected: Vec<Option<bool>> = (0..FRAMES)
+                .map(|n| {
+                    let anything = !stream[n].as_ref().unwrap().is_empty();
+                    let clean = (n / GOP * GOP..=n).all(intact);
+                    let undecided = (0..=n).all(identity_lost);
+                    anything.then_some(!clean && !undecided)
+                })
+                .collect();
+            prop_assert_eq!(run(&stream, format, delivery), expected);
+        }
+
+        /// Without times an identity and the slices of another picture may meet in one access unit. That is never clean.
+        #[test]
+        fn no_damaged_frame_goes_unmarked_where_nal_units_have_no_time(
+            slices in 1usize..5,
+            lost in proptest::collection::btree_set((0..FRAMES, 0usize..5), 0..40),
+        ) {
+            let intact = |n: usize| !lost.iter().any(|(at, unit)| *at == n && *unit <= slices);
+            let mut tracker = IdentityTracker::new();
+            for n in 0..FRAMES {
+                for (index, unit) in units(n, slices).iter().enumerate() {
+                    if !lost.contains(&(n, index)) {
+                        let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
+                        tracker.push_piece(&piece, Format::ByteStream, None, false);
+                    }
+                }
+            }
+            let mut clean = Vec::new();
+            while let Lookup::Known(record) = tracker.lookup(None) {
+                if let (Some(identity), false) = (record.identity, record.damaged) {
+                    clean.push(identity.frame as usize);
+                }
+            }
+            let expected: Vec<usize> = (0..FRAMES).filter(|n| (n / GOP * GOP..=*n).all(intact)).collect();
+            prop_assert!(clean.iter().all(|n| expected.contains(n)), "{:?} of {:?}", clean, expected);
+            if lost.is_empty() {
+                prop_assert_eq!(clean, expected);
+            }
+        }
+    }
+
+    /// Access unit `n` in byte-stream format with its identity changed.
+    fn with_identity(n: usize, change: impl FnOnce(&mut FrameIdentity)) -> Vec<u8> {
+        let mut all = units(n, 1);
+        let whole = pack(&all, Format::ByteStream);
+        let mut identity = nal::summarize(&whole, Format::ByteStream).identity.unwrap().unwrap();
+        change(&mut identity);
+        all[0] = identity.to_nal();
+        pack(&all, Format::ByteStream)
+    }
+
+    /// Pushes a byte-stream access unit and looks its frame up.
+    fn pushed(tracker: &mut IdentityTracker, access_unit: &[u8]) -> FrameRecord {
+        tracker.push(access_unit, Format::ByteStream, None, false);
+        match tracker.lookup(None) {
+            Lookup::Known(record) => record,
+            Lookup::Unknown => panic!("the frame is not known"),
+        }
+    }
+
+    #[test]
+    fn the_counter_wraps_without_a_gap_and_steps_back_or_twice_are_damage() {
+        let mut tracker = IdentityTracker::new();
+        let mut damaged =
+            |n: usize, counter: u32| pushed(&mut tracker, &with_identity(n, |i| i.access_unit = counter)).damaged;
+        assert!(!damaged(0, u32::MAX - 1));
+        assert!(!damaged(1, u32::MAX));
+        assert!(!damaged(2, 0));
+        assert!(damaged(3, 0), "twice");
+        assert!(!damaged(10, 7), "a recovery point needs no counter");
+        assert!(damaged(11, 5), "back");
+        assert!(damaged(12, 6));
+        assert!(!damaged(20, 7));
+        assert!(damaged(21, 11), "three missing");
+        assert_eq!((tracker.stats().gaps, tracker.stats().recoveries), (1 + 6 + 1 + 3, 3));
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_read_is_damage_in_a_stream_of_ours() {
+        let mut tracker = IdentityTracker::new();
+        assert!(!pushed(&mut tracker, &pack(&units(0, 1), Format::ByteStream)).damaged);
+        let mut all = units(1, 1);
+        let mut payload = dds_protocol::identity::UUID.to_vec();
+        payload.extend([0xff; 40]);
+        all[0] = nal::sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload);
+        let record = pushed(&mut tracker, &pack(&all, Format::ByteStream));
+        assert_eq!((record.identity, record.damaged), (None, true));
+        assert!(pushed(&mut tracker, &pack(&units(2, 1), Format::ByteStream)).damaged);
+        assert!(!pushed(&mut tracker, &pack(&units(10, 1), Format::ByteStream)).damaged);
+        let stats = tracker.stats();
+        assert_eq!(
+            (stats.access_units, stats.identified, stats.unreadable, stats.tainted),
+            (4, 3, 1, 2)
+        );
+    }
+
+    #[test]
+    fn a_recovery_point_without_slices_does_not_end_damage() {
+        let mut tracker = IdentityTracker::new();
+        assert!(pushed(&mut tracker, &pack(&units(1, 1), Format::ByteStream)).damaged);
+        let empty = FrameIdentity {
+            recovery: true,
+            access_unit: 2,
+            slices: 0,
+            slice_bytes: 0,
+            slice_checksum: SliceCount::default().checksum,
+            ..nal::summarize(&pack(&units(0, 1), Format::ByteStream), Format::ByteStream)
+                .identity
+                .unwrap()
+                .unwrap()
+        };
+        assert!(pushed(&mut tracker, &pack(&[empty.to_nal()], Format::ByteStream)).damaged);
+        assert!(pushed(&mut tracker, &pack(&units(3, 1), Format::ByteStream)).damaged);
+    }
+
+    #[test]
+    fn parameter_sets_alone_make_no_frame_and_leave_the_counter() {
+        let mut tracker = IdentityTracker::new();
+        let headers = pack(&[vec![0x67, 1, 2], vec![0x68, 3]], Format::ByteStream);
+        for n in 0..FRAMES {
+            tracker.push(&headers, Format::ByteStream, Some(1000 + n as u64), false);
+            assert!(!pushed(&mut tracker, &pack(&units(n, 1), Format::ByteStream)).damaged);
+        }
+        assert_eq!(tracker.stats().access_units, FRAMES as u64);
+        assert_eq!(tracker.lookup(Some(1000)), Lookup::Unknown);
+        assert_eq!(tracker.stats().unknown_lookups, 1);
+    }
+
+    #[test]
+    fn a_delimiter_ends_an_access_unit_whatever_is_left_of_the_next_one() {
+        let mut tracker = IdentityTracker::new();
+        for n in 0..2 {
+            let mut all = vec![vec![0x09, 0xf0]];
+            // Of the second one identity and first slice are lost.
+            all.extend(units(n, 4).split_off(2 * n));
+            for unit in all {
+                tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, None, false);
+            }
+        }
+        assert!(
+            matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == 0)
+        );
+        assert_eq!(
+            tracker.lookup(None),
+            Lookup::Known(FrameRecord {
+                identity: None,
+                damaged: true
+            })
+        );
+    }
+
+    #[test]
+    fn a_frame_without_a_time_belongs_to_the_access_unit_still_coming_in() {
+        let mut tracker = IdentityTracker::new();
+        for unit in units(0, 4) {
+            tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, Some(5), false);
+        }
+        assert!(matches!(
+            tracker.lookup(None),
+            Lookup::Known(FrameRecord {
+                identity: Some(_),
+                damaged: false
+            })
+        ));
+    }
+
+    #[test]
+    fn headers_without_a_time_belong_to_the_slices_behind_them() {
+        let mut tracker = IdentityTracker::new();
+        for n in 0..FRAMES {
+            let mut all = vec![vec![0x09, 0xf0], vec![0x67, 1, 2], vec![0x68, 3]];
+            all.extend(units(n, 4));
+            for unit in &all {
+                let time = matches!(unit[0] & 0x1f, NAL_SLICE | NAL_IDR_SLICE).then_some(n as u64);
+                let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
+                tracker.push_piece(&piece, Format::ByteStream, time, false);
+            }
+        }
+        for n in 0..FRAMES as u64 {
+            assert!(
+                matches!(tracker.lookup(Some(n)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == n)
+            );
+        }
+    }
+
+    #[test]
+    fn records_of_frames_that_never_come_are_forgotten_oldest_first() {
+        let mut tracker = IdentityTracker::new();
+        for n in 0..MAX_RECORDS + 3 {
+            tracker.push(
+                &pack(&units(n, 1), Format::ByteStream),
+                Format::ByteStream,
+                Some(n as u64),
+                false,
+            );
+        }
+        for n in 0..3 {
+            assert_eq!(tracker.lookup(Some(n)), Lookup::Unknown);
+        }
+        assert!(matches!(tracker.lookup(Some(3)), Lookup::Known(_)));
+        assert_eq!(tracker.stats().unknown_lookups, 3);
+    }
+
+    #[test]
+    fn frames_of_one_time_are_given_in_coding_order() {
+        let mut tracker = IdentityTracker::new();
+        for n in [0, 1] {
+            tracker.push(
+                &pack(&units(n, 1), Format::ByteStream),
+                Format::ByteStream,
+                Some(7),
+                false,
+            );
+        }
+        for frame in [0, 1] {
+            assert!(
+                matches!(tracker.lookup(Some(7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == frame)
+            );
+        }
+    }
+
+    #[test]
+    fn loss_told_from_outside_is_damage_behind_the_access_unit_that_was_coming_in() {
+        let mut tracker = IdentityTracker::new();
+        assert_eq!((tracker.needs_key_unit(), tracker.stream_id()), (false, None));
+        for unit in units(0, 4) {
+            tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, Some(0), false);
+        }
+        tracker.lost();
+        assert!(tracker.needs_key_unit());
+        assert_eq!(tracker.stream_id(), Some(9));
+        assert!(matches!(
+            tracker.lookup(Some(0)),
+            Lookup::Known(FrameRecord { damaged: false, .. })
+        ));
+        assert!(pushed(&mut tracker, &pack(&units(1, 1), Format::ByteStream)).damaged);
+        assert!(!pushed(&mut tracker, &pack(&units(10, 1), Format::ByteStream)).damaged);
+        assert!(!tracker.needs_key_unit());
+        // A piece that holds nothing but says that something is missing.
+        tracker.push_piece(&[], Format::ByteStream, None, true);
+        assert!(pushed(&mut tracker, &pack(&units(11, 1), Format::ByteStream)).damaged);
     }
 
     #[test]
@@ -464,20 +890,7 @@ mod tests {
     #[test]
     fn a_restarted_camera_is_damaged_until_its_recovery_point() {
         let mut tracker = IdentityTracker::new();
-        let mut push = |n: usize, stream_id: u32| {
-            let mut all = units(n, 1);
-            let summary = nal::summarize(&pack(&all, Format::ByteStream), Format::ByteStream);
-            let identity = FrameIdentity {
-                stream_id,
-                ..summary.identity.unwrap().unwrap()
-            };
-            all[0] = identity.to_nal();
-            tracker.push(&pack(&all, Format::ByteStream), Format::ByteStream, None, false);
-            match tracker.lookup(None) {
-                Lookup::Known(record) => record.damaged,
-                Lookup::Unknown => panic!(),
-            }
-        };
+        let mut push = |n: usize, id: u32| pushed(&mut tracker, &with_identity(n, |i| i.stream_id = id)).damaged;
         assert!(!push(0, 1));
         assert!(!push(1, 1));
         assert!(push(2, 2));

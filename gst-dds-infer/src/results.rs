@@ -54,7 +54,9 @@ pub struct FrameResult {
     pub regions: Vec<Rect>,
 }
 
-/// Detections of at least `threshold` as objects inside the frame; what rounds to nothing is left out.
+/// Detections of at least `threshold` (0 to 1) as objects inside a frame of `width` x `height` pixels: edges rounded to
+/// whole pixels and clipped to the frame, each side at least one pixel long. `label` names a class. Order is kept. A frame
+/// without pixels has no objects, and a score that is not a number is below every threshold.
 pub fn objects_of(
     detections: &[Detection],
     threshold: f32,
@@ -139,8 +141,22 @@ impl FrameResult {
         bytes
     }
 
-    /// The structure `ddsinfer-results`: the fields of [`Self::to_json_line`] with `-` for `_`; fields that are null there
-    /// are left out. `objects` and `regions` are arrays of structures (`object`, `region`).
+    /// The structure `ddsinfer-results` of the element message. Values are not rounded; fields without a value are left
+    /// out.
+    ///
+    /// | Field | Type | Meaning |
+    /// |---|---|---|
+    /// | `stream-id` | uint | the camera's stream; absent without identity |
+    /// | `frame` | uint64 | number of the captured frame; absent without identity |
+    /// | `pts-ns` | uint64 | presentation time, nanoseconds; absent where the buffer has none |
+    /// | `capture-time-ns` | uint64 | UNIX time of capture, nanoseconds; absent where the camera does not know it |
+    /// | `age-ms` | double | capture to result, milliseconds; absent where the clocks are not known to agree |
+    /// | `damaged` | boolean | the picture is not what the camera coded |
+    /// | `width`, `height` | uint | size of the frame, pixels |
+    /// | `inference-ms` | double | time spent in the model, milliseconds |
+    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels) |
+    /// | `generation` | uint | feedback that the frame gave, 0 to 65535; absent where it gave none |
+    /// | `regions` | array of `region` | where that feedback asks for quality: `x`, `y`, `width`, `height` (uint, pixels) |
     pub fn to_structure(&self) -> gst::Structure {
         let objects = self.objects.iter().map(|o| {
             gst::Structure::builder("object")
@@ -272,8 +288,87 @@ mod tests {
         ] {
             assert!(!structure.has_field(field), "{field}");
         }
-        assert_eq!(result().to_structure().get::<u64>("frame").unwrap(), 300);
-        assert_eq!(result().to_structure().get::<gst::Array>("objects").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_message_is_as_documented() {
+        gst::init().unwrap();
+        let s = result().to_structure();
+        assert_eq!(s.name(), "ddsinfer-results");
+        let fields: Vec<&str> = s.fields().map(|field| field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "stream-id",
+                "frame",
+                "pts-ns",
+                "capture-time-ns",
+                "age-ms",
+                "damaged",
+                "width",
+                "height",
+                "inference-ms",
+                "objects",
+                "generation",
+                "regions",
+            ]
+        );
+        assert_eq!(s.get::<u32>("stream-id").unwrap(), 7);
+        assert_eq!(s.get::<u64>("frame").unwrap(), 300);
+        assert_eq!(s.get::<u64>("pts-ns").unwrap(), 10_000_000_000);
+        assert_eq!(s.get::<u64>("capture-time-ns").unwrap(), 1_700_000_000_000_000_000);
+        assert_eq!(s.get::<f64>("age-ms").unwrap(), 41.23456);
+        assert!(!s.get::<bool>("damaged").unwrap());
+        assert_eq!(
+            (s.get::<u32>("width").unwrap(), s.get::<u32>("height").unwrap()),
+            (768, 576)
+        );
+        assert_eq!(s.get::<f64>("inference-ms").unwrap(), 12.3456);
+        assert_eq!(s.get::<u32>("generation").unwrap(), 65535);
+        let members = |name: &str| -> Vec<gst::Structure> {
+            let array = s.get::<gst::Array>(name).unwrap();
+            array.iter().map(|value| value.get().unwrap()).collect()
+        };
+        let numbers = |s: &gst::Structure, names: [&str; 4]| names.map(|name| s.get::<u32>(name).unwrap());
+        let [object] = &members("objects")[..] else {
+            panic!("objects")
+        };
+        assert_eq!(
+            (object.name().as_str(), object.get::<&str>("label").unwrap()),
+            ("object", "person")
+        );
+        assert_eq!(object.get::<u32>("class").unwrap(), 0);
+        assert_eq!(object.get::<f64>("score").unwrap(), f64::from(0.87654f32));
+        assert_eq!(numbers(object, ["x", "y", "width", "height"]), [1, 2, 30, 40]);
+        let [region] = &members("regions")[..] else {
+            panic!("regions")
+        };
+        assert_eq!(region.name(), "region");
+        assert_eq!(numbers(region, ["x", "y", "width", "height"]), [8, 16, 24, 32]);
+    }
+
+    #[test]
+    fn a_frame_with_nothing_in_it_has_empty_lists_and_no_capture_time_of_zero() {
+        let mut nothing = FrameResult {
+            objects: Vec::new(),
+            regions: Vec::new(),
+            ..result()
+        };
+        nothing.identity.as_mut().unwrap().capture_time_ns = 0;
+        let line: Value = serde_json::from_slice(&nothing.to_json_line()).unwrap();
+        assert_eq!((&line["objects"], &line["regions"]), (&json!([]), &json!([])));
+        assert!(line["capture_time_ns"].is_null());
+        assert_eq!(line["stream_id"], 7);
+    }
+
+    #[test]
+    fn a_label_with_a_line_break_stays_in_one_line() {
+        let mut odd = result();
+        odd.objects[0].label = "traffic\n\"light\"".into();
+        let line = odd.to_json_line();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line["objects"][0]["label"], "traffic\n\"light\"");
     }
 
     #[test]
@@ -304,6 +399,15 @@ mod tests {
                 "{o:?}"
             );
         }
+        let rects: Vec<_> = objects.iter().map(|o| (o.x, o.y, o.width, o.height)).collect();
+        assert_eq!(rects, [(0, 0, 100, 50), (0, 0, 1, 1), (99, 49, 1, 1), (10, 10, 1, 1)]);
+        assert_eq!((objects[0].label.as_str(), objects[0].class), ("class 3", 3));
+        assert!(objects_of(&detections, 0.5, |_| String::new(), 0, 50).is_empty());
+        let unscored = Detection {
+            score: f32::NAN,
+            ..detections[0]
+        };
+        assert!(objects_of(&[unscored], 0.0, |_| String::new(), 100, 50).is_empty());
         assert!(objects_of(&detections, 0.6, |_| String::new(), 100, 50).is_empty());
     }
 }

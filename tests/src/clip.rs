@@ -22,30 +22,46 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Decodes `count` frames from `first` on. Fewer where the clip ends before.
+    /// Frames of a file. See [`Self::open`].
     ///
     /// # Errors
-    /// A file that cannot be read or decoded, or that has no frame there.
+    /// As [`Self::open`].
     pub fn load(path: &Path, first: usize, count: usize) -> Result<Self, Error> {
-        if !path.is_file() {
-            return Err(format!("there is no file {}", path.display()).into());
-        }
-        let pipeline = launch(
-            "filesrc name=file ! decodebin ! videoconvert ! video/x-raw,format=I420 \
-             ! appsink name=out sync=false max-buffers=8",
-        )?;
+        Self::open(&path.to_string_lossy(), first, count)
+    }
+
+    /// Decodes `count` frames from `first` on of a file, a device (`/dev/video0`) or an address (`rtsp://...`). Fewer
+    /// where the source ends before.
+    ///
+    /// # Errors
+    /// A source that cannot be read or decoded, or that has no frame there.
+    pub fn open(name: &str, first: usize, count: usize) -> Result<Self, Error> {
+        let (element, property) = if name.starts_with("/dev/") {
+            ("v4l2src", "device")
+        } else if name.contains("://") {
+            ("uridecodebin", "uri")
+        } else if Path::new(name).is_file() {
+            ("filesrc", "location")
+        } else {
+            return Err(format!("there is no file {name}").into());
+        };
+        let decode = if element == "filesrc" { "! decodebin" } else { "" };
+        let pipeline = launch(&format!(
+            "{element} name=source {decode} ! videoconvert ! video/x-raw,format=I420 \
+             ! appsink name=out sync=false max-buffers=8"
+        ))?;
         // As a property: paths may hold what gst-launch would read as syntax.
         pipeline
-            .by_name("file")
-            .ok_or("no filesrc")?
-            .set_property("location", path.to_string_lossy().as_ref());
+            .by_name("source")
+            .ok_or("no source")?
+            .set_property(property, name);
         let sink = pipeline
             .by_name("out")
             .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
             .ok_or("no appsink")?;
         pipeline.set_state(gst::State::Playing)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut bar = Bar::new(format!("decoding {name}"), first + count);
+        let short = name.rsplit('/').next().unwrap_or(name);
+        let mut bar = Bar::new(format!("decoding {short}"), first + count);
         let mut caps = None;
         let mut frames = Vec::with_capacity(count);
         let mut seen = 0;
@@ -65,7 +81,7 @@ impl Clip {
         }
         let error = bus_error(&pipeline);
         pipeline.set_state(gst::State::Null)?;
-        let caps = caps.ok_or_else(|| error.unwrap_or_else(|| format!("{} has only {seen} frames", path.display())))?;
+        let caps = caps.ok_or_else(|| error.unwrap_or_else(|| format!("{name} has only {seen} frames")))?;
         let info = gst_video::VideoInfo::from_caps(&caps)?;
         let fps = if info.fps().numer() > 0 {
             info.fps()

@@ -8,6 +8,7 @@ pub mod lockstep;
 pub mod progress;
 pub mod qp;
 pub mod score;
+pub mod sheet;
 
 use gst::prelude::*;
 

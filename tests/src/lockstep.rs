@@ -30,6 +30,26 @@ impl Outcome {
     pub fn kbps(&self, clip: &Clip) -> f64 {
         self.bytes as f64 * 8.0 * clip.rate() / self.lines.len().max(1) as f64 / 1000.0
     }
+
+    /// Mean share of a frame's macroblocks that the regions asked for touch, 0 to 1: before they move with their objects,
+    /// and before the camera's own limit.
+    pub fn region_area(&self, clip: &Clip) -> f64 {
+        let (columns, rows) = (clip.size.0.div_ceil(16), clip.size.1.div_ceil(16));
+        let mut touched = vec![false; (columns * rows) as usize];
+        let mut sum = 0.0;
+        for line in &self.lines {
+            touched.fill(false);
+            for &(x, y, width, height) in &line.regions {
+                for row in y / 16..y.saturating_add(height).div_ceil(16).min(rows) {
+                    for column in x / 16..x.saturating_add(width).div_ceil(16).min(columns) {
+                        touched[(row * columns + column) as usize] = true;
+                    }
+                }
+            }
+            sum += touched.iter().filter(|t| **t).count() as f64 / touched.len().max(1) as f64;
+        }
+        sum / self.lines.len().max(1) as f64
+    }
 }
 
 fn element<T: IsA<gst::Object>>(pipeline: &gst::Pipeline, name: &str) -> Result<T, Error> {
@@ -62,7 +82,9 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
     let results: gst_app::AppSink = element(&pipeline, "results")?;
 
     let bytes = Arc::new(AtomicU64::new(0));
-    let held: Arc<Mutex<VecDeque<gst::Event>>> = Arc::default();
+    // Feedback of the frame that is under way, and of those before it. A frame may have several packets, or none.
+    let held: Arc<Mutex<Vec<gst::Event>>> = Arc::default();
+    let mut waiting: VecDeque<Vec<gst::Event>> = VecDeque::new();
     let coded_pad = element::<gst::Element>(&pipeline, "coded")
         .ok()
         .and_then(|e| e.static_pad("src"));
@@ -83,12 +105,15 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
                 if gst_dds_link::event::parse(event).is_none() {
                     return gst::PadProbeReturn::Ok;
                 }
-                held.lock().unwrap().push_back(event.clone());
+                held.lock().unwrap().push(event.clone());
                 info.data = None;
                 gst::PadProbeReturn::Handled
             });
         }
     }
+    let encoder_pad = element::<gst::Element>(&pipeline, "encoder")
+        .ok()
+        .and_then(|e| e.static_pad("src"));
     pipeline.set_state(gst::State::Playing)?;
     let mut bar = Bar::new(what, clip.frames.len());
     let mut outcome = Outcome::default();
@@ -97,14 +122,13 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
     let mut run = || -> Result<(), Error> {
         for n in 0..clip.frames.len() {
             // Feedback of frame n - delay is taken before frame n.
-            if n >= delay
-                && delay > 1
-                && let Some(event) = held.lock().unwrap().pop_front()
+            if delay > 1
+                && n >= delay
+                && let Some(pad) = &encoder_pad
             {
-                element::<gst::Element>(&pipeline, "encoder")?
-                    .static_pad("src")
-                    .ok_or("no source pad")?
-                    .send_event(event);
+                for event in waiting.pop_front().unwrap_or_default() {
+                    pad.send_event(event);
+                }
             }
             source
                 .push_buffer(clip.frame(n))
@@ -116,6 +140,8 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
                 .ok_or_else(|| failed("a frame gave no result"))?;
             let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
             outcome.lines.push(Line::parse(&map)?);
+            // Feedback leaves before the frame and its result do.
+            waiting.push_back(std::mem::take(&mut *held.lock().unwrap()));
             bar.step();
         }
         Ok(())

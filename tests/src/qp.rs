@@ -7,15 +7,18 @@ use std::process::Command;
 
 use crate::Error;
 
-/// Quantizers of one picture, macroblocks in raster order. A skipped macroblock shows the one before it.
+/// Quantizers of one picture, macroblocks in raster order. A skipped macroblock, for which nothing is coded, shows the one
+/// before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QpPicture {
     /// An I picture.
     pub intra: bool,
     /// Macroblocks in a row.
     pub columns: usize,
-    /// All of them.
+    /// All of them, 0 to 51 (8 bit video).
     pub qps: Vec<u8>,
+    /// Which of them are skipped.
+    pub skipped: Vec<bool>,
 }
 
 impl QpPicture {
@@ -31,16 +34,29 @@ impl QpPicture {
 /// Where `ffmpeg` cannot be run or says nothing of quantizers.
 pub fn read(h264: &Path) -> Result<Vec<QpPicture>, Error> {
     let output = Command::new("ffmpeg")
-        .args(["-nostdin", "-threads", "1", "-debug", "qp", "-i"])
+        .args(["-nostdin", "-threads", "1", "-debug", "qp+mb_type", "-i"])
         .arg(h264)
         .args(["-f", "null", "-"])
         .output()
         .map_err(|e| format!("ffmpeg cannot be run ({e}): install the package ffmpeg"))?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    // Pictures are decoded first while probing, then for real, by another instance of the decoder.
+    let pictures = parse(&String::from_utf8_lossy(&output.stderr));
+    if pictures.is_empty() {
+        return Err(format!("ffmpeg shows no quantizers of {}", h264.display()).into());
+    }
+    Ok(pictures)
+}
+
+/// Pictures of the last decoder in FFmpeg's debug output: pictures are decoded first while probing, then for real, by
+/// another instance of the decoder.
+fn parse(text: &str) -> Vec<QpPicture> {
     let mut runs: Vec<(&str, Vec<QpPicture>)> = Vec::new();
+    let mut margin = 0;
     for line in text.lines() {
-        let Some((instance, rest)) = line.strip_prefix("[h264 @ ").and_then(|l| l.split_once("] ")) else {
+        // The progress line may stand before it.
+        let Some((instance, rest)) = line
+            .find("[h264 @ ")
+            .and_then(|at| line[at + "[h264 @ ".len()..].split_once("] "))
+        else {
             continue;
         };
         if let Some(kind) = rest.strip_prefix("New frame, type: ") {
@@ -52,30 +68,68 @@ pub fn read(h264: &Path) -> Result<Vec<QpPicture>, Error> {
                     intra: kind.trim() == "I",
                     columns: 0,
                     qps: Vec::new(),
+                    skipped: Vec::new(),
                 });
             }
+            margin = 0;
             continue;
         }
-        let row: Option<Vec<u8>> = rest
-            .as_bytes()
-            .chunks(2)
-            .map(|digits| {
-                std::str::from_utf8(digits)
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()
-                    .filter(|_| digits.len() == 2)
-            })
-            .collect();
-        if let (Some(row), Some(picture)) = (row, runs.last_mut().and_then(|(_, p)| p.last_mut()))
-            && !row.is_empty()
-        {
+        // FFmpeg from 6.1 on puts a line of columns above the picture and the row's position before each row.
+        if rest.starts_with("   ") && rest.trim_start().starts_with("0 ") {
+            margin = rest.len() - rest.trim_start().len();
+            continue;
+        }
+        if let (Some(row), Some(picture)) = (
+            rest.get(margin..).and_then(parse_row),
+            runs.last_mut().and_then(|(_, pictures)| pictures.last_mut()),
+        ) {
             picture.columns = row.len();
-            picture.qps.extend(row);
+            for (qp, skipped) in row {
+                picture.qps.push(qp);
+                picture.skipped.push(skipped);
+            }
         }
     }
-    runs.pop()
-        .map(|(_, pictures)| pictures)
-        .ok_or_else(|| format!("ffmpeg shows no quantizers of {}", h264.display()).into())
+    runs.pop().map(|(_, pictures)| pictures).unwrap_or_default()
+}
+
+/// Two digits, then three characters of macroblock type, `S` or `d` where it is skipped.
+fn parse_row(row: &str) -> Option<Vec<(u8, bool)>> {
+    let cells: Option<Vec<_>> = row
+        .as_bytes()
+        .chunks(5)
+        .map(|cell| {
+            let qp = std::str::from_utf8(cell.get(..2)?).ok()?.trim().parse().ok()?;
+            let kind = cell.get(2)?;
+            b"PAiIdDgGS><X"
+                .contains(kind)
+                .then_some((qp, matches!(kind, b'S' | b'd')))
+        })
+        .collect();
+    cells.filter(|cells| !cells.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_of_ffmpeg_give_the_same_quantizers() {
+        let old = "[h264 @ 0x1] New frame, type: I\n[h264 @ 0x1] 99i  \n\
+                   [h264 @ 0x2] nal_unit_type: 5(IDR), nal_ref_idc: 3\n\
+                   [h264 @ 0x2] New frame, type: I\n[h264 @ 0x2] 27i   9I  \n[h264 @ 0x2] 27i  27i  \n\
+                   frame=    1 fps=0.0 q=-0.0 size=N/A    [h264 @ 0x2] New frame, type: P\n\
+                   [h264 @ 0x2] 30>- 30S  \n[h264 @ 0x2] 30S  30>  \n";
+        let new = "[h264 @ 0x2] New frame, type: I\n[h264 @ 0x2]    0                   \n\
+                   [h264 @ 0x2]  0 27i   9I  \n[h264 @ 0x2] 16 27i  27i  \n\
+                   [h264 @ 0x2] New frame, type: P\n[h264 @ 0x2]    0                   \n\
+                   [h264 @ 0x2]  0 30>- 30S  \n[h264 @ 0x2] 16 30S  30>  \n";
+        let pictures = parse(old);
+        assert_eq!(pictures, parse(new));
+        assert_eq!(pictures.len(), 2);
+        assert!(pictures[0].intra && !pictures[1].intra);
+        assert_eq!(pictures[0].qps, [27, 9, 27, 27]);
+        assert_eq!((pictures[0].at(1, 0), pictures[1].columns), (9, 2));
+        assert_eq!(pictures[1].skipped, [false, true, true, false]);
+    }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::probe::IdentityProbe;
+use super::probe::{EarlyProbes, IdentityProbe};
 use super::queue::{Item, Queue};
 use super::sender::{Sender, Way};
 use super::settings::{PROPERTIES, Settings};
@@ -51,16 +51,19 @@ struct SidePads {
     results: Option<Arc<SidePad>>,
 }
 
-/// Locks: `worker` may be held while `tracker` or `stats` is taken, `sender` while `stats` is. No lock is held while
-/// something is pushed, posted or queried, but `sender`, which nothing that runs on a push takes.
+/// Locks: `probe` may be held while `early` or `tracker` is taken, `worker` while a tracker or `stats` is, `sender` while
+/// `stats` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
+/// push takes.
 pub struct DdsInfer {
     sink_pad: gst::Pad,
     src_pad: gst::Pad,
     settings: Mutex<Settings>,
     queue: Queue,
     worker: Mutex<Option<Worker>>,
-    tracker: Arc<Mutex<IdentityTracker>>,
+    /// The one that the probe feeds, once there is one.
+    tracker: Mutex<Arc<Mutex<IdentityTracker>>>,
     probe: Mutex<Option<IdentityProbe>>,
+    early: Mutex<Option<EarlyProbes>>,
     sender: Mutex<Sender>,
     side_pads: Mutex<SidePads>,
     stats: Mutex<Stats>,
@@ -98,12 +101,17 @@ impl ObjectSubclass for DdsInfer {
                     |imp| imp.activate_sink(mode, active),
                 )
             })
+            .iterate_internal_links_function(|_, parent| Self::only_pad(parent, "src"))
             .flags(gst::PadFlags::PROXY_CAPS)
             .build();
         let src_pad = gst::Pad::builder_from_template(&src_template)
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_event(pad, event))
+            })
             .query_function(|pad, parent, query| {
                 Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
             })
+            .iterate_internal_links_function(|_, parent| Self::only_pad(parent, "sink"))
             .activatemode_function(|_, parent, mode, active| {
                 Self::catch_panic_pad_function(
                     parent,
@@ -119,8 +127,9 @@ impl ObjectSubclass for DdsInfer {
             settings: Mutex::default(),
             queue: Queue::default(),
             worker: Mutex::new(None),
-            tracker: Arc::new(Mutex::new(IdentityTracker::new())),
+            tracker: Mutex::default(),
             probe: Mutex::new(None),
+            early: Mutex::new(None),
             sender: Mutex::new(Sender::new()),
             side_pads: Mutex::default(),
             stats: Mutex::default(),
@@ -143,7 +152,7 @@ impl ObjectImpl for DdsInfer {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         if pspec.name() == "stats" {
-            let tracker = self.tracker.lock().unwrap().stats();
+            let tracker = self.tracker().lock().unwrap().stats();
             return self.stats.lock().unwrap().structure(&tracker).to_value();
         }
         let value = self.settings.lock().unwrap().get(pspec.name());
@@ -212,7 +221,10 @@ impl ElementImpl for DdsInfer {
                 );
                 return None;
             }
-            let side = SidePad::new(template, name, template.caps().clone());
+            // Feedback has no time of its own: it is wanted at once.
+            let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
+            let segment = segment.filter(|_| name == "results").map(gst::Event::from);
+            let side = SidePad::new(template, name, template.caps().clone(), segment);
             *slot = Some(side.clone());
             side
         };
@@ -237,8 +249,16 @@ impl ElementImpl for DdsInfer {
     }
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        if transition == gst::StateChange::ReadyToPaused {
-            self.start()?;
+        match transition {
+            // Before anything is plugged.
+            gst::StateChange::NullToReady => *self.early.lock().unwrap() = EarlyProbes::new(self.obj().upcast_ref()),
+            gst::StateChange::ReadyToPaused => self.start()?,
+            gst::StateChange::ReadyToNull => drop(self.early.lock().unwrap().take()),
+            _ => (),
+        }
+        if transition == gst::StateChange::PausedToReady {
+            // The worker may wait for one of them.
+            self.sides().iter().for_each(|side| side.close());
         }
         let success = self.parent_change_state(transition);
         if transition == gst::StateChange::PausedToReady
@@ -251,24 +271,40 @@ impl ElementImpl for DdsInfer {
 }
 
 impl DdsInfer {
+    /// The video pads are linked to each other inside, and to nothing else.
+    fn only_pad(parent: Option<&gst::Object>, name: &str) -> gst::Iterator<gst::Pad> {
+        let pad = parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
+        gst::Iterator::from_vec(pad.into_iter().collect())
+    }
+
+    fn tracker(&self) -> Arc<Mutex<IdentityTracker>> {
+        self.tracker.lock().unwrap().clone()
+    }
+
+    /// The side pads there are.
+    fn sides(&self) -> Vec<Arc<SidePad>> {
+        let pads = self.side_pads.lock().unwrap();
+        [&pads.feedback, &pads.results].into_iter().flatten().cloned().collect()
+    }
+
     /// Opens the model and begins a new run.
     fn start(&self) -> Result<(), gst::StateChangeError> {
         let settings = self.settings.lock().unwrap().clone();
         let detector = match settings.model().map(|m| Detector::open(&m)).transpose() {
             Ok(detector) => detector,
             Err(error) => {
-                gst::element_imp_error!(self, gst::ResourceError::OpenRead, ["{error}"]);
+                gst::element_imp_error!(self, gst::ResourceError::OpenRead, ("{error}"));
                 return Err(gst::StateChangeError);
             }
         };
         if let Some(detector) = &detector {
             gst::info!(CAT, imp = self, "{}", detector.summary());
             for warning in detector.warnings() {
-                gst::element_imp_warning!(self, gst::LibraryError::Settings, ["{warning}"]);
+                gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
             }
         }
         *self.worker.lock().unwrap() = Some(Worker::new(detector, &settings));
-        *self.tracker.lock().unwrap() = IdentityTracker::new();
+        *self.tracker.lock().unwrap() = Arc::default();
         *self.sender.lock().unwrap() = Sender::new();
         *self.stats.lock().unwrap() = Stats::default();
         self.live.store(false, Ordering::Relaxed);
@@ -307,7 +343,7 @@ impl DdsInfer {
             Err(error) => gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Failed,
-                ["No thread to repeat feedback ({error}): cameras fall back during long pauses"]
+                ("No thread to repeat feedback ({error}): cameras fall back during long pauses")
             ),
         }
     }
@@ -366,7 +402,7 @@ impl DdsInfer {
     fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         self.look_for_encoded_stream(false);
         let lookup = self
-            .tracker
+            .tracker()
             .lock()
             .unwrap()
             .lookup(buffer.pts().map(gst::ClockTime::nseconds));
@@ -382,9 +418,10 @@ impl DdsInfer {
         self.since_probe.store(0, Ordering::Relaxed);
         let mut probe = self.probe.lock().unwrap();
         if probe.as_ref().is_none_or(|p| !p.is_current(&self.sink_pad)) {
-            let found = IdentityProbe::install(&self.sink_pad, &self.tracker);
-            if found.is_some() {
-                *probe = found;
+            let found = IdentityProbe::install(&self.sink_pad, self.early.lock().unwrap().as_ref());
+            if let Some(found) = found {
+                *self.tracker.lock().unwrap() = found.tracker().clone();
+                *probe = Some(found);
             }
         }
     }
@@ -395,21 +432,19 @@ impl DdsInfer {
             gst::EventView::FlushStart(_) => {
                 let pushed = self.src_pad.push_event(event);
                 self.queue.flush();
-                let _ = self.src_pad.pause_task();
+                // Before the worker is waited for: it may wait for one of them.
+                self.sides().iter().for_each(|side| side.flush_start());
+                let _ = self.src_pad.stop_task();
                 pushed
             }
-            gst::EventView::FlushStop(_) => {
-                // The task has left its last push; wait until it has left its turn too.
-                drop(self.src_pad.stream_lock());
+            gst::EventView::FlushStop(stop) => {
+                let reset_time = stop.resets_time();
                 let pushed = self.src_pad.push_event(event);
                 if let Some(worker) = &mut *self.worker.lock().unwrap() {
                     worker.flush();
                 }
                 self.sender.lock().unwrap().forget();
-                let results = self.side_pads.lock().unwrap().results.clone();
-                if let Some(results) = results {
-                    results.flush();
-                }
+                self.sides().iter().for_each(|side| side.flush_stop(reset_time));
                 self.queue.start();
                 pushed && self.start_task().is_ok()
             }
@@ -425,6 +460,17 @@ impl DdsInfer {
             _ if event.is_serialized() => self.queue.push_event(event),
             _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
         }
+    }
+
+    fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::Qos {
+            self.stats.lock().unwrap().qos_events += 1;
+            // A decoder that hears of a late display leaves frames out. Of a recording every frame is wanted.
+            if !self.live.load(Ordering::Relaxed) {
+                return true;
+            }
+        }
+        gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
     fn ask_if_live(&self) {
@@ -470,10 +516,14 @@ impl DdsInfer {
         };
         match item {
             Item::Event(event) => self.forward_event(event),
+            // Downstream wants no more frames; the end of the stream is still to come.
+            Item::Frame(..) if self.queue.refused() => (),
             Item::Frame(mut buffer, lookup) => {
                 let settings = self.settings.lock().unwrap().clone();
                 let looked = match &mut *self.worker.lock().unwrap() {
-                    Some(worker) => worker.frame(&mut buffer, lookup, overtaken, &settings, &self.tracker, &self.stats),
+                    Some(worker) => {
+                        worker.frame(&mut buffer, lookup, overtaken, &settings, &self.tracker(), &self.stats)
+                    }
                     None => Ok(Outcome::default()),
                 };
                 let flow = match looked {
@@ -482,7 +532,7 @@ impl DdsInfer {
                         self.src_pad.push(buffer)
                     }
                     Err(error) => {
-                        gst::element_imp_error!(self, gst::StreamError::Failed, ["{error}"]);
+                        gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
                         Err(gst::FlowError::Error)
                     }
                 };
@@ -500,15 +550,21 @@ impl DdsInfer {
                 };
                 if let Err(error) = set {
                     error.log_with_imp(self);
-                    gst::element_imp_error!(self, gst::StreamError::Format, ["{error}"]);
+                    gst::element_imp_error!(self, gst::StreamError::Format, ("{error}"));
                     self.settle(Err(gst::FlowError::NotNegotiated));
                     return;
                 }
             }
             gst::EventView::Eos(_) => {
-                let pads = self.side_pads.lock().unwrap();
-                for side in [&pads.feedback, &pads.results].into_iter().flatten() {
-                    side.eos();
+                self.sides().iter().for_each(|side| side.eos());
+                // The server has seen all there is: from here on silence is the truth.
+                self.sender.lock().unwrap().forget();
+            }
+            gst::EventView::StreamStart(_) => self.sides().iter().for_each(|side| side.stream_start()),
+            gst::EventView::Segment(_) => {
+                let results = self.side_pads.lock().unwrap().results.clone();
+                if let Some(results) = results {
+                    results.segment(&event);
                 }
             }
             _ => (),
@@ -585,10 +641,12 @@ impl DdsInfer {
         let fatal = !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos);
         if fatal && self.queue.eos_waits() {
             // Upstream has said goodbye and will not see the error in a return value.
-            gst::element_imp_error!(self, gst::StreamError::Failed, ["Internal data stream error: {error}"]);
-            self.src_pad.push_event(gst::event::Eos::new());
+            gst::element_imp_error!(self, gst::StreamError::Failed, ("Internal data stream error: {error}"));
         }
-        let _ = self.src_pad.pause_task();
+        // Otherwise the task goes on without frames: the end of the stream must reach the side pads.
+        if error == gst::FlowError::Flushing {
+            let _ = self.src_pad.pause_task();
+        }
     }
 }
 

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Reads frame identities off the encoded stream, on the last pad before the decoder: decoders neither pass on all SEI
-//! messages nor tell damage.
+//! Reads frame identities off the encoded stream, on the decoder's own sink pad: decoders neither pass on all SEI messages
+//! nor tell damage.
+//!
+//! A `decodebin` is linked to the element only when its decoder has given a frame, and by then the first access units are
+//! gone, the key frame among them. So decoders that appear anywhere in the pipeline are read from their first access unit
+//! on, and once the element finds one of them on its data path it takes over what was read.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dds_protocol::nal::Format;
@@ -39,11 +44,17 @@ impl Layout {
     }
 }
 
+/// Access units that are read ahead of a link that may never come: far above what decoders hold back.
+const READ_AHEAD: u32 = 64;
+
 /// A probe on the encoded pad; goes when it is dropped.
 #[derive(Debug)]
 pub struct IdentityProbe {
     pad: gst::Pad,
     id: Option<gst::PadProbeId>,
+    tracker: Arc<Mutex<IdentityTracker>>,
+    /// Access units that may still be read.
+    budget: Arc<AtomicU32>,
 }
 
 impl Drop for IdentityProbe {
@@ -60,9 +71,9 @@ impl IdentityProbe {
         encoded_pad(sink_pad).as_ref() == Some(&self.pad)
     }
 
-    /// Looks for the encoded pad upstream of `sink_pad` and feeds `tracker` from it. `None` where there is no H.264
-    /// upstream (yet).
-    pub fn install(sink_pad: &gst::Pad, tracker: &Arc<Mutex<IdentityTracker>>) -> Option<Self> {
+    /// Looks for the encoded pad upstream of `sink_pad` and reads it; `early` may have done so for some time. `None` where
+    /// there is no H.264 upstream (yet).
+    pub fn install(sink_pad: &gst::Pad, early: Option<&EarlyProbes>) -> Option<Self> {
         let pad = encoded_pad(sink_pad)?;
         gst::info!(
             CAT,
@@ -71,8 +82,22 @@ impl IdentityProbe {
             parent_name(&pad),
             pad.name()
         );
+        let probe = early.and_then(|e| e.take(&pad)).unwrap_or_else(|| Self::on(&pad));
+        probe.budget.store(u32::MAX, Ordering::Relaxed);
+        Some(probe)
+    }
+
+    /// What the probe feeds.
+    pub fn tracker(&self) -> &Arc<Mutex<IdentityTracker>> {
+        &self.tracker
+    }
+
+    /// Reads a few access units on `pad`.
+    fn on(pad: &gst::Pad) -> Self {
+        let tracker = Arc::new(Mutex::new(IdentityTracker::new()));
+        let budget = Arc::new(AtomicU32::new(READ_AHEAD));
         let layout = Mutex::new(pad.current_caps().and_then(|c| Layout::of(&c)));
-        let tracker = tracker.clone();
+        let (target, left) = (tracker.clone(), budget.clone());
         let id = pad.add_probe(
             gst::PadProbeType::BUFFER
                 | gst::PadProbeType::BUFFER_LIST
@@ -80,14 +105,14 @@ impl IdentityProbe {
                 | gst::PadProbeType::EVENT_FLUSH,
             move |pad, info| {
                 match &info.data {
-                    Some(gst::PadProbeData::Buffer(buffer)) => push(pad, &tracker, &layout, buffer),
+                    Some(gst::PadProbeData::Buffer(buffer)) => push(pad, &target, &left, &layout, buffer),
                     Some(gst::PadProbeData::BufferList(list)) => {
                         list.iter_owned()
-                            .for_each(|buffer| push(pad, &tracker, &layout, &buffer));
+                            .for_each(|buffer| push(pad, &target, &left, &layout, &buffer));
                     }
                     Some(gst::PadProbeData::Event(event)) => match event.view() {
                         gst::EventView::Caps(caps) => *layout.lock().unwrap() = Layout::of(caps.caps()),
-                        gst::EventView::FlushStop(_) => tracker.lock().unwrap().flush(),
+                        gst::EventView::FlushStop(_) => target.lock().unwrap().flush(),
                         _ => (),
                     },
                     _ => (),
@@ -95,11 +120,95 @@ impl IdentityProbe {
                 gst::PadProbeReturn::Ok
             },
         );
-        Some(Self { pad, id })
+        Self {
+            pad: pad.clone(),
+            id,
+            tracker,
+            budget,
+        }
     }
 }
 
-fn push(pad: &gst::Pad, tracker: &Mutex<IdentityTracker>, layout: &Mutex<Option<Layout>>, buffer: &gst::BufferRef) {
+/// Reads on the decoders that appear in a pipeline before the element is linked to them.
+#[derive(Debug)]
+pub struct EarlyProbes {
+    bin: gst::Bin,
+    handler: Option<glib::SignalHandlerId>,
+    probes: Arc<Mutex<Vec<IdentityProbe>>>,
+}
+
+impl Drop for EarlyProbes {
+    fn drop(&mut self) {
+        if let Some(handler) = self.handler.take() {
+            self.bin.disconnect(handler);
+        }
+    }
+}
+
+impl EarlyProbes {
+    /// Watches the whole pipeline that `element` is part of. `None` for an element on its own.
+    pub fn new(element: &gst::Element) -> Option<Self> {
+        let mut top: gst::Object = element.parent()?;
+        while let Some(parent) = top.parent() {
+            top = parent;
+        }
+        let bin = top.downcast::<gst::Bin>().ok()?;
+        let probes = Arc::new(Mutex::new(Vec::new()));
+        let added = probes.clone();
+        let handler = bin.connect_deep_element_added(move |_, _, element| {
+            let Some(pad) = decoder_pad(element) else { return };
+            let probe = IdentityProbe::on(&pad);
+            let mut probes = added.lock().unwrap();
+            // Decoders of a branch that was taken down.
+            probes.retain(|p: &IdentityProbe| p.pad.parent_element().is_some());
+            probes.push(probe);
+        });
+        Some(Self {
+            bin,
+            handler: Some(handler),
+            probes,
+        })
+    }
+
+    /// The probe on `pad`, if there is one; the others are let go: they belong to other elements.
+    fn take(&self, pad: &gst::Pad) -> Option<IdentityProbe> {
+        let mut probes = self.probes.lock().unwrap();
+        let index = probes.iter().position(|p| p.pad == *pad)?;
+        let probe = probes.swap_remove(index);
+        probes.clear();
+        Some(probe)
+    }
+}
+
+/// The sink pad of an H.264 video decoder.
+fn decoder_pad(element: &gst::Element) -> Option<gst::Pad> {
+    let klass = element.metadata(gst::ELEMENT_METADATA_KLASS)?;
+    if !(klass.contains("Decoder") && klass.contains("Video")) {
+        return None;
+    }
+    let pad = element.static_pad("sink")?;
+    is_h264(&pad.pad_template_caps()).then_some(pad)
+}
+
+fn is_h264(caps: &gst::CapsRef) -> bool {
+    !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| s.name() == "video/x-h264")
+}
+
+fn push(
+    pad: &gst::Pad,
+    tracker: &Mutex<IdentityTracker>,
+    budget: &AtomicU32,
+    layout: &Mutex<Option<Layout>>,
+    buffer: &gst::BufferRef,
+) {
+    let left = budget.load(Ordering::Relaxed);
+    if left == 0 {
+        return;
+    }
+    // An element that was found takes without end.
+    if left != u32::MAX {
+        let _ = budget.compare_exchange(left, left - 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
     let Some(layout) = *layout.lock().unwrap() else { return };
     let Ok(map) = buffer.map_readable() else { return };
     let pts = buffer.pts().map(gst::ClockTime::nseconds);
@@ -113,7 +222,8 @@ fn push(pad: &gst::Pad, tracker: &Mutex<IdentityTracker>, layout: &Mutex<Option<
         }
         // Here and not behind the decoder, which may give no frame at all before it has seen a key frame.
         let now = buffer.dts_or_pts().map_or(0, gst::ClockTime::nseconds);
-        tracker.key_unit_due(now)
+        // Nobody asks on behalf of a decoder that may be another element's.
+        (left == u32::MAX).then(|| tracker.key_unit_due(now)).flatten()
     };
     if let Some(count) = request {
         gst::info!(
@@ -121,7 +231,7 @@ fn push(pad: &gst::Pad, tracker: &Mutex<IdentityTracker>, layout: &Mutex<Option<
             obj = pad,
             "Asking for a key frame: the stream is damaged, or was joined between key frames"
         );
-        pad.send_event(
+        pad.push_event(
             gst_video::UpstreamForceKeyUnitEvent::builder()
                 .all_headers(true)
                 .count(count)
@@ -130,7 +240,7 @@ fn push(pad: &gst::Pad, tracker: &Mutex<IdentityTracker>, layout: &Mutex<Option<
     }
 }
 
-/// The source pad nearest upstream of `sink_pad` that carries H.264.
+/// The pad nearest upstream of `sink_pad` that H.264 goes into: the decoder's.
 fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
     let mut found = None;
     path::walk(sink_pad, Direction::Upstream, |pad, _| {
@@ -139,12 +249,11 @@ fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
             let peer = pad.peer()?;
             Some(peer.pad_template_caps().intersect(&pad.pad_template_caps()))
         });
-        let encoded = known
-            .is_some_and(|caps| !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| s.name() == "video/x-h264"));
+        let encoded = known.is_some_and(|caps| is_h264(&caps));
         if !encoded {
             return Visit::Continue;
         }
-        found = Some(pad.clone());
+        found = pad.peer();
         Visit::Finish
     });
     found

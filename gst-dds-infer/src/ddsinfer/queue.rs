@@ -141,7 +141,12 @@ impl Queue {
         !inner.flushing && inner.flow.is_ok()
     }
 
-    /// Remembers what downstream said. An error makes every further frame fail with it; the worker stops.
+    /// Whether downstream refused a frame since the start.
+    pub fn refused(&self) -> bool {
+        self.inner.lock().unwrap().flow.is_err()
+    }
+
+    /// Remembers what downstream said. An error makes every further frame fail with it.
     pub fn set_flow(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) {
         let mut inner = self.inner.lock().unwrap();
         if !inner.flushing {

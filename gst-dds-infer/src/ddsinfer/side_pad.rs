@@ -5,21 +5,34 @@
 //!
 //! A pad that never pushes would keep its sink, and with it the pipeline, from prerolling. So the task begins with
 //! stream-start, caps, segment and a gap, before there is anything to say.
+//!
+//! Nothing links these pads to the video inside the element: caps of what hangs on them must not bind the video, and
+//! their seeks and quality-of-service events must not reach the decoder.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use gst::prelude::*;
 
+#[derive(Debug)]
+enum Item {
+    Buffer(gst::Buffer),
+    /// The video's segment: buffers behind it are timed in it.
+    Segment(gst::Event),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    items: VecDeque<gst::Buffer>,
+    items: VecDeque<Item>,
     /// Nothing more comes after what waits.
     eos: bool,
-    /// Nothing is taken: the pad is not active.
+    /// Nothing is taken: the pad is flushing or not active.
     closed: bool,
-    /// The task ended: unlinked, downstream gone, or EOS sent.
-    stopped: bool,
+    /// Downstream wants no more buffers; it still gets the end of the stream.
+    refused: bool,
+    /// Nobody took a buffer for [`PATIENCE`]: not waited for again until somebody does.
+    stuck: bool,
     greeted: bool,
 }
 
@@ -34,6 +47,8 @@ pub struct SidePad {
 
 /// Buffers that may wait.
 const CAPACITY: usize = 256;
+/// How long a full queue may hold up a stream that is not live while none of its buffers goes out.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +62,8 @@ pub enum Queued {
 }
 
 impl SidePad {
-    /// A pad from `template`, not yet added to an element.
-    pub fn new(template: &gst::PadTemplate, name: &str, caps: gst::Caps) -> Arc<Self> {
+    /// A pad from `template`, not yet added to an element. `segment`: the video's, where it has begun.
+    pub fn new(template: &gst::PadTemplate, name: &str, caps: gst::Caps, segment: Option<gst::Event>) -> Arc<Self> {
         Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
             let weak = weak.clone();
             let pad = gst::Pad::builder_from_template(template)
@@ -60,12 +75,16 @@ impl SidePad {
                     }
                     if active { side.start() } else { side.stop() }
                 })
+                .event_function(|_, _, event| upstream_event(&event))
+                .query_function(side_query)
+                .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
                 .build();
             Self {
                 pad,
                 caps,
                 inner: Mutex::new(Inner {
                     closed: true,
+                    items: segment.map(Item::Segment).into_iter().collect(),
                     ..Default::default()
                 }),
                 changed: Condvar::new(),
@@ -79,7 +98,15 @@ impl SidePad {
     }
 
     fn start(self: &Arc<Self>) -> Result<(), gst::LoggableError> {
-        *self.inner.lock().unwrap() = Inner::default();
+        {
+            let mut inner = self.inner.lock().unwrap();
+            // A segment that came with the pad is still to be told.
+            let items = std::mem::take(&mut inner.items);
+            *inner = Inner {
+                items,
+                ..Default::default()
+            };
+        }
         let weak = Arc::downgrade(self);
         self.pad
             .start_task(move || match weak.upgrade() {
@@ -90,30 +117,62 @@ impl SidePad {
     }
 
     fn stop(&self) -> Result<(), gst::LoggableError> {
-        self.inner.lock().unwrap().closed = true;
-        self.changed.notify_all();
+        self.close();
         self.pad
             .stop_task()
             .map_err(|e| gst::loggable_error!(gst::CAT_PADS, "{e}"))
     }
 
-    /// Gives a buffer to the task. `wait`: wait while too many are there (the stream is not live, so nothing may be
-    /// lost), instead of dropping the oldest.
+    /// Takes nothing more and lets go of everybody who waits.
+    pub fn close(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.closed = true;
+        inner.items.clear();
+        self.changed.notify_all();
+    }
+
+    /// Gives a buffer to the task. `wait`: while too many are there, wait as long as some go out (the stream is not
+    /// live, so nothing need be lost), instead of dropping the oldest at once.
     pub fn push(&self, buffer: gst::Buffer, wait: bool) -> Queued {
         let mut inner = self.inner.lock().unwrap();
-        while wait && !inner.closed && !inner.stopped && inner.items.len() >= CAPACITY {
-            inner = self.changed.wait(inner).unwrap();
+        while wait && inner.takes() && !inner.stuck && inner.items.len() >= CAPACITY {
+            let timeout;
+            (inner, timeout) = self.changed.wait_timeout(inner, PATIENCE).unwrap();
+            if timeout.timed_out() && inner.takes() && inner.items.len() >= CAPACITY {
+                gst::warning!(
+                    super::imp::CAT,
+                    obj = self.pad,
+                    "Nobody reads here: buffers are dropped until somebody does"
+                );
+                inner.stuck = true;
+            }
         }
-        if inner.closed || inner.stopped || inner.eos {
+        if !inner.takes() {
             return Queued::NoTaker;
         }
         let full = inner.items.len() >= CAPACITY;
         if full {
-            inner.items.pop_front();
+            // The segment of what stays must stay too.
+            let oldest = inner.items.iter().position(|i| matches!(i, Item::Buffer(_)));
+            oldest.and_then(|oldest| inner.items.remove(oldest));
         }
-        inner.items.push_back(buffer);
+        inner.items.push_back(Item::Buffer(buffer));
         self.changed.notify_all();
         if full { Queued::DroppedOldest } else { Queued::Yes }
+    }
+
+    /// Buffers behind it are timed in this segment.
+    pub fn segment(&self, event: &gst::Event) {
+        let mut inner = self.inner.lock().unwrap();
+        if inner.closed {
+            return;
+        }
+        // Segments without buffers between them replace each other, so that they cannot pile up.
+        if matches!(inner.items.back(), Some(Item::Segment(_))) {
+            inner.items.pop_back();
+        }
+        inner.items.push_back(Item::Segment(event.clone()));
+        self.changed.notify_all();
     }
 
     /// Ends the stream once everything that waits has gone.
@@ -122,54 +181,56 @@ impl SidePad {
         self.changed.notify_all();
     }
 
-    /// Drops what waits and opens the pad again after an EOS; passes the flush on.
-    pub fn flush(&self) {
-        let was_stopped = {
-            let mut inner = self.inner.lock().unwrap();
-            if inner.closed {
-                return;
-            }
-            inner.items.clear();
-            inner.eos = false;
-            // A task that waits for buffers holds the stream lock: this sends it home.
-            inner.greeted = false;
-            std::mem::take(&mut inner.stopped)
+    /// The video begins a new stream: after an end of stream this pad does so too.
+    pub fn stream_start(self: &Arc<Self>) {
+        let ended = {
+            let inner = self.inner.lock().unwrap();
+            inner.eos && !inner.closed
         };
-        self.pad.push_event(gst::event::FlushStart::new());
-        self.changed.notify_all();
-        {
-            // The task may be in a push that the flush has just ended; it greets anew afterwards.
-            let _stream = self.pad.stream_lock();
-            self.pad.push_event(gst::event::FlushStop::new(true));
-            let mut inner = self.inner.lock().unwrap();
-            inner.greeted = false;
-            inner.stopped = false;
+        if ended {
+            let _ = self.pad.stop_task();
+            let _ = self.start();
         }
-        if was_stopped {
-            let _ = self.pad.set_active(false);
-            let _ = self.pad.set_active(true);
+    }
+
+    /// Drops what waits and passes the flush on. [`Self::flush_stop`] follows.
+    pub fn flush_start(&self) {
+        if !self.pad.is_active() {
+            return;
+        }
+        self.close();
+        self.pad.push_event(gst::event::FlushStart::new());
+        let _ = self.pad.stop_task();
+    }
+
+    /// Opens the pad again, after an end of stream too.
+    pub fn flush_stop(self: &Arc<Self>, reset_time: bool) {
+        if !self.pad.is_active() {
+            return;
+        }
+        self.pad.push_event(gst::event::FlushStop::new(reset_time));
+        if let Err(error) = self.start() {
+            error.log_with_object(&self.pad);
         }
     }
 
     /// One turn of the task.
     fn step(&self) {
         let greeted = std::mem::replace(&mut self.inner.lock().unwrap().greeted, true);
-        if !greeted && !self.greet() {
-            return self.end();
+        if !greeted {
+            self.greet();
         }
-        let buffer = {
+        let item = {
             let mut inner = self.inner.lock().unwrap();
             loop {
                 if inner.closed {
                     let _ = self.pad.pause_task();
                     return;
                 }
-                if !inner.greeted {
-                    return;
-                }
-                if let Some(buffer) = inner.items.pop_front() {
+                if let Some(item) = inner.items.pop_front() {
+                    inner.stuck = false;
                     self.changed.notify_all();
-                    break Some(buffer);
+                    break Some(item);
                 }
                 if inner.eos {
                     break None;
@@ -177,37 +238,33 @@ impl SidePad {
                 inner = self.changed.wait(inner).unwrap();
             }
         };
-        match buffer {
-            Some(buffer) => match self.pad.push(buffer) {
+        match item {
+            Some(Item::Segment(event)) => {
+                self.pad.push_event(event);
+            }
+            Some(Item::Buffer(buffer)) => match self.pad.push(buffer) {
                 // Unlinked is no failure: the pad may be linked later. Flushing ends by itself.
                 Ok(_) | Err(gst::FlowError::NotLinked | gst::FlowError::Flushing) => (),
                 Err(error) => {
                     gst::debug!(super::imp::CAT, obj = self.pad, "{error}: nothing more goes out here");
-                    self.end();
+                    let mut inner = self.inner.lock().unwrap();
+                    inner.refused = true;
+                    inner.items.retain(|i| matches!(i, Item::Segment(_)));
+                    self.changed.notify_all();
                 }
             },
             None => {
                 self.pad.push_event(gst::event::Eos::new());
-                self.end();
+                let _ = self.pad.pause_task();
             }
         }
     }
 
-    fn end(&self) {
-        self.inner.lock().unwrap().stopped = true;
-        self.changed.notify_all();
-        let _ = self.pad.pause_task();
-    }
-
-    /// `false` where the pad went inactive meanwhile.
-    fn greet(&self) -> bool {
-        let stream_id = match self.pad.parent_element() {
-            Some(element) => self
-                .pad
-                .create_stream_id(&element, Some(self.pad.name().as_str()))
-                .to_string(),
-            None => return false,
+    fn greet(&self) {
+        let Some(element) = self.pad.parent_element() else {
+            return;
         };
+        let stream_id = self.pad.create_stream_id(&element, Some(self.pad.name().as_str()));
         let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         self.pad.push_event(
             gst::event::StreamStart::builder(&stream_id)
@@ -218,6 +275,31 @@ impl SidePad {
         self.pad.push_event(gst::event::Segment::new(&segment));
         self.pad
             .push_event(gst::event::Gap::builder(gst::ClockTime::ZERO).build());
-        true
+    }
+}
+
+impl Inner {
+    fn takes(&self) -> bool {
+        !(self.closed || self.refused || self.eos)
+    }
+}
+
+/// Seeks and quality of service are the video's own matter: its sinks tell, and get an answer, on the video's pad.
+fn upstream_event(event: &gst::EventRef) -> bool {
+    matches!(
+        event.type_(),
+        gst::EventType::Seek | gst::EventType::Qos | gst::EventType::Latency | gst::EventType::Reconfigure
+    )
+}
+
+fn side_query(pad: &gst::Pad, parent: Option<&gst::Object>, query: &mut gst::QueryRef) -> bool {
+    let video = |name| parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
+    match query.view() {
+        // Results are as late as the frames they belong to.
+        gst::QueryView::Latency(_) => video("src").is_some_and(|src| src.query(query)),
+        gst::QueryView::Position(_) | gst::QueryView::Duration(_) | gst::QueryView::Seeking(_) => {
+            video("sink").is_some_and(|sink| sink.peer_query(query))
+        }
+        _ => gst::Pad::query_default(pad, parent, query),
     }
 }

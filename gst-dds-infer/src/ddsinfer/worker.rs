@@ -356,7 +356,9 @@ struct Converter {
 
 impl Converter {
     fn new(info: &gst_video::VideoInfo) -> Result<Self, glib::BoolError> {
-        let rgb = gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, info.width(), info.height()).build()?;
+        let rgb = gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, info.width(), info.height())
+            .fps(info.fps())
+            .build()?;
         let buffer = gst::Buffer::with_size(rgb.size())?;
         let output = gst_video::VideoFrame::from_buffer_writable(buffer, &rgb)
             .map_err(|_| glib::bool_error!("cannot map a new buffer"))?;

@@ -466,6 +466,7 @@ impl Camera {
         let state = self.gate.take_pending()?;
         self.regions.apply(now, frame, &state);
         self.stats.generations_applied += 1;
+        self.stats.generation_last = u64::from(state.generation.0);
         self.stats.generations_empty += u64::from(state.regions.is_empty());
         let delay_ns = self
             .coded

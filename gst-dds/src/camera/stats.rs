@@ -150,6 +150,8 @@ counters! {
     generations_outdated = "generations-outdated",
     /// Generations applied.
     generations_applied = "generations-applied",
+    /// Number of the generation applied last; a name, not a count.
+    generation_last = "generation-last",
     /// Of those, empty ones: everything at background quality.
     generations_empty = "generations-empty",
     /// Of those, ones whose frame is too long ago for the delay to be known.

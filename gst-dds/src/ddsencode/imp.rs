@@ -257,7 +257,7 @@ impl DdsEncode {
             Ok((choice, config, encoder))
         });
         let (choice, config, encoder) = opened.map_err(|error| {
-            gst::element_imp_error!(self, gst::LibraryError::Settings, ["{error}"]);
+            gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
             gst::loggable_error!(CAT, "{error}")
         })?;
 
@@ -405,7 +405,7 @@ impl DdsEncode {
             // Without an output buffer the base class drops the frame.
             Ok(None) => return obj.finish_frame(frame),
             Err(message) => {
-                gst::element_imp_error!(self, gst::StreamError::Encode, ["{message}"]);
+                gst::element_imp_error!(self, gst::StreamError::Encode, ("{message}"));
                 return Err(gst::FlowError::Error);
             }
         };

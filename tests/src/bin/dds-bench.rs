@@ -325,7 +325,7 @@ fn rtcp() -> Result<(), Error> {
     let measured = delays.clone();
     let times = sent.clone();
     let encoder = camera.by_name("e").ok_or("no encoder")?;
-    let taken = AtomicU64::new(0);
+    let last = AtomicU64::new(0);
     let weak = encoder.downgrade();
     encoder
         .static_pad("src")
@@ -335,11 +335,10 @@ fn rtcp() -> Result<(), Error> {
                 return gst::PadProbeReturn::Ok;
             };
             let stats = encoder.property::<gst::Structure>("stats");
-            let count = |name: &str| stats.get::<u64>(name).unwrap_or_default();
-            // Generations arrive in order, and none is lost on loopback: so many have been taken, the last one just now.
-            let done = count("generations-applied") + count("generations-superseded");
-            if done > taken.swap(done, Ordering::SeqCst)
-                && let Some(at) = times.lock().unwrap().get(done as usize - 1)
+            let generation = stats.get::<u64>("generation-last").unwrap_or_default();
+            // Generations are numbered from 1 in the order they were sent.
+            if generation != last.swap(generation, Ordering::SeqCst)
+                && let Some(at) = times.lock().unwrap().get(generation as usize - 1)
             {
                 measured.lock().unwrap().push(at.elapsed().as_secs_f64() * 1000.0);
             }

@@ -137,9 +137,10 @@ fn main() -> Result<(), Error> {
         let (f1, threshold) = score::f1(&found, &reference, o.iou);
         let regions: usize = outcome.lines.iter().map(|l| l.regions.len()).sum();
         println!(
-            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}), {:.1} regions per frame",
+            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}), {:.1} regions per frame on {:.1} % of it",
             outcome.kbps(&clip),
-            regions as f64 / outcome.lines.len() as f64
+            regions as f64 / outcome.lines.len() as f64,
+            100.0 * outcome.region_area(&clip)
         );
         if let Some(camera) = outcome.camera {
             let count = |field: &str| camera.get::<u64>(field).unwrap_or_default();

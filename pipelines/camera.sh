@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# The camera: codes video with ddsencode, sends it over RTP/UDP and takes the server's feedback from RTCP. Nothing in the
+# line says where feedback comes from: ddsencode finds the RTP session that its own stream leaves through.
+#
+# Expected output (server.sh running, the clip of setup.sh):
+#   Setting pipeline to PAUSED ...
+#   ...
+#   Setting pipeline to PLAYING ...
+#   New clock: GstSystemClock
+#   Redistribute latency...
+#   Got EOS from element "pipeline0".           (after 80 s: the clip is over)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+usage() {
+  cat <<'USAGE'
+usage: [NAME=VALUE ...] pipelines/camera.sh [--help]
+
+Sends one camera's video to pipelines/server.sh, as fast as a real camera would. Ctrl-C ends it.
+
+parameters, by environment:
+  SOURCE           what to send: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
+  HOST             the server (127.0.0.1)
+  PORT             UDP port of the server for RTP (5000); the next one is for its RTCP
+  FEEDBACK_PORT    UDP port here for RTCP from the server (5005)
+  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (40)
+  REGION_QP        quantizer inside regions (30)
+  KEY_INT_MAX      frames between key frames (250)
+  GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
+USAGE
+}
+case "${1:-}" in
+  '') ;;
+  --help | -h) usage; exit 0 ;;
+  *) usage >&2; exit 2 ;;
+esac
+
+SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
+HOST=${HOST:-127.0.0.1}
+PORT=${PORT:-5000}
+FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
+BACKGROUND_QP=${BACKGROUND_QP:-40}
+REGION_QP=${REGION_QP:-30}
+KEY_INT_MAX=${KEY_INT_MAX:-250}
+export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+# Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
+case $SOURCE in
+  /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
+  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
+esac
+
+gst-launch-1.0 -e \
+  rtpbin name=rtp \
+  "${source[@]}" \
+  ! videoconvert \
+  ! queue max-size-buffers=2 \
+  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
+  ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
+  ! rtp.send_rtp_sink_0 \
+  rtp.send_rtp_src_0 ! udpsink host="$HOST" port="$PORT" sync=false async=false \
+  rtp.send_rtcp_src_0 ! udpsink host="$HOST" port=$((PORT + 1)) sync=false async=false \
+  udpsrc port="$FEEDBACK_PORT" ! rtp.recv_rtcp_sink_0

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Camera and server in one pipeline: no network, no feedback branch. Feedback goes upstream as an event, through the
+# decoder, to ddsencode. The shortest line that shows the loop.
+#
+# Expected output (one line for each frame):
+#   {"stream_id":2868303105,"frame":0,...,"objects":[...],"generation":0,"regions":[...]}
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+usage() {
+  cat <<'USAGE'
+usage: [NAME=VALUE ...] pipelines/in-process.sh [--help]
+
+parameters, by environment:
+  SOURCE           what to code: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
+  MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx)
+  BACKGROUND_QP    quantizer outside regions (40)
+  REGION_QP        quantizer inside regions (30)
+  GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
+USAGE
+}
+case "${1:-}" in
+  '') ;;
+  --help | -h) usage; exit 0 ;;
+  *) usage >&2; exit 2 ;;
+esac
+
+SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
+MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
+BACKGROUND_QP=${BACKGROUND_QP:-40}
+REGION_QP=${REGION_QP:-30}
+export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+# Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
+case $SOURCE in
+  /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
+  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
+esac
+
+gst-launch-1.0 -q -e \
+  "${source[@]}" \
+  ! videoconvert \
+  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
+  ! avdec_h264 max-threads=1 \
+  ! ddsinfer name=infer model-file="$MODEL" \
+  ! fakesink async=false \
+  infer.results ! queue ! fdsink fd=1 sync=false async=false

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# The loop without any RTP session: the feedback pads of both elements carry bare packets, here over a UDP port of their
+# own. Any transport that keeps datagrams whole can stand in its place.
+#
+# Expected output (one line for each frame, as in server.sh):
+#   {"stream_id":2868303105,"frame":0,...,"objects":[...],"generation":0,"regions":[...]}
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+usage() {
+  cat <<'USAGE'
+usage: [NAME=VALUE ...] pipelines/plain-udp-pads.sh camera|server|both|--help
+
+  camera  codes and sends video, takes feedback from a UDP port
+  server  receives, infers, prints JSON lines and sends feedback to a UDP port
+  both    the two as two processes; ends with the clip
+
+parameters, by environment:
+  SOURCE           what to send: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
+  MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx)
+  SERVER_HOST      where video goes (127.0.0.1), UDP port PORT (5000)
+  CAMERA_HOST      where feedback goes (127.0.0.1), UDP port FEEDBACK_PORT (5005)
+  BACKGROUND_QP    quantizer outside regions (40)
+  REGION_QP        quantizer inside regions (30)
+  GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
+USAGE
+}
+
+SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
+MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
+SERVER_HOST=${SERVER_HOST:-127.0.0.1}
+CAMERA_HOST=${CAMERA_HOST:-127.0.0.1}
+PORT=${PORT:-5000}
+FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
+BACKGROUND_QP=${BACKGROUND_QP:-40}
+REGION_QP=${REGION_QP:-30}
+export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+
+# Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
+case $SOURCE in
+  /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
+  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
+esac
+
+camera() {
+  gst-launch-1.0 -q -e \
+    "${source[@]}" \
+    ! videoconvert \
+    ! queue max-size-buffers=2 \
+    ! ddsencode name=encoder background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
+    ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
+    ! udpsink host="$SERVER_HOST" port="$PORT" sync=false async=false \
+    udpsrc port="$FEEDBACK_PORT" ! encoder.feedback
+}
+
+server() {
+  gst-launch-1.0 -q \
+    udpsrc port="$PORT" buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
+    ! rtpjitterbuffer latency=20 \
+    ! rtph264depay \
+    ! avdec_h264 max-threads=1 \
+    ! ddsinfer name=infer model-file="$MODEL" \
+    ! fakesink async=false \
+    infer.feedback ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
+    infer.results ! queue ! fdsink fd=1 sync=false async=false
+}
+
+case "${1:-}" in
+  --help | -h) usage; exit 0 ;;
+  camera | server | both) ;;
+  *) usage >&2; exit 2 ;;
+esac
+case $1 in
+  camera) camera ;;
+  server) server ;;
+  both)
+    server &
+    server=$!
+    trap 'kill "$server" 2>/dev/null || true' EXIT
+    sleep 1
+    camera >&2
+    sleep 1
+    ;;
+esac

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The elements in the states, orders and mistakes that users and applications put them through.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use gst::prelude::*;
+
+fn model(name: &str) -> String {
+    format!("{}/../gst-dds-infer/models/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn loop_line(frames: u32, tail: &str) -> String {
+    format!(
+        "videotestsrc name=v num-buffers={frames} ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
+         ! ddsencode name=e threads=1 ! avdec_h264 max-threads=1 ! ddsinfer name=i ! {tail}"
+    )
+}
+
+/// The only error on the bus, after the pipeline refused to start.
+fn start_error(line: &str) -> String {
+    let pipeline = launch(line);
+    // Live or not, the error is posted before or after this returns.
+    let _ = pipeline.set_state(gst::State::Playing);
+    let bus = pipeline.bus().unwrap();
+    let message = bus
+        .timed_pop_filtered(gst::ClockTime::from_seconds(20), &[gst::MessageType::Error])
+        .unwrap_or_else(|| panic!("no error from: {line}"));
+    let gst::MessageView::Error(error) = message.view() else {
+        unreachable!()
+    };
+    let text = error.error().to_string();
+    // A second error would hide the first from whoever shows the last one.
+    let more = bus.pop_filtered(&[gst::MessageType::Error]);
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(more.is_none(), "{more:?} after {text}");
+    text
+}
+
+#[test]
+fn a_hundred_starts_and_stops() {
+    init();
+    let pipeline = launch(&loop_line(3, "fakesink sync=false"));
+    for n in 0..100 {
+        pipeline.set_state(gst::State::Playing).unwrap();
+        // Some are stopped in mid-start, some in mid-stream, some at their end.
+        match n % 3 {
+            0 => (),
+            1 => {
+                let _ = pipeline.state(gst::ClockTime::from_seconds(10));
+            }
+            _ => wait_eos(&pipeline, Duration::from_secs(20)),
+        }
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+#[test]
+fn end_of_stream_reaches_every_pad_in_any_order() {
+    init();
+    for side in [
+        "fakesink sync=false",
+        "fakesink sync=false i.results ! fakesink sync=false",
+        "fakesink sync=false i.feedback ! fakesink sync=false",
+        "fakesink sync=false i.results ! queue ! fakesink sync=false i.feedback ! queue ! fakesink sync=false",
+        "tee name=t t. ! queue ! fakesink t. ! queue ! fakesink i.results ! fakesink sync=false",
+    ] {
+        run_to_eos(&launch(&loop_line(20, side)));
+        // The camera's feedback ends before, with, or long after its video.
+        for feedback in ["num-buffers=0", "num-buffers=1", "num-buffers=1000"] {
+            let line = loop_line(
+                20,
+                &format!("{side} fakesrc {feedback} sizetype=fixed sizemax=40 ! e.feedback"),
+            );
+            run_to_eos(&launch(&line));
+        }
+    }
+}
+
+#[test]
+fn side_pads_come_and_go_while_playing() {
+    init();
+    let pipeline = launch(&loop_line(100_000, "fakesink sync=false"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let infer = pipeline.by_name("i").unwrap();
+    for _ in 0..10 {
+        for name in ["results", "feedback"] {
+            let sink = gst::ElementFactory::make("fakesink")
+                .property("async", false)
+                .build()
+                .unwrap();
+            pipeline.add(&sink).unwrap();
+            sink.sync_state_with_parent().unwrap();
+            let pad = infer.request_pad_simple(name).unwrap();
+            pad.link(&sink.static_pad("sink").unwrap()).unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+            infer.release_request_pad(&pad);
+            sink.set_state(gst::State::Null).unwrap();
+            pipeline.remove(&sink).unwrap();
+        }
+    }
+    let inferred = || {
+        infer
+            .property::<gst::Structure>("stats")
+            .get::<u64>("frames-inferred")
+            .unwrap()
+    };
+    let before = inferred();
+    wait_for("frames after the pads have gone", || inferred() > before + 10);
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn a_flushing_seek_goes_through_and_frames_go_on() {
+    init();
+    let pipeline = launch(&loop_line(
+        300,
+        "fakesink name=s sync=false i.results ! fakesink name=r sync=false async=false",
+    ));
+    pipeline.set_state(gst::State::Paused).unwrap();
+    pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
+    for second in [4, 1, 6] {
+        pipeline
+            .seek_simple(
+                gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE,
+                gst::ClockTime::from_seconds(second),
+            )
+            .unwrap();
+        pipeline.state(gst::ClockTime::from_seconds(20)).0.unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    wait_eos(&pipeline, Duration::from_secs(30));
+    let stats = pipeline.by_name("i").unwrap().property::<gst::Structure>("stats");
+    assert!(stats.get::<u64>("frames-inferred").unwrap() > 0, "{stats}");
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn caps_that_change_in_mid_stream_go_through_the_whole_loop() {
+    init();
+    let pipeline = launch(
+        "appsrc name=in format=time ! ddsencode threads=1 ! avdec_h264 max-threads=1 ! ddsinfer ! appsink name=out sync=false",
+    );
+    let input = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+    let out = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut n = 0u64;
+    for (width, height) in [(160u32, 128u32), (322, 242), (64, 48)] {
+        let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, width, height)
+            .fps(gst::Fraction::new(30, 1))
+            .build()
+            .unwrap();
+        input.set_caps(Some(&info.to_caps().unwrap()));
+        for _ in 0..5 {
+            let mut buffer = gst::Buffer::from_mut_slice(vec![(n * 9) as u8; info.size()]);
+            buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_mseconds(33 * n));
+            input.push_buffer(buffer).unwrap();
+            n += 1;
+        }
+    }
+    input.end_of_stream().unwrap();
+    let mut sizes = Vec::new();
+    while let Ok(sample) = out.pull_sample() {
+        let info = gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap();
+        sizes.push((info.width(), info.height()));
+    }
+    assert_eq!(sizes.len(), 15, "{:?}", dds_tests::bus_error(&pipeline));
+    assert_eq!((sizes[0], sizes[5], sizes[14]), ((160, 128), (322, 242), (64, 48)));
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn a_wrong_model_is_one_error_that_names_file_and_cause() {
+    init();
+    let dir = scratch("wrong_models");
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let whole = std::fs::read(model("street_nano.onnx")).unwrap();
+    for path in [
+        dir.join("missing.onnx").display().to_string(),
+        file("empty.onnx", &[]),
+        file("garbage.onnx", &[0x5a; 4096]),
+        file("truncated.onnx", &whole[..whole.len() / 2]),
+    ] {
+        let error = start_error(&format!("videotestsrc ! ddsinfer model-file={path} ! fakesink"));
+        assert!(error.contains(&path), "{error}");
+    }
+    let error = start_error(&format!(
+        "videotestsrc ! ddsinfer model-file={} model-description=\"dds-family=teapot\" ! fakesink",
+        model("street_nano.onnx")
+    ));
+    assert!(
+        error.contains("teapot") && error.contains("model-description"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_format_reaches_the_model() {
+    init();
+    for format in [
+        "I420",
+        "NV12",
+        "RGB",
+        "BGR",
+        "YUY2",
+        "Y444",
+        "GRAY8",
+        "I420_10LE",
+        "RGBA",
+    ] {
+        let pipeline = launch(&format!(
+            "videotestsrc num-buffers=2 pattern=ball ! video/x-raw,format={format},width=320,height=240 \
+             ! ddsinfer name=i threads=1 model-file={} ! video/x-raw,format={format} ! fakesink sync=false",
+            model("street_nano.onnx")
+        ));
+        run_to_eos(&pipeline);
+        // Statistics of a run stay readable after it.
+        let stats = pipeline.by_name("i").unwrap().property::<gst::Structure>("stats");
+        assert_eq!(stats.get::<u64>("frames-inferred").unwrap(), 2, "{format}: {stats}");
+    }
+}
+
+#[test]
+fn frames_leave_in_order_with_every_nth_inferred() {
+    init();
+    let pipeline = launch(
+        "videotestsrc num-buffers=31 ! video/x-raw,format=I420,width=64,height=48 ! ddsinfer name=i inference-interval=3 \
+         ! appsink name=out sync=false i.results ! appsink name=lines sync=false",
+    );
+    let sink = |name: &str| pipeline.by_name(name).unwrap().downcast::<gst_app::AppSink>().unwrap();
+    let (out, lines) = (sink("out"), sink("lines"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let times: Vec<_> = std::iter::from_fn(|| out.pull_sample().ok())
+        .map(|s| s.buffer().unwrap().pts().unwrap())
+        .collect();
+    assert_eq!(times.len(), 31);
+    assert!(times.is_sorted());
+    let inferred: Vec<_> = std::iter::from_fn(|| lines.pull_sample().ok())
+        .map(|s| s.buffer().unwrap().pts().unwrap())
+        .collect();
+    assert_eq!(inferred, times.iter().copied().step_by(3).collect::<Vec<_>>());
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn a_stream_of_another_encoder_is_inferred_and_one_message_says_why_it_is_not_steered() {
+    init();
+    let pipeline = launch(
+        "videotestsrc num-buffers=90 ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
+         ! x264enc tune=zerolatency ! avdec_h264 ! ddsinfer name=i ! fakesink sync=false",
+    );
+    let bus = pipeline.bus().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut said = 0;
+    loop {
+        let message = bus.timed_pop(gst::ClockTime::from_seconds(20)).expect("an end");
+        match message.view() {
+            gst::MessageView::Element(e) => {
+                said += usize::from(e.structure().is_some_and(|s| s.name() == "ddsinfer-foreign-stream"));
+            }
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Error(e) => panic!("{}", e.error()),
+            _ => (),
+        }
+    }
+    let stats = pipeline.by_name("i").unwrap().property::<gst::Structure>("stats");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(said, 1);
+    assert_eq!(
+        (
+            stats.get::<u64>("frames-inferred").unwrap(),
+            stats.get::<u64>("feedback").unwrap()
+        ),
+        (90, 0)
+    );
+}
