@@ -5,7 +5,7 @@
 # decoder, to ddsencode. The shortest line that shows the loop.
 #
 # Expected output (one line for each frame):
-#   {"stream_id":2868303105,"frame":0,...,"objects":[...],"generation":0,"regions":[...]}
+#   {"age_ms":null,...,"frame":0,"generation":0,...,"objects":[...],...,"regions":[...],"stream_id":2868303105,...}
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 

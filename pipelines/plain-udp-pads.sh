@@ -5,7 +5,7 @@
 # own. Any transport that keeps datagrams whole can stand in its place.
 #
 # Expected output (one line for each frame, as in server.sh):
-#   {"stream_id":2868303105,"frame":0,...,"objects":[...],"generation":0,"regions":[...]}
+#   {"age_ms":null,...,"frame":0,"generation":0,...,"objects":[...],...,"regions":[...],"stream_id":2868303105,...}
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 

@@ -5,8 +5,8 @@
 # Feedback leaves by itself in the RTCP of the session that the stream came through.
 #
 # Expected output (camera.sh running), one line for each frame:
-#   {"stream_id":2868303105,"frame":0,...,"damaged":false,"width":768,"height":576,"inference_ms":31.2,"objects":[{"label":
-#   "person","class":0,"score":0.71,"x":...}],"generation":0,"regions":[{"x":288,"y":160,"width":48,"height":96}]}
+#   {"age_ms":null,...,"damaged":false,"frame":0,"generation":17,...,"objects":[{"class":0,"height":90,"label":"person",
+#   "score":0.71,...}],...,"regions":[{"height":96,"width":48,"x":288,"y":160}],"stream_id":2868303105,"width":768}
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 

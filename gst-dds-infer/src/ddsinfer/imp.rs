@@ -310,6 +310,8 @@ impl DdsInfer {
         self.live.store(false, Ordering::Relaxed);
         self.latency.store(0, Ordering::Relaxed);
         self.since_probe.store(PROBE_RETRY, Ordering::Relaxed);
+        // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
+        self.look_for_encoded_stream(true);
         self.start_repeater();
         Ok(())
     }

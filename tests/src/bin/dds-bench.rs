@@ -14,7 +14,7 @@ use dds_protocol::feedback::{self, FeedbackState, Motion, Quality, Rect, Region}
 use dds_protocol::serial::Serial16;
 use dds_tests::{Error, bus_error, clip::Clip, init, launch, progress::Bar};
 use gst::prelude::*;
-use gstddsinfer::model::{Detector, ModelSettings};
+use gstddsinfer::model::{Detector, InferSettings, ModelSettings, Picture};
 
 const HELP: &str = "\
 usage: dds-bench cpu CLIP WIDTHxHEIGHT   CPU time per frame of ddsencode with 50 moving regions against x264enc
@@ -70,7 +70,7 @@ fn cpu(clip: &Path, size: &str) -> Result<(), Error> {
                 // Who goes first alternates too.
                 let mut ms = [0.0; 2];
                 for which in if run % 2 == 0 { [0, 1] } else { [1, 0] } {
-                    let output = Command::new(std::env::current_exe()?)
+                    let output = Command::new("/proc/self/exe")
                         .args([
                             "cpu-run",
                             &clip.to_string_lossy(),
@@ -148,7 +148,7 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
     }
     let bitrate = u64::from(width) * u64::from(height) / 300;
     let ours = if encoder == "ddsencode" {
-        format!("stream-id={STREAM}")
+        format!("stream-id={STREAM} max-region-area=1")
     } else {
         String::new()
     };
@@ -207,6 +207,16 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
         }
     }
     let spent = processor_seconds()? - before;
+    if let Some(encoder) = pipeline
+        .by_name("encoder")
+        .filter(|e| e.find_property("stats").is_some())
+    {
+        let stats = encoder.property::<gst::Structure>("stats");
+        let count = |name: &str| stats.get::<u64>(name).unwrap_or_default();
+        if count("frames-with-regions") < FRAMES as u64 - 1 || count("regions-over-area") > 0 {
+            return Err(format!("not every frame was coded with all its regions: {stats}").into());
+        }
+    }
     pipeline.set_state(gst::State::Null)?;
     println!("{} {}", spent * 1000.0 / FRAMES as f64, bytes.load(Ordering::SeqCst));
     Ok(())
@@ -221,6 +231,12 @@ fn infer(clip: &Path, model: &Path) -> Result<(), Error> {
         threads: 2,
         ..Default::default()
     })?;
+    let (width, height) = clip.size;
+    let grey = vec![114; 3 * (width * height) as usize];
+    detector.infer(
+        &Picture::rgb(width, height, &grey, 3 * width as usize)?,
+        &InferSettings::default(),
+    )?;
     let pipeline = launch(&format!(
         "appsrc name=in format=time ! ddsinfer threads=2 model-file=\"{}\" ! appsink name=out sync=false",
         model.display()

@@ -2,7 +2,7 @@
 
 //! The demo: the closed loop between two processes, scored, compared with plain x264enc, and drawn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -174,9 +174,9 @@ fn demo(args: impl Iterator<Item = String>) -> Result<(), Error> {
     }
     let received = o.out.join("received.h264");
     let run = live(&source, &o, &received)?;
-    let (f1, _) = score::f1(&run.found(source.count), &reference, OVERLAP);
+    let f1 = run.f1(&reference, &run);
     let plain = if o.compare {
-        coarsest(&source, &o, &reference, f1)?
+        coarsest(&source, &o, &reference, &run, f1)?
     } else {
         Vec::new()
     };
@@ -395,15 +395,20 @@ struct Run {
 }
 
 impl Run {
-    /// Boxes of each frame of the source; none where no result came.
-    fn found(&self, count: usize) -> Vec<Vec<Found>> {
-        let mut found = vec![Vec::new(); count];
-        for line in &self.lines {
-            if let Some(slot) = line.frame.and_then(|f| found.get_mut(f as usize)) {
-                slot.clone_from(&line.objects);
-            }
-        }
-        found
+    /// F1 against the reference on the frames that `scored` has results of, so that frames for which a busy machine had no
+    /// time count for nobody.
+    fn f1(&self, reference: &[Vec<Found>], scored: &Self) -> f64 {
+        let own: BTreeMap<u64, &Line> = self.lines.iter().filter_map(|l| Some((l.frame?, l))).collect();
+        let (found, reference): (Vec<_>, Vec<_>) = scored
+            .lines
+            .iter()
+            .filter_map(|l| l.frame)
+            .filter_map(|frame| {
+                let objects = own.get(&frame).map_or(Vec::new(), |l| l.objects.clone());
+                Some((objects, reference.get(frame as usize)?.clone()))
+            })
+            .unzip();
+        score::f1(&found, &reference, OVERLAP).0
     }
 
     fn regions_per_frame(&self) -> f64 {
@@ -473,26 +478,29 @@ fn reaches(f1: f64, wanted: f64) -> bool {
     f1 + 0.0005 > wanted
 }
 
-/// Runs of x264enc around the coarsest constant quantizer that still reaches an F1. F1 falls with the quantizer but for
+/// Runs of x264enc around the coarsest constant quantizer that still reaches an F1 on the frames of `scored`. F1 falls with the quantizer but for
 /// small steps back, so two coarser ones are tried behind the one found.
-fn coarsest(source: &Source, o: &Options, reference: &[Vec<Found>], wanted: f64) -> Result<Vec<Plain>, Error> {
+fn coarsest(
+    source: &Source,
+    o: &Options,
+    reference: &[Vec<Found>],
+    scored: &Run,
+    wanted: f64,
+) -> Result<Vec<Plain>, Error> {
     let mut runs: BTreeMap<u8, Plain> = BTreeMap::new();
     let mut passes = |qp: u8| -> Result<bool, Error> {
-        if !runs.contains_key(&qp) {
+        if let Entry::Vacant(slot) = runs.entry(qp) {
             let encoder = format!(
                 "x264enc tune=zerolatency pass=quant quantizer={qp} speed-preset={} key-int-max={} threads=1",
                 o.preset, o.key_int_max
             );
             let run = in_file(source, o, Some(&encoder), &format!("x264enc, quantizer {qp}"))?;
-            let (f1, _) = score::f1(&run.found(source.count), reference, OVERLAP);
-            runs.insert(
+            let f1 = run.f1(reference, scored);
+            slot.insert(Plain {
                 qp,
-                Plain {
-                    qp,
-                    kbps: source.kbps(run.bytes),
-                    f1,
-                },
-            );
+                kbps: source.kbps(run.bytes),
+                f1,
+            });
         }
         Ok(runs.get(&qp).is_some_and(|p| reaches(p.f1, wanted)))
     };
@@ -760,7 +768,9 @@ fn table(source: &Source, o: &Options, run: &Run, f1: f64, plain: &[Plain], equa
     let missing = source.count.saturating_sub(run.lines.len());
     let damaged = run.lines.iter().filter(|l| l.damaged).count();
     if missing + damaged > 0 {
-        out += &format!("{missing} frames without a result (counted as nothing found), {damaged} damaged on the way\n");
+        out += &format!(
+            "{missing} frames for which the server had no time (left out of every F1), {damaged} damaged on the way\n"
+        );
     }
     out += &format!(
         "feedback applied on {} of {} frames, lost {} times\n",
@@ -834,7 +844,8 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
     )?;
     set_source(&pipeline, received)?;
     // Frame number and bytes of each access unit; pictures come out in the same order.
-    let units: Arc<Mutex<Vec<(Option<u64>, usize)>>> = Arc::default();
+    type Units = Vec<(Option<u64>, usize)>;
+    let units: Arc<Mutex<Units>> = Arc::default();
     let pad = element(&pipeline, "decoder")?.static_pad("sink").ok_or("no pad")?;
     {
         let units = units.clone();
