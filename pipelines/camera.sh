@@ -58,6 +58,7 @@ gst-launch-1.0 -e \
   ! videoconvert \
   ! queue max-size-buffers=2 \
   ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
+  ! video/x-h264,stream-format=byte-stream \
   ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
   ! rtp.send_rtp_sink_0 \
   rtp.send_rtp_src_0 ! udpsink host="$HOST" port="$PORT" sync=false async=false \

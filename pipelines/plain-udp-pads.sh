@@ -51,6 +51,7 @@ camera() {
     ! videoconvert \
     ! queue max-size-buffers=2 \
     ! ddsencode name=encoder background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
+    ! video/x-h264,stream-format=byte-stream \
     ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
     ! udpsink host="$SERVER_HOST" port="$PORT" sync=false async=false \
     udpsrc port="$FEEDBACK_PORT" ! encoder.feedback

@@ -91,6 +91,7 @@ fn out_of_the_encoder_and_through_rtp() {
             "appsink name=out",
             "video/x-h264,stream-format=avc ! appsink name=out",
             "rtph264pay mtu=300 ! rtph264depay ! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=out",
+            "rtph264pay ! rtph264depay ! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=out",
             "rtph264pay config-interval=-1 ! rtph264depay ! video/x-h264,stream-format=avc,alignment=au ! h264parse ! appsink name=out",
         ] {
             let line = format!("{encoder} ! {tail}");

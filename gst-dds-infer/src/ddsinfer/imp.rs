@@ -184,7 +184,17 @@ impl ElementImpl for DdsInfer {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let video = gst_video::VideoCapsBuilder::new().build();
+            // What the model room reads without a conversion comes first: sources that may choose take the first.
+            let direct = [
+                gst_video::VideoFormat::I420,
+                gst_video::VideoFormat::Nv12,
+                gst_video::VideoFormat::Rgb,
+                gst_video::VideoFormat::Bgr,
+            ];
+            let others = gst_video::VideoFormat::iter_raw().filter(|f| !direct.contains(f));
+            let video = gst_video::VideoCapsBuilder::new()
+                .format_list(direct.into_iter().chain(others))
+                .build();
             let json = gst::Caps::new_empty_simple("application/x-json");
             let feedback = gst::Caps::new_empty_simple("application/x-dds-feedback");
             let template = |name, direction, presence, caps: &gst::Caps| {
