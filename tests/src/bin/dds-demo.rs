@@ -658,7 +658,7 @@ fn part(role: &str, arguments: &[String]) -> Result<(), Error> {
         ("camera", [rtp, rtcp, back, file, encoder]) => {
             let pipeline = launch(&format!(
                 "rtpbin name=rtp {READ} ! clocksync ! queue max-size-buffers=2 ! ddsencode name=encoder {encoder} \
-                 ! rtph264pay config-interval=-1 aggregate-mode=zero-latency ! rtp.send_rtp_sink_0 \
+                 ! video/x-h264,stream-format=byte-stream ! rtph264pay config-interval=-1 aggregate-mode=zero-latency ! rtp.send_rtp_sink_0 \
                  rtp.send_rtp_src_0 ! udpsink host=127.0.0.1 port={rtp} sync=false async=false \
                  rtp.send_rtcp_src_0 ! udpsink host=127.0.0.1 port={rtcp} sync=false async=false \
                  udpsrc address=127.0.0.1 port={back} ! rtp.recv_rtcp_sink_0"
@@ -674,10 +674,11 @@ fn part(role: &str, arguments: &[String]) -> Result<(), Error> {
                  ! rtp.recv_rtp_sink_0 \
                  udpsrc address=127.0.0.1 port={rtcp} ! rtp.recv_rtcp_sink_0 \
                  rtp.send_rtcp_src_0 ! udpsink host=127.0.0.1 port={back} sync=false async=false \
-                 rtp. ! rtph264depay ! video/x-h264,stream-format=byte-stream,alignment=au ! tee name=coded \
+                 rtp. ! rtph264depay ! video/x-h264,stream-format=avc,alignment=au ! tee name=coded \
                  ! avdec_h264 max-threads=1 ! {infer} ! fakesink async=false \
                  infer.results ! queue ! fdsink fd=1 sync=false async=false \
-                 coded. ! queue ! filesink name=record async=false"
+                 coded. ! queue ! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au \
+                 ! filesink name=record async=false"
             ))?;
             element(&pipeline, "record")?.set_property("location", record);
             set_model(&pipeline, Path::new(model))?;
