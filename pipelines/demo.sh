@@ -9,6 +9,8 @@
 #   ddsencode, QP 40, regions 30         82.1   0.987             1.7             100 ms, 100 ms
 #   x264enc, constant QP 36             103.2   0.987
 #   saved                                 21%
+#
+# The last line can as well say that bits were lost: on the default clip F1 is nearly flat (see README.md).
 set -euo pipefail
 invoked_from=$PWD
 cd "$(dirname "$0")/.."
