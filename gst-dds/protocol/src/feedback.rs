@@ -3,6 +3,7 @@
 //! Feedback: the server's complete wish list of regions for one stream. State, not deltas: each generation replaces
 //! the one before, so lost, late and doubled packets do no harm.
 
+use crate::bits::{BitReader, BitWriter, column_bits};
 use crate::serial::Serial16;
 
 /// First bytes of every feedback packet of every version. The first one lies outside the ranges of STUN, DTLS, TURN
@@ -187,8 +188,6 @@ const LIMITS: [(&str, u32); COLUMNS] = [
 const FIXED_HEADER: usize = 12;
 /// Bits of the region count.
 const COUNT_BITS: u32 = 9;
-/// Bits of each of the two lengths in a column header.
-const NIBBLE: u32 = 4;
 
 /// A region as the unsigned numbers of the wire.
 #[derive(Clone, Copy)]
@@ -268,73 +267,8 @@ impl Ranges {
         if count == 0 {
             return COUNT_BITS as usize;
         }
-        let columns = self
-            .0
-            .iter()
-            .map(|&(low, high)| (2 * NIBBLE + bit_length(low)) as usize + count * bit_length(high - low) as usize);
+        let columns = self.0.iter().map(|&(low, high)| column_bits(low, high, count));
         COUNT_BITS as usize + columns.sum::<usize>()
-    }
-}
-
-fn bit_length(value: u32) -> u32 {
-    u32::BITS - value.leading_zeros()
-}
-
-/// Writes numbers most significant bit first.
-struct BitWriter<'a> {
-    out: &'a mut Vec<u8>,
-    used: u32,
-}
-
-impl BitWriter<'_> {
-    fn push(&mut self, value: u32, bits: u32) {
-        for bit in (0..bits).rev() {
-            if self.used == 0 {
-                self.out.push(0);
-            }
-            if let Some(last) = self.out.last_mut() {
-                *last |= (((value >> bit) & 1) as u8) << (7 - self.used);
-            }
-            self.used = (self.used + 1) % 8;
-        }
-    }
-}
-
-/// Reads numbers most significant bit first.
-struct BitReader<'a> {
-    data: &'a [u8],
-    /// In bits.
-    position: usize,
-}
-
-impl BitReader<'_> {
-    /// Reads at most 16 bits.
-    fn read(&mut self, bits: u32) -> Result<u32, FeedbackError> {
-        let end = self.position + bits as usize;
-        if end > self.data.len() * 8 {
-            return Err(FeedbackError::Truncated);
-        }
-        let first = self.position / 8;
-        // Sixteen bits at any bit position lie within three bytes.
-        let window = (0..3).fold(0u32, |w, i| {
-            w << 8 | u32::from(self.data.get(first + i).copied().unwrap_or(0))
-        });
-        let shift = 24 - (self.position % 8) as u32 - bits;
-        self.position = end;
-        Ok((window >> shift) & ((1 << bits) - 1))
-    }
-
-    fn remaining(&self) -> usize {
-        self.data.len() * 8 - self.position
-    }
-
-    /// Skips the unused bits of the last byte, which must be zero, and returns the bytes read so far.
-    fn align(&mut self) -> Result<usize, FeedbackError> {
-        let unused = (8 - self.position % 8) % 8;
-        if self.read(unused as u32)? != 0 {
-            return Err(FeedbackError::InvalidField("unused bits"));
-        }
-        Ok(self.position / 8)
     }
 }
 
@@ -422,17 +356,11 @@ fn packet(state: &FeedbackState, part: usize, parts: usize, rows: &[Columns], ra
     }
     out.push(frame as u8);
 
-    let mut bits = BitWriter { out: &mut out, used: 0 };
+    let mut bits = BitWriter::new(&mut out);
     bits.push(rows.len() as u32, COUNT_BITS);
     if !rows.is_empty() {
         for (column, &(low, high)) in ranges.0.iter().enumerate() {
-            let width = bit_length(high - low);
-            bits.push(width, NIBBLE);
-            bits.push(bit_length(low), NIBBLE);
-            bits.push(low, bit_length(low));
-            for row in rows {
-                bits.push(row.0[column] - low, width);
-            }
+            bits.push_column(low, high, rows.iter().map(|row| row.0[column]));
         }
     }
     out
@@ -496,22 +424,16 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
 
 /// Reads the region table; returns the regions and the bytes it took.
 fn read_table(data: &[u8]) -> Result<(Vec<Region>, usize), FeedbackError> {
-    let mut bits = BitReader { data, position: 0 };
-    let count = bits.read(COUNT_BITS)? as usize;
+    let mut bits = BitReader::new(data);
+    let count = bits.read(COUNT_BITS).ok_or(FeedbackError::Truncated)? as usize;
     if count > MAX_REGIONS {
         return Err(FeedbackError::InvalidField("region count"));
     }
     let mut rows = vec![Columns([0; COLUMNS]); count];
     if count > 0 {
         for (column, &(name, limit)) in LIMITS.iter().enumerate() {
-            let width = bits.read(NIBBLE)?;
-            let base_bits = bits.read(NIBBLE)?;
-            let base = bits.read(base_bits)?;
-            if bits.remaining() < count * width as usize {
-                return Err(FeedbackError::Truncated);
-            }
-            for row in &mut rows {
-                let value = base + bits.read(width)?;
+            let values = bits.read_column(count).ok_or(FeedbackError::Truncated)?;
+            for (row, value) in rows.iter_mut().zip(values) {
                 if value > limit {
                     return Err(FeedbackError::InvalidField(name));
                 }
@@ -519,6 +441,9 @@ fn read_table(data: &[u8]) -> Result<(Vec<Region>, usize), FeedbackError> {
             }
         }
     }
-    let bytes = bits.align()?;
+    let (bytes, unused) = bits.align();
+    if unused != 0 {
+        return Err(FeedbackError::InvalidField("unused bits"));
+    }
     Ok((rows.iter().map(Columns::region).collect(), bytes))
 }

@@ -2,6 +2,7 @@
 
 //! Frame identity: what the camera says of each access unit, as an H.264 SEI `user_data_unregistered` message.
 
+use crate::extension::Extension;
 use crate::nal;
 
 /// UUID of the SEI message (random version 4, fixed for this project).
@@ -156,7 +157,14 @@ impl FrameIdentity {
 
     /// The whole SEI NAL unit (no start code): header 0x06, payload with emulation prevention, trailing bits.
     pub fn to_nal(&self) -> Vec<u8> {
-        nal::sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &self.to_payload())
+        self.to_nal_with(&Extension::default())
+    }
+
+    /// As [`Self::to_nal`], with records after the identity.
+    pub fn to_nal_with(&self, extension: &Extension) -> Vec<u8> {
+        let mut payload = self.to_payload();
+        extension.write(self.frame, &mut payload);
+        nal::sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload)
     }
 }
 

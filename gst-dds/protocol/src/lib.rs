@@ -5,7 +5,7 @@
 //! Three independent pieces, all of them total (any byte string gives a value or a typed error, in bounded work):
 //!
 //! - [`nal`] walks H.264 access units (byte-stream and length-prefixed) and reads or appends SEI messages;
-//! - [`identity`] is the frame identity a camera writes into each access unit;
+//! - [`identity`] is the frame identity a camera writes into each access unit, [`extension`] what one of two passes adds;
 //! - [`feedback`] is the server's wish list of regions, [`assembler`] puts its packets together again,
 //!   and [`rtcp`] wraps them as RTCP APP packets.
 //!
@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 pub mod assembler;
+mod bits;
+pub mod extension;
 pub mod feedback;
 pub mod identity;
 pub mod nal;

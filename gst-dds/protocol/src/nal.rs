@@ -3,6 +3,7 @@
 //! Just enough H.264 to name and check access units: NAL unit walking, slice counting, SEI reading (ISO/IEC 14496-10
 //! 7.3.1, 7.3.2.3 and annex B; ISO/IEC 14496-15 5.3 for length prefixes).
 
+use crate::extension::Extension;
 use crate::identity::{FrameIdentity, IdentityError};
 
 /// SEI payload type of `user_data_unregistered` (ISO/IEC 14496-10 D.1).
@@ -140,12 +141,14 @@ impl SliceCount {
 }
 
 /// Everything of an access unit that the damage tracker wants to know, in one walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct AccessUnitSummary {
     /// The slices that are there.
     pub slices: SliceCount,
     /// Our identity message; `Some(Err(_))` where the UUID is ours and the rest is not readable.
     pub identity: Option<Result<FrameIdentity, IdentityError>>,
+    /// Records of that message; none where they are not readable.
+    pub extension: Extension,
 }
 
 fn nal_type(nal: &[u8]) -> Option<u8> {
@@ -163,7 +166,12 @@ pub fn summarize(access_unit: &[u8], format: Format) -> AccessUnitSummary {
                 if let Some(found) = identity_in(nal)
                     && (found.is_ok() || summary.identity.is_none())
                 {
-                    summary.identity = Some(found);
+                    let (identity, extension) = match found {
+                        Ok((identity, extension)) => (Ok(identity), extension),
+                        Err(error) => (Err(error), Extension::default()),
+                    };
+                    summary.identity = Some(identity);
+                    summary.extension = extension;
                 }
             }
             _ => {}
@@ -184,7 +192,7 @@ pub fn count_slices(access_unit: &[u8], format: Format) -> SliceCount {
 }
 
 /// Our identity message in one SEI NAL unit (header byte included).
-fn identity_in(nal: &[u8]) -> Option<Result<FrameIdentity, IdentityError>> {
+fn identity_in(nal: &[u8]) -> Option<Result<(FrameIdentity, Extension), IdentityError>> {
     let rbsp = unescape(nal.get(1..)?);
     let mut found = None;
     for message in sei_messages(&rbsp) {
@@ -192,7 +200,10 @@ fn identity_in(nal: &[u8]) -> Option<Result<FrameIdentity, IdentityError>> {
             continue;
         }
         match FrameIdentity::from_payload(message.payload) {
-            Ok(identity) => return Some(Ok(identity)),
+            Ok(identity) => {
+                let extension = Extension::from_payload(message.payload, identity.frame).unwrap_or_default();
+                return Some(Ok((identity, extension)));
+            }
             Err(IdentityError::NotOurs) => {}
             Err(error) => found = found.or(Some(Err(error))),
         }
