@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use dds_protocol::extension::Extension;
 use dds_protocol::identity::{FrameIdentity, IdentityError};
 use dds_protocol::nal::{self, AccessUnitSummary, Format};
 
@@ -23,16 +24,18 @@ const NAL_PICTURE_PARAMETERS: u8 = 8;
 const NAL_DELIMITER: u8 = 9;
 
 /// What is known of one decoded frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FrameRecord {
     /// What the camera says of it; `None` for streams that are not ours, and where the message was lost.
     pub identity: Option<FrameIdentity>,
     /// It, or a frame it is predicted from, is not what the camera coded.
     pub damaged: bool,
+    /// What a camera of two passes adds; empty otherwise.
+    pub extension: Extension,
 }
 
 /// Answer of [`IdentityTracker::lookup`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// The frame's access unit was seen.
     Known(FrameRecord),
@@ -94,15 +97,16 @@ struct Pieces {
     corrupted: bool,
 }
 
-/// Our message in one NAL unit, if it is an SEI NAL unit that has one.
-fn identity_of(unit: &[u8]) -> Option<Result<FrameIdentity, IdentityError>> {
+/// Our message in one NAL unit, if it is an SEI NAL unit that has one, and its records.
+fn identity_of(unit: &[u8]) -> Option<(Result<FrameIdentity, IdentityError>, Extension)> {
     if unit.first()? & 0x1f != NAL_SEI {
         return None;
     }
     // A length prefix keeps the bytes whole whatever they are.
     let mut framed = u32::try_from(unit.len()).ok()?.to_be_bytes().to_vec();
     framed.extend_from_slice(unit);
-    nal::summarize(&framed, Format::LengthPrefixed(4)).identity
+    let summary = nal::summarize(&framed, Format::LengthPrefixed(4));
+    Some((summary.identity?, summary.extension))
 }
 
 impl Pieces {
@@ -136,13 +140,16 @@ impl Pieces {
         }
     }
 
-    fn add(&mut self, unit: &[u8], identity: Option<Result<FrameIdentity, IdentityError>>) {
+    fn add(&mut self, unit: &[u8], found: Option<(Result<FrameIdentity, IdentityError>, Extension)>) {
         if matches!(unit[0] & 0x1f, NAL_SLICE | NAL_IDR_SLICE) {
             self.unit.slices.add(unit);
         }
         // As in whole access units the first readable message counts.
-        match (&self.unit.identity, &identity) {
-            (None, Some(_)) | (Some(Err(_)), Some(Ok(_))) => self.unit.identity = identity,
+        match (&self.unit.identity, found) {
+            (None, Some((identity, extension))) | (Some(Err(_)), Some((identity @ Ok(_), extension))) => {
+                self.unit.identity = Some(identity);
+                self.unit.extension = extension;
+            }
             _ => (),
         }
     }
@@ -199,7 +206,7 @@ impl IdentityTracker {
         for unit in nal::nal_units(piece, format) {
             empty = false;
             let identity = identity_of(unit);
-            let readable = identity.as_ref().and_then(|i| i.as_ref().ok());
+            let readable = identity.as_ref().and_then(|(i, _)| i.as_ref().ok());
             if self.pieces.as_ref().is_some_and(|p| p.ends_before(unit, pts, readable)) {
                 self.end_of_pieces();
             }
@@ -257,7 +264,13 @@ impl IdentityTracker {
         if self.records.len() >= MAX_RECORDS {
             self.records.pop_front();
         }
-        self.records.push_back((pts, FrameRecord { identity, damaged }));
+        let extension = unit.extension;
+        let record = FrameRecord {
+            identity,
+            damaged,
+            extension,
+        };
+        self.records.push_back((pts, record));
     }
 
     fn identified(&mut self, identity: &FrameIdentity, unit: &AccessUnitSummary, corrupted: bool) {
@@ -320,6 +333,11 @@ impl IdentityTracker {
                 Lookup::Unknown
             }
         }
+    }
+
+    /// Access units that went into the decoder and whose frames were not looked up yet.
+    pub fn waiting(&self) -> usize {
+        self.records.len()
     }
 
     /// Time jumps: what waits will not come, and what comes builds on something not seen.
@@ -579,7 +597,7 @@ mod tests {
             }
             for n in 0..FRAMES as u64 {
                 assert!(
-                    matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == n)
+                    matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == n)
                 );
             }
         }
@@ -746,13 +764,14 @@ mod tests {
             }
         }
         assert!(
-            matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == 0)
+            matches!(tracker.lookup(None), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == 0)
         );
         assert_eq!(
             tracker.lookup(None),
             Lookup::Known(FrameRecord {
                 identity: None,
-                damaged: true
+                damaged: true,
+                ..FrameRecord::default()
             })
         );
     }
@@ -767,7 +786,8 @@ mod tests {
             tracker.lookup(None),
             Lookup::Known(FrameRecord {
                 identity: Some(_),
-                damaged: false
+                damaged: false,
+                ..
             })
         ));
     }
@@ -786,7 +806,7 @@ mod tests {
         }
         for n in 0..FRAMES as u64 {
             assert!(
-                matches!(tracker.lookup(Some(n)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == n)
+                matches!(tracker.lookup(Some(n)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == n)
             );
         }
     }
@@ -822,7 +842,7 @@ mod tests {
         }
         for frame in [0, 1] {
             assert!(
-                matches!(tracker.lookup(Some(7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false }) if i.frame == frame)
+                matches!(tracker.lookup(Some(7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == frame)
             );
         }
     }
@@ -880,7 +900,8 @@ mod tests {
                 tracker.lookup(Some(n)),
                 Lookup::Known(FrameRecord {
                     identity: None,
-                    damaged: false
+                    damaged: false,
+                    ..FrameRecord::default()
                 })
             );
         }

@@ -8,6 +8,7 @@
 pub mod ddsinfer;
 pub mod feedback;
 pub mod identity;
+pub mod merge;
 pub mod model;
 pub mod results;
 

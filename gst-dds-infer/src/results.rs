@@ -27,6 +27,37 @@ pub struct Object {
     pub width: u32,
     /// Height.
     pub height: u32,
+    /// The pass that found it: 1, or 2 where a refined picture was looked at.
+    pub pass: u32,
+}
+
+/// What became of the second pass of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Refined {
+    /// None was asked for.
+    #[default]
+    No,
+    /// It came and was looked at.
+    Yes,
+    /// The camera refused it: it had the frame no more.
+    Refused,
+    /// It did not come in time.
+    Late,
+    /// It came damaged.
+    Damaged,
+}
+
+impl Refined {
+    /// As results write it; `None` where none was asked for.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::No => None,
+            Self::Yes => Some("done"),
+            Self::Refused => Some("refused"),
+            Self::Late => Some("late"),
+            Self::Damaged => Some("damaged"),
+        }
+    }
 }
 
 /// Everything said of one inferred frame.
@@ -38,6 +69,13 @@ pub struct FrameResult {
     pub pts_ns: Option<u64>,
     /// Capture to result, milliseconds; `None` where the clocks are not known to agree, and for recordings.
     pub age_ms: Option<f64>,
+    /// UNIX time at which the first pass was done, nanoseconds; 0 where the clock does not tell.
+    pub first_pass_ns: u64,
+    /// Capture to the end of the first pass, milliseconds; `None` as `age_ms`. Objects of the first pass are so old,
+    /// those of the second `age_ms`.
+    pub first_pass_age_ms: Option<f64>,
+    /// What became of the second pass.
+    pub refined: Refined,
     /// The picture is not what the camera coded.
     pub damaged: bool,
     /// Width of the frame in pixels.
@@ -87,6 +125,7 @@ pub fn objects_of(
                 y,
                 width,
                 height,
+                pass: 1,
             }
         })
         .collect()
@@ -99,12 +138,19 @@ fn rounded(value: f64, decimals: i32) -> Value {
 }
 
 impl FrameResult {
+    /// Milliseconds from capture to `now` (UNIX nanoseconds); `None` where the camera does not know the time of capture.
+    pub fn age_at(&self, now: u64) -> Option<f64> {
+        let captured = self.identity?.capture_time_ns;
+        (captured != 0 && now != 0).then(|| (now as f64 - captured as f64) / 1e6)
+    }
+
     /// One line of JSON with its newline:
     ///
     /// `stream_id`, `frame`, `capture_time_ns` (numbers, or null without identity; capture time null where the camera does
-    /// not know it), `pts_ns` (number or null), `age_ms` (number or null), `damaged` (boolean), `width`, `height`,
-    /// `inference_ms`, `objects` (array of `label`, `class`, `score`, `x`, `y`, `width`, `height`), `generation` (number
-    /// or null), `regions` (array of `x`, `y`, `width`, `height`).
+    /// not know it), `pts_ns` (number or null), `age_ms`, `first_pass_age_ms` (number or null), `refinement` (null, `done`,
+    /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
+    /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
+    /// `width`, `height`).
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;
         let objects: Vec<Value> = self
@@ -113,7 +159,7 @@ impl FrameResult {
             .map(|o| {
                 json!({
                     "label": o.label, "class": o.class, "score": rounded(f64::from(o.score), 4),
-                    "x": o.x, "y": o.y, "width": o.width, "height": o.height,
+                    "x": o.x, "y": o.y, "width": o.width, "height": o.height, "pass": o.pass,
                 })
             })
             .collect();
@@ -128,6 +174,8 @@ impl FrameResult {
             "pts_ns": self.pts_ns,
             "capture_time_ns": identity.map(|i| i.capture_time_ns).filter(|t| *t != 0),
             "age_ms": self.age_ms.map(|age| rounded(age, 3)),
+            "first_pass_age_ms": self.first_pass_age_ms.map(|age| rounded(age, 3)),
+            "refinement": self.refined.name(),
             "damaged": self.damaged,
             "width": self.width,
             "height": self.height,
@@ -151,10 +199,12 @@ impl FrameResult {
     /// | `pts-ns` | uint64 | presentation time, nanoseconds; absent where the buffer has none |
     /// | `capture-time-ns` | uint64 | UNIX time of capture, nanoseconds; absent where the camera does not know it |
     /// | `age-ms` | double | capture to result, milliseconds; absent where the clocks are not known to agree |
+    /// | `first-pass-age-ms` | double | capture to the end of the first pass, milliseconds; absent as `age-ms` |
+    /// | `refinement` | string | what became of the second pass: `done`, `refused`, `late`, `damaged`; absent where none was asked for |
     /// | `damaged` | boolean | the picture is not what the camera coded |
     /// | `width`, `height` | uint | size of the frame, pixels |
     /// | `inference-ms` | double | time spent in the model, milliseconds |
-    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels) |
+    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2) |
     /// | `generation` | uint | feedback that the frame gave, 0 to 65535; absent where it gave none |
     /// | `regions` | array of `region` | where that feedback asks for quality: `x`, `y`, `width`, `height` (uint, pixels) |
     pub fn to_structure(&self) -> gst::Structure {
@@ -167,6 +217,7 @@ impl FrameResult {
                 .field("y", o.y)
                 .field("width", o.width)
                 .field("height", o.height)
+                .field("pass", o.pass)
                 .build()
         });
         let regions = self.regions.iter().map(|r| {
@@ -187,6 +238,8 @@ impl FrameResult {
                 identity.map(|i| i.capture_time_ns).filter(|t| *t != 0),
             )
             .field_if_some("age-ms", self.age_ms)
+            .field_if_some("first-pass-age-ms", self.first_pass_age_ms)
+            .field_if_some("refinement", self.refined.name())
             .field("damaged", self.damaged)
             .field("width", self.width)
             .field("height", self.height)
@@ -218,6 +271,9 @@ mod tests {
             }),
             pts_ns: Some(10_000_000_000),
             age_ms: Some(41.23456),
+            first_pass_ns: 0,
+            first_pass_age_ms: Some(20.5),
+            refined: Refined::Yes,
             damaged: false,
             width: 768,
             height: 576,
@@ -230,6 +286,7 @@ mod tests {
                 y: 2,
                 width: 30,
                 height: 40,
+                pass: 2,
             }],
             generation: Some(65535),
             regions: vec![Rect {
@@ -247,8 +304,8 @@ mod tests {
         assert!(line.ends_with('\n') && line.matches('\n').count() == 1);
         let expected = json!({
             "stream_id": 7, "frame": 300, "pts_ns": 10_000_000_000u64, "capture_time_ns": 1_700_000_000_000_000_000u64,
-            "age_ms": 41.235, "damaged": false, "width": 768, "height": 576, "inference_ms": 12.346,
-            "objects": [{"label": "person", "class": 0, "score": 0.8765, "x": 1, "y": 2, "width": 30, "height": 40}],
+            "age_ms": 41.235, "first_pass_age_ms": 20.5, "refinement": "done", "damaged": false, "width": 768, "height": 576, "inference_ms": 12.346,
+            "objects": [{"label": "person", "class": 0, "score": 0.8765, "x": 1, "y": 2, "width": 30, "height": 40, "pass": 2}],
             "generation": 65535, "regions": [{"x": 8, "y": 16, "width": 24, "height": 32}],
         });
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), expected);
@@ -304,6 +361,8 @@ mod tests {
                 "pts-ns",
                 "capture-time-ns",
                 "age-ms",
+                "first-pass-age-ms",
+                "refinement",
                 "damaged",
                 "width",
                 "height",
@@ -318,6 +377,8 @@ mod tests {
         assert_eq!(s.get::<u64>("pts-ns").unwrap(), 10_000_000_000);
         assert_eq!(s.get::<u64>("capture-time-ns").unwrap(), 1_700_000_000_000_000_000);
         assert_eq!(s.get::<f64>("age-ms").unwrap(), 41.23456);
+        assert_eq!(s.get::<f64>("first-pass-age-ms").unwrap(), 20.5);
+        assert_eq!(s.get::<&str>("refinement").unwrap(), "done");
         assert!(!s.get::<bool>("damaged").unwrap());
         assert_eq!(
             (s.get::<u32>("width").unwrap(), s.get::<u32>("height").unwrap()),
@@ -340,6 +401,7 @@ mod tests {
         assert_eq!(object.get::<u32>("class").unwrap(), 0);
         assert_eq!(object.get::<f64>("score").unwrap(), f64::from(0.87654f32));
         assert_eq!(numbers(object, ["x", "y", "width", "height"]), [1, 2, 30, 40]);
+        assert_eq!(object.get::<u32>("pass").unwrap(), 2);
         let [region] = &members("regions")[..] else {
             panic!("regions")
         };

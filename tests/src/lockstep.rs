@@ -19,8 +19,12 @@ use crate::{Error, bus_error, clip::Clip, launch, progress::Bar, score::Line};
 pub struct Outcome {
     /// Results, one a frame.
     pub lines: Vec<Line>,
-    /// Coded bytes, all access units.
+    /// Coded bytes, all access units of all streams.
     pub bytes: u64,
+    /// Of those, bytes of the second pass.
+    pub refine_bytes: u64,
+    /// The server's `stats` at the end.
+    pub server: Option<gst::Structure>,
     /// The camera's `stats` at the end.
     pub camera: Option<gst::Structure>,
 }
@@ -59,22 +63,44 @@ fn element<T: IsA<gst::Object>>(pipeline: &gst::Pipeline, name: &str) -> Result<
         .ok_or_else(|| format!("no element {name}").into())
 }
 
+/// The number that `line` sets the property `name` to.
+fn setting(line: &str, name: &str) -> Option<usize> {
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .and_then(|value| value.parse().ok())
+}
+
 /// Runs all frames of `clip` through `encode` (an encoder, or nothing for the source itself) and `infer` (a ddsinfer with
-/// its properties). Feedback reaches the camera `delay` frames later, at least 1.
+/// its properties). Feedback reaches the camera `delay` frames later, at least 1. With `mode=two-pass` the second pass is
+/// decoded too; with a segment length, frames go in by whole segments.
 ///
 /// # Errors
 /// What an element says; a decoder that holds frames back.
 pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> Result<Outcome, Error> {
+    let decode = |name| {
+        format!(
+            "! video/x-h264,stream-format=byte-stream,alignment=au ! identity name={name} silent=true ! avdec_h264 max-threads=1"
+        )
+    };
     let coded = if encode.is_empty() {
         String::new()
     } else {
-        format!(
-            "! {encode} ! video/x-h264,stream-format=byte-stream,alignment=au ! identity name=coded silent=true ! avdec_h264 max-threads=1"
-        )
+        format!("! {encode} {}", decode("coded"))
     };
+    let two_passes = encode.contains("mode=two-pass");
+    if two_passes && delay > 1 {
+        return Err("a frame of two passes waits for its feedback: the delay is 1".into());
+    }
+    let refine = if two_passes {
+        format!("encoder.refine {} ! infer.refine", decode("refined"))
+    } else {
+        String::new()
+    };
+    // A camera that works in segments is asked about them as a whole.
+    let group = setting(encode, "segment-length").filter(|n| *n > 0).unwrap_or(1);
     let pipeline = launch(&format!(
         "appsrc name=in format=time block=false {coded} ! {infer} name=infer ! appsink name=out sync=false \
-         infer.results ! appsink name=results sync=false"
+         infer.results ! appsink name=results sync=false {refine}"
     ))?;
     let source: gst_app::AppSrc = element(&pipeline, "in")?;
     source.set_caps(Some(&clip.caps));
@@ -82,13 +108,14 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
     let results: gst_app::AppSink = element(&pipeline, "results")?;
 
     let bytes = Arc::new(AtomicU64::new(0));
+    let refine_bytes = Arc::new(AtomicU64::new(0));
     // Feedback of the frame that is under way, and of those before it. A frame may have several packets, or none.
     let held: Arc<Mutex<Vec<gst::Event>>> = Arc::default();
     let mut waiting: VecDeque<Vec<gst::Event>> = VecDeque::new();
     let coded_pad = element::<gst::Element>(&pipeline, "coded")
         .ok()
         .and_then(|e| e.static_pad("src"));
-    if let Some(pad) = &coded_pad {
+    let count = |pad: &gst::Pad, bytes: &Arc<AtomicU64>| {
         let bytes = bytes.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
@@ -96,6 +123,14 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
             }
             gst::PadProbeReturn::Ok
         });
+    };
+    if let Ok(refined) = element::<gst::Element>(&pipeline, "refined")
+        && let Some(pad) = refined.static_pad("src")
+    {
+        count(&pad, &refine_bytes);
+    }
+    if let Some(pad) = &coded_pad {
+        count(pad, &bytes);
         if delay > 1 {
             let held = held.clone();
             pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
@@ -133,16 +168,26 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
             source
                 .push_buffer(clip.frame(n))
                 .map_err(|_| failed("the pipeline takes no frames"))?;
-            out.try_pull_sample(patience)
-                .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
-            let sample = results
-                .try_pull_sample(patience)
-                .ok_or_else(|| failed("a frame gave no result"))?;
-            let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
-            outcome.lines.push(Line::parse(&map)?);
+            let last = n + 1 == clip.frames.len();
+            if last && group > 1 {
+                // Of the last segment there may be no end.
+                let _ = source.end_of_stream();
+            }
+            if !last && !(n + 1).is_multiple_of(group) {
+                continue;
+            }
+            while outcome.lines.len() <= n {
+                out.try_pull_sample(patience)
+                    .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
+                let sample = results
+                    .try_pull_sample(patience)
+                    .ok_or_else(|| failed("a frame gave no result"))?;
+                let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
+                outcome.lines.push(Line::parse(&map)?);
+                bar.step();
+            }
             // Feedback leaves before the frame and its result do.
             waiting.push_back(std::mem::take(&mut *held.lock().unwrap()));
-            bar.step();
         }
         Ok(())
     };
@@ -150,8 +195,12 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
     if let Ok(encoder) = element::<gst::Element>(&pipeline, "encoder") {
         outcome.camera = encoder.find_property("stats").map(|_| encoder.property("stats"));
     }
+    if let Ok(server) = element::<gst::Element>(&pipeline, "infer") {
+        outcome.server = Some(server.property("stats"));
+    }
     pipeline.set_state(gst::State::Null)?;
     ran?;
-    outcome.bytes = bytes.load(Ordering::SeqCst);
+    outcome.refine_bytes = refine_bytes.load(Ordering::SeqCst);
+    outcome.bytes = bytes.load(Ordering::SeqCst) + outcome.refine_bytes;
     Ok(outcome)
 }

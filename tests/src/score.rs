@@ -54,6 +54,10 @@ pub struct Line {
     pub objects: Vec<Found>,
     /// Regions asked for: x, y, width, height.
     pub regions: Vec<(u32, u32, u32, u32)>,
+    /// Size of the frame they lie in.
+    pub size: (u32, u32),
+    /// What became of the second pass, where one was asked for.
+    pub refinement: Option<String>,
 }
 
 impl Line {
@@ -101,7 +105,75 @@ impl Line {
             age_ms: value["age_ms"].as_f64(),
             objects,
             regions,
+            size: (number(&value, "width")? as u32, number(&value, "height")? as u32),
+            refinement: value["refinement"].as_str().map(str::to_owned),
         })
+    }
+
+    /// Boxes in pixels of a picture of another size.
+    pub fn objects_at(&self, size: (u32, u32)) -> Vec<Found> {
+        let x = size.0 as f32 / self.size.0.max(1) as f32;
+        let y = size.1 as f32 / self.size.1.max(1) as f32;
+        self.objects
+            .iter()
+            .map(|o| Found {
+                label: o.label.clone(),
+                score: o.score,
+                x: o.x * x,
+                y: o.y * y,
+                width: o.width * x,
+                height: o.height * y,
+            })
+            .collect()
+    }
+}
+
+/// The metric of the DDS paper's published evaluation: reference boxes from [`REFERENCE_SCORE`], test boxes from 0.5, both
+/// of at most 4 % of the frame and of one group of classes; a box is found where any other overlaps it by 0.3, so that
+/// several may match one; counts pooled over all frames.
+#[derive(Clone, Copy, Debug)]
+pub struct PaperMetric<'a> {
+    /// Labels that count.
+    pub labels: &'a [&'a str],
+    /// Width and height of the frame in pixels.
+    pub size: (u32, u32),
+    /// Least score of a test box.
+    pub test_score: f32,
+}
+
+impl PaperMetric<'_> {
+    /// The class group that the published evaluation scores.
+    pub const VEHICLES: [&'static str; 4] = ["car", "bus", "train", "truck"];
+    /// Overlap at which boxes match.
+    pub const IOU: f32 = 0.3;
+    /// Largest box, as a share of the frame.
+    pub const MAX_AREA: f32 = 0.04;
+    /// Least score of a test box in the published evaluation.
+    pub const TEST_SCORE: f32 = 0.5;
+
+    /// F1, 0 to 1. `found` and `reference` hold the boxes of the same frames, in order.
+    ///
+    /// # Panics
+    /// Where they do not hold as many frames.
+    pub fn f1(&self, found: &[Vec<Found>], reference: &[Vec<Found>]) -> f64 {
+        assert_eq!(found.len(), reference.len(), "frames to compare");
+        let limit = self.size.0 as f32 * self.size.1 as f32 * Self::MAX_AREA;
+        let pick = |list: &[Found], score: f32| -> Vec<Found> {
+            list.iter()
+                .filter(|f| f.score >= score && f.width * f.height <= limit && self.labels.contains(&f.label.as_str()))
+                .cloned()
+                .collect()
+        };
+        let (mut hits, mut wrong, mut missed) = (0usize, 0usize, 0usize);
+        for (found, reference) in found.iter().zip(reference) {
+            let (found, reference) = (pick(found, self.test_score), pick(reference, REFERENCE_SCORE));
+            let meets = |a: &Found, others: &[Found]| others.iter().any(|b| a.iou(b) >= Self::IOU);
+            let right = found.iter().filter(|f| meets(f, &reference)).count();
+            hits += right;
+            wrong += found.len() - right;
+            missed += reference.iter().filter(|r| !meets(r, &found)).count();
+        }
+        2.0 * hits as f64 / (2 * hits + wrong + missed).max(1) as f64
     }
 }
 
@@ -182,6 +254,31 @@ mod tests {
         // One hit, three boxes from 0.2 up, two references.
         assert_eq!(f1(&test, &reference, 0.5), (2.0 / 5.0, 0.2));
         assert_eq!(f1(&reference, &reference, 0.5).0, 1.0);
+    }
+
+    #[test]
+    fn the_papers_metric_counts_vehicles_below_four_percent_many_to_one() {
+        let metric = PaperMetric {
+            labels: &PaperMetric::VEHICLES,
+            size: (100, 100),
+            test_score: PaperMetric::TEST_SCORE,
+        };
+        let mut large = found("car", 0.9, 50.0);
+        (large.width, large.height) = (30.0, 30.0);
+        let reference = vec![vec![
+            found("car", 0.3, 0.0),
+            found("truck", 0.4, 30.0),
+            found("person", 0.9, 60.0),
+            large,
+        ]];
+        // Two on the car, one of them called a bus; nothing on the truck; one where nothing is.
+        let test = vec![vec![
+            found("car", 0.9, 1.0),
+            found("bus", 0.6, 2.0),
+            found("car", 0.5, 80.0),
+            found("truck", 0.49, 30.0),
+        ]];
+        assert_eq!(metric.f1(&test, &reference), 4.0 / (4.0 + 1.0 + 1.0));
     }
 
     #[test]

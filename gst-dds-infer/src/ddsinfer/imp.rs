@@ -11,6 +11,9 @@
  * gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode ! h264parse ! avdec_h264 ! ddsinfer model-file=model.onnx ! videoconvert ! autovideosink
  * ```
  *
+ * With a camera of two passes (`ddsencode mode=two-pass`) the request pad `refine` takes the second one, decoded. A frame
+ * whose regions were asked for waits for them up to `refine-deadline`; they are pasted over it and it is looked at again.
+ *
  * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object. The same results go
  * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. Feedback leaves by the linked
  * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
@@ -25,14 +28,16 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::probe::{EarlyProbes, IdentityProbe};
-use super::queue::{Item, Queue};
+use super::queue::{Arrival, Item, Queue, Turn};
+use super::refine::RefineInput;
 use super::sender::{Sender, Way};
 use super::settings::{PROPERTIES, Settings};
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
-use super::worker::{Outcome, Worker};
-use crate::identity::IdentityTracker;
+use super::worker::{Held, Out, Outcome, Request, Worker, unix_now};
+use crate::identity::{IdentityTracker, Lookup};
 use crate::model::Detector;
+use crate::results::FrameResult;
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -43,7 +48,7 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 /// Frames between two looks for the encoded stream while none is found.
-const PROBE_RETRY: u64 = 30;
+pub(super) const PROBE_RETRY: u64 = 30;
 
 #[derive(Default)]
 struct SidePads {
@@ -51,27 +56,42 @@ struct SidePads {
     results: Option<Arc<SidePad>>,
 }
 
+/// What comes downstream behind caps that are not settled before the first frame is.
+#[derive(Default)]
+struct CapsDue {
+    due: bool,
+    events: Vec<gst::Event>,
+}
+
 /// Locks: `probe` may be held while `early` or `tracker` is taken, `worker` while a tracker or `stats` is, `sender` while
-/// `stats` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
+/// `stats` is, that of a refine pad while `early` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
 /// push takes.
 pub struct DdsInfer {
     sink_pad: gst::Pad,
     src_pad: gst::Pad,
     settings: Mutex<Settings>,
-    queue: Queue,
+    pub(super) queue: Queue,
     worker: Mutex<Option<Worker>>,
+    pub(super) refine: Mutex<Option<Arc<RefineInput>>>,
+    /// Something came in by the refine pad.
+    pub(super) refine_works: AtomicBool,
+    caps_due: Mutex<CapsDue>,
     /// The one that the probe feeds, once there is one.
     tracker: Mutex<Arc<Mutex<IdentityTracker>>>,
     probe: Mutex<Option<IdentityProbe>>,
-    early: Mutex<Option<EarlyProbes>>,
+    pub(super) early: Mutex<Option<EarlyProbes>>,
     sender: Mutex<Sender>,
     side_pads: Mutex<SidePads>,
-    stats: Mutex<Stats>,
+    pub(super) stats: Mutex<Stats>,
     live: AtomicBool,
+    /// The camera has our clock: feedback reaches it within this process.
+    same_process: AtomicBool,
     /// Frames since the last look for the encoded stream.
     since_probe: AtomicU64,
     /// Latency told to the pipeline, in nanoseconds.
     latency: AtomicU64,
+    /// The part of it that a second pass may take.
+    waiting: AtomicU64,
     repeater: Mutex<Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>>,
 }
 
@@ -127,6 +147,9 @@ impl ObjectSubclass for DdsInfer {
             settings: Mutex::default(),
             queue: Queue::default(),
             worker: Mutex::new(None),
+            refine: Mutex::default(),
+            refine_works: AtomicBool::new(false),
+            caps_due: Mutex::default(),
             tracker: Mutex::default(),
             probe: Mutex::new(None),
             early: Mutex::new(None),
@@ -134,8 +157,10 @@ impl ObjectSubclass for DdsInfer {
             side_pads: Mutex::default(),
             stats: Mutex::default(),
             live: AtomicBool::new(false),
+            same_process: AtomicBool::new(false),
             since_probe: AtomicU64::new(0),
             latency: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
             repeater: Mutex::new(None),
         }
     }
@@ -203,6 +228,7 @@ impl ElementImpl for DdsInfer {
             vec![
                 template("sink", gst::PadDirection::Sink, gst::PadPresence::Always, &video),
                 template("src", gst::PadDirection::Src, gst::PadPresence::Always, &video),
+                template("refine", gst::PadDirection::Sink, gst::PadPresence::Request, &video),
                 template("feedback", gst::PadDirection::Src, gst::PadPresence::Request, &feedback),
                 template("results", gst::PadDirection::Src, gst::PadPresence::Request, &json),
             ]
@@ -216,6 +242,9 @@ impl ElementImpl for DdsInfer {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
+        if template.name_template() == "refine" {
+            return self.request_refine(template);
+        }
         let side = {
             let mut pads = self.side_pads.lock().unwrap();
             let name = template.name_template();
@@ -244,6 +273,16 @@ impl ElementImpl for DdsInfer {
     }
 
     fn release_pad(&self, pad: &gst::Pad) {
+        let refine = {
+            let mut refine = self.refine.lock().unwrap();
+            refine.take_if(|r| r.pad() == pad)
+        };
+        if refine.is_some() {
+            self.queue.set_refinement_over(true);
+            let _ = pad.set_active(false);
+            let _ = self.obj().remove_pad(pad);
+            return;
+        }
         let side = {
             let mut pads = self.side_pads.lock().unwrap();
             let SidePads { feedback, results } = &mut *pads;
@@ -287,6 +326,20 @@ impl DdsInfer {
         gst::Iterator::from_vec(pad.into_iter().collect())
     }
 
+    fn request_refine(&self, template: &gst::PadTemplate) -> Option<gst::Pad> {
+        let input = {
+            let mut refine = self.refine.lock().unwrap();
+            if refine.is_some() {
+                gst::warning!(CAT, imp = self, "The pad refine is taken: a camera has one second pass");
+                return None;
+            }
+            refine.insert(RefineInput::new(template)).clone()
+        };
+        self.queue.set_refinement_over(false);
+        self.obj().add_pad(input.pad()).ok()?;
+        Some(input.pad().clone())
+    }
+
     fn tracker(&self) -> Arc<Mutex<IdentityTracker>> {
         self.tracker.lock().unwrap().clone()
     }
@@ -318,10 +371,19 @@ impl DdsInfer {
         *self.sender.lock().unwrap() = Sender::new();
         *self.stats.lock().unwrap() = Stats::default();
         self.live.store(false, Ordering::Relaxed);
+        self.same_process.store(false, Ordering::Relaxed);
+        self.refine_works.store(false, Ordering::Relaxed);
         self.latency.store(0, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        *self.caps_due.lock().unwrap() = CapsDue::default();
         self.since_probe.store(PROBE_RETRY, Ordering::Relaxed);
         // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
         self.look_for_encoded_stream(true);
+        if let Some(input) = self.refine_input() {
+            input.reset();
+            self.queue.set_refinement_over(false);
+            self.look_for_refine_stream(&input, true);
+        }
         self.start_repeater();
         Ok(())
     }
@@ -333,6 +395,9 @@ impl DdsInfer {
             let _ = thread.join();
         }
         *self.probe.lock().unwrap() = None;
+        if let Some(input) = self.refine_input() {
+            input.reset();
+        }
         *self.worker.lock().unwrap() = None;
         self.sender.lock().unwrap().forget();
     }
@@ -419,6 +484,13 @@ impl DdsInfer {
             .unwrap()
             .lookup(buffer.pts().map(gst::ClockTime::nseconds));
         gst::trace!(CAT, imp = self, "Frame {:?}: {lookup:?}", buffer.pts());
+        if let Lookup::Known(record) = &lookup
+            && let Some(identity) = record.identity
+        {
+            for refused in &record.extension.refused {
+                self.queue.arrive((identity.stream_id, *refused), Arrival::Refused);
+            }
+        }
         self.queue.push_frame(buffer, lookup)
     }
 
@@ -455,6 +527,7 @@ impl DdsInfer {
                 if let Some(worker) = &mut *self.worker.lock().unwrap() {
                     worker.flush();
                 }
+                self.caps_due.lock().unwrap().events.clear();
                 self.sender.lock().unwrap().forget();
                 self.sides().iter().for_each(|side| side.flush_stop(reset_time));
                 self.queue.start();
@@ -496,7 +569,7 @@ impl DdsInfer {
         match query.view_mut() {
             gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Drain(_) => {
                 // Downstream must have seen the caps that the query is about.
-                self.queue.drain() && self.src_pad.peer_query(query)
+                self.queue.drain() && !self.caps_due.lock().unwrap().due && self.src_pad.peer_query(query)
             }
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
         }
@@ -520,59 +593,180 @@ impl DdsInfer {
         }
     }
 
+    /// Whether a second pass can come in.
+    fn can_refine(&self) -> bool {
+        self.refine_input().is_some_and(|input| input.is_open())
+    }
+
     /// One turn of the worker.
     fn step(&self) {
-        let Some((item, overtaken)) = self.queue.pop() else {
-            let _ = self.src_pad.pause_task();
-            return;
+        let (awaited, room, holds) = match &*self.worker.lock().unwrap() {
+            Some(worker) => (worker.awaited(), worker.has_room(), worker.holds()),
+            None => (None, true, false),
         };
-        match item {
-            Item::Event(event) => self.forward_event(event),
-            // Downstream wants no more frames; the end of the stream is still to come.
-            Item::Frame(..) if self.queue.refused() => (),
-            Item::Frame(mut buffer, lookup) => {
-                let settings = self.settings.lock().unwrap().clone();
-                let looked = match &mut *self.worker.lock().unwrap() {
-                    Some(worker) => {
-                        worker.frame(&mut buffer, lookup, overtaken, &settings, &self.tracker(), &self.stats)
-                    }
-                    None => Ok(Outcome::default()),
-                };
-                let flow = match looked {
-                    Ok(outcome) => {
-                        self.act(outcome, &settings);
-                        self.src_pad.push(buffer)
-                    }
-                    Err(error) => {
-                        gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
-                        Err(gst::FlowError::Error)
-                    }
-                };
-                self.settle(flow);
+        let arrival = match self.queue.turn(awaited, room, holds) {
+            Turn::Stopped => {
+                let _ = self.src_pad.pause_task();
+                return;
             }
+            Turn::Item(Item::Event(event), _) => return self.take_event(event),
+            // Downstream wants no more frames; the end of the stream is still to come.
+            Turn::Item(Item::Frame(..), _) if self.queue.refused() => return,
+            Turn::Item(Item::Frame(buffer, lookup), overtaken) => return self.take_frame(buffer, lookup, overtaken),
+            Turn::Arrival(arrival) => Some(arrival),
+            Turn::Overdue => None,
+        };
+        if let Some(worker) = &mut *self.worker.lock().unwrap() {
+            worker.answer(arrival);
+        }
+        self.let_out();
+    }
+
+    /// First pass of a frame.
+    fn take_frame(&self, buffer: gst::Buffer, lookup: Lookup, overtaken: bool) {
+        let settings = self.settings.lock().unwrap().clone();
+        let refine = self.can_refine();
+        let looked = match &mut *self.worker.lock().unwrap() {
+            Some(worker) => {
+                if self.refine_works.swap(false, Ordering::Relaxed) {
+                    worker.late_arrival();
+                }
+                worker.first_pass(
+                    buffer,
+                    lookup,
+                    (overtaken, refine),
+                    &settings,
+                    &self.tracker(),
+                    &self.stats,
+                )
+            }
+            None => Ok(Outcome::default()),
+        };
+        match looked {
+            Ok(outcome) => {
+                if refine {
+                    self.expect_second_pass(&outcome, &settings);
+                }
+                self.act(outcome);
+                self.let_out();
+            }
+            Err(error) => {
+                gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
+                self.settle(Err(gst::FlowError::Error));
+            }
+        }
+    }
+
+    /// A serialised event, in its place among the frames.
+    fn take_event(&self, event: gst::Event) {
+        let mut outcome = Outcome::default();
+        let set = match &mut *self.worker.lock().unwrap() {
+            Some(worker) => {
+                let set = match event.view() {
+                    gst::EventView::Caps(caps) => worker.set_caps(caps.caps()),
+                    gst::EventView::Eos(_) => {
+                        let settings = self.settings.lock().unwrap().clone();
+                        worker.close_segment(&settings, &mut outcome);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                };
+                worker.hold_event(event);
+                set
+            }
+            None => Ok(()),
+        };
+        if let Err(error) = set {
+            error.log_with_imp(self);
+            gst::element_imp_error!(self, gst::StreamError::Format, ("{error}"));
+            self.settle(Err(gst::FlowError::NotNegotiated));
+            return;
+        }
+        self.act(outcome);
+        self.let_out();
+    }
+
+    /// Lets out what waits for nothing.
+    fn let_out(&self) {
+        loop {
+            let next = match &mut *self.worker.lock().unwrap() {
+                Some(worker) => worker.next_out(),
+                None => None,
+            };
+            match next {
+                Some(Out::Event(event)) => self.forward_event(event),
+                Some(Out::Frame(_)) if self.queue.refused() => (),
+                Some(Out::Frame(held)) => {
+                    let flow = self.finish(*held);
+                    self.settle(flow);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Second pass of a frame where there is one, and out.
+    fn finish(&self, held: Held) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let settings = self.settings.lock().unwrap().clone();
+        let finished = match &mut *self.worker.lock().unwrap() {
+            Some(worker) => worker.finish(held, &settings, &self.stats),
+            None => return Err(gst::FlowError::Flushing),
+        };
+        let ready = match finished {
+            Ok(ready) => ready,
+            Err(error) => {
+                gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
+                return Err(gst::FlowError::Error);
+            }
+        };
+        if let Some(key) = ready.key {
+            let late = self.queue.release(key);
+            if late > 0 {
+                self.stats.lock().unwrap().refine_after_the_fact += late as u64;
+            }
+        }
+        self.tell_latency(ready.inference);
+        self.settle_caps(Some(&ready.caps));
+        if let Some(result) = ready.result {
+            self.report(result, &settings);
+        }
+        self.src_pad.push(ready.buffer)
+    }
+
+    /// Sends caps that differ from those downstream has, and what had to wait for them.
+    fn settle_caps(&self, caps: Option<&gst::Caps>) {
+        let events = {
+            let mut due = self.caps_due.lock().unwrap();
+            due.due = false;
+            std::mem::take(&mut due.events)
+        };
+        if let Some(caps) = caps
+            && self.src_pad.current_caps().as_ref() != Some(caps)
+        {
+            self.src_pad.push_event(gst::event::Caps::new(caps));
+        }
+        for event in events {
+            self.src_pad.push_event(event);
         }
     }
 
     fn forward_event(&self, event: gst::Event) {
         match event.view() {
-            gst::EventView::Caps(caps) => {
-                let set = match &mut *self.worker.lock().unwrap() {
-                    Some(worker) => worker.set_caps(caps.caps()),
-                    None => Ok(()),
-                };
-                if let Err(error) = set {
-                    error.log_with_imp(self);
-                    gst::element_imp_error!(self, gst::StreamError::Format, ("{error}"));
-                    self.settle(Err(gst::FlowError::NotNegotiated));
-                    return;
-                }
+            gst::EventView::Caps(_) if self.can_refine() => {
+                // The size of the merged picture is known with the first frame.
+                self.caps_due.lock().unwrap().due = true;
+                return;
             }
             gst::EventView::Eos(_) => {
                 self.sides().iter().for_each(|side| side.eos());
                 // The server has seen all there is: from here on silence is the truth.
                 self.sender.lock().unwrap().forget();
+                self.settle_caps(None);
             }
-            gst::EventView::StreamStart(_) => self.sides().iter().for_each(|side| side.stream_start()),
+            gst::EventView::StreamStart(_) => {
+                self.sides().iter().for_each(|side| side.stream_start());
+                self.settle_caps(None);
+            }
             gst::EventView::Segment(_) => {
                 let results = self.side_pads.lock().unwrap().results.clone();
                 if let Some(results) = results {
@@ -581,11 +775,18 @@ impl DdsInfer {
             }
             _ => (),
         }
+        {
+            let mut due = self.caps_due.lock().unwrap();
+            if due.due {
+                due.events.push(event);
+                return;
+            }
+        }
         self.src_pad.push_event(event);
     }
 
     /// Does what the worker decided for a frame, before the frame goes out.
-    fn act(&self, outcome: Outcome, settings: &Settings) {
+    fn act(&self, outcome: Outcome) {
         if outcome.new_stream {
             self.sender.lock().unwrap().forget();
         }
@@ -596,24 +797,42 @@ impl DdsInfer {
                 .build();
             self.post(message);
         }
-        let mut way = Way::None;
-        let generation = outcome.feedback.map(|(stream_id, frame, regions)| {
-            let side = self.side_pads.lock().unwrap().feedback.clone();
-            let mut stats = Stats::default();
-            let mut sender = self.sender.lock().unwrap();
-            let generation = sender.send(stream_id, frame, regions, &self.sink_pad, side.as_ref(), &mut stats);
-            way = sender.way();
-            drop(sender);
-            self.stats.lock().unwrap().add_feedback(&stats);
-            generation.0
-        });
         self.tell_latency(outcome.inference);
-        let Some(mut result) = outcome.result else { return };
+        let Some(generation) = outcome.requests.into_iter().map(|r| self.send(r)).last() else {
+            return;
+        };
+        if let Some(worker) = &mut *self.worker.lock().unwrap() {
+            worker.note_generation(generation);
+        }
+    }
+
+    /// Sends one generation of feedback; gives its number.
+    fn send(&self, request: Request) -> u16 {
+        let side = self.side_pads.lock().unwrap().feedback.clone();
+        let mut stats = Stats::default();
+        let mut sender = self.sender.lock().unwrap();
+        let generation = sender.send(request, &self.sink_pad, side.as_ref(), &mut stats);
+        self.same_process.store(sender.way() == Way::Event, Ordering::Relaxed);
+        drop(sender);
+        self.stats.lock().unwrap().add_feedback(&stats);
+        generation.0
+    }
+
+    /// Says what was seen.
+    fn report(&self, mut result: FrameResult, settings: &Settings) {
         let live = self.live.load(Ordering::Relaxed);
-        result.generation = generation;
         // A camera in this process has our clock; any other's agrees with it only where the user says so.
-        if live && (settings.capture_clock_synchronised || way == Way::Event) {
-            result.age_ms = age_ms(&result);
+        if live && (settings.capture_clock_synchronised || self.same_process.load(Ordering::Relaxed)) {
+            result.age_ms = unix_now().and_then(|now| result.age_at(now));
+            result.first_pass_age_ms = result.age_at(result.first_pass_ns);
+            let mut stats = self.stats.lock().unwrap();
+            for object in &result.objects {
+                let (pass, age) = match object.pass {
+                    1 => (0, result.first_pass_age_ms),
+                    _ => (1, result.age_ms),
+                };
+                age.into_iter().for_each(|age| stats.freshness[pass].add(age));
+            }
         }
         let results = self.side_pads.lock().unwrap().results.clone();
         if let Some(results) = results {
@@ -633,14 +852,39 @@ impl DdsInfer {
         let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
     }
 
-    /// Frames wait for the inference before them: that is our latency, known once measured.
-    fn tell_latency(&self, inference: gst::ClockTime) {
-        let told = self.latency.load(Ordering::Relaxed);
-        if !self.live.load(Ordering::Relaxed) || inference.nseconds() <= told {
+    /// A frame of two passes may wait: for the rest of its segment, for its refinement, and for another inference.
+    fn expect_second_pass(&self, outcome: &Outcome, settings: &Settings) {
+        let asks = outcome.requests.iter().any(|r| r.once);
+        if !asks && outcome.segment == 0 {
             return;
         }
-        // Half as much again, so that a slow frame now and then changes nothing.
-        self.latency.store(inference.nseconds() * 3 / 2, Ordering::Relaxed);
+        let frame = self.frame_duration().nseconds();
+        let waiting = settings.refine_deadline().as_nanos() as u64 + outcome.segment.saturating_sub(1) * frame;
+        if self.waiting.fetch_max(waiting, Ordering::Relaxed) < waiting {
+            self.tell_latency(gst::ClockTime::ZERO);
+        }
+    }
+
+    fn frame_duration(&self) -> gst::ClockTime {
+        let worker = self.worker.lock().unwrap();
+        let fps = worker.as_ref().and_then(|w| w.info.as_ref()).map(|i| i.fps());
+        let second = gst::ClockTime::SECOND;
+        fps.filter(|fps| fps.numer() > 0 && fps.denom() > 0)
+            .and_then(|fps| second.mul_div_floor(fps.denom() as u64, fps.numer() as u64))
+            .unwrap_or(second / 30)
+    }
+
+    /// Frames wait for the inference before them: that is our latency, known once measured.
+    fn tell_latency(&self, inference: gst::ClockTime) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // Half as much again, so that a slow frame now and then changes nothing; twice where there are two passes.
+        let margin = if waiting > 0 { 3 } else { 0 };
+        let inferences = inference.nseconds() * (3 + margin) / 2;
+        let told = self.latency.load(Ordering::Relaxed);
+        if !self.live.load(Ordering::Relaxed) || waiting + inference.nseconds() <= told {
+            return;
+        }
+        self.latency.store(waiting + inferences, Ordering::Relaxed);
         let obj = self.obj();
         let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
     }
@@ -660,12 +904,4 @@ impl DdsInfer {
             let _ = self.src_pad.pause_task();
         }
     }
-}
-
-fn age_ms(result: &crate::results::FrameResult) -> Option<f64> {
-    let captured = result.identity?.capture_time_ns;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()?;
-    (captured != 0).then(|| (now.as_nanos() as f64 - captured as f64) / 1e6)
 }

@@ -3,9 +3,12 @@
 //! The element `ddsinfer`: watches decoded video with a neural network, attaches what it sees, and tells the camera
 //! where the network needs more quality.
 
+mod analysis;
+mod compose;
 mod imp;
 mod probe;
 mod queue;
+mod refine;
 mod sender;
 mod settings;
 mod side_pad;

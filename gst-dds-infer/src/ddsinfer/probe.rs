@@ -170,13 +170,12 @@ impl EarlyProbes {
         })
     }
 
-    /// The probe on `pad`, if there is one; the others are let go: they belong to other elements.
+    /// The probe on `pad`, if there is one. The others stay: one of them may be of the second pass; those of other
+    /// elements end by themselves.
     fn take(&self, pad: &gst::Pad) -> Option<IdentityProbe> {
         let mut probes = self.probes.lock().unwrap();
         let index = probes.iter().position(|p| p.pad == *pad)?;
-        let probe = probes.swap_remove(index);
-        probes.clear();
-        Some(probe)
+        Some(probes.swap_remove(index))
     }
 }
 

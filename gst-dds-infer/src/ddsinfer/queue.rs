@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The queue between the decoder's thread and the worker: frames and serialised events in order, bounded in frames.
+//! The queue between the decoders' threads and the worker: frames and serialised events in order, bounded in frames; and
+//! what arrives for frames that the worker holds back, in any order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+use dds_protocol::feedback::Rect;
 
 use crate::identity::Lookup;
 
@@ -12,6 +16,48 @@ const CAPACITY: usize = 4;
 /// Frames that may wait where it is live. The worker takes only the newest for inference, so what waits is bounded by
 /// the time of one inference; this bounds memory when that is very long.
 const CAPACITY_LIVE: usize = 60;
+
+/// Refinements that may wait for their frames: above what two decoders get apart. Older ones go first.
+const ARRIVALS: usize = 64;
+
+/// Stream id and frame number.
+pub type FrameKey = (u32, u64);
+
+/// The second pass of a frame, decoded.
+#[derive(Debug)]
+pub struct Refinement {
+    /// The picture; of use inside `regions` only.
+    pub buffer: gst::Buffer,
+    /// Its layout.
+    pub info: gst_video::VideoInfo,
+    /// Rectangles that were refined, in pixels of the picture.
+    pub regions: Vec<Rect>,
+    /// It is not what the camera coded.
+    pub damaged: bool,
+}
+
+/// What became of a request for refinement.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Here it is.
+    Refined(Refinement),
+    /// The camera says that it will not come.
+    Refused,
+}
+
+/// What the worker is to do next.
+#[derive(Debug)]
+pub enum Turn {
+    /// The oldest item. Second: another frame waits behind it and the stream is live, so that inference of this one would
+    /// only make results older.
+    Item(Item, bool),
+    /// For the frame it waits for.
+    Arrival(Arrival),
+    /// It has waited long enough.
+    Overdue,
+    /// Flushing.
+    Stopped,
+}
 
 /// What waits.
 #[derive(Debug)]
@@ -33,6 +79,11 @@ struct Inner {
     flow: Result<gst::FlowSuccess, gst::FlowError>,
     /// The worker is busy with an item it has taken.
     busy: bool,
+    arrivals: BTreeMap<FrameKey, Arrival>,
+    /// The newest frame that went on its way: what arrives for it or before is late.
+    released: Option<FrameKey>,
+    /// No more refinements will come.
+    refinement_over: bool,
 }
 
 /// The queue.
@@ -52,6 +103,9 @@ impl Default for Queue {
                 flushing: true,
                 flow: Err(gst::FlowError::Flushing),
                 busy: false,
+                arrivals: BTreeMap::new(),
+                released: None,
+                refinement_over: false,
             }),
             changed: Condvar::new(),
         }
@@ -64,6 +118,8 @@ impl Queue {
         let mut inner = self.inner.lock().unwrap();
         inner.items.clear();
         inner.frames = 0;
+        inner.arrivals.clear();
+        inner.released = None;
         inner.flushing = false;
         inner.flow = Ok(gst::FlowSuccess::Ok);
         self.changed.notify_all();
@@ -76,6 +132,7 @@ impl Queue {
         inner.flow = Err(gst::FlowError::Flushing);
         inner.items.clear();
         inner.frames = 0;
+        inner.arrivals.clear();
         self.changed.notify_all();
     }
 
@@ -109,27 +166,86 @@ impl Queue {
         true
     }
 
-    /// Takes the oldest item; waits for one. Second: whether another frame waits behind it and the stream is live, so
-    /// that inference of this one would only make results older. `None`: flushing.
-    pub fn pop(&self) -> Option<(Item, bool)> {
+    /// What to do next; waits for something. `awaited`: the frame that the worker holds back for its refinement, and until
+    /// when. `room`: whether it may take another frame. `holds`: whether it holds anything back.
+    pub fn turn(&self, awaited: Option<(FrameKey, Instant)>, room: bool, holds: bool) -> Turn {
         let mut inner = self.inner.lock().unwrap();
-        inner.busy = false;
+        inner.busy = holds;
         self.changed.notify_all();
         loop {
             if inner.flushing {
-                return None;
+                return Turn::Stopped;
             }
-            if let Some(item) = inner.items.pop_front() {
+            let mut patience = None;
+            if let Some((key, deadline)) = awaited {
+                if let Some(arrival) = inner.arrivals.remove(&key) {
+                    inner.busy = true;
+                    return Turn::Arrival(arrival);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() || inner.refinement_over {
+                    inner.busy = true;
+                    return Turn::Overdue;
+                }
+                patience = Some(left);
+            }
+            let takes = match inner.items.front() {
+                Some(Item::Frame(..)) => room,
+                Some(Item::Event(_)) => true,
+                None => false,
+            };
+            if takes && let Some(item) = inner.items.pop_front() {
                 if matches!(item, Item::Frame(..)) {
                     inner.frames -= 1;
                 }
                 inner.busy = true;
                 let overtaken = inner.live && inner.frames > 0;
                 self.changed.notify_all();
-                return Some((item, overtaken));
+                return Turn::Item(item, overtaken);
             }
-            inner = self.changed.wait(inner).unwrap();
+            inner = match patience {
+                Some(patience) => self.changed.wait_timeout(inner, patience).unwrap().0,
+                None => self.changed.wait(inner).unwrap(),
+            };
         }
+    }
+
+    /// Brings what the worker may wait for. `false`: too late, the frame is gone.
+    pub fn arrive(&self, key: FrameKey, arrival: Arrival) -> bool {
+        let mut inner = self.inner.lock().unwrap();
+        let late = inner
+            .released
+            .is_some_and(|(stream, frame)| stream == key.0 && frame >= key.1);
+        if late || inner.flushing {
+            return false;
+        }
+        if inner.arrivals.len() >= ARRIVALS && !inner.arrivals.contains_key(&key) {
+            inner.arrivals.pop_first();
+        }
+        match arrival {
+            // What is there is better than what is said of it.
+            Arrival::Refused if inner.arrivals.contains_key(&key) => (),
+            arrival => drop(inner.arrivals.insert(key, arrival)),
+        }
+        self.changed.notify_all();
+        true
+    }
+
+    /// The frame goes on its way; returns how many arrivals nobody waits for any more.
+    pub fn release(&self, key: FrameKey) -> usize {
+        let mut inner = self.inner.lock().unwrap();
+        inner.released = Some(key);
+        let before = inner.arrivals.len();
+        inner
+            .arrivals
+            .retain(|(stream, frame), _| *stream != key.0 || *frame > key.1);
+        before - inner.arrivals.len()
+    }
+
+    /// Whether refinements may still come.
+    pub fn set_refinement_over(&self, over: bool) {
+        self.inner.lock().unwrap().refinement_over = over;
+        self.changed.notify_all();
     }
 
     /// Waits until everything that was pushed has gone downstream. `false`: flushing instead.
@@ -187,10 +303,13 @@ mod tests {
         queue.start();
         push(&queue);
         queue.flush();
-        assert!(queue.pop().is_none());
+        assert!(matches!(queue.turn(None, true, false), Turn::Stopped));
         queue.start();
         push(&queue);
-        assert!(queue.pop().is_some());
+        assert!(matches!(
+            queue.turn(None, true, false),
+            Turn::Item(Item::Frame(..), false)
+        ));
     }
 
     #[test]
@@ -199,11 +318,72 @@ mod tests {
         queue.start();
         push(&queue);
         push(&queue);
-        assert!(!queue.pop().unwrap().1);
+        let overtaken = || match queue.turn(None, true, false) {
+            Turn::Item(Item::Frame(..), overtaken) => overtaken,
+            other => panic!("{other:?}"),
+        };
+        assert!(!overtaken());
         push(&queue);
         queue.set_live(true);
-        assert!(queue.pop().unwrap().1);
-        assert!(!queue.pop().unwrap().1);
+        assert!(overtaken());
+        assert!(!overtaken());
+    }
+
+    fn refinement() -> Arrival {
+        gst::init().unwrap();
+        Arrival::Refined(Refinement {
+            buffer: gst::Buffer::new(),
+            info: gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 16, 16)
+                .build()
+                .unwrap(),
+            regions: Vec::new(),
+            damaged: false,
+        })
+    }
+
+    #[test]
+    fn what_is_waited_for_comes_first_and_what_is_not_is_late() {
+        let queue = Queue::default();
+        queue.start();
+        push(&queue);
+        let soon = Instant::now() + std::time::Duration::from_secs(60);
+        assert!(queue.arrive((1, 7), refinement()));
+        assert!(queue.arrive((1, 8), Arrival::Refused));
+        // A refusal repeated after the fact changes nothing.
+        assert!(queue.arrive((1, 7), Arrival::Refused));
+        assert!(matches!(
+            queue.turn(Some(((1, 7), soon)), true, true),
+            Turn::Arrival(Arrival::Refined(_))
+        ));
+        assert!(matches!(queue.turn(Some(((1, 9), soon)), true, true), Turn::Item(..)));
+        assert_eq!(queue.release((1, 9)), 1);
+        assert!(!queue.arrive((1, 9), refinement()));
+        assert!(queue.arrive((2, 0), refinement()));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline_and_with_the_stream() {
+        let queue = Queue::default();
+        queue.start();
+        let now = Instant::now();
+        assert!(matches!(queue.turn(Some(((1, 0), now)), true, true), Turn::Overdue));
+        queue.set_refinement_over(true);
+        let later = now + std::time::Duration::from_secs(60);
+        assert!(matches!(queue.turn(Some(((1, 0), later)), true, true), Turn::Overdue));
+        // Without room frames wait, events do not.
+        push(&queue);
+        queue.push_event(gst::event::Eos::new());
+        queue.set_refinement_over(false);
+        let soon = Instant::now() + std::time::Duration::from_millis(20);
+        assert!(matches!(queue.turn(Some(((1, 0), soon)), false, true), Turn::Overdue));
+    }
+
+    #[test]
+    fn arrivals_are_bounded() {
+        let queue = Queue::default();
+        queue.start();
+        (0..1000).for_each(|frame| assert!(queue.arrive((1, frame), refinement())));
+        assert_eq!(queue.release((1, 2000)), ARRIVALS);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use gst_dds_link::session::{Sent, ServerChannel};
 use super::imp::CAT;
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
+use super::worker::Request;
 
 /// The server is heard at least this often.
 pub const REPEAT: Duration = Duration::from_millis(500);
@@ -79,26 +80,33 @@ impl Sender {
         self.last = None;
     }
 
-    /// Sends the state of one frame. Returns its generation.
+    /// Sends the state of one frame. Returns its generation. What asks for something once is repeated as an empty list.
     pub fn send(
         &mut self,
-        stream_id: u32,
-        frame: u64,
-        regions: Vec<Region>,
+        request: Request,
         sink_pad: &gst::Pad,
         side: Option<&Arc<SidePad>>,
         stats: &mut Stats,
     ) -> Serial16 {
         let now = Instant::now();
-        stats.regions += regions.len() as u64;
-        let last = Last {
+        let Request {
             stream_id,
             frame,
             regions,
+            once,
+        } = request;
+        stats.regions += regions.len() as u64;
+        let mut last = Last {
+            stream_id,
+            frame,
+            regions: Vec::new(),
             made: now,
             sent: now,
         };
-        let generation = self.transmit(&last, last.regions.clone(), sink_pad, side, stats);
+        let generation = self.transmit(&last, regions.clone(), sink_pad, side, stats);
+        if !once {
+            last.regions = regions;
+        }
         self.last = Some(last);
         generation
     }

@@ -10,6 +10,7 @@ use gst::prelude::*;
 
 use super::FeedbackPolicy;
 use crate::feedback::{Policy, PolicySettings};
+use crate::merge::MergeSettings;
 use crate::model::{InferSettings, ModelSettings};
 
 /// Scores below this are noise to results and policies alike.
@@ -35,6 +36,7 @@ pub struct Settings {
     pub feedback_max_regions: u32,
     pub feedback_ttl_ms: u32,
     pub feedback_objectness: bool,
+    pub refine_deadline_ms: u32,
     pub capture_clock_synchronised: bool,
 }
 
@@ -60,6 +62,7 @@ impl Default for Settings {
             feedback_max_regions: policy.max_regions as u32,
             feedback_ttl_ms: policy.ttl_ms,
             feedback_objectness: policy.use_objectness,
+            refine_deadline_ms: 250,
             capture_clock_synchronised: false,
         }
     }
@@ -92,11 +95,7 @@ impl Settings {
                 FeedbackPolicy::Undecided => Policy::Undecided,
                 FeedbackPolicy::Paper => Policy::Paper,
             },
-            threshold: if self.feedback_threshold < 0.0 {
-                self.box_confidence_threshold
-            } else {
-                self.feedback_threshold
-            },
+            threshold: self.feedback_threshold(),
             band: self.feedback_band,
             use_objectness: self.feedback_objectness,
             padding: self.feedback_padding,
@@ -106,6 +105,31 @@ impl Settings {
         };
         policy.paper.set_labels(labels);
         policy
+    }
+
+    /// How long a frame waits for the second pass that was asked for.
+    pub fn refine_deadline(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(u64::from(self.refine_deadline_ms))
+    }
+
+    /// How the results of two passes become one. What the policy counts as decided in the first pass stays.
+    pub fn merge(&self) -> MergeSettings {
+        match self.feedback_policy {
+            FeedbackPolicy::Paper => MergeSettings::PAPER,
+            FeedbackPolicy::Undecided => MergeSettings {
+                accept: self.feedback_threshold() + self.feedback_band,
+                join: None,
+                ..MergeSettings::PAPER
+            },
+        }
+    }
+
+    fn feedback_threshold(&self) -> f32 {
+        if self.feedback_threshold < 0.0 {
+            self.box_confidence_threshold
+        } else {
+            self.feedback_threshold
+        }
     }
 
     /// Takes a property's new value. `false` for a property that is not a setting.
@@ -132,6 +156,7 @@ impl Settings {
             "feedback-max-regions" => self.feedback_max_regions = get(value),
             "feedback-ttl" => self.feedback_ttl_ms = get(value),
             "feedback-objectness" => self.feedback_objectness = get(value),
+            "refine-deadline" => self.refine_deadline_ms = get(value),
             "capture-clock-synchronised" => self.capture_clock_synchronised = get(value),
             _ => return false,
         }
@@ -160,6 +185,7 @@ impl Settings {
             "feedback-max-regions" => self.feedback_max_regions.to_value(),
             "feedback-ttl" => self.feedback_ttl_ms.to_value(),
             "feedback-objectness" => self.feedback_objectness.to_value(),
+            "refine-deadline" => self.refine_deadline_ms.to_value(),
             "capture-clock-synchronised" => self.capture_clock_synchronised.to_value(),
             _ => return None,
         })
@@ -296,6 +322,13 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .nick("Use objectness")
             .blurb("Boxes whose objectness lies in the band are undecided too (policy 'undecided', models that give objectness)")
             .default_value(d.feedback_objectness)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("refine-deadline")
+            .nick("Refinement deadline")
+            .blurb("How long a frame waits for the second pass that was asked for before its first result goes out, in ms (camera with mode=two-pass, pad refine)")
+            .maximum(60_000)
+            .default_value(d.refine_deadline_ms)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("capture-clock-synchronised")

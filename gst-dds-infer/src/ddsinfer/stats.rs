@@ -3,6 +3,7 @@
 //! The `stats` property.
 
 use crate::identity::TrackerStats;
+use crate::results::Refined;
 
 /// Counts of one run, from READY to PAUSED on.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +26,8 @@ pub struct Stats {
     pub unidentified: u64,
     /// Objects in results.
     pub objects: u64,
-    /// Time in the model, nanoseconds: last, largest and sum.
+    /// Runs of the model and the time in it, nanoseconds: last, largest and sum.
+    pub inferences: u64,
     pub inference_last_ns: u64,
     pub inference_max_ns: u64,
     pub inference_sum_ns: u64,
@@ -50,9 +52,59 @@ pub struct Stats {
     pub feedback_unsent: u64,
     /// Packets on the feedback pad that were dropped because nobody took them.
     pub feedback_packets_dropped: u64,
+    /// Frames whose second pass was waited for, by what became of it.
+    pub refined: u64,
+    pub refine_refused: u64,
+    pub refine_late: u64,
+    pub refine_damaged: u64,
+    /// Refinements that arrived when their frame was gone, and those that nobody can tell the frame of.
+    pub refine_after_the_fact: u64,
+    pub refine_unidentified: u64,
+    /// Capture to result where clocks agree, by the pass that found the objects.
+    pub freshness: [Freshness; 2],
+}
+
+/// Ages of results.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Freshness {
+    count: u64,
+    sum_ms: f64,
+    max_ms: f64,
+}
+
+impl Freshness {
+    /// One object.
+    pub fn add(&mut self, age_ms: f64) {
+        self.count += 1;
+        self.sum_ms += age_ms;
+        self.max_ms = self.max_ms.max(age_ms);
+    }
+
+    fn mean_ms(&self) -> f64 {
+        self.sum_ms / self.count.max(1) as f64
+    }
 }
 
 impl Stats {
+    /// One run of the model.
+    pub fn add_inference(&mut self, time: gst::ClockTime) {
+        self.inferences += 1;
+        self.inference_last_ns = time.nseconds();
+        self.inference_max_ns = self.inference_max_ns.max(time.nseconds());
+        self.inference_sum_ns += time.nseconds();
+    }
+
+    /// What became of the second pass of a frame.
+    pub fn refined(&mut self, refined: Refined) {
+        match refined {
+            Refined::No => (),
+            Refined::Yes => self.refined += 1,
+            Refined::Refused => self.refine_refused += 1,
+            Refined::Late => self.refine_late += 1,
+            Refined::Damaged => self.refine_damaged += 1,
+        }
+    }
+
     /// Adds the counts of feedback that a sender made without this lock.
     pub fn add_feedback(&mut self, sent: &Self) {
         self.regions += sent.regions;
@@ -67,7 +119,7 @@ impl Stats {
     }
 
     pub fn structure(&self, tracker: &TrackerStats) -> gst::Structure {
-        let mean = self.inference_sum_ns.checked_div(self.inferred).unwrap_or(0);
+        let mean = self.inference_sum_ns.checked_div(self.inferences).unwrap_or(0);
         gst::Structure::builder("application/x-ddsinfer-stats")
             .field("frames", self.frames)
             .field("frames-inferred", self.inferred)
@@ -95,6 +147,17 @@ impl Stats {
             .field("feedback-rtcp-held", self.feedback_rtcp_held)
             .field("feedback-unsent", self.feedback_unsent)
             .field("feedback-packets-dropped", self.feedback_packets_dropped)
+            .field("inferences", self.inferences)
+            .field("refine-done", self.refined)
+            .field("refine-refused", self.refine_refused)
+            .field("refine-late", self.refine_late)
+            .field("refine-damaged", self.refine_damaged)
+            .field("refine-after-the-fact", self.refine_after_the_fact)
+            .field("refine-unidentified", self.refine_unidentified)
+            .field("freshness-first-pass-mean-ms", self.freshness[0].mean_ms())
+            .field("freshness-first-pass-max-ms", self.freshness[0].max_ms)
+            .field("freshness-second-pass-mean-ms", self.freshness[1].mean_ms())
+            .field("freshness-second-pass-max-ms", self.freshness[1].max_ms)
             .field("access-units", tracker.access_units)
             .field("access-units-identified", tracker.identified)
             .field("access-units-without-identity", tracker.without_identity)

@@ -1,28 +1,41 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the worker does with one frame: infer, decide, describe. Nothing is pushed from here; the element does that once
-//! the lock is free.
+//! What the worker does with frames: infer, decide, hold back, infer again, describe. Nothing is pushed from here; the
+//! element does that once the lock is free.
 
-use dds_protocol::identity::FrameIdentity;
-use gst_video::prelude::*;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use dds_protocol::feedback::{MAX_REGIONS, Region};
+use dds_protocol::identity::{FrameIdentity, StreamKind};
+
+use super::analysis::{Analyst, Answer, Failure};
+use super::compose::{self, Composer};
+use super::queue::{Arrival, FrameKey};
 use super::settings::Settings;
 use super::stats::Stats;
 use crate::feedback::Feedback;
 use crate::identity::{FrameRecord, IdentityTracker, Lookup, Origin};
-use crate::model::{ColorMatrix, ColorRange, Detection, Detector, ModelError, Picture, PixelLayout};
-use crate::results::{self, FrameResult};
+use crate::merge::{self, Pass};
+use crate::model::{Detection, Detector, ModelError};
+use crate::results::{self, FrameResult, Object, Refined};
 
 /// Frames without identity after which a stream counts as not ours where no encoded stream was found upstream.
 const FOREIGN_FRAMES: u32 = 30;
+/// Frames that may be held back: two segments and what comes meanwhile.
+const MOST_HELD: usize = 96;
+/// How long the rest of a segment is waited for.
+const SEGMENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Requests in a row that got no answer at all, after which nothing is waited for until one arrives again.
+const MISSES: u32 = 3;
 
 /// State of one run.
 pub struct Worker {
-    detector: Option<Detector>,
-    /// Labels of detections that came as metas, in order of appearance.
-    meta_labels: Vec<String>,
-    converter: Option<Converter>,
+    analyst: Analyst,
+    composer: Composer,
     pub info: Option<gst_video::VideoInfo>,
+    caps: Option<gst::Caps>,
     feedback: Feedback,
     metas: MetaTracker,
     frame: u64,
@@ -30,38 +43,110 @@ pub struct Worker {
     stream_id: Option<u32>,
     without_identity: u32,
     foreign_said: bool,
+    /// Size of the captured picture, as a stream of two passes tells it.
+    full_size: Option<(u32, u32)>,
+    segment: Option<OpenSegment>,
+    held: VecDeque<Out>,
+    misses: u32,
+}
+
+/// What goes out next, in order.
+pub enum Out {
+    /// A frame.
+    Frame(Box<Held>),
+    /// A serialised event.
+    Event(gst::Event),
+}
+
+/// A frame on its way out.
+pub struct Held {
+    buffer: gst::Buffer,
+    info: gst_video::VideoInfo,
+    /// Caps it came with.
+    caps: gst::Caps,
+    /// Size it goes out with.
+    size: (u32, u32),
+    key: Option<FrameKey>,
+    answer: Answer,
+    result: Option<FrameResult>,
+    wait: Wait,
+}
+
+/// What a frame waits for.
+enum Wait {
+    /// Nothing.
+    Nothing,
+    /// The end of its segment, which brings the request.
+    Segment { until: Instant },
+    /// Its refinement.
+    Refinement { until: Instant },
+    /// It waited, and this came.
+    Answered(Arrival),
+    /// It waited in vain.
+    InVain,
+}
+
+/// Regions of a segment of which not all frames have come.
+struct OpenSegment {
+    stream_id: u32,
+    /// Number of its first frame.
+    base: u64,
+    regions: Vec<Region>,
+}
+
+/// Feedback to send.
+pub struct Request {
+    pub stream_id: u32,
+    pub frame: u64,
+    pub regions: Vec<Region>,
+    /// It asks for something that must not be asked for again.
+    pub once: bool,
 }
 
 /// What is to be done about a frame once the lock is free.
 #[derive(Default)]
 pub struct Outcome {
-    /// The result, where the frame was inferred.
-    pub result: Option<FrameResult>,
-    /// Feedback to send: stream, frame, regions.
-    pub feedback: Option<(u32, u64, Vec<dds_protocol::feedback::Region>)>,
+    /// Feedback to send, in this order.
+    pub requests: Vec<Request>,
     /// Why no feedback can be given for this stream; said once.
     pub foreign: Option<&'static str>,
     /// Time spent on inference.
     pub inference: gst::ClockTime,
+    /// Frames of a segment that are held back before they are asked about.
+    pub segment: u64,
     /// The stream is another one than before.
     pub new_stream: bool,
 }
 
+/// A frame that goes out.
+pub struct Ready {
+    pub buffer: gst::Buffer,
+    pub caps: gst::Caps,
+    pub result: Option<FrameResult>,
+    pub key: Option<FrameKey>,
+    /// Time spent on inference.
+    pub inference: gst::ClockTime,
+}
+
 impl Worker {
     pub fn new(detector: Option<Detector>, settings: &Settings) -> Self {
-        let labels: Vec<String> = detector.iter().flat_map(|d| d.labels()).cloned().collect();
+        let analyst = Analyst::new(detector);
         Self {
-            feedback: Feedback::new(settings.policy(&labels)),
-            detector,
-            meta_labels: Vec::new(),
-            converter: None,
+            feedback: Feedback::new(settings.policy(analyst.labels())),
+            analyst,
+            composer: Composer::default(),
             info: None,
+            caps: None,
             metas: MetaTracker::default(),
             frame: 0,
             last_inferred: None,
             stream_id: None,
             without_identity: 0,
             foreign_said: false,
+            full_size: None,
+            segment: None,
+            held: VecDeque::new(),
+            misses: 0,
         }
     }
 
@@ -70,103 +155,186 @@ impl Worker {
         self.feedback.reset();
         self.metas = MetaTracker::default();
         self.last_inferred = None;
+        self.segment = None;
+        self.held.clear();
     }
 
     pub fn set_caps(&mut self, caps: &gst::CapsRef) -> Result<(), gst::LoggableError> {
         let info = gst_video::VideoInfo::from_caps(caps)
             .map_err(|_| gst::loggable_error!(super::imp::CAT, "Not raw video: {caps}"))?;
-        self.converter = match (self.detector.is_some(), layout_of(info.format())) {
-            (true, None) => Some(
-                Converter::new(&info)
-                    .map_err(|e| gst::loggable_error!(super::imp::CAT, "Cannot convert {caps} for the model: {e}"))?,
-            ),
-            _ => None,
-        };
+        self.analyst
+            .prepare(&info)
+            .map_err(|e| gst::loggable_error!(super::imp::CAT, "Cannot convert {caps} for the model: {e}"))?;
         self.info = Some(info);
+        self.caps = Some(caps.to_owned());
         self.feedback.reset();
         Ok(())
     }
 
-    /// Looks at one frame and attaches to it what was seen. `overtaken`: a newer frame waits already.
-    pub fn frame(
+    /// The frame at the head of the line, if it waits for something, and until when.
+    pub fn awaited(&self) -> Option<(FrameKey, Instant)> {
+        let Some(Out::Frame(head)) = self.held.front() else {
+            return None;
+        };
+        let (Wait::Segment { until } | Wait::Refinement { until }) = head.wait else {
+            return None;
+        };
+        Some((head.key?, until))
+    }
+
+    /// Whether anything is held back.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether another frame may come in.
+    pub fn has_room(&self) -> bool {
+        self.held.len() < MOST_HELD
+    }
+
+    /// What the frame at the head of the line waited for; `None`: it waited in vain.
+    pub fn answer(&mut self, arrival: Option<Arrival>) {
+        let Some(Out::Frame(head)) = self.held.front_mut() else {
+            return;
+        };
+        // Silence while the request is not even out is none of the other side's.
+        if matches!(head.wait, Wait::Refinement { .. }) {
+            self.misses = if arrival.is_some() { 0 } else { self.misses + 1 };
+        }
+        head.wait = arrival.map_or(Wait::InVain, Wait::Answered);
+    }
+
+    /// The generation of feedback that the newest frame gave.
+    pub fn note_generation(&mut self, generation: u16) {
+        if let Some(Out::Frame(newest)) = self.held.back_mut()
+            && let Some(result) = &mut newest.result
+        {
+            result.generation = Some(generation);
+        }
+    }
+
+    /// A refinement arrived for a frame that is gone: the way works again.
+    pub fn late_arrival(&mut self) {
+        self.misses = 0;
+    }
+
+    /// Puts an event behind the frames that are held back.
+    pub fn hold_event(&mut self, event: gst::Event) {
+        self.held.push_back(Out::Event(event));
+    }
+
+    /// What goes out now.
+    pub fn next_out(&mut self) -> Option<Out> {
+        if self.awaited().is_some() {
+            return None;
+        }
+        self.held.pop_front()
+    }
+
+    /// Looks at one frame and puts it in the line. `overtaken`: a newer frame waits already. `refine`: a second pass can
+    /// come in.
+    pub fn first_pass(
         &mut self,
-        buffer: &mut gst::Buffer,
+        buffer: gst::Buffer,
         lookup: Lookup,
-        overtaken: bool,
+        (overtaken, refine): (bool, bool),
         settings: &Settings,
-        tracker: &std::sync::Mutex<IdentityTracker>,
-        stats: &std::sync::Mutex<Stats>,
+        tracker: &Mutex<IdentityTracker>,
+        stats: &Mutex<Stats>,
     ) -> Result<Outcome, ModelError> {
         let mut outcome = Outcome::default();
         let index = self.frame;
         self.frame += 1;
-        let record = self.record(buffer, lookup, tracker, &mut outcome);
-        {
-            let mut stats = stats.lock().unwrap();
-            stats.frames += 1;
-            if !index.is_multiple_of(u64::from(settings.inference_interval)) {
-                stats.not_due += 1;
-                return Ok(outcome);
-            }
-            if overtaken {
-                stats.skipped += 1;
-                return Ok(outcome);
-            }
-        }
-        let Some(info) = self.info.clone() else {
+        let record = self.record(&buffer, lookup, tracker, &mut outcome);
+        let (Some(info), Some(caps)) = (self.info.clone(), self.caps.clone()) else {
             return Ok(outcome);
         };
-        let started = std::time::Instant::now();
-        let detections = match &mut self.detector {
-            Some(detector) => match infer(detector, self.converter.as_mut(), buffer, &info, settings) {
-                Ok(detections) => detections,
-                Err(Failure::Unreadable) => {
-                    stats.lock().unwrap().unreadable += 1;
-                    return Ok(outcome);
-                }
-                Err(Failure::Model(error)) => {
-                    stats.lock().unwrap().failed += 1;
-                    return Err(error);
-                }
-            },
-            None => self.detections_from_metas(buffer),
+        if let Some((width, height)) = record.extension.full_size {
+            self.full_size = Some((u32::from(width), u32::from(height)));
+        }
+        let own = (info.width(), info.height());
+        let mut held = Held {
+            size: self.full_size.filter(|_| refine).unwrap_or(own),
+            key: record.identity.map(|i| (i.stream_id, i.frame)),
+            buffer,
+            info,
+            caps,
+            answer: Answer::default(),
+            result: None,
+            wait: Wait::Nothing,
         };
-        let (width, height) = (info.width(), info.height());
-        let model_time = if self.detector.is_some() {
+        let due = {
+            let mut stats = stats.lock().unwrap();
+            stats.frames += 1;
+            let due = index.is_multiple_of(u64::from(settings.inference_interval));
+            stats.not_due += u64::from(!due);
+            stats.skipped += u64::from(due && overtaken);
+            due && !overtaken
+        };
+        let looked = if due {
+            self.look(&mut held, &record, refine, settings, stats, &mut outcome)
+        } else {
+            Ok(())
+        };
+        self.follow_segment(&record, &mut held, refine, settings, &mut outcome);
+        self.held.push_back(Out::Frame(Box::new(held)));
+        looked.map(|()| outcome)
+    }
+
+    /// Inference of the first pass and what follows from it.
+    fn look(
+        &mut self,
+        held: &mut Held,
+        record: &FrameRecord,
+        refine: bool,
+        settings: &Settings,
+        stats: &Mutex<Stats>,
+        outcome: &mut Outcome,
+    ) -> Result<(), ModelError> {
+        let started = Instant::now();
+        match self.analyst.analyse(&held.buffer, &held.info, settings) {
+            Ok(answer) => held.answer = answer,
+            Err(Failure::Unreadable) => {
+                stats.lock().unwrap().unreadable += 1;
+                return Ok(());
+            }
+            Err(Failure::Model(error)) => {
+                stats.lock().unwrap().failed += 1;
+                return Err(error);
+            }
+        }
+        let model_time = if self.analyst.has_model() {
             started.elapsed()
         } else {
-            std::time::Duration::ZERO
+            Duration::ZERO
         };
         outcome.inference = gst::ClockTime::from_nseconds(model_time.as_nanos() as u64);
-
-        let labels: &[String] = self.detector.as_ref().map_or(&self.meta_labels, |d| d.labels());
-        let label = |class: u32| {
-            labels
-                .get(class as usize)
-                .cloned()
-                .unwrap_or_else(|| format!("class {class}"))
-        };
-        let objects = results::objects_of(&detections, settings.box_confidence_threshold, label, width, height);
-        if self.detector.is_some() {
-            attach(buffer, &objects, width, height);
-        }
+        let (width, height) = (held.info.width(), held.info.height());
 
         // Damage draws objects that are not there; asking for quality there would feed the mistake.
         let mut regions = Vec::new();
         match record.identity.filter(|_| !record.damaged) {
             Some(identity) if settings.feedback => {
-                self.feedback.set_settings(settings.policy(labels));
+                let two_passes = identity.kind == StreamKind::Low;
+                let mut policy = settings.policy(self.analyst.labels());
+                // A refinement is of this very frame.
+                policy.use_motion &= !two_passes;
+                self.feedback.set_settings(policy);
                 let interval = self
                     .last_inferred
                     .and_then(|last| identity.frame.checked_sub(last))
                     .and_then(|interval| u32::try_from(interval).ok())
                     .unwrap_or(0);
-                let found = self
+                let mut found = self
                     .feedback
-                    .regions(identity.frame, interval, &detections, width, height);
+                    .regions(identity.frame, interval, &held.answer.detections, width, height);
+                if two_passes && !refine {
+                    // Nobody would see them.
+                    found.clear();
+                }
                 regions = found.iter().map(|r| r.rect).collect();
                 self.last_inferred = Some(identity.frame);
-                outcome.feedback = Some((identity.stream_id, identity.frame, found));
+                self.ask(identity, record, found, held, settings, outcome);
             }
             _ => {
                 self.feedback.reset();
@@ -174,28 +342,243 @@ impl Worker {
             }
         }
 
+        let objects = self.objects(
+            &held.answer.detections,
+            Pass::First,
+            settings,
+            (width, height),
+            held.size,
+        );
         let mut stats = stats.lock().unwrap();
         stats.inferred += 1;
         stats.damaged += u64::from(record.damaged);
         stats.unidentified += u64::from(record.identity.is_none());
-        stats.objects += objects.len() as u64;
-        stats.inference_last_ns = outcome.inference.nseconds();
-        stats.inference_max_ns = stats.inference_max_ns.max(outcome.inference.nseconds());
-        stats.inference_sum_ns += outcome.inference.nseconds();
+        stats.add_inference(outcome.inference);
         stats.regions_left_out = self.feedback.left_out();
-        outcome.result = Some(FrameResult {
+        held.result = Some(FrameResult {
             identity: record.identity,
-            pts_ns: buffer.pts().map(gst::ClockTime::nseconds),
+            pts_ns: held.buffer.pts().map(gst::ClockTime::nseconds),
             age_ms: None,
+            first_pass_ns: unix_now().unwrap_or(0),
+            first_pass_age_ms: None,
+            refined: Refined::No,
             damaged: record.damaged,
-            width,
-            height,
+            width: held.size.0,
+            height: held.size.1,
             inference_ms: model_time.as_secs_f64() * 1000.0,
             objects,
             generation: None,
-            regions,
+            regions: scaled(&regions, (width, height), held.size),
         });
-        Ok(outcome)
+        Ok(())
+    }
+
+    /// Asks the camera for the regions of one frame: at once, or with the rest of its segment.
+    fn ask(
+        &mut self,
+        identity: FrameIdentity,
+        record: &FrameRecord,
+        mut regions: Vec<Region>,
+        held: &mut Held,
+        settings: &Settings,
+        outcome: &mut Outcome,
+    ) {
+        let asks = !regions.is_empty() && identity.kind == StreamKind::Low;
+        let waits = asks && self.misses < MISSES;
+        let Some(segment) = record.extension.segment.filter(|_| identity.kind == StreamKind::Low) else {
+            if waits {
+                let until = Instant::now() + settings.refine_deadline();
+                held.wait = Wait::Refinement { until };
+            }
+            outcome.requests.push(Request {
+                stream_id: identity.stream_id,
+                frame: identity.frame,
+                regions,
+                once: asks,
+            });
+            return;
+        };
+        let base = identity.frame.saturating_sub(u64::from(segment.position));
+        if self
+            .segment
+            .as_ref()
+            .is_some_and(|open| open.base != base || open.stream_id != identity.stream_id)
+        {
+            self.close_segment(settings, outcome);
+        }
+        let open = self.segment.get_or_insert(OpenSegment {
+            stream_id: identity.stream_id,
+            base,
+            regions: Vec::new(),
+        });
+        regions.iter_mut().for_each(|r| r.frame_offset = segment.position);
+        open.regions.append(&mut regions);
+        if waits {
+            held.wait = Wait::Segment {
+                until: Instant::now() + SEGMENT_PATIENCE + settings.refine_deadline(),
+            };
+        }
+    }
+
+    /// Closes the segment where this frame is its last one, whether it was inferred or not.
+    fn follow_segment(
+        &mut self,
+        record: &FrameRecord,
+        held: &mut Held,
+        refine: bool,
+        settings: &Settings,
+        outcome: &mut Outcome,
+    ) {
+        let Some(segment) = record.extension.segment.filter(|_| refine) else {
+            return;
+        };
+        outcome.segment = u64::from(segment.length);
+        if segment.position + 1 == segment.length {
+            self.close_segment(settings, outcome);
+            // Not in the line yet.
+            if matches!(held.wait, Wait::Segment { .. }) {
+                let until = Instant::now() + settings.refine_deadline();
+                held.wait = Wait::Refinement { until };
+            }
+        }
+    }
+
+    /// Sends what was gathered of a segment: all regions of a frame in one generation, as many frames as fit.
+    pub fn close_segment(&mut self, settings: &Settings, outcome: &mut Outcome) {
+        let Some(open) = self.segment.take() else { return };
+        let until = Instant::now() + settings.refine_deadline();
+        for out in &mut self.held {
+            if let Out::Frame(held) = out
+                && matches!(held.wait, Wait::Segment { .. })
+            {
+                held.wait = Wait::Refinement { until };
+            }
+        }
+        let request = |regions: Vec<Region>| Request {
+            stream_id: open.stream_id,
+            frame: open.base,
+            once: !regions.is_empty(),
+            regions,
+        };
+        let mut batch: Vec<Region> = Vec::new();
+        for frame in open.regions.chunk_by(|a, b| a.frame_offset == b.frame_offset) {
+            if batch.len() + frame.len() > MAX_REGIONS {
+                outcome.requests.push(request(std::mem::take(&mut batch)));
+            }
+            batch.extend_from_slice(frame);
+        }
+        outcome.requests.push(request(batch));
+    }
+
+    /// Makes what goes out of a frame whose turn it is.
+    pub fn finish(&mut self, held: Held, settings: &Settings, stats: &Mutex<Stats>) -> Result<Ready, ModelError> {
+        let Held {
+            mut buffer,
+            info,
+            caps,
+            size,
+            key,
+            answer,
+            mut result,
+            wait,
+        } = held;
+        let own = (info.width(), info.height());
+        let mut out = (info.clone(), caps);
+        let wrong = |e: glib::BoolError| ModelError::Picture(e.to_string());
+        if size != own {
+            let large = compose::resized(&info, size).map_err(wrong)?;
+            buffer = self.composer.enlarge(&buffer, &info, &large).map_err(wrong)?;
+            let mut caps = out.1;
+            {
+                let caps = caps.make_mut();
+                caps.set("width", large.width() as i32);
+                caps.set("height", large.height() as i32);
+                // What was guessed from the small size would be guessed otherwise from the large one.
+                caps.set("colorimetry", large.colorimetry().to_string());
+            }
+            out = (large, caps);
+        }
+        let mut inference = gst::ClockTime::ZERO;
+        let refined = match wait {
+            Wait::Nothing | Wait::Segment { .. } | Wait::Refinement { .. } => Refined::No,
+            Wait::InVain => Refined::Late,
+            Wait::Answered(Arrival::Refused) => Refined::Refused,
+            Wait::Answered(Arrival::Refined(r)) if r.damaged => Refined::Damaged,
+            Wait::Answered(Arrival::Refined(r)) => match self.composer.paste(&mut buffer, &out.0, &r) {
+                Ok(()) => {
+                    let started = Instant::now();
+                    let second = match self.analyst.analyse(&buffer, &out.0, settings) {
+                        Ok(second) => second,
+                        Err(Failure::Unreadable) => Answer::default(),
+                        Err(Failure::Model(error)) => return Err(error),
+                    };
+                    inference = gst::ClockTime::from_nseconds(started.elapsed().as_nanos() as u64);
+                    if let Some(result) = &mut result {
+                        result.objects = self.merged_objects(&answer, &second, settings, own, size);
+                        result.inference_ms += started.elapsed().as_secs_f64() * 1000.0;
+                    }
+                    Refined::Yes
+                }
+                Err(error) => {
+                    gst::warning!(super::imp::CAT, "No second pass: {error}");
+                    Refined::Damaged
+                }
+            },
+        };
+        {
+            let mut stats = stats.lock().unwrap();
+            stats.refined(refined);
+            if refined == Refined::Yes {
+                stats.add_inference(inference);
+            }
+            stats.objects += result.as_ref().map_or(0, |r| r.objects.len() as u64);
+        }
+        if let Some(result) = &mut result {
+            result.refined = refined;
+            if self.analyst.has_model() {
+                attach(&mut buffer, &result.objects, size.0, size.1);
+            }
+        }
+        Ok(Ready {
+            buffer,
+            caps: out.1,
+            result,
+            key,
+            inference,
+        })
+    }
+
+    /// Detections in pixels of `from` as objects in pixels of `to`.
+    fn objects(
+        &self,
+        detections: &[Detection],
+        pass: Pass,
+        settings: &Settings,
+        from: (u32, u32),
+        to: (u32, u32),
+    ) -> Vec<Object> {
+        let detections: Vec<Detection> = detections.iter().map(|d| enlarged(d, from, to)).collect();
+        let threshold = settings.box_confidence_threshold;
+        let mut objects = results::objects_of(&detections, threshold, |c| self.analyst.label(c), to.0, to.1);
+        objects.iter_mut().for_each(|o| o.pass = pass.number());
+        objects
+    }
+
+    /// Objects of both passes by the rule of [`merge`], in pixels of `size`.
+    fn merged_objects(
+        &self,
+        first: &Answer,
+        second: &Answer,
+        settings: &Settings,
+        own: (u32, u32),
+        size: (u32, u32),
+    ) -> Vec<Object> {
+        let first: Vec<Detection> = first.detections.iter().map(|d| enlarged(d, own, size)).collect();
+        let merged = merge::merge(&first, &second.detections, &settings.merge());
+        merged
+            .iter()
+            .flat_map(|m| self.objects(&[m.detection], m.pass, settings, size, size))
+            .collect()
     }
 
     /// Who the frame is and whether it is whole.
@@ -214,8 +597,8 @@ impl Worker {
             Lookup::Unknown => match identity_meta(buffer) {
                 Some(identity) => self.metas.record(identity),
                 None => FrameRecord {
-                    identity: None,
                     damaged: origin == Origin::Ours,
+                    ..FrameRecord::default()
                 },
             },
         };
@@ -227,6 +610,9 @@ impl Worker {
                     self.feedback.reset();
                     self.last_inferred = None;
                     self.foreign_said = false;
+                    self.segment = None;
+                    self.full_size = None;
+                    self.misses = 0;
                     outcome.new_stream = true;
                 }
             }
@@ -245,133 +631,52 @@ impl Worker {
         }
         record
     }
+}
 
-    /// Detections that another element has attached: any region of interest meta, with the confidence of a `detection`
-    /// structure as DL Streamer writes it, or certain where there is none.
-    fn detections_from_metas(&mut self, buffer: &gst::BufferRef) -> Vec<Detection> {
-        let labels = &mut self.meta_labels;
-        buffer
-            .iter_meta::<gst_video::VideoRegionOfInterestMeta>()
-            .map(|meta| {
-                let (x, y, width, height) = meta.rect();
-                let score = meta
-                    .params()
-                    .find(|p| p.name() == "detection")
-                    .and_then(|p| p.get::<f64>("confidence").ok())
-                    .unwrap_or(1.0);
-                let label = meta.roi_type();
-                let class = labels.iter().position(|l| l == label).unwrap_or_else(|| {
-                    labels.push(label.to_owned());
-                    labels.len() - 1
-                });
-                Detection {
-                    x1: x as f32,
-                    y1: y as f32,
-                    x2: x.saturating_add(width) as f32,
-                    y2: y.saturating_add(height) as f32,
-                    score: score as f32,
-                    objectness: None,
-                    class: class as u32,
-                }
-            })
-            .collect()
+/// UNIX time in nanoseconds.
+pub fn unix_now() -> Option<u64> {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
+    u64::try_from(now.as_nanos()).ok()
+}
+
+/// A detection in pixels of a picture of another size.
+fn enlarged(d: &Detection, from: (u32, u32), to: (u32, u32)) -> Detection {
+    let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
+    let (x, y) = (ratio(from.0, to.0), ratio(from.1, to.1));
+    Detection {
+        x1: d.x1 * x,
+        y1: d.y1 * y,
+        x2: d.x2 * x,
+        y2: d.y2 * y,
+        ..*d
     }
 }
 
-enum Failure {
-    Unreadable,
-    Model(ModelError),
-}
-
-fn infer(
-    detector: &mut Detector,
-    converter: Option<&mut Converter>,
-    buffer: &gst::BufferRef,
-    info: &gst_video::VideoInfo,
-    settings: &Settings,
-) -> Result<Vec<Detection>, Failure> {
-    let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| Failure::Unreadable)?;
-    let inference = match converter {
-        None => detector.infer(&picture(&frame).map_err(Failure::Model)?, &settings.infer()),
-        Some(converter) => {
-            converter.run(&frame);
-            detector.infer(
-                &picture(&converter.output.as_video_frame_ref()).map_err(Failure::Model)?,
-                &settings.infer(),
-            )
-        }
-    };
-    inference.map(|i| i.detections).map_err(Failure::Model)
-}
-
-fn layout_of(format: gst_video::VideoFormat) -> Option<PixelLayout> {
-    Some(match format {
-        gst_video::VideoFormat::I420 => PixelLayout::I420,
-        gst_video::VideoFormat::Nv12 => PixelLayout::Nv12,
-        gst_video::VideoFormat::Rgb => PixelLayout::Rgb,
-        gst_video::VideoFormat::Bgr => PixelLayout::Bgr,
-        _ => return None,
-    })
-}
-
-fn picture<'a>(frame: &'a gst_video::VideoFrameRef<&gst::BufferRef>) -> Result<Picture<'a>, ModelError> {
-    let info = frame.info();
-    let Some(layout) = layout_of(frame.format()) else {
-        return Err(ModelError::Picture(format!(
-            "format {:?} is not handled directly",
-            frame.format()
-        )));
-    };
-    let mut planes: [&[u8]; 3] = [&[]; 3];
-    let mut strides = [0; 3];
-    for plane in 0..frame.n_planes() {
-        let n = plane as usize;
-        planes[n] = frame
-            .plane_data(plane)
-            .map_err(|_| ModelError::Picture(format!("plane {plane} is missing")))?;
-        strides[n] = usize::try_from(info_stride(frame, n))
-            .map_err(|_| ModelError::Picture("bottom-up pictures are not handled".into()))?;
+/// Rectangles in pixels of a picture of another size, outward.
+fn scaled(
+    rects: &[dds_protocol::feedback::Rect],
+    from: (u32, u32),
+    to: (u32, u32),
+) -> Vec<dds_protocol::feedback::Rect> {
+    if from == to {
+        return rects.to_vec();
     }
-    let colorimetry = info.colorimetry();
-    let matrix = match colorimetry.matrix() {
-        gst_video::VideoColorMatrix::Bt709 => ColorMatrix::Bt709,
-        _ => ColorMatrix::Bt601,
+    let axis = |start: u32, length: u32, from: u32, to: u32| {
+        let (from, to) = (u64::from(from.max(1)), u64::from(to));
+        let first = u64::from(start) * to / from;
+        let last = (u64::from(start + length) * to).div_ceil(from);
+        (first as u32, (last - first) as u32)
     };
-    let range = match colorimetry.range() {
-        gst_video::VideoColorRange::Range0_255 => ColorRange::Full,
-        _ => ColorRange::Limited,
-    };
-    Ok(Picture::new(layout, frame.width(), frame.height(), planes, strides)?.with_colorimetry(matrix, range))
-}
-
-fn info_stride(frame: &gst_video::VideoFrameRef<&gst::BufferRef>, plane: usize) -> i32 {
-    frame.plane_stride()[plane]
-}
-
-/// Makes RGB of formats the model room does not read.
-struct Converter {
-    converter: gst_video::VideoConverter,
-    output: gst_video::VideoFrame<gst_video::video_frame::Writable>,
-}
-
-impl Converter {
-    fn new(info: &gst_video::VideoInfo) -> Result<Self, glib::BoolError> {
-        let rgb = gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, info.width(), info.height())
-            .fps(info.fps())
-            .build()?;
-        let buffer = gst::Buffer::with_size(rgb.size())?;
-        let output = gst_video::VideoFrame::from_buffer_writable(buffer, &rgb)
-            .map_err(|_| glib::bool_error!("cannot map a new buffer"))?;
-        Ok(Self {
-            converter: gst_video::VideoConverter::new(info, &rgb, None)?,
-            output,
+    rects
+        .iter()
+        .map(|r| {
+            let (x, width) = axis(r.x, r.width, from.0, to.0);
+            let (y, height) = axis(r.y, r.height, from.1, to.1);
+            dds_protocol::feedback::Rect { x, y, width, height }
         })
-    }
-
-    fn run(&mut self, frame: &gst_video::VideoFrameRef<&gst::BufferRef>) {
-        self.converter
-            .frame_ref(frame, &mut self.output.as_mut_video_frame_ref());
-    }
+        .collect()
 }
 
 /// One meta per object, with the structure that DL Streamer's elements read.
@@ -427,6 +732,7 @@ impl MetaTracker {
         FrameRecord {
             identity: Some(identity),
             damaged: !self.clean,
+            ..FrameRecord::default()
         }
     }
 }

@@ -20,6 +20,14 @@ options:
   --delay N         frames until feedback reaches the camera (1)
   --uniform QP      one quantizer, no feedback; may be given several times, one line each
   --no-feedback     the camera hears nothing: uniform at --background
+  --two-pass        two passes: --background is the quantizer of the first, --region that of the second
+  --segment N       two passes in segments of N frames (0: continuous)
+  --low-scale X     size of the first pass, 0.25 to 1 (1)
+  --gop N           frames from one key frame to the next (250; two passes in segments have their own)
+  --scale X         size of uniform encodes, 0.25 to 1 (1)
+  --paper           report the metric of the DDS paper too (vehicles, IoU 0.3, many to one)
+  --labels A,B      labels for that metric (car,bus,train,truck)
+  --test-score X    least score of a test box in that metric (0.5)
   --encoder OPTS    further properties of ddsencode
   --infer OPTS      further properties of ddsinfer
   --iou X           overlap that counts as found (0.5)
@@ -35,6 +43,14 @@ struct Options {
     delay: usize,
     uniform: Vec<u32>,
     feedback: bool,
+    two_pass: bool,
+    segment: u32,
+    low_scale: f64,
+    gop: u32,
+    scale: f64,
+    paper: bool,
+    labels: String,
+    test_score: f32,
     encoder: String,
     infer: String,
     iou: f32,
@@ -51,6 +67,14 @@ fn options() -> Result<Option<Options>, Error> {
         delay: 1,
         uniform: Vec::new(),
         feedback: true,
+        two_pass: false,
+        segment: 0,
+        low_scale: 1.0,
+        gop: 250,
+        scale: 1.0,
+        paper: false,
+        labels: score::PaperMetric::VEHICLES.join(","),
+        test_score: score::PaperMetric::TEST_SCORE,
         encoder: String::new(),
         infer: String::new(),
         iou: 0.5,
@@ -68,6 +92,14 @@ fn options() -> Result<Option<Options>, Error> {
             "--delay" => o.delay = value()?.parse::<usize>()?.max(1),
             "--uniform" => o.uniform.push(value()?.parse()?),
             "--no-feedback" => o.feedback = false,
+            "--two-pass" => o.two_pass = true,
+            "--segment" => o.segment = value()?.parse()?,
+            "--low-scale" => o.low_scale = value()?.parse()?,
+            "--gop" => o.gop = value()?.parse()?,
+            "--scale" => o.scale = value()?.parse()?,
+            "--paper" => o.paper = true,
+            "--labels" => o.labels = value()?,
+            "--test-score" => o.test_score = value()?.parse()?,
             "--encoder" => o.encoder = value()?,
             "--infer" => o.infer = value()?,
             "--iou" => o.iou = value()?.parse()?,
@@ -89,7 +121,7 @@ fn main() -> Result<(), Error> {
     init()?;
     let clip = Clip::load(&o.clip, o.first, o.frames)?;
     let infer = format!(
-        "ddsinfer model-file=\"{}\" threads=2 box-confidence-threshold=0.05 feedback-threshold=0.3 {}",
+        "ddsinfer model-file=\"{}\" threads=2 box-confidence-threshold=0.05 feedback-threshold=0.3 refine-deadline=60000 {}",
         o.model.display(),
         o.infer
     );
@@ -98,10 +130,21 @@ fn main() -> Result<(), Error> {
         .into_iter()
         .map(|l| l.objects)
         .collect();
-    let base = format!(
-        "ddsencode name=encoder stream-id=1 speed-preset=veryfast key-int-max=250 threads=1 wall-clock=false {}",
-        o.encoder
+    let mut base = format!(
+        "ddsencode name=encoder stream-id=1 speed-preset=veryfast key-int-max={} threads=1 wall-clock=false {}",
+        o.gop, o.encoder
     );
+    if o.scale != 1.0 {
+        let side = |side: u32| (f64::from(side) * o.scale / 2.0).round() as u32 * 2;
+        let (width, height) = (side(clip.size.0), side(clip.size.1));
+        base = format!("videoscale method=lanczos ! video/x-raw,width={width},height={height} ! {base}");
+    }
+    if o.two_pass {
+        base = format!(
+            "{base} mode=two-pass segment-length={} low-scale={}",
+            o.segment, o.low_scale
+        );
+    }
     let mut runs: Vec<(String, String, bool)> = o
         .uniform
         .iter()
@@ -115,7 +158,9 @@ fn main() -> Result<(), Error> {
         .collect();
     if runs.is_empty() {
         let (b, r) = (o.background, o.region);
-        let name = if o.feedback {
+        let name = if o.two_pass {
+            format!("two passes {b}, {r}")
+        } else if o.feedback {
             format!("regions {r}/{b}")
         } else {
             format!("no feedback {b}")
@@ -133,15 +178,38 @@ fn main() -> Result<(), Error> {
             format!("{infer} feedback=false")
         };
         let outcome = lockstep::run(&clip, &encode, &infer, o.delay, &name)?;
-        let found: Vec<_> = outcome.lines.iter().map(|l| l.objects.clone()).collect();
+        let found: Vec<_> = outcome.lines.iter().map(|l| l.objects_at(clip.size)).collect();
         let (f1, threshold) = score::f1(&found, &reference, o.iou);
         let regions: usize = outcome.lines.iter().map(|l| l.regions.len()).sum();
+        let paper = if o.paper {
+            let labels: Vec<&str> = o.labels.split(',').collect();
+            let metric = score::PaperMetric {
+                labels: &labels,
+                size: clip.size,
+                test_score: o.test_score,
+            };
+            format!(", paper's F1 {:.3}", metric.f1(&found, &reference))
+        } else {
+            String::new()
+        };
         println!(
-            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}), {:.1} regions per frame on {:.1} % of it",
+            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}){paper}, {:.1} regions per frame on {:.1} % of it, second pass {:.0} % of bits",
             outcome.kbps(&clip),
             regions as f64 / outcome.lines.len() as f64,
-            100.0 * outcome.region_area(&clip)
+            100.0 * outcome.region_area(&clip),
+            100.0 * outcome.refine_bytes as f64 / outcome.bytes.max(1) as f64
         );
+        if let Some(server) = outcome.server.filter(|_| o.two_pass) {
+            let count = |field: &str| server.get::<u64>(field).unwrap_or_default();
+            eprintln!(
+                "  second passes done {}, refused {}, late {}, damaged {}, after the fact {}",
+                count("refine-done"),
+                count("refine-refused"),
+                count("refine-late"),
+                count("refine-damaged"),
+                count("refine-after-the-fact")
+            );
+        }
         if let Some(camera) = outcome.camera {
             let count = |field: &str| camera.get::<u64>(field).unwrap_or_default();
             eprintln!(
