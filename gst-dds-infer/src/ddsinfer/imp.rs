@@ -263,7 +263,7 @@ impl ElementImpl for DdsInfer {
             // Feedback has no time of its own: it is wanted at once.
             let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
             let segment = segment.filter(|_| name == "results").map(gst::Event::from);
-            let side = SidePad::new(template, name, template.caps().clone(), segment);
+            let side = SidePad::new(template, name, segment);
             *slot = Some(side.clone());
             side
         };
@@ -770,7 +770,7 @@ impl DdsInfer {
             gst::EventView::Segment(_) => {
                 let results = self.side_pads.lock().unwrap().results.clone();
                 if let Some(results) = results {
-                    results.segment(&event);
+                    results.event(&event);
                 }
             }
             _ => (),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The request pads `feedback` and `results`: small buffers beside the video, pushed by a task of their own so that
+//! The request pads `feedback`, `results` and `classes`: small buffers beside the video, pushed by a task of their own so that
 //! whatever hangs on them can never stop the video.
 //!
 //! A pad that never pushes would keep its sink, and with it the pipeline, from prerolling. So the task begins with
@@ -18,8 +18,8 @@ use gst::prelude::*;
 #[derive(Debug)]
 enum Item {
     Buffer(gst::Buffer),
-    /// The video's segment: buffers behind it are timed in it.
-    Segment(gst::Event),
+    /// Caps, or the video's segment: what is behind it is to be read by it.
+    Event(gst::Event),
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +40,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct SidePad {
     pad: gst::Pad,
-    caps: gst::Caps,
+    /// `None` where the first buffer tells.
+    caps: Option<gst::Caps>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -63,7 +64,8 @@ pub enum Queued {
 
 impl SidePad {
     /// A pad from `template`, not yet added to an element. `segment`: the video's, where it has begun.
-    pub fn new(template: &gst::PadTemplate, name: &str, caps: gst::Caps, segment: Option<gst::Event>) -> Arc<Self> {
+    pub fn new(template: &gst::PadTemplate, name: &str, segment: Option<gst::Event>) -> Arc<Self> {
+        let caps = template.caps().is_fixed().then(|| template.caps().clone());
         Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
             let weak = weak.clone();
             let pad = gst::Pad::builder_from_template(template)
@@ -84,7 +86,7 @@ impl SidePad {
                 caps,
                 inner: Mutex::new(Inner {
                     closed: true,
-                    items: segment.map(Item::Segment).into_iter().collect(),
+                    items: segment.map(Item::Event).into_iter().collect(),
                     ..Default::default()
                 }),
                 changed: Condvar::new(),
@@ -161,17 +163,20 @@ impl SidePad {
         if full { Queued::DroppedOldest } else { Queued::Yes }
     }
 
-    /// Buffers behind it are timed in this segment.
-    pub fn segment(&self, event: &gst::Event) {
+    /// Buffers behind it are to be read by this event: caps, or a segment that times them.
+    pub fn event(&self, event: &gst::Event) {
         let mut inner = self.inner.lock().unwrap();
         if inner.closed {
             return;
         }
-        // Segments without buffers between them replace each other, so that they cannot pile up.
-        if matches!(inner.items.back(), Some(Item::Segment(_))) {
-            inner.items.pop_back();
+        // Events of one kind without buffers between them replace each other, so that they cannot pile up.
+        let newest = inner.items.iter().rposition(|i| matches!(i, Item::Buffer(_)));
+        let same = |i: &Item| matches!(i, Item::Event(e) if e.type_() == event.type_());
+        let from = newest.map_or(0, |n| n + 1);
+        if let Some(old) = inner.items.range(from..).position(same) {
+            inner.items.remove(from + old);
         }
-        inner.items.push_back(Item::Segment(event.clone()));
+        inner.items.push_back(Item::Event(event.clone()));
         self.changed.notify_all();
     }
 
@@ -239,7 +244,7 @@ impl SidePad {
             }
         };
         match item {
-            Some(Item::Segment(event)) => {
+            Some(Item::Event(event)) => {
                 self.pad.push_event(event);
             }
             Some(Item::Buffer(buffer)) => match self.pad.push(buffer) {
@@ -249,7 +254,7 @@ impl SidePad {
                     gst::debug!(super::imp::CAT, obj = self.pad, "{error}: nothing more goes out here");
                     let mut inner = self.inner.lock().unwrap();
                     inner.refused = true;
-                    inner.items.retain(|i| matches!(i, Item::Segment(_)));
+                    inner.items.retain(|i| matches!(i, Item::Event(_)));
                     self.changed.notify_all();
                 }
             },
@@ -271,7 +276,9 @@ impl SidePad {
                 .group_id(gst::GroupId::next())
                 .build(),
         );
-        self.pad.push_event(gst::event::Caps::new(&self.caps));
+        if let Some(caps) = &self.caps {
+            self.pad.push_event(gst::event::Caps::new(caps));
+        }
         self.pad.push_event(gst::event::Segment::new(&segment));
         self.pad
             .push_event(gst::event::Gap::builder(gst::ClockTime::ZERO).build());
