@@ -10,6 +10,7 @@ pub mod feedback;
 pub mod identity;
 pub mod model;
 pub mod results;
+pub mod segmentation;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     ddsinfer::register(plugin)

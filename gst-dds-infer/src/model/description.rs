@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use gst::glib;
 
-use super::{ModelError, labels};
+use super::{ModelError, Task, labels};
 
 /// The output layouts known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,7 @@ pub(super) struct TensorNote {
 /// Everything that sources may say; `None` where none does.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fields {
+    pub task: Option<Said<Task>>,
     pub family: Option<Said<Family>>,
     pub labels: Option<Said<Vec<String>>>,
     pub size: [Option<Said<u32>>; 2],
@@ -200,6 +201,17 @@ pub(super) struct InputRules {
 }
 
 impl Fields {
+    /// What a setting says of the task.
+    pub(super) fn of_task(task: Option<Task>, origin: &str) -> Self {
+        Self {
+            task: task.map(|value| Said {
+                value,
+                origin: origin.into(),
+            }),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn decoded(&self) -> Option<bool> {
         self.decoded.as_ref().map(|s| s.value)
     }
@@ -208,18 +220,24 @@ impl Fields {
         self.logits.as_ref().is_some_and(|s| s.value)
     }
 
+    /// Whether somebody says that scores are probabilities already.
+    pub(super) fn probabilities(&self) -> bool {
+        self.logits.as_ref().is_some_and(|s| !s.value)
+    }
+
     pub(super) fn first_class(&self) -> u32 {
         self.first_class.as_ref().map_or(0, |s| s.value)
     }
 
-    /// Refuses an output's id that nobody here decodes, unless a family is named: then that says how.
+    /// Refuses an output's id that nobody here decodes, unless a family or task is named: then that says how.
     pub(super) fn check_ids(&self) -> Result<(), ModelError> {
         match &self.unknown_id {
-            Some(id) if self.family.is_none() => Err(ModelError::Description {
+            Some(id) if self.family.is_none() && self.task.is_none() => Err(ModelError::Description {
                 origin: id.origin.clone(),
                 cause: format!(
                     "no decoder for the tensor id {}; supported are yolo-v8-out, yolo-26-end2end-out and \
-                     ssd-mobilenet-v1-variant-1-out-*, or any id together with dds-family",
+                     ssd-mobilenet-v1-variant-1-out-*, or any id together with dds-family or \
+                     dds-task",
                     id.value
                 ),
             }),
@@ -279,6 +297,7 @@ impl Fields {
         let [w, h] = self.size;
         let [weak_w, weak_h] = weaker.size;
         self.size = [w.or(weak_w), h.or(weak_h)];
+        self.task = self.task.or(weaker.task);
         self.family = self.family.or(weaker.family);
         self.labels = self.labels.or(weaker.labels);
         self.color = self.color.or(weaker.color);
@@ -534,6 +553,7 @@ impl Fields {
         }
         let at = (key, text, origin);
         match key {
+            "dds-task" => put(&mut self.task, text.parse(), at),
             "dds-family" => put(&mut self.family, text.parse(), at),
             "dds-color" => put(&mut self.color, text.parse(), at),
             "dds-resize" => put(&mut self.resize, text.parse(), at),
@@ -579,7 +599,7 @@ impl Fields {
             "dds-width" => put(&mut self.size[0], integer(text, 1..=16384), at),
             "dds-height" => put(&mut self.size[1], integer(text, 1..=16384), at),
             _ => Err(format!(
-                "unknown key {key}; known are dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
+                "unknown key {key}; known are dds-task, dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
                  dds-labels, dds-decoded, dds-scores, dds-first-class, dds-width, dds-height"
             )),
         }

@@ -19,7 +19,7 @@ use super::decode::{OutputInfo, Tensor};
 use super::description::{Family, Fields, InputDefaults, InputRules, Said};
 use super::preprocess::{Buffer, Element, Order, Placement, Preprocessor};
 use super::runtime::{Provider, Runtime, chain};
-use super::{ModelError, ModelSettings, Picture, labels};
+use super::{ModelError, ModelSettings, Picture, exposed, labels};
 
 /// Side at which a model of dynamic size is tried out when it is opened.
 pub(super) const PROBE_SIDE: usize = 320;
@@ -40,6 +40,8 @@ pub(super) struct Network {
     provider: String,
     library: &'static str,
     warnings: Vec<String>,
+    /// Outputs that the model has by itself; those after them were asked for.
+    own_outputs: usize,
 }
 
 /// What one run gave, in the runtime's memory; [`Outputs::collect`] reads it.
@@ -125,7 +127,10 @@ impl Network {
                 asked.display()
             ));
         }
-        let (session, provider) = runtime.session(file, &providers, settings.threads, &mut warnings)?;
+        let exposed = exposed::with_outputs(file, &settings.extra_outputs)?;
+        let bytes = exposed.as_ref().map(|e| e.model.as_slice());
+        let (session, provider) = runtime.session(file, bytes, &providers, settings.threads, &mut warnings)?;
+        let own_outputs = session.outputs().len().saturating_sub(exposed.map_or(0, |e| e.added));
 
         let unusable = |cause: String| ModelError::NotADetector {
             path: file.to_owned(),
@@ -135,7 +140,8 @@ impl Network {
             Ok(m) => Fields::from_metadata(file, |key| m.custom(key))?,
             Err(e) => return Err(ModelError::Runtime(chain(&e))),
         };
-        let described = property.or(side_file);
+        let forced = Fields::of_task(settings.task, "the setting task");
+        let described = forced.or(property).or(side_file);
         described.check_ids()?;
         let fields = described.or(metadata);
         check_notes(&session, &fields)?;
@@ -166,6 +172,7 @@ impl Network {
             provider,
             library: runtime.library(),
             warnings,
+            own_outputs,
         })
     }
 
@@ -276,6 +283,13 @@ impl Network {
                 float: value.dtype().tensor_type().is_some_and(is_float),
             })
             .collect()
+    }
+
+    /// As [`Network::infos`], without the tensors that were asked for besides ([`ModelSettings::extra_outputs`]).
+    pub(super) fn own_infos(&self, run: &Run) -> Vec<OutputInfo> {
+        let mut infos = self.infos(run);
+        infos.truncate(self.own_outputs);
+        infos
     }
 
     /// The labels and where they come from: given ones, which must be as many as there are `classes` where that is
@@ -535,8 +549,11 @@ impl Outputs {
                 // Class numbers and counts: far below the 2^24 that f32 holds exactly.
                 TensorElementType::Int64 => converted.extend(slice::<i64>(value)?.iter().map(|v| *v as f32)),
                 TensorElementType::Int32 => converted.extend(slice::<i32>(value)?.iter().map(|v| *v as f32)),
+                TensorElementType::Int16 => converted.extend(slice::<i16>(value)?.iter().map(|v| f32::from(*v))),
+                TensorElementType::Uint16 => converted.extend(slice::<u16>(value)?.iter().map(|v| f32::from(*v))),
+                TensorElementType::Int8 => converted.extend(slice::<i8>(value)?.iter().map(|v| f32::from(*v))),
                 TensorElementType::Uint8 => converted.extend(slice::<u8>(value)?.iter().map(|v| f32::from(*v))),
-                other => return Err(format!("output {i} holds {other}, which no detector gives")),
+                other => return Err(format!("output {i} holds {other}, which no known model gives")),
             }
         }
         let tensors = self.dims.iter().zip(&self.converted).zip(direct);
