@@ -11,6 +11,7 @@ pub mod identity;
 pub mod merge;
 pub mod model;
 pub mod results;
+pub mod segmentation;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     ddsinfer::register(plugin)

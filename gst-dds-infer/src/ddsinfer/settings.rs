@@ -78,6 +78,7 @@ impl Settings {
             library: self.onnxruntime_library.clone(),
             execution_providers: self.execution_provider.clone(),
             threads: self.threads,
+            ..ModelSettings::default()
         })
     }
 

@@ -23,6 +23,7 @@
 
 mod motion;
 mod paper;
+pub mod uncertainty;
 mod undecided;
 
 pub use motion::BoundingBox;

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use gst::glib;
 
-use super::{ModelError, labels};
+use super::{ModelError, Task, labels};
 
 /// The output layouts known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,32 +38,28 @@ impl Family {
         }
     }
 
-    fn color(self) -> ColorOrder {
-        match self {
-            Self::Yolox | Self::Nanodet => ColorOrder::Bgr,
-            _ => ColorOrder::Rgb,
-        }
-    }
-
-    fn resize(self) -> Resize {
-        match self {
-            Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
-            _ => Resize::Letterbox,
-        }
-    }
-
-    fn scale(self) -> f32 {
-        match self {
+    /// How the inputs of the published models are made.
+    pub(super) fn defaults(self) -> InputDefaults {
+        let scale = match self {
             Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
             Self::Yolox | Self::Nanodet | Self::Ssd => 1.0,
-        }
-    }
-
-    /// Mean and standard deviation of the published models, for the default scale and colour order.
-    fn normalisation(self) -> ([f32; 3], [f32; 3]) {
-        match self {
+        };
+        let (mean, std) = match self {
             Self::Nanodet => ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395]),
             _ => ([0.0; 3], [1.0; 3]),
+        };
+        InputDefaults {
+            color: match self {
+                Self::Yolox | Self::Nanodet => ColorOrder::Bgr,
+                _ => ColorOrder::Rgb,
+            },
+            resize: match self {
+                Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
+                _ => Resize::Letterbox,
+            },
+            scale,
+            mean,
+            std,
         }
     }
 }
@@ -156,6 +152,7 @@ pub(super) struct TensorNote {
 /// Everything that sources may say; `None` where none does.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fields {
+    pub task: Option<Said<Task>>,
     pub family: Option<Said<Family>>,
     pub labels: Option<Said<Vec<String>>>,
     pub size: [Option<Said<u32>>; 2],
@@ -183,6 +180,17 @@ pub(super) struct Affine {
     pub offset: [f32; 3],
 }
 
+/// What holds for an input where no source says anything. Mean and standard deviation belong to this scale and colour
+/// order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct InputDefaults {
+    pub color: ColorOrder,
+    pub resize: Resize,
+    pub scale: f32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
 /// How the input of a model is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputRules {
@@ -193,6 +201,17 @@ pub(super) struct InputRules {
 }
 
 impl Fields {
+    /// What a setting says of the task.
+    pub(super) fn of_task(task: Option<Task>, origin: &str) -> Self {
+        Self {
+            task: task.map(|value| Said {
+                value,
+                origin: origin.into(),
+            }),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn decoded(&self) -> Option<bool> {
         self.decoded.as_ref().map(|s| s.value)
     }
@@ -201,18 +220,24 @@ impl Fields {
         self.logits.as_ref().is_some_and(|s| s.value)
     }
 
+    /// Whether somebody says that scores are probabilities already.
+    pub(super) fn probabilities(&self) -> bool {
+        self.logits.as_ref().is_some_and(|s| !s.value)
+    }
+
     pub(super) fn first_class(&self) -> u32 {
         self.first_class.as_ref().map_or(0, |s| s.value)
     }
 
-    /// Refuses an output's id that nobody here decodes, unless a family is named: then that says how.
+    /// Refuses an output's id that nobody here decodes, unless a family or task is named: then that says how.
     pub(super) fn check_ids(&self) -> Result<(), ModelError> {
         match &self.unknown_id {
-            Some(id) if self.family.is_none() => Err(ModelError::Description {
+            Some(id) if self.family.is_none() && self.task.is_none() => Err(ModelError::Description {
                 origin: id.origin.clone(),
                 cause: format!(
                     "no decoder for the tensor id {}; supported are yolo-v8-out, yolo-26-end2end-out and \
-                     ssd-mobilenet-v1-variant-1-out-*, or any id together with dds-family",
+                     ssd-mobilenet-v1-variant-1-out-*, or any id together with dds-family or \
+                     dds-task",
                     id.value
                 ),
             }),
@@ -225,8 +250,8 @@ impl Fields {
         self.tensors.iter().find(|t| t.name == name)?.id.as_deref()
     }
 
-    /// The rules of the input for a model of this family.
-    pub(super) fn input_rules(&self, family: Family) -> InputRules {
+    /// The rules of the input for a model with these defaults.
+    pub(super) fn input_rules(&self, own: &InputDefaults) -> InputRules {
         let affine = match &self.ranges {
             Some(r) => Affine {
                 gain: r.value.map(|(low, high)| (high - low) / 255.0),
@@ -234,13 +259,13 @@ impl Fields {
             },
             None => {
                 // Means of the published models belong to their own scale only.
-                let own = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
-                let (mean, std) = if own {
-                    family.normalisation()
+                let unsaid = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
+                let (mean, std) = if unsaid {
+                    (own.mean, own.std)
                 } else {
                     ([0.0; 3], [1.0; 3])
                 };
-                let scale = self.scale.as_ref().map_or(family.scale(), |s| s.value);
+                let scale = self.scale.as_ref().map_or(own.scale, |s| s.value);
                 let mean = self.mean.as_ref().map_or(mean, |s| s.value);
                 let std = self.std.as_ref().map_or(std, |s| s.value);
                 Affine {
@@ -250,8 +275,8 @@ impl Fields {
             }
         };
         InputRules {
-            color: self.color.as_ref().map_or(family.color(), |s| s.value),
-            resize: self.resize.as_ref().map_or(family.resize(), |s| s.value),
+            color: self.color.as_ref().map_or(own.color, |s| s.value),
+            resize: self.resize.as_ref().map_or(own.resize, |s| s.value),
             pad: self.pad.as_ref().map_or(114.0, |s| s.value),
             affine,
         }
@@ -272,6 +297,7 @@ impl Fields {
         let [w, h] = self.size;
         let [weak_w, weak_h] = weaker.size;
         self.size = [w.or(weak_w), h.or(weak_h)];
+        self.task = self.task.or(weaker.task);
         self.family = self.family.or(weaker.family);
         self.labels = self.labels.or(weaker.labels);
         self.color = self.color.or(weaker.color);
@@ -527,6 +553,7 @@ impl Fields {
         }
         let at = (key, text, origin);
         match key {
+            "dds-task" => put(&mut self.task, text.parse(), at),
             "dds-family" => put(&mut self.family, text.parse(), at),
             "dds-color" => put(&mut self.color, text.parse(), at),
             "dds-resize" => put(&mut self.resize, text.parse(), at),
@@ -572,7 +599,7 @@ impl Fields {
             "dds-width" => put(&mut self.size[0], integer(text, 1..=16384), at),
             "dds-height" => put(&mut self.size[1], integer(text, 1..=16384), at),
             _ => Err(format!(
-                "unknown key {key}; known are dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
+                "unknown key {key}; known are dds-task, dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
                  dds-labels, dds-decoded, dds-scores, dds-first-class, dds-width, dds-height"
             )),
         }
@@ -730,7 +757,7 @@ mod tests {
         let file = key_file("[modelinfo]\ndds-family=yolov8\ndds-color=rgb\n[in]\ndir=input\nranges=-1,1\n").unwrap();
         let fields = Fields::from_property("family=yolox, scale=1/255").unwrap().or(file);
         assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolox);
-        let rules = fields.input_rules(Family::Yolox);
+        let rules = fields.input_rules(&Family::Yolox.defaults());
         assert_eq!(rules.color, ColorOrder::Rgb);
         // The file's ranges are another way to say a scale, so that the property's scale hides them.
         assert_eq!(
@@ -753,13 +780,16 @@ mod tests {
         assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolov8);
         assert_eq!(fields.tensor_id("output0"), Some("yolo-v8-out"));
         assert_eq!(fields.tensors[0].dims, Some(vec![1, 3, 640, 640]));
-        assert_eq!(fields.input_rules(Family::Yolov8).affine.gain, [1.0 / 255.0; 3]);
+        assert_eq!(
+            fields.input_rules(&Family::Yolov8.defaults()).affine.gain,
+            [1.0 / 255.0; 3]
+        );
     }
 
     #[test]
     fn side_file_ranges_per_channel_express_mean_and_deviation() {
         let fields = key_file("[modelinfo]\n[in]\ndir=input\nranges=-1,1;0,255;-2,3\n").unwrap();
-        let affine = fields.input_rules(Family::Ssd).affine;
+        let affine = fields.input_rules(&Family::Ssd.defaults()).affine;
         for (i, (low, high)) in [(-1.0, 1.0), (0.0, 255.0), (-2.0, 3.0)].into_iter().enumerate() {
             assert_eq!(affine.offset[i], low);
             assert!((affine.gain[i] * 255.0 + affine.offset[i] - high).abs() < 1e-4);
@@ -832,9 +862,11 @@ mod tests {
 
     #[test]
     fn nanodet_is_normalised_as_in_its_training_unless_told_otherwise() {
-        let rules = Fields::default().input_rules(Family::Nanodet);
+        let rules = Fields::default().input_rules(&Family::Nanodet.defaults());
         assert!((rules.affine.gain[0] * 103.53 + rules.affine.offset[0]).abs() < 1e-5);
-        let told = Fields::from_property("scale=1").unwrap().input_rules(Family::Nanodet);
+        let told = Fields::from_property("scale=1")
+            .unwrap()
+            .input_rules(&Family::Nanodet.defaults());
         assert_eq!(
             told.affine,
             Affine {

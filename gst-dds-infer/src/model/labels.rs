@@ -90,6 +90,66 @@ const COCO: [&str; 80] = [
     "toothbrush",
 ];
 
+/// The 19 training classes of Cityscapes in the order of their numbers; a 20th is what belongs to none.
+const CITYSCAPES: [&str; 20] = [
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+    "background",
+];
+
+/// The classes of Pascal VOC's segmentations.
+const VOC: [&str; 21] = [
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "potted plant",
+    "sheep",
+    "sofa",
+    "train",
+    "tv monitor",
+];
+
+/// The labels that segmentations of so many classes usually have, and where they come from.
+pub(super) fn of_segmentation(classes: usize) -> Option<(Vec<String>, String)> {
+    let (labels, origin) = match classes {
+        19 | 20 => (&CITYSCAPES[..classes], "Cityscapes"),
+        21 => (&VOC[..], "Pascal VOC"),
+        _ => return None,
+    };
+    let labels = labels.iter().map(|l| (*l).to_owned()).collect();
+    Some((labels, format!("{origin}, as there are {classes}")))
+}
+
 pub(super) fn coco() -> Vec<String> {
     COCO.iter().map(|l| (*l).to_owned()).collect()
 }

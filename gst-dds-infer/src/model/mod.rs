@@ -63,15 +63,21 @@ mod decode;
 mod description;
 mod detector;
 mod error;
+mod exposed;
 mod labels;
+mod network;
 mod nms;
 mod picture;
 mod preprocess;
 mod runtime;
+mod segmenter;
+mod task;
 
 pub use detector::Detector;
 pub use error::{ModelError, SETUP_COMMAND};
 pub use picture::{ColorMatrix, ColorRange, Picture, PixelLayout};
+pub use segmenter::{SegmentSettings, Segmentation, Segmenter};
+pub use task::{Model, Task};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,6 +114,10 @@ pub struct ModelSettings {
     pub library: Option<PathBuf>,
     /// Comma separated execution providers in the order to try: `cpu`, `cuda`, `tensorrt`, `openvino`. Empty means `cpu`.
     pub execution_providers: String,
+    /// What the model finds; `None` tells it by the description and the outputs.
+    pub task: Option<Task>,
+    /// Names of tensors inside the model that become outputs too.
+    pub extra_outputs: Vec<String>,
     /// Threads of ONNX Runtime inside one operation; 0 lets ONNX Runtime choose.
     pub threads: u32,
 }

@@ -103,15 +103,20 @@ impl Runtime {
         })
     }
 
-    /// A session of a model file, with the first of `providers` that ONNX Runtime accepts. Every refusal is a line in
+    /// A session of a model file, or of its `bytes` as somebody has changed them, with the first of `providers` that ONNX Runtime accepts. Every refusal is a line in
     /// `warnings`; the last resort is the CPU.
     pub(super) fn session(
         &self,
         file: &Path,
+        bytes: Option<&[u8]>,
         providers: &[Provider],
         threads: u32,
         warnings: &mut Vec<String>,
     ) -> Result<(Session, String), ModelError> {
+        let commit = |mut builder: SessionBuilder| match bytes {
+            Some(bytes) => builder.commit_from_memory(bytes),
+            None => builder.commit_from_file(file),
+        };
         let mut builder = self.builder(threads)?;
         let mut accepted = Vec::new();
         for provider in providers {
@@ -127,8 +132,7 @@ impl Runtime {
                 }
             };
         }
-        let with_accepted = builder.commit_from_file(file);
-        match with_accepted {
+        match commit(builder) {
             Ok(session) => {
                 accepted.push("cpu");
                 Ok((session, accepted.join(",")))
@@ -140,10 +144,7 @@ impl Runtime {
                     accepted.join(","),
                     chain(&e)
                 ));
-                let session = self
-                    .builder(threads)?
-                    .commit_from_file(file)
-                    .map_err(|e| refused(file, &e))?;
+                let session = commit(self.builder(threads)?).map_err(|e| refused(file, &e))?;
                 Ok((session, "cpu".into()))
             }
             Err(e) => Err(refused(file, &e)),

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+//! Tensors inside a model made outputs, without a library for ONNX files.
+//!
+//! A parser of protobuf merges a message that occurs twice (Protocol Buffers' encoding, "last one wins"). A second
+//! `graph` behind the model that holds nothing but the names of outputs therefore adds those to the model's own. ONNX
+//! Runtime works out their types.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::ModelError;
+
+/// Fields of onnx.proto, version 3: numbers that never change.
+mod field {
+    pub const MODEL_GRAPH: u64 = 7;
+    pub const GRAPH_NODE: u64 = 1;
+    pub const GRAPH_INITIALIZER: u64 = 5;
+    pub const GRAPH_OUTPUT: u64 = 12;
+    pub const NODE_OUTPUT: u64 = 2;
+    pub const TENSOR_DATA_LOCATION: u64 = 14;
+    pub const VALUE_NAME: u64 = 1;
+}
+
+/// A model with more outputs than its file gives it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Exposed {
+    /// The whole model, as the file would hold it.
+    pub model: Vec<u8>,
+    /// Outputs behind its own.
+    pub added: usize,
+}
+
+/// The model of a file with these tensors as outputs; `None` where it has them all, so that the file itself will do.
+///
+/// # Errors
+/// [`ModelError::ModelFile`] when the file cannot be read, has no such tensor, or keeps its weights in another file,
+/// which ONNX Runtime finds by the name of the model's file only.
+pub(super) fn with_outputs(file: &Path, names: &[String]) -> Result<Option<Exposed>, ModelError> {
+    let fail = |cause: String| ModelError::ModelFile {
+        path: file.to_owned(),
+        cause,
+    };
+    if names.iter().all(|n| n.trim().is_empty()) {
+        return Ok(None);
+    }
+    let model = std::fs::read(file).map_err(|e| fail(e.to_string()))?;
+    add(model, names).map_err(fail)
+}
+
+fn add(mut model: Vec<u8>, names: &[String]) -> Result<Option<Exposed>, String> {
+    let mut known = HashSet::new();
+    let mut outputs = HashSet::new();
+    let mut external = false;
+    for graph in messages(&model, field::MODEL_GRAPH) {
+        for node in messages(graph, field::GRAPH_NODE) {
+            known.extend(messages(node, field::NODE_OUTPUT));
+        }
+        for output in messages(graph, field::GRAPH_OUTPUT) {
+            outputs.extend(messages(output, field::VALUE_NAME));
+        }
+        external |= messages(graph, field::GRAPH_INITIALIZER)
+            .any(|tensor| Fields(tensor).any(|f| matches!(f, (field::TENSOR_DATA_LOCATION, Value::Number(1)))));
+    }
+    let mut graph = Vec::new();
+    let mut added = 0;
+    for name in names.iter().map(|n| n.trim()).filter(|n| !n.is_empty()) {
+        if outputs.contains(name.as_bytes()) {
+            continue;
+        }
+        let Some(own) = known.get(name.as_bytes()) else {
+            return Err(format!(
+                "it has no tensor {name}, which extra-outputs names; names are those of the outputs of its nodes"
+            ));
+        };
+        let mut output = Vec::new();
+        write(&mut output, field::VALUE_NAME, own);
+        write(&mut graph, field::GRAPH_OUTPUT, &output);
+        outputs.insert(own);
+        added += 1;
+    }
+    if added == 0 {
+        return Ok(None);
+    }
+    if external {
+        return Err(
+            "it keeps its weights in a file of their own, with which extra-outputs does not work; save it with its \
+             weights inside, or with the wanted outputs"
+                .into(),
+        );
+    }
+    write(&mut model, field::MODEL_GRAPH, &graph);
+    Ok(Some(Exposed { model, added }))
+}
+
+/// Contents of the fields of one number that hold bytes.
+fn messages(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
+    Fields(message).filter_map(move |(n, value)| match value {
+        Value::Bytes(bytes) if n == number => Some(bytes),
+        _ => None,
+    })
+}
+
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+/// The fields of a message; ends at the first that is damaged, which ONNX Runtime will report.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, bytes: u64) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(usize::try_from(bytes).ok()?)?;
+        self.0 = rest;
+        Some(taken)
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (u64, Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => self.take(8).map(|_| Value::Other)?,
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Other)?,
+            _ => return None,
+        };
+        Some((key >> 3, value))
+    }
+}
+
+/// Appends a field that holds bytes.
+fn write(message: &mut Vec<u8>, number: u64, content: &[u8]) {
+    for mut value in [number << 3 | 2, content.len() as u64] {
+        while value >= 0x80 {
+            message.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        message.push(value as u8);
+    }
+    message.extend(content);
+}

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+//! Semantic segmentation: a class for every cell of a grid over the picture.
+//!
+//! Two layouts of outputs are known: scores [1, C, h, w] of C classes, raw or as probabilities, of which the best wins;
+//! and finished maps [1, h, w] or [1, 1, h, w] of class numbers. Where a model gives several maps of one size
+//! (torchvision's `out` and `aux`), the first counts.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::decode::{OutputInfo, Tensor};
+use super::description::{ColorOrder, InputDefaults, Resize};
+use super::network::{Network, Outputs, PROBE_SIDE, Run};
+use super::preprocess::Placement;
+use super::{ModelError, ModelSettings, Picture, labels};
+
+/// Class numbers are bytes.
+const MAX_CLASSES: usize = 256;
+/// Cells whose best class is found together: a vector register of the oldest 64-bit processors.
+const LANES: usize = 4;
+
+/// Mean and standard deviation of ImageNet, with which nearly all published segmenters were trained.
+const DEFAULTS: InputDefaults = InputDefaults {
+    color: ColorOrder::Rgb,
+    resize: Resize::Stretch,
+    scale: 1.0 / 255.0,
+    mean: [0.485, 0.456, 0.406],
+    std: [0.229, 0.224, 0.225],
+};
+
+/// What may change from one frame to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentSettings {
+    /// Whether [`Segmentation::uncertainty`] and [`Segmentation::runners_up`] are wanted; without them they are empty,
+    /// and reading the scores takes a fifth of the time. Default true.
+    pub uncertainty: bool,
+}
+
+impl Default for SegmentSettings {
+    fn default() -> Self {
+        Self { uncertainty: true }
+    }
+}
+
+/// The classes of one frame: `width` x `height` cells, row by row from the top left, that together cover the picture.
+///
+/// A cell is `picture width / width` pixels wide and `picture height / height` high, mostly no whole number. Cells of
+/// the model's output that lie in the padding of a letterboxed picture are left out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Segmentation {
+    width: usize,
+    height: usize,
+    classes: Vec<u8>,
+    runners_up: Vec<u8>,
+    uncertainty: Vec<u8>,
+    /// Time spent turning the picture into the model's input.
+    pub preprocess: Duration,
+    /// Time spent in the ONNX Runtime call.
+    pub run: Duration,
+    /// Time spent in finding the best classes.
+    pub decode: Duration,
+}
+
+impl Segmentation {
+    /// A map from elsewhere, of as many certain cells as there are `classes`; `None` where those are not `width` x
+    /// `height`, or there are none.
+    pub fn new(width: usize, height: usize, classes: Vec<u8>) -> Option<Self> {
+        let fits = !classes.is_empty() && width.checked_mul(height) == Some(classes.len());
+        fits.then(|| Self {
+            width,
+            height,
+            classes,
+            ..Self::default()
+        })
+    }
+
+    /// The same map with the second best classes and the uncertainty of its cells; `None` where there are more or fewer
+    /// of either.
+    pub fn with_uncertainty(self, runners_up: Vec<u8>, uncertainty: Vec<u8>) -> Option<Self> {
+        let cells = self.classes.len();
+        (runners_up.len() == cells && uncertainty.len() == cells).then_some(Self {
+            runners_up,
+            uncertainty,
+            ..self
+        })
+    }
+
+    /// Cells in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows of cells.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The class of each cell.
+    pub fn classes(&self) -> &[u8] {
+        &self.classes
+    }
+
+    /// The second best class of each cell. Empty where there is none: a model that gives finished maps, or a map that was
+    /// asked for without uncertainty.
+    pub fn runners_up(&self) -> &[u8] {
+        &self.runners_up
+    }
+
+    /// 255 * (1 - (p - q)) of each cell, p and q being the probabilities of its best and second best class (DDS, SIGCOMM
+    /// 2020, section 4). Empty where [`Segmentation::runners_up`] is, which stands for 0 everywhere.
+    pub fn uncertainty(&self) -> &[u8] {
+        &self.uncertainty
+    }
+
+    /// The class of each pixel of a picture of `width` x `height` (the nearest cell's), one byte each, into rows that are
+    /// `stride` bytes apart. Bytes between rows are left alone; the last row needs only its own.
+    ///
+    /// # Errors
+    /// [`ModelError::Picture`] when `target` or `stride` is too short, or a side is 0.
+    pub fn write_classes(
+        &self,
+        width: usize,
+        height: usize,
+        target: &mut [u8],
+        stride: usize,
+    ) -> Result<(), ModelError> {
+        self.write(&self.classes, (width, height), target, stride)
+    }
+
+    /// As [`Segmentation::write_classes`], the uncertainty of each pixel.
+    ///
+    /// # Errors
+    /// As [`Segmentation::write_classes`].
+    pub fn write_uncertainty(
+        &self,
+        width: usize,
+        height: usize,
+        target: &mut [u8],
+        stride: usize,
+    ) -> Result<(), ModelError> {
+        self.write(&self.uncertainty, (width, height), target, stride)
+    }
+
+    fn write(
+        &self,
+        map: &[u8],
+        (width, height): (usize, usize),
+        target: &mut [u8],
+        stride: usize,
+    ) -> Result<(), ModelError> {
+        let bytes = height
+            .checked_sub(1)
+            .and_then(|rows| stride.checked_mul(rows)?.checked_add(width));
+        if width == 0 || stride < width || bytes.is_none_or(|b| target.len() < b) {
+            return Err(ModelError::Picture(format!(
+                "a map of {width}x{height} pixels has no place in {} bytes with a stride of {stride}",
+                target.len()
+            )));
+        }
+        // The cell under the centre of pixel `i`.
+        let cell = |i: usize, pixels: usize, cells: usize| (2 * i + 1) * cells / (2 * pixels);
+        let columns: Vec<usize> = (0..width).map(|x| cell(x, width, self.width)).collect();
+        let mut above = None;
+        for y in 0..height {
+            let row = cell(y, height, self.height);
+            let start = y * stride;
+            if above == Some(row) {
+                target.copy_within(start - stride..start - stride + width, start);
+                continue;
+            }
+            above = Some(row);
+            let target = &mut target[start..start + width];
+            match map.get(row * self.width..(row + 1) * self.width) {
+                Some(cells) if width == self.width => target.copy_from_slice(cells),
+                Some(cells) => target.iter_mut().zip(&columns).for_each(|(t, c)| *t = cells[*c]),
+                None => target.fill(0),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the output is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Logits,
+    Probabilities,
+    /// Class numbers.
+    Map,
+}
+
+/// A loaded segmentation model. Moves between threads; one thread uses it at a time.
+pub struct Segmenter {
+    network: Network,
+    output: usize,
+    layout: Layout,
+    /// Number of classes, where the output tells it.
+    classes: Option<usize>,
+    labels: Vec<String>,
+    summary: String,
+    outputs: Outputs,
+}
+
+// The element opens a segmenter on one thread and uses it on another.
+const _: () = {
+    const fn moves_between_threads<T: Send>() {}
+    moves_between_threads::<Segmenter>();
+};
+
+impl Segmenter {
+    /// As [`super::Detector::open`], for a model that finds the class of every cell.
+    ///
+    /// # Errors
+    /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
+    pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
+        let mut network = Network::open(settings)?;
+        let run = network.probe(PROBE_SIDE)?;
+        Self::reading(network, &run)
+    }
+
+    /// The segmenter that reads this model's outputs, of which `probe` is the run on a blank picture.
+    pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
+        let infos = network.own_infos(probe);
+        let outputs = || {
+            let list: Vec<String> = infos.iter().map(|o| format!("{} {:?}", o.name, o.dims)).collect();
+            format!("the outputs of {} are {}", network.file().display(), list.join(", "))
+        };
+        const WANTED: &str = "a segmentation is [1, classes, height, width] scores, or [1, height, width] or [1, 1, \
+                              height, width] class numbers";
+        let said = network.fields().task.as_ref();
+        let Some((output, classes)) = infos.iter().enumerate().find_map(|(i, o)| Some((i, classes_of(o)?))) else {
+            return Err(match said {
+                Some(task) => ModelError::Contradiction {
+                    what: "the task".into(),
+                    first: format!("{} says {}", task.origin, task.value.name()),
+                    second: format!("{}, which do not fit: {WANTED}", outputs()),
+                },
+                None => network.unusable(format!("{}: {WANTED}", outputs())),
+            });
+        };
+        if let Some(classes) = classes.filter(|c| *c > MAX_CLASSES) {
+            return Err(network.unusable(format!(
+                "{}: {classes} classes, of which {MAX_CLASSES} are allowed; if classes come last, export it with channels \
+                 first",
+                outputs()
+            )));
+        }
+        let layout = match classes {
+            None => Layout::Map,
+            Some(_) if network.fields().probabilities() => Layout::Probabilities,
+            Some(_) => Layout::Logits,
+        };
+        let source = said.map_or("by the shape of the outputs", |s| s.origin.as_str());
+        let reader = format!(
+            "segmentation {} {} ({source})",
+            infos[output].name,
+            match layout {
+                Layout::Logits => "logits",
+                Layout::Probabilities => "probabilities",
+                Layout::Map => "class numbers",
+            }
+        );
+        let (labels, origin) = network.settle_labels(classes, labels::of_segmentation)?;
+        network.feed(&DEFAULTS, "segmentation models")?;
+        let summary = network.summary(&reader, &format!("{} labels ({origin})", labels.len()));
+        Ok(Self {
+            network,
+            output,
+            layout,
+            classes,
+            labels,
+            summary,
+            outputs: Outputs::default(),
+        })
+    }
+
+    /// Runs the model on one picture.
+    ///
+    /// # Errors
+    /// [`ModelError::Picture`] for a picture too large for a model of dynamic size, [`ModelError::Inference`] when ONNX
+    /// Runtime refuses, the model gives what it did not declare, or a class number is not 0 to 255.
+    pub fn infer(&mut self, picture: &Picture<'_>, settings: &SegmentSettings) -> Result<Segmentation, ModelError> {
+        let run = self.network.infer(picture)?;
+        let start = Instant::now();
+        let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
+        let tensor = tensors.get(self.output).map(|t| (t, Grid::of(t, self.classes)));
+        let Some((tensor, Some(grid))) = tensor else {
+            return Err(ModelError::Inference(format!(
+                "output {} has the shape {:?}, not that of a segmentation of {:?} classes",
+                self.output,
+                tensors.get(self.output).map_or(&[][..], |t| t.dims),
+                self.classes
+            )));
+        };
+        let grid = grid.of_picture((picture.width() as usize, picture.height() as usize), &run);
+        let mut map = Segmentation {
+            width: grid.columns.len(),
+            height: grid.rows.len(),
+            preprocess: run.preprocess,
+            run: run.run,
+            ..Segmentation::default()
+        };
+        match self.layout {
+            Layout::Logits | Layout::Probabilities if settings.uncertainty => {
+                best::<true>(tensor.data, self.layout, &grid, &mut map);
+            }
+            Layout::Logits | Layout::Probabilities => best::<false>(tensor.data, self.layout, &grid, &mut map),
+            Layout::Map => numbers(tensor.data, &grid, &mut map).map_err(ModelError::Inference)?,
+        }
+        map.decode = start.elapsed();
+        Ok(map)
+    }
+
+    /// Labels by class number; empty when nothing names the classes.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// The label of a class, or `class N` when it has none.
+    pub fn label(&self, class: u8) -> Cow<'_, str> {
+        match self.labels.get(usize::from(class)) {
+            Some(l) => Cow::Borrowed(l),
+            None => Cow::Owned(format!("class {class}")),
+        }
+    }
+
+    /// The class that stands for none of the others, known by its label (`background`, `void`, `unlabeled`, `ignore`).
+    pub fn background(&self) -> Option<u8> {
+        const NAMES: [&str; 5] = ["background", "void", "unlabeled", "unlabelled", "ignore"];
+        let is_none = |l: &String| NAMES.iter().any(|n| l.eq_ignore_ascii_case(n));
+        let class = self.labels.iter().take(MAX_CLASSES).position(is_none)?;
+        Some(class as u8)
+    }
+
+    /// What went otherwise than asked without being an error, as [`super::Detector::warnings`].
+    pub fn warnings(&self) -> &[String] {
+        self.network.warnings()
+    }
+
+    /// One line for the log: output, input, pre-processing, labels, execution provider and where each came from.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Width and height of the input in pixels for a picture of `width` x `height`.
+    pub fn input_size(&self, width: u32, height: u32) -> (u32, u32) {
+        let (w, h) = self.network.size_for((width as usize, height as usize));
+        (w as u32, h as u32)
+    }
+}
+
+/// Whether outputs for an input of this width and height are those of a segmentation: all of them maps of one size, no
+/// larger than the input (unlike a super resolution's pictures), and not rows of boxes.
+pub(super) fn speak_of_classes(infos: &[OutputInfo], input: (usize, usize)) -> bool {
+    let Some(((first, size), rest)) = infos
+        .iter()
+        .map(|o| Some((o, size_of(&o.dims)?)))
+        .collect::<Option<Vec<_>>>()
+        .and_then(|sizes| sizes.split_first().map(|(f, r)| (*f, r.to_vec())))
+    else {
+        return false;
+    };
+    // Floating point numbers in three dimensions are rows of boxes more often than classes.
+    let plain = !first.float || first.dims.len() == 4 || size == input;
+    plain && size.0 <= input.0 && size.1 <= input.1 && classes_of(first).is_some() && rest.iter().all(|r| r.1 == size)
+}
+
+/// Number of classes of an output that can be a segmentation, itself `None` for a map of class numbers.
+fn classes_of(output: &OutputInfo) -> Option<Option<usize>> {
+    size_of(&output.dims)?;
+    match output.dims[..] {
+        [_, c, _, _] if c > 1 => output.float.then_some(Some(c)),
+        _ => Some(None),
+    }
+}
+
+/// Width and height of a map with these dimensions.
+fn size_of(dims: &[usize]) -> Option<(usize, usize)> {
+    match *dims {
+        [1, h, w] | [1, _, h, w] if !dims.contains(&0) => Some((w, h)),
+        _ => None,
+    }
+}
+
+/// Where the wanted cells lie in a tensor.
+#[derive(Debug, Clone, PartialEq)]
+struct Grid {
+    /// Cells in a row of the tensor, rows in a class.
+    size: (usize, usize),
+    columns: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Grid {
+    /// All cells; `None` for a tensor of another shape than the model had before. A model of dynamic size may change the
+    /// size of its map.
+    fn of(tensor: &Tensor<'_>, classes: Option<usize>) -> Option<Self> {
+        let (w, h) = size_of(tensor.dims)?;
+        let own = if tensor.dims.len() == 4 { tensor.dims[1] } else { 1 };
+        (own == classes.unwrap_or(1)).then_some(Self {
+            size: (w, h),
+            columns: 0..w,
+            rows: 0..h,
+        })
+    }
+
+    /// Those whose centres lie in the picture; at least one each way.
+    fn of_picture(self, picture: (usize, usize), run: &Run) -> Self {
+        let range = |cells: usize, input: usize, pixels: usize, scale: f32, offset: f32| {
+            let cell = cells as f32 / input as f32;
+            let edge = |v: f32| (v * cell).round().max(0.0) as usize;
+            let start = edge(offset).min(cells - 1);
+            start..edge(offset + pixels as f32 * scale).clamp(start + 1, cells)
+        };
+        let Placement { scale, offset } = run.placement;
+        Self {
+            columns: range(self.size.0, run.size.0, picture.0, scale.0, offset.0),
+            rows: range(self.size.1, run.size.1, picture.1, scale.1, offset.1),
+            ..self
+        }
+    }
+}
+
+/// e to the power of `x`, 0 or less, with a relative error below 1e-4 (a fortieth of a step of the uncertainty map):
+/// the power of two by the exponent bits, the rest by a polynomial. Every operation has a vector form.
+fn exp(x: f32) -> f32 {
+    // Adding this rounds to whole numbers, which then stand in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let power = x * std::f32::consts::LOG2_E;
+    let power = if power < -126.0 { -126.0 } else { power };
+    let rounded = power + ROUND;
+    let rest = power - (rounded - ROUND);
+    let polynomial = 0.999_928_1 + rest * (0.693_261 + rest * (0.242_610_5 + rest * 0.055_171_32));
+    polynomial * f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
+}
+
+/// Finds the best class of every cell, the first among equals, and with `DOUBTS` the second best and the uncertainty.
+///
+/// A few neighbouring cells at a time go through all classes, so that what is known of them stays in vector registers.
+fn best<const DOUBTS: bool>(scores: &[f32], layout: Layout, grid: &Grid, map: &mut Segmentation) {
+    let plane = grid.size.0 * grid.size.1;
+    let cells = map.width * map.height;
+    map.classes.reserve_exact(cells);
+    if DOUBTS {
+        map.runners_up.reserve_exact(cells);
+        map.uncertainty.reserve_exact(cells);
+    }
+    for row in grid.rows.clone() {
+        for start in grid.columns.clone().step_by(LANES) {
+            let n = LANES.min(grid.columns.end - start);
+            let first = row * grid.size.0 + start;
+            // The lowest finite numbers: infinities would have no difference.
+            let (mut tops, mut seconds) = ([f32::MIN; LANES], [f32::MIN; LANES]);
+            // As wide as the scores, which keeps the loop in vector form.
+            let (mut classes, mut runners_up) = ([0u32; LANES], [0u32; LANES]);
+            for (class, scores) in scores.chunks_exact(plane).enumerate() {
+                let (class, scores) = (class as u32, lanes(&scores[first..first + n]));
+                for i in 0..LANES {
+                    // Comparisons instead of f32::max: one instruction each, and what is no number never wins.
+                    let (wins, follows) = (scores[i] > tops[i], scores[i] > seconds[i]);
+                    if DOUBTS {
+                        runners_up[i] = if wins {
+                            classes[i]
+                        } else if follows {
+                            class
+                        } else {
+                            runners_up[i]
+                        };
+                        seconds[i] = if wins {
+                            tops[i]
+                        } else if follows {
+                            scores[i]
+                        } else {
+                            seconds[i]
+                        };
+                    }
+                    classes[i] = if wins { class } else { classes[i] };
+                    tops[i] = if wins { scores[i] } else { tops[i] };
+                }
+            }
+            map.classes.extend(classes[..n].iter().map(|c| *c as u8));
+            if !DOUBTS {
+                continue;
+            }
+            map.runners_up.extend(runners_up[..n].iter().map(|c| *c as u8));
+            let mut gaps = [0.0f32; LANES];
+            if layout == Layout::Logits {
+                let mut sums = [0.0f32; LANES];
+                for scores in scores.chunks_exact(plane) {
+                    let scores = lanes(&scores[first..first + n]);
+                    for i in 0..LANES {
+                        sums[i] += exp(scores[i] - tops[i]);
+                    }
+                }
+                for i in 0..LANES {
+                    gaps[i] = (1.0 - exp(seconds[i] - tops[i])) / sums[i];
+                }
+            } else {
+                for i in 0..LANES {
+                    gaps[i] = tops[i] - seconds[i];
+                }
+            }
+            // What is no number is not certain.
+            let doubts = gaps[..n].iter().map(|gap| ((1.0 - gap.max(0.0)) * 255.0 + 0.5) as u8);
+            map.uncertainty.extend(doubts);
+        }
+    }
+}
+
+/// Up to [`LANES`] numbers as that many.
+fn lanes(numbers: &[f32]) -> [f32; LANES] {
+    <[f32; LANES]>::try_from(numbers).unwrap_or_else(|_| {
+        let mut padded = [0.0; LANES];
+        padded.iter_mut().zip(numbers).for_each(|(p, n)| *p = *n);
+        padded
+    })
+}
+
+/// Takes class numbers as they are.
+fn numbers(values: &[f32], grid: &Grid, map: &mut Segmentation) -> Result<(), String> {
+    map.classes.reserve_exact(map.width * map.height);
+    for row in grid.rows.clone() {
+        let cells = &values[row * grid.size.0..][grid.columns.clone()];
+        if let Some(wrong) = cells.iter().find(|v| !(-0.5..255.5).contains(*v)) {
+            return Err(format!(
+                "the map holds the class {wrong}; classes are 0 to {}",
+                MAX_CLASSES - 1
+            ));
+        }
+        map.classes.extend(cells.iter().map(|v| (v + 0.5) as u8));
+    }
+    Ok(())
+}
