@@ -23,6 +23,7 @@ pub(super) enum Family {
     Nanodet,
     Ssd,
     Torchvision,
+    Yunet,
 }
 
 impl Family {
@@ -35,12 +36,13 @@ impl Family {
             Self::Nanodet => "nanodet",
             Self::Ssd => "ssd",
             Self::Torchvision => "torchvision",
+            Self::Yunet => "yunet",
         }
     }
 
     fn color(self) -> ColorOrder {
         match self {
-            Self::Yolox | Self::Nanodet => ColorOrder::Bgr,
+            Self::Yolox | Self::Nanodet | Self::Yunet => ColorOrder::Bgr,
             _ => ColorOrder::Rgb,
         }
     }
@@ -55,7 +57,15 @@ impl Family {
     fn scale(self) -> f32 {
         match self {
             Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
-            Self::Yolox | Self::Nanodet | Self::Ssd => 1.0,
+            Self::Yolox | Self::Nanodet | Self::Ssd | Self::Yunet => 1.0,
+        }
+    }
+
+    /// Value around a letterboxed picture.
+    fn pad(self) -> f32 {
+        match self {
+            Self::Yunet => 0.0,
+            _ => 114.0,
         }
     }
 
@@ -80,7 +90,8 @@ impl FromStr for Family {
             "nanodet" => Self::Nanodet,
             "ssd" => Self::Ssd,
             "torchvision" => Self::Torchvision,
-            _ => return Err("one of yolov5, yolov8, yolov10, yolox, nanodet, ssd, torchvision".into()),
+            "yunet" => Self::Yunet,
+            _ => return Err("one of yolov5, yolov8, yolov10, yolox, nanodet, ssd, torchvision, yunet".into()),
         })
     }
 }
@@ -252,7 +263,7 @@ impl Fields {
         InputRules {
             color: self.color.as_ref().map_or(family.color(), |s| s.value),
             resize: self.resize.as_ref().map_or(family.resize(), |s| s.value),
-            pad: self.pad.as_ref().map_or(114.0, |s| s.value),
+            pad: self.pad.as_ref().map_or(family.pad(), |s| s.value),
             affine,
         }
     }

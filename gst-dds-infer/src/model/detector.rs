@@ -15,7 +15,7 @@ use super::description::{Family, Fields, Said};
 use super::nms::{self, Candidate};
 use super::preprocess::{Buffer, Element, Order, Placement, Preprocessor};
 use super::runtime::{Provider, Runtime, chain};
-use super::{Detection, InferSettings, Inference, ModelError, ModelSettings, Picture, labels};
+use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, labels};
 
 /// Size at which a model of dynamic size is tried out when it is opened.
 const PROBE_SIDE: usize = 320;
@@ -170,7 +170,7 @@ impl Detector {
             probe: &tensors,
         };
         let (family, decoder) = settle_family(&infos, &context, file)?;
-        let (labels, labels_origin) = settle_labels(labels, decoder.classes())?;
+        let (labels, labels_origin) = settle_labels(labels, family, decoder.classes())?;
         drop(values);
 
         let rules = fields.input_rules(family);
@@ -281,14 +281,15 @@ impl Detector {
             f32::INFINITY
         };
         nms::suppress(&mut self.candidates, iou, settings.max_detections);
-        let detections = self
+        let (detections, landmarks) = self
             .candidates
             .iter()
             .filter_map(|c| on_picture(c, &placement, frame))
-            .collect();
+            .unzip();
         let done = Instant::now();
         Ok(Inference {
             detections,
+            landmarks,
             preprocess: prepared - start,
             run: ran - prepared,
             decode: done - ran,
@@ -539,6 +540,7 @@ fn settle_family(
 /// The labels and where they come from.
 fn settle_labels(
     given: Option<Said<Vec<String>>>,
+    family: Family,
     classes: Option<usize>,
 ) -> Result<(Vec<String>, String), ModelError> {
     match (given, classes) {
@@ -549,6 +551,7 @@ fn settle_labels(
         }),
         (Some(said), _) => Ok((said.value, said.origin)),
         (None, Some(80)) => Ok((labels::coco(), "COCO, as there are 80".into())),
+        (None, _) if family == Family::Yunet => Ok((vec!["face".into()], "the family's own".into())),
         (None, _) => Ok((Vec::new(), "none given".into())),
     }
 }
@@ -620,19 +623,20 @@ fn slice<T: ort::value::PrimitiveTensorElementType>(value: &DynValue) -> Result<
     value.try_extract_tensor::<T>().map(|t| t.1).map_err(|e| chain(&e))
 }
 
-/// A box in pixels of the picture, clipped; `None` if nothing of it lies there.
-fn on_picture(c: &Candidate, placement: &Placement, frame: (usize, usize)) -> Option<Detection> {
+/// A box in pixels of the picture, clipped, and its landmarks; `None` if nothing of the box lies there.
+fn on_picture(c: &Candidate, placement: &Placement, frame: (usize, usize)) -> Option<(Detection, Option<Landmarks>)> {
     let (w, h) = (frame.0 as f32, frame.1 as f32);
-    let x = |v: f32| ((v - placement.offset.0) / placement.scale.0).clamp(0.0, w);
-    let y = |v: f32| ((v - placement.offset.1) / placement.scale.1).clamp(0.0, h);
+    let x = |v: f32| (v - placement.offset.0) / placement.scale.0;
+    let y = |v: f32| (v - placement.offset.1) / placement.scale.1;
     let d = Detection {
-        x1: x(c.x1),
-        y1: y(c.y1),
-        x2: x(c.x2),
-        y2: y(c.y2),
+        x1: x(c.x1).clamp(0.0, w),
+        y1: y(c.y1).clamp(0.0, h),
+        x2: x(c.x2).clamp(0.0, w),
+        y2: y(c.y2).clamp(0.0, h),
         score: c.score,
         objectness: c.objectness,
         class: c.class,
     };
-    (d.x2 > d.x1 && d.y2 > d.y1).then_some(d)
+    let landmarks = c.landmarks.map(|l| l.map(|[px, py]| [x(px), y(py)]));
+    (d.x2 > d.x1 && d.y2 > d.y1).then_some((d, landmarks))
 }
