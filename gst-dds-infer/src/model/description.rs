@@ -40,40 +40,29 @@ impl Family {
         }
     }
 
-    fn color(self) -> ColorOrder {
-        match self {
-            Self::Yolox | Self::Nanodet | Self::Yunet => ColorOrder::Bgr,
-            _ => ColorOrder::Rgb,
-        }
-    }
-
-    fn resize(self) -> Resize {
-        match self {
-            Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
-            _ => Resize::Letterbox,
-        }
-    }
-
-    fn scale(self) -> f32 {
-        match self {
+    /// How the inputs of the published models are made.
+    pub(super) fn defaults(self) -> InputDefaults {
+        let scale = match self {
             Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
             Self::Yolox | Self::Nanodet | Self::Ssd | Self::Yunet => 1.0,
-        }
-    }
-
-    /// Value around a letterboxed picture.
-    fn pad(self) -> f32 {
-        match self {
-            Self::Yunet => 0.0,
-            _ => 114.0,
-        }
-    }
-
-    /// Mean and standard deviation of the published models, for the default scale and colour order.
-    fn normalisation(self) -> ([f32; 3], [f32; 3]) {
-        match self {
+        };
+        let (mean, std) = match self {
             Self::Nanodet => ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395]),
             _ => ([0.0; 3], [1.0; 3]),
+        };
+        InputDefaults {
+            color: match self {
+                Self::Yolox | Self::Nanodet | Self::Yunet => ColorOrder::Bgr,
+                _ => ColorOrder::Rgb,
+            },
+            resize: match self {
+                Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
+                _ => Resize::Letterbox,
+            },
+            pad: if self == Self::Yunet { 0.0 } else { 114.0 },
+            scale,
+            mean,
+            std,
         }
     }
 }
@@ -194,6 +183,18 @@ pub(super) struct Affine {
     pub offset: [f32; 3],
 }
 
+/// What holds for an input where no source says anything. Mean and standard deviation belong to this scale and colour
+/// order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct InputDefaults {
+    pub color: ColorOrder,
+    pub resize: Resize,
+    pub pad: f32,
+    pub scale: f32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
 /// How the input of a model is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputRules {
@@ -236,8 +237,8 @@ impl Fields {
         self.tensors.iter().find(|t| t.name == name)?.id.as_deref()
     }
 
-    /// The rules of the input for a model of this family.
-    pub(super) fn input_rules(&self, family: Family) -> InputRules {
+    /// The rules of the input for a model with these defaults.
+    pub(super) fn input_rules(&self, own: &InputDefaults) -> InputRules {
         let affine = match &self.ranges {
             Some(r) => Affine {
                 gain: r.value.map(|(low, high)| (high - low) / 255.0),
@@ -245,13 +246,13 @@ impl Fields {
             },
             None => {
                 // Means of the published models belong to their own scale only.
-                let own = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
-                let (mean, std) = if own {
-                    family.normalisation()
+                let unsaid = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
+                let (mean, std) = if unsaid {
+                    (own.mean, own.std)
                 } else {
                     ([0.0; 3], [1.0; 3])
                 };
-                let scale = self.scale.as_ref().map_or(family.scale(), |s| s.value);
+                let scale = self.scale.as_ref().map_or(own.scale, |s| s.value);
                 let mean = self.mean.as_ref().map_or(mean, |s| s.value);
                 let std = self.std.as_ref().map_or(std, |s| s.value);
                 Affine {
@@ -261,9 +262,9 @@ impl Fields {
             }
         };
         InputRules {
-            color: self.color.as_ref().map_or(family.color(), |s| s.value),
-            resize: self.resize.as_ref().map_or(family.resize(), |s| s.value),
-            pad: self.pad.as_ref().map_or(family.pad(), |s| s.value),
+            color: self.color.as_ref().map_or(own.color, |s| s.value),
+            resize: self.resize.as_ref().map_or(own.resize, |s| s.value),
+            pad: self.pad.as_ref().map_or(own.pad, |s| s.value),
             affine,
         }
     }
@@ -741,7 +742,7 @@ mod tests {
         let file = key_file("[modelinfo]\ndds-family=yolov8\ndds-color=rgb\n[in]\ndir=input\nranges=-1,1\n").unwrap();
         let fields = Fields::from_property("family=yolox, scale=1/255").unwrap().or(file);
         assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolox);
-        let rules = fields.input_rules(Family::Yolox);
+        let rules = fields.input_rules(&Family::Yolox.defaults());
         assert_eq!(rules.color, ColorOrder::Rgb);
         // The file's ranges are another way to say a scale, so that the property's scale hides them.
         assert_eq!(
@@ -764,13 +765,16 @@ mod tests {
         assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolov8);
         assert_eq!(fields.tensor_id("output0"), Some("yolo-v8-out"));
         assert_eq!(fields.tensors[0].dims, Some(vec![1, 3, 640, 640]));
-        assert_eq!(fields.input_rules(Family::Yolov8).affine.gain, [1.0 / 255.0; 3]);
+        assert_eq!(
+            fields.input_rules(&Family::Yolov8.defaults()).affine.gain,
+            [1.0 / 255.0; 3]
+        );
     }
 
     #[test]
     fn side_file_ranges_per_channel_express_mean_and_deviation() {
         let fields = key_file("[modelinfo]\n[in]\ndir=input\nranges=-1,1;0,255;-2,3\n").unwrap();
-        let affine = fields.input_rules(Family::Ssd).affine;
+        let affine = fields.input_rules(&Family::Ssd.defaults()).affine;
         for (i, (low, high)) in [(-1.0, 1.0), (0.0, 255.0), (-2.0, 3.0)].into_iter().enumerate() {
             assert_eq!(affine.offset[i], low);
             assert!((affine.gain[i] * 255.0 + affine.offset[i] - high).abs() < 1e-4);
@@ -843,9 +847,11 @@ mod tests {
 
     #[test]
     fn nanodet_is_normalised_as_in_its_training_unless_told_otherwise() {
-        let rules = Fields::default().input_rules(Family::Nanodet);
+        let rules = Fields::default().input_rules(&Family::Nanodet.defaults());
         assert!((rules.affine.gain[0] * 103.53 + rules.affine.offset[0]).abs() < 1e-5);
-        let told = Fields::from_property("scale=1").unwrap().input_rules(Family::Nanodet);
+        let told = Fields::from_property("scale=1")
+            .unwrap()
+            .input_rules(&Family::Nanodet.defaults());
         assert_eq!(
             told.affine,
             Affine {

@@ -64,6 +64,7 @@ mod description;
 mod detector;
 mod error;
 mod labels;
+mod network;
 mod nms;
 mod picture;
 mod preprocess;

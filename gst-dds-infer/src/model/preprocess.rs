@@ -239,6 +239,11 @@ impl Preprocessor {
         }
     }
 
+    /// How inputs are made.
+    pub(super) fn rules(&self) -> &InputRules {
+        &self.rules
+    }
+
     /// The tensor made last.
     pub(super) fn buffer(&self) -> &Buffer {
         &self.buffer
@@ -923,7 +928,7 @@ mod tests {
     fn normalisation_is_applied_to_picture_and_padding() {
         let rules = InputRules {
             pad: 114.0,
-            ..Fields::default().input_rules(Family::Nanodet)
+            ..Fields::default().input_rules(&Family::Nanodet.defaults())
         };
         let data = [10u8, 20, 30].repeat(4 * 2);
         let picture = Picture::rgb(4, 2, &data, 12).unwrap();
