@@ -148,6 +148,11 @@ impl Detector {
         }
     }
 
+    /// Whether detections come with landmarks of faces.
+    pub fn has_landmarks(&self) -> bool {
+        self.family == Family::Yunet
+    }
+
     /// What went otherwise than asked without being an error, one sentence each: refused execution providers, a library
     /// that came too late.
     pub fn warnings(&self) -> &[String] {

@@ -63,6 +63,7 @@ mod decode;
 mod description;
 mod detector;
 mod error;
+pub mod face;
 mod labels;
 mod network;
 mod nms;
