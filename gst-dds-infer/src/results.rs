@@ -29,6 +29,26 @@ pub struct Object {
     pub height: u32,
     /// The pass that found it: 1, or 2 where a refined picture was looked at.
     pub pass: u32,
+    /// Whose face it is, where faces are compared with a gallery.
+    pub face: Option<Face>,
+}
+
+/// Whom a face looks like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Face {
+    /// The identity, where it is similar enough.
+    pub identity: Option<String>,
+    /// Cosine of the angle to the closest identity, -1 to 1.
+    pub similarity: f32,
+}
+
+/// The classes of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classes {
+    /// Number, name and share of the picture (0 to 1) of each class that occurs, the largest first.
+    pub areas: Vec<(u32, String, f64)>,
+    /// The map itself, as [`crate::segmentation::map_json`] writes it, where it is wanted.
+    pub map: Option<Value>,
 }
 
 /// What became of the second pass of a frame.
@@ -86,6 +106,8 @@ pub struct FrameResult {
     pub inference_ms: f64,
     /// What is there.
     pub objects: Vec<Object>,
+    /// The classes of its parts, where the model tells.
+    pub classes: Option<Classes>,
     /// Generation of the feedback that the frame gave.
     pub generation: Option<u16>,
     /// Where that feedback asks for quality.
@@ -126,6 +148,7 @@ pub fn objects_of(
                 width,
                 height,
                 pass: 1,
+                face: None,
             }
         })
         .collect()
@@ -150,17 +173,23 @@ impl FrameResult {
     /// not know it), `pts_ns` (number or null), `age_ms`, `first_pass_age_ms` (number or null), `refinement` (null, `done`,
     /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
     /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
-    /// `width`, `height`).
+    /// `width`, `height`). Objects of a face recogniser have `identity` (string, or null for a stranger) and `similarity`
+    /// too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;
         let objects: Vec<Value> = self
             .objects
             .iter()
             .map(|o| {
-                json!({
+                let mut object = json!({
                     "label": o.label, "class": o.class, "score": rounded(f64::from(o.score), 4),
                     "x": o.x, "y": o.y, "width": o.width, "height": o.height, "pass": o.pass,
-                })
+                });
+                if let Some(face) = &o.face {
+                    object["identity"] = json!(face.identity);
+                    object["similarity"] = rounded(f64::from(face.similarity), 4);
+                }
+                object
             })
             .collect();
         let regions: Vec<Value> = self
@@ -168,7 +197,7 @@ impl FrameResult {
             .iter()
             .map(|r| json!({"x": r.x, "y": r.y, "width": r.width, "height": r.height}))
             .collect();
-        let line = json!({
+        let mut line = json!({
             "stream_id": identity.map(|i| i.stream_id),
             "frame": identity.map(|i| i.frame),
             "pts_ns": self.pts_ns,
@@ -184,6 +213,15 @@ impl FrameResult {
             "generation": self.generation,
             "regions": regions,
         });
+        if let Some(classes) = &self.classes {
+            let areas = classes.areas.iter();
+            line["classes"] = areas
+                .map(|(class, label, area)| json!({"class": class, "label": label, "area": rounded(*area, 4)}))
+                .collect();
+            if let Some(map) = &classes.map {
+                line["map"] = map.clone();
+            }
+        }
         let mut bytes = line.to_string().into_bytes();
         bytes.push(b'\n');
         bytes
@@ -204,7 +242,8 @@ impl FrameResult {
     /// | `damaged` | boolean | the picture is not what the camera coded |
     /// | `width`, `height` | uint | size of the frame, pixels |
     /// | `inference-ms` | double | time spent in the model, milliseconds |
-    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2) |
+    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2); with a gallery `similarity` (double) and `identity` (string, absent for a stranger) |
+    /// | `classes` | array of `class` | of a segmenter: `class` (uint), `label` (string), `area` (double, 0 to 1), the largest first |
     /// | `generation` | uint | feedback that the frame gave, 0 to 65535; absent where it gave none |
     /// | `regions` | array of `region` | where that feedback asks for quality: `x`, `y`, `width`, `height` (uint, pixels) |
     pub fn to_structure(&self) -> gst::Structure {
@@ -218,7 +257,18 @@ impl FrameResult {
                 .field("width", o.width)
                 .field("height", o.height)
                 .field("pass", o.pass)
+                .field_if_some("similarity", o.face.as_ref().map(|f| f64::from(f.similarity)))
+                .field_if_some("identity", o.face.as_ref().and_then(|f| f.identity.as_deref()))
                 .build()
+        });
+        let classes = self.classes.as_ref().map(|classes| {
+            gst::Array::new(classes.areas.iter().map(|(class, label, area)| {
+                gst::Structure::builder("class")
+                    .field("class", class)
+                    .field("label", label)
+                    .field("area", area)
+                    .build()
+            }))
         });
         let regions = self.regions.iter().map(|r| {
             gst::Structure::builder("region")
@@ -245,6 +295,7 @@ impl FrameResult {
             .field("height", self.height)
             .field("inference-ms", self.inference_ms)
             .field("objects", gst::Array::new(objects))
+            .field_if_some("classes", classes)
             .field_if_some("generation", self.generation.map(u32::from))
             .field("regions", gst::Array::new(regions))
             .build()
@@ -287,7 +338,9 @@ mod tests {
                 width: 30,
                 height: 40,
                 pass: 2,
+                face: None,
             }],
+            classes: None,
             generation: Some(65535),
             regions: vec![Rect {
                 x: 8,

@@ -65,7 +65,9 @@ fn frames(element: &gst::Element, pad: &str) -> Arc<Mutex<BTreeMap<u64, Vec<u8>>
         .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             let buffer = info.buffer().unwrap();
             let pts = buffer.pts().unwrap().nseconds();
-            seen.lock().unwrap().insert(pts, buffer.map_readable().unwrap().to_vec());
+            seen.lock()
+                .unwrap()
+                .insert(pts, buffer.map_readable().unwrap().to_vec());
             gst::PadProbeReturn::Ok
         });
     frames
@@ -109,7 +111,11 @@ fn picture(n: u64) -> Vec<u8> {
 /// Pushes frames one by one and waits for each to come out.
 fn drive(pipeline: &gst::Pipeline, from: u64, count: u64, group: u64) -> Vec<(gst::Buffer, gst::Caps)> {
     let source = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
-    let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    let sink = pipeline
+        .by_name("sink")
+        .unwrap()
+        .downcast::<gst_app::AppSink>()
+        .unwrap();
     let mut out = Vec::new();
     for n in from..from + count {
         let mut buffer = gst::Buffer::from_slice(picture(n));
@@ -119,9 +125,11 @@ fn drive(pipeline: &gst::Pipeline, from: u64, count: u64, group: u64) -> Vec<(gs
             continue;
         }
         while out.len() as u64 <= n - from {
-            let sample = sink.try_pull_sample(gst::ClockTime::from_seconds(20)).unwrap_or_else(|| {
-                panic!("frame {n} does not come out: {:?}", dds_tests::bus_error(pipeline));
-            });
+            let sample = sink
+                .try_pull_sample(gst::ClockTime::from_seconds(20))
+                .unwrap_or_else(|| {
+                    panic!("frame {n} does not come out: {:?}", dds_tests::bus_error(pipeline));
+                });
             out.push((sample.buffer_owned().unwrap(), sample.caps_owned().unwrap()));
         }
     }
@@ -167,7 +175,10 @@ fn regions_that_were_asked_for_are_sharp_in_the_picture_that_goes_out_and_the_re
             let source = picture(n as u64);
             let (before, _) = psnr(first, &source, OBJECT);
             let (after, _) = psnr(&merged, &source, OBJECT);
-            assert!(after > before + 6.0 && after > 38.0, "{camera} frame {n}: {before} to {after} dB");
+            assert!(
+                after > before + 6.0 && after > 38.0,
+                "{camera} frame {n}: {before} to {after} dB"
+            );
             let line = &results[n];
             assert_eq!(line["refinement"], "done", "{camera} {line}");
             assert_eq!(line["objects"][0]["pass"], 2, "{camera} {line}");
@@ -198,7 +209,10 @@ fn a_small_first_pass_goes_out_at_full_size_with_boxes_where_they_belong() {
         }
     }
     for (n, line) in results.lock().unwrap().iter().enumerate() {
-        assert_eq!((&line["width"], &line["height"]), (&Value::from(WIDTH), &Value::from(HEIGHT)));
+        assert_eq!(
+            (&line["width"], &line["height"]),
+            (&Value::from(WIDTH), &Value::from(HEIGHT))
+        );
         if n % 2 == 1 {
             assert!(line["refinement"].is_null(), "{line}");
             continue;
@@ -229,14 +243,21 @@ fn both_streams_carry_the_same_frames_and_the_second_its_rectangles() {
     let low = low.lock().unwrap();
     let high = high.lock().unwrap();
     assert_eq!(low.len(), 12);
-    assert!(low.values().map(|unit| read(unit).0).all(|i| i.kind == StreamKind::Low && i.stream_id == 7));
+    assert!(
+        low.values()
+            .map(|unit| read(unit).0)
+            .all(|i| i.kind == StreamKind::Low && i.stream_id == 7)
+    );
     let refined: Vec<u64> = high
         .iter()
         .map(|(pts, unit)| {
             let (identity, extension) = read(unit);
             assert_eq!((identity.kind, identity.stream_id), (StreamKind::Refine, 7));
             let (first, _) = read(&low[pts]);
-            assert_eq!((first.frame, first.capture_time_ns), (identity.frame, identity.capture_time_ns));
+            assert_eq!(
+                (first.frame, first.capture_time_ns),
+                (identity.frame, identity.capture_time_ns)
+            );
             (identity.frame, extension.refined.len())
         })
         .filter_map(|(frame, rects)| (rects > 0).then_some(frame))
@@ -259,7 +280,11 @@ fn a_second_pass_that_is_lost_holds_nothing_up_and_comes_back_by_itself() {
         .static_pad("src")
         .unwrap()
         .add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            if cut.load(Ordering::SeqCst) { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
+            if cut.load(Ordering::SeqCst) {
+                gst::PadProbeReturn::Drop
+            } else {
+                gst::PadProbeReturn::Ok
+            }
         });
     pipeline.set_state(gst::State::Playing).unwrap();
     drive(&pipeline, 0, 5, 1);
@@ -278,8 +303,16 @@ fn a_second_pass_that_is_lost_holds_nothing_up_and_comes_back_by_itself() {
     let of = |n: usize| results[n]["refinement"].as_str().unwrap_or("none").to_owned();
     assert!((0..5).all(|n| of(n) == "done"));
     assert!((5..8).all(|n| of(n) == "late"));
-    assert!((8..35).all(|n| of(n) == "none"), "{:?}", (8..35).map(of).collect::<Vec<_>>());
-    assert!((65..75).all(|n| of(n) == "done"), "{:?}", (35..75).map(of).collect::<Vec<_>>());
+    assert!(
+        (8..35).all(|n| of(n) == "none"),
+        "{:?}",
+        (8..35).map(of).collect::<Vec<_>>()
+    );
+    assert!(
+        (65..75).all(|n| of(n) == "done"),
+        "{:?}",
+        (35..75).map(of).collect::<Vec<_>>()
+    );
     assert_eq!(results.len(), 75);
     pipeline.set_state(gst::State::Null).unwrap();
 }
@@ -294,17 +327,20 @@ fn a_frame_that_the_camera_has_no_more_is_refused_and_not_waited_for() {
     let infer_sink = pipeline.by_name("infer").unwrap().static_pad("sink").unwrap();
     let held: Arc<Mutex<Vec<gst::Event>>> = Arc::default();
     let hold = held.clone();
-    infer_sink.peer().unwrap().add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
-        let Some(gst::PadProbeData::Event(event)) = &info.data else {
-            return gst::PadProbeReturn::Ok;
-        };
-        if gst_dds_link::event::parse(event).is_none() {
-            return gst::PadProbeReturn::Ok;
-        }
-        hold.lock().unwrap().push(event.clone());
-        info.data = None;
-        gst::PadProbeReturn::Handled
-    });
+    infer_sink
+        .peer()
+        .unwrap()
+        .add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+            let Some(gst::PadProbeData::Event(event)) = &info.data else {
+                return gst::PadProbeReturn::Ok;
+            };
+            if gst_dds_link::event::parse(event).is_none() {
+                return gst::PadProbeReturn::Ok;
+            }
+            hold.lock().unwrap().push(event.clone());
+            info.data = None;
+            gst::PadProbeReturn::Handled
+        });
     pipeline.set_state(gst::State::Playing).unwrap();
     let source = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
     let camera = pipeline.by_name("camera").unwrap();
@@ -321,7 +357,12 @@ fn a_frame_that_the_camera_has_no_more_is_refused_and_not_waited_for() {
     wait_for("results", || results.lock().unwrap().len() >= 8);
     // Far below one deadline of 10 s.
     assert!(started.elapsed() < Duration::from_secs(8));
-    let refused = results.lock().unwrap().iter().filter(|l| l["refinement"] == "refused").count();
+    let refused = results
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|l| l["refinement"] == "refused")
+        .count();
     assert!(refused >= 6, "{refused}");
     assert!(stat(&camera, "refine-refused-gone") >= 6);
     pipeline.set_state(gst::State::Null).unwrap();
@@ -356,7 +397,12 @@ fn elements_of_two_passes_start_and_stop_a_hundred_times_and_end_in_any_order() 
     );
     unsure_detector(&pipeline, 0.25, 2);
     for n in 0..100 {
-        let state = [gst::State::Playing, gst::State::Paused, gst::State::Ready, gst::State::Null][n % 4];
+        let state = [
+            gst::State::Playing,
+            gst::State::Paused,
+            gst::State::Ready,
+            gst::State::Null,
+        ][n % 4];
         pipeline.set_state(state).unwrap();
         if n % 8 == 4 {
             std::thread::sleep(Duration::from_millis(40));

@@ -5,7 +5,15 @@
 use gst_video::prelude::*;
 
 use super::settings::Settings;
-use crate::model::{ColorMatrix, ColorRange, Detection, Detector, ModelError, Picture, PixelLayout};
+use crate::feedback::{Feedback, uncertainty};
+use crate::merge::{self, Pass};
+use crate::model::face::{FaceRecogniser, Match};
+use crate::model::{
+    ColorMatrix, ColorRange, Detection, Detector, Landmarks, Model, ModelError, Picture, PixelLayout, Segmentation,
+    Segmenter,
+};
+use crate::results::{self, Classes, Face, Object};
+use crate::segmentation;
 
 /// Converters kept: the two sizes that the passes of one stream have.
 const CONVERTERS: usize = 2;
@@ -15,6 +23,12 @@ const CONVERTERS: usize = 2;
 pub struct Answer {
     /// Objects in pixels of the picture, by descending score.
     pub detections: Vec<Detection>,
+    /// Landmarks of each, where the model gives any.
+    landmarks: Vec<Option<Landmarks>>,
+    /// Whom each looks like, where faces are recognised.
+    matches: Vec<Option<Match>>,
+    /// The class of each part of the picture.
+    pub segmentation: Option<Segmentation>,
 }
 
 /// Why there is no answer.
@@ -25,18 +39,70 @@ pub enum Failure {
     Model(ModelError),
 }
 
-/// Runs the model.
+/// What looks at the pictures.
+#[allow(clippy::large_enum_variant, reason = "one is made per stream, and it lives as long")]
+pub enum Network {
+    /// Nothing: detections come from metas on the buffers.
+    None,
+    /// Finds objects.
+    Detector(Detector),
+    /// Finds the class of every part.
+    Segmenter(Segmenter),
+    /// Finds faces and knows whose they are.
+    Faces(FaceRecogniser),
+}
+
+impl Network {
+    /// Loads what the settings name.
+    ///
+    /// # Errors
+    /// One sentence with the cause and the cure.
+    pub fn open(settings: &Settings) -> Result<Self, String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        if let Some(faces) = settings.faces()? {
+            return FaceRecogniser::open(&faces).map(Self::Faces).map_err(|e| text(&e));
+        }
+        match settings.model().map(|m| Model::open(&m)).transpose() {
+            Ok(Some(Model::Detector(detector))) => Ok(Self::Detector(detector)),
+            Ok(Some(Model::Segmenter(segmenter))) => Ok(Self::Segmenter(segmenter)),
+            Ok(None) => Ok(Self::None),
+            Err(error) => Err(text(&error)),
+        }
+    }
+
+    /// One line for the log.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::None => "no model: detections come from metas on the buffers".into(),
+            Self::Detector(d) => d.summary().into(),
+            Self::Segmenter(s) => s.summary().into(),
+            Self::Faces(f) => f.summary(),
+        }
+    }
+
+    /// What went otherwise than asked without being an error, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Detector(d) => d.warnings().to_vec(),
+            Self::Segmenter(s) => s.warnings().to_vec(),
+            Self::Faces(f) => f.warnings().map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// Runs the model and reads its answers.
 pub struct Analyst {
-    detector: Option<Detector>,
+    network: Network,
     /// Labels of detections that came as metas, in order of appearance.
     meta_labels: Vec<String>,
     converters: Vec<Converter>,
 }
 
 impl Analyst {
-    pub fn new(detector: Option<Detector>) -> Self {
+    pub fn new(network: Network) -> Self {
         Self {
-            detector,
+            network,
             meta_labels: Vec::new(),
             converters: Vec::new(),
         }
@@ -44,20 +110,121 @@ impl Analyst {
 
     /// Whether there is a model. Without one, detections come from metas on the buffers.
     pub fn has_model(&self) -> bool {
-        self.detector.is_some()
+        !matches!(self.network, Network::None)
     }
 
     /// Names of the classes.
     pub fn labels(&self) -> &[String] {
-        self.detector.as_ref().map_or(&self.meta_labels, |d| d.labels())
+        match &self.network {
+            Network::None => &self.meta_labels,
+            Network::Detector(d) => d.labels(),
+            Network::Segmenter(s) => s.labels(),
+            Network::Faces(f) => f.detector().labels(),
+        }
     }
 
     /// Name of a class.
-    pub fn label(&self, class: u32) -> String {
+    fn label(&self, class: u32) -> String {
         self.labels()
             .get(class as usize)
             .cloned()
             .unwrap_or_else(|| format!("class {class}"))
+    }
+
+    /// Regions of a frame that the camera should refine. `frame` and `interval` as in [`Feedback::regions`].
+    pub fn regions(
+        &self,
+        feedback: &mut Feedback,
+        (frame, interval): (u64, u32),
+        answer: &Answer,
+        settings: &Settings,
+        (width, height): (u32, u32),
+    ) -> Vec<dds_protocol::feedback::Region> {
+        match (&self.network, &answer.segmentation) {
+            (Network::Segmenter(segmenter), Some(map)) => {
+                let policy = settings.uncertainty(segmenter.labels(), segmenter.background());
+                let quality = feedback.settings().quality;
+                uncertainty::regions(&policy, map, width, height, settings.feedback_ttl_ms, quality)
+            }
+            (Network::Faces(_), _) => feedback.face_regions(
+                frame,
+                interval,
+                &answer.detections,
+                &answer.matches,
+                &settings.face_policy(),
+                width,
+                height,
+            ),
+            _ => feedback.regions(frame, interval, &answer.detections, width, height),
+        }
+    }
+
+    /// Objects of one pass, found in pixels of `from`, in pixels of `to`.
+    pub fn objects(
+        &self,
+        answer: &Answer,
+        pass: Pass,
+        settings: &Settings,
+        from: (u32, u32),
+        to: (u32, u32),
+    ) -> Vec<Object> {
+        let all = answer.detections.iter().enumerate();
+        all.flat_map(|(index, detection)| {
+            self.object(answer, &enlarged(detection, from, to), index, pass, settings, to)
+        })
+        .collect()
+    }
+
+    /// Objects of both passes by the rule of [`merge`], in pixels of `to`; the first was found in pixels of `from`.
+    pub fn merged_objects(
+        &self,
+        (first, second): (&Answer, &Answer),
+        settings: &Settings,
+        from: (u32, u32),
+        to: (u32, u32),
+    ) -> Vec<Object> {
+        let detections: Vec<Detection> = first.detections.iter().map(|d| enlarged(d, from, to)).collect();
+        let merged = merge::merge(&detections, &second.detections, &settings.merge());
+        merged
+            .iter()
+            .flat_map(|m| {
+                let answer = if m.pass == Pass::First { first } else { second };
+                self.object(answer, &m.detection, m.index, m.pass, settings, to)
+            })
+            .collect()
+    }
+
+    /// One detection as an object, if it scores enough.
+    fn object(
+        &self,
+        answer: &Answer,
+        detection: &Detection,
+        index: usize,
+        pass: Pass,
+        settings: &Settings,
+        size: (u32, u32),
+    ) -> Option<Object> {
+        let one = std::slice::from_ref(detection);
+        let threshold = settings.box_confidence_threshold;
+        let mut object = results::objects_of(one, threshold, |c| self.label(c), size.0, size.1).pop()?;
+        object.pass = pass.number();
+        object.face = answer.matches.get(index).and_then(Option::as_ref).map(|m| Face {
+            identity: (m.similarity >= settings.similarity_threshold).then(|| m.name.to_string()),
+            similarity: m.similarity,
+        });
+        Some(object)
+    }
+
+    /// What is told of the classes of a picture.
+    pub fn classes(&self, answer: &Answer, settings: &Settings) -> Option<Classes> {
+        let map = answer.segmentation.as_ref()?;
+        let areas = segmentation::areas(map).into_iter();
+        Some(Classes {
+            areas: areas
+                .map(|a| (u32::from(a.class), self.label(u32::from(a.class)), a.area))
+                .collect(),
+            map: settings.segmentation_map.then(|| segmentation::map_json(map)),
+        })
     }
 
     /// Checks that frames of this layout can be read.
@@ -79,6 +246,7 @@ impl Analyst {
         if !self.has_model() {
             return Ok(Answer {
                 detections: self.detections_from_metas(buffer),
+                ..Answer::default()
             });
         }
         let frame =
@@ -99,13 +267,26 @@ impl Analyst {
     }
 
     fn run(&mut self, picture: &Picture<'_>, settings: &Settings) -> Result<Answer, Failure> {
-        let Some(detector) = &mut self.detector else {
-            return Ok(Answer::default());
-        };
-        let inference = detector.infer(picture, &settings.infer()).map_err(Failure::Model)?;
-        Ok(Answer {
-            detections: inference.detections,
-        })
+        let infer = settings.infer();
+        match &mut self.network {
+            Network::None => Ok(Answer::default()),
+            Network::Detector(detector) => detector.infer(picture, &infer).map(|found| Answer {
+                detections: found.detections,
+                landmarks: found.landmarks,
+                ..Answer::default()
+            }),
+            Network::Segmenter(segmenter) => segmenter.infer(picture, &settings.segment()).map(|map| Answer {
+                segmentation: Some(map),
+                ..Answer::default()
+            }),
+            Network::Faces(faces) => faces.infer(picture, &infer, &settings.recognise()).map(|found| Answer {
+                detections: found.detections,
+                landmarks: found.landmarks,
+                matches: found.matches,
+                segmentation: None,
+            }),
+        }
+        .map_err(Failure::Model)
     }
 
     /// Takes the converter for `info` out of the store.
@@ -148,6 +329,19 @@ impl Analyst {
                 }
             })
             .collect()
+    }
+}
+
+/// A detection in pixels of a picture of another size.
+fn enlarged(d: &Detection, from: (u32, u32), to: (u32, u32)) -> Detection {
+    let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
+    let (x, y) = (ratio(from.0, to.0), ratio(from.1, to.1));
+    Detection {
+        x1: d.x1 * x,
+        y1: d.y1 * y,
+        x2: d.x2 * x,
+        y2: d.y2 * y,
+        ..*d
     }
 }
 

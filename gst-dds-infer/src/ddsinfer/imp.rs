@@ -15,7 +15,8 @@
  * whose regions were asked for waits for them up to `refine-deadline`; they are pasted over it and it is looked at again.
  *
  * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object. The same results go
- * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. Feedback leaves by the linked
+ * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. A segmenter's classes leave by
+ * the request pad `classes` as gray pictures, one byte for the class of each pixel. Feedback leaves by the linked
  * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
  * the video came through.
  *
@@ -27,6 +28,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::analysis::Network;
 use super::probe::{EarlyProbes, IdentityProbe};
 use super::queue::{Arrival, Item, Queue, Turn};
 use super::refine::RefineInput;
@@ -36,7 +38,7 @@ use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
 use super::worker::{Held, Out, Outcome, Request, Worker, unix_now};
 use crate::identity::{IdentityTracker, Lookup};
-use crate::model::Detector;
+use crate::model::Segmentation;
 use crate::results::FrameResult;
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -54,6 +56,13 @@ pub(super) const PROBE_RETRY: u64 = 30;
 struct SidePads {
     feedback: Option<Arc<SidePad>>,
     results: Option<Arc<SidePad>>,
+    classes: Option<Arc<SidePad>>,
+}
+
+impl SidePads {
+    fn slots(&mut self) -> [&mut Option<Arc<SidePad>>; 3] {
+        [&mut self.feedback, &mut self.results, &mut self.classes]
+    }
 }
 
 /// What comes downstream behind caps that are not settled before the first frame is.
@@ -222,6 +231,9 @@ impl ElementImpl for DdsInfer {
                 .build();
             let json = gst::Caps::new_empty_simple("application/x-json");
             let feedback = gst::Caps::new_empty_simple("application/x-dds-feedback");
+            let classes = gst_video::VideoCapsBuilder::new()
+                .format(gst_video::VideoFormat::Gray8)
+                .build();
             let template = |name, direction, presence, caps: &gst::Caps| {
                 gst::PadTemplate::new(name, direction, presence, caps).expect("valid template")
             };
@@ -231,6 +243,7 @@ impl ElementImpl for DdsInfer {
                 template("refine", gst::PadDirection::Sink, gst::PadPresence::Request, &video),
                 template("feedback", gst::PadDirection::Src, gst::PadPresence::Request, &feedback),
                 template("results", gst::PadDirection::Src, gst::PadPresence::Request, &json),
+                template("classes", gst::PadDirection::Src, gst::PadPresence::Request, &classes),
             ]
         });
         &TEMPLATES
@@ -250,6 +263,7 @@ impl ElementImpl for DdsInfer {
             let name = template.name_template();
             let slot = match name {
                 "feedback" => &mut pads.feedback,
+                "classes" => &mut pads.classes,
                 _ => &mut pads.results,
             };
             if slot.is_some() {
@@ -262,7 +276,7 @@ impl ElementImpl for DdsInfer {
             }
             // Feedback has no time of its own: it is wanted at once.
             let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
-            let segment = segment.filter(|_| name == "results").map(gst::Event::from);
+            let segment = segment.filter(|_| name != "feedback").map(gst::Event::from);
             let side = SidePad::new(template, name, segment);
             *slot = Some(side.clone());
             side
@@ -285,8 +299,7 @@ impl ElementImpl for DdsInfer {
         }
         let side = {
             let mut pads = self.side_pads.lock().unwrap();
-            let SidePads { feedback, results } = &mut *pads;
-            [feedback, results]
+            pads.slots()
                 .into_iter()
                 .find(|slot| slot.as_ref().is_some_and(|s| s.pad() == pad))
                 .and_then(Option::take)
@@ -346,27 +359,25 @@ impl DdsInfer {
 
     /// The side pads there are.
     fn sides(&self) -> Vec<Arc<SidePad>> {
-        let pads = self.side_pads.lock().unwrap();
-        [&pads.feedback, &pads.results].into_iter().flatten().cloned().collect()
+        let mut pads = self.side_pads.lock().unwrap();
+        pads.slots().into_iter().flatten().map(|side| side.clone()).collect()
     }
 
     /// Opens the model and begins a new run.
     fn start(&self) -> Result<(), gst::StateChangeError> {
         let settings = self.settings.lock().unwrap().clone();
-        let detector = match settings.model().map(|m| Detector::open(&m)).transpose() {
-            Ok(detector) => detector,
+        let network = match Network::open(&settings) {
+            Ok(network) => network,
             Err(error) => {
                 gst::element_imp_error!(self, gst::ResourceError::OpenRead, ("{error}"));
                 return Err(gst::StateChangeError);
             }
         };
-        if let Some(detector) = &detector {
-            gst::info!(CAT, imp = self, "{}", detector.summary());
-            for warning in detector.warnings() {
-                gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
-            }
+        gst::info!(CAT, imp = self, "{}", network.summary());
+        for warning in network.warnings() {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
-        *self.worker.lock().unwrap() = Some(Worker::new(detector, &settings));
+        *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
         *self.tracker.lock().unwrap() = Arc::default();
         *self.sender.lock().unwrap() = Sender::new();
         *self.stats.lock().unwrap() = Stats::default();
@@ -727,10 +738,34 @@ impl DdsInfer {
         }
         self.tell_latency(ready.inference);
         self.settle_caps(Some(&ready.caps));
+        if let Some((map, size)) = &ready.segmentation {
+            self.push_classes(map, *size, &ready.buffer);
+        }
         if let Some(result) = ready.result {
             self.report(result, &settings);
         }
         self.src_pad.push(ready.buffer)
+    }
+
+    /// The class of each pixel, one byte each, as a picture on the pad `classes`.
+    fn push_classes(&self, map: &Segmentation, (width, height): (u32, u32), frame: &gst::BufferRef) {
+        let Some(side) = self.side_pads.lock().unwrap().classes.clone() else {
+            return;
+        };
+        let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, width, height)
+            .fps(self.frame_rate())
+            .build();
+        let Ok(info) = info else { return };
+        let mut pixels = vec![0; info.size()];
+        let written = map.write_classes(width as usize, height as usize, &mut pixels, info.stride()[0] as usize);
+        let (Ok(()), Ok(caps)) = (written, info.to_caps()) else {
+            return;
+        };
+        side.set_caps(caps);
+        let mut buffer = gst::Buffer::from_mut_slice(pixels);
+        let _ = frame.copy_into(buffer.make_mut(), gst::BufferCopyFlags::TIMESTAMPS, ..);
+        let queued = side.push(buffer, !self.live.load(Ordering::Relaxed));
+        self.stats.lock().unwrap().class_maps_dropped += u64::from(queued == Queued::DroppedOldest);
     }
 
     /// Sends caps that differ from those downstream has, and what had to wait for them.
@@ -768,10 +803,11 @@ impl DdsInfer {
                 self.settle_caps(None);
             }
             gst::EventView::Segment(_) => {
-                let results = self.side_pads.lock().unwrap().results.clone();
-                if let Some(results) = results {
-                    results.event(&event);
-                }
+                let timed = {
+                    let pads = self.side_pads.lock().unwrap();
+                    [pads.results.clone(), pads.classes.clone()]
+                };
+                timed.iter().flatten().for_each(|side| side.event(&event));
             }
             _ => (),
         }
@@ -865,12 +901,20 @@ impl DdsInfer {
         }
     }
 
-    fn frame_duration(&self) -> gst::ClockTime {
+    /// Frames per second; 0 where unknown.
+    fn frame_rate(&self) -> gst::Fraction {
         let worker = self.worker.lock().unwrap();
         let fps = worker.as_ref().and_then(|w| w.info.as_ref()).map(|i| i.fps());
+        fps.unwrap_or(gst::Fraction::new(0, 1))
+    }
+
+    fn frame_duration(&self) -> gst::ClockTime {
+        let fps = self.frame_rate();
         let second = gst::ClockTime::SECOND;
-        fps.filter(|fps| fps.numer() > 0 && fps.denom() > 0)
-            .and_then(|fps| second.mul_div_floor(fps.denom() as u64, fps.numer() as u64))
+        let known = fps.numer() > 0 && fps.denom() > 0;
+        known
+            .then(|| second.mul_div_floor(fps.denom() as u64, fps.numer() as u64))
+            .flatten()
             .unwrap_or(second / 30)
     }
 

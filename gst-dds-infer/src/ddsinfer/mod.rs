@@ -36,6 +36,26 @@ pub enum FeedbackPolicy {
     Paper,
 }
 
+/// What the model finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, glib::Enum)]
+#[repr(u32)]
+#[enum_type(name = "GstDdsInferTask")]
+pub enum TaskChoice {
+    /// Told by the model.
+    #[default]
+    #[enum_value(name = "Auto: told by the model's description and outputs", nick = "auto")]
+    Auto,
+    /// Objects.
+    #[enum_value(name = "Detection: boxes with classes", nick = "detection")]
+    Detection,
+    /// Classes of every part of the picture.
+    #[enum_value(name = "Segmentation: the class of every part of the picture", nick = "segmentation")]
+    Segmentation,
+    /// Faces.
+    #[enum_value(name = "Face: boxes of faces, and whose they are", nick = "face")]
+    Face,
+}
+
 /// Registers the element with its plugin.
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     gst::Element::register(Some(plugin), "ddsinfer", gst::Rank::NONE, DdsInfer::static_type())

@@ -8,10 +8,12 @@ use std::sync::LazyLock;
 use glib::prelude::*;
 use gst::prelude::*;
 
-use super::FeedbackPolicy;
-use crate::feedback::{Policy, PolicySettings};
+use super::{FeedbackPolicy, TaskChoice};
+use crate::feedback::uncertainty::UncertaintySettings;
+use crate::feedback::{FacePolicy, Policy, PolicySettings};
 use crate::merge::MergeSettings;
-use crate::model::{InferSettings, ModelSettings};
+use crate::model::face::{FaceSettings, RecogniseSettings};
+use crate::model::{InferSettings, ModelSettings, SegmentSettings, Task};
 
 /// Scores below this are noise to results and policies alike.
 const FLOOR: f32 = 0.05;
@@ -24,6 +26,16 @@ pub struct Settings {
     pub onnxruntime_library: Option<PathBuf>,
     pub execution_provider: String,
     pub threads: u32,
+    pub task: TaskChoice,
+    pub extra_outputs: String,
+    pub embedding_model_file: Option<PathBuf>,
+    pub gallery: Option<PathBuf>,
+    pub similarity_threshold: f32,
+    pub min_face_size: u32,
+    pub segmentation_map: bool,
+    pub feedback_classes: String,
+    pub feedback_windows: u32,
+    pub feedback_window_size: u32,
     pub inference_interval: u32,
     pub box_confidence_threshold: f32,
     pub iou_threshold: f32,
@@ -50,6 +62,16 @@ impl Default for Settings {
             onnxruntime_library: None,
             execution_provider: "cpu".into(),
             threads: 0,
+            task: TaskChoice::Auto,
+            extra_outputs: String::new(),
+            embedding_model_file: None,
+            gallery: None,
+            similarity_threshold: FacePolicy::default().threshold,
+            min_face_size: RecogniseSettings::default().min_size as u32,
+            segmentation_map: false,
+            feedback_classes: String::new(),
+            feedback_windows: UncertaintySettings::default().windows as u32,
+            feedback_window_size: UncertaintySettings::default().window,
             inference_interval: 1,
             box_confidence_threshold: 0.3,
             iou_threshold: 0.6,
@@ -75,11 +97,96 @@ impl Settings {
             model_file: self.model_file.clone()?,
             label_file: self.label_file.clone(),
             description: self.model_description.clone(),
+            task: match self.task {
+                TaskChoice::Auto => None,
+                TaskChoice::Detection => Some(Task::Detection),
+                TaskChoice::Segmentation => Some(Task::Segmentation),
+                TaskChoice::Face => Some(Task::Face),
+            },
+            extra_outputs: names(&self.extra_outputs).map(str::to_owned).collect(),
+            ..self.runtime()
+        })
+    }
+
+    /// How any model is run.
+    fn runtime(&self) -> ModelSettings {
+        ModelSettings {
             library: self.onnxruntime_library.clone(),
             execution_providers: self.execution_provider.clone(),
             threads: self.threads,
             ..ModelSettings::default()
-        })
+        }
+    }
+
+    /// Both models and the gallery of a face recogniser; `None` where faces are not to be recognised.
+    ///
+    /// # Errors
+    /// Settings that contradict each other, in one sentence.
+    pub fn faces(&self) -> Result<Option<FaceSettings>, String> {
+        let Some(embedder) = &self.embedding_model_file else {
+            return match &self.gallery {
+                Some(_) => Err("gallery: faces are compared by what a second model makes of them; set \
+                                embedding-model-file too, or remove gallery"
+                    .into()),
+                None => Ok(None),
+            };
+        };
+        if !matches!(self.task, TaskChoice::Auto | TaskChoice::Face) {
+            return Err("embedding-model-file: it is for faces only; set task=face or remove one of the two".into());
+        }
+        let Some(detector) = self.model() else {
+            return Err(
+                "embedding-model-file: faces must be found first; set model-file to a detector of faces \
+                        (YuNet)"
+                    .into(),
+            );
+        };
+        Ok(Some(FaceSettings {
+            detector,
+            embedder: ModelSettings {
+                model_file: embedder.clone(),
+                ..self.runtime()
+            },
+            gallery: self.gallery.clone(),
+        }))
+    }
+
+    /// How faces are recognised.
+    pub fn recognise(&self) -> RecogniseSettings {
+        RecogniseSettings {
+            threshold: self.box_confidence_threshold,
+            min_size: self.min_face_size as f32,
+            ..RecogniseSettings::default()
+        }
+    }
+
+    /// Which faces are undecided.
+    pub fn face_policy(&self) -> FacePolicy {
+        FacePolicy {
+            threshold: self.similarity_threshold,
+            band: self.feedback_band,
+            ..FacePolicy::default()
+        }
+    }
+
+    /// What a segmenter is to find out. Uncertainty takes time, and only feedback needs it.
+    pub fn segment(&self) -> SegmentSettings {
+        SegmentSettings {
+            uncertainty: self.feedback,
+        }
+    }
+
+    /// Which parts of a segmented picture become regions. Of `feedback-classes`, those that the model does not have are
+    /// left out.
+    pub fn uncertainty(&self, labels: &[String], background: Option<u8>) -> UncertaintySettings {
+        let number = |name: &str| labels.iter().position(|l| l == name).and_then(|n| u8::try_from(n).ok());
+        UncertaintySettings {
+            windows: self.feedback_windows as usize,
+            window: self.feedback_window_size,
+            classes: names(&self.feedback_classes).filter_map(number).collect(),
+            background: background.into_iter().collect(),
+            ..UncertaintySettings::default()
+        }
     }
 
     pub fn infer(&self) -> InferSettings {
@@ -145,6 +252,16 @@ impl Settings {
             "onnxruntime-library" => self.onnxruntime_library = path(value),
             "execution-provider" => self.execution_provider = get::<Option<String>>(value).unwrap_or_default(),
             "threads" => self.threads = get(value),
+            "task" => self.task = get(value),
+            "extra-outputs" => self.extra_outputs = get::<Option<String>>(value).unwrap_or_default(),
+            "embedding-model-file" => self.embedding_model_file = path(value),
+            "gallery" => self.gallery = path(value),
+            "similarity-threshold" => self.similarity_threshold = get(value),
+            "min-face-size" => self.min_face_size = get(value),
+            "segmentation-map" => self.segmentation_map = get(value),
+            "feedback-classes" => self.feedback_classes = get::<Option<String>>(value).unwrap_or_default(),
+            "feedback-windows" => self.feedback_windows = get(value),
+            "feedback-window-size" => self.feedback_window_size = get(value),
             "inference-interval" => self.inference_interval = get(value),
             "box-confidence-threshold" => self.box_confidence_threshold = get(value),
             "iou-threshold" => self.iou_threshold = get(value),
@@ -174,6 +291,16 @@ impl Settings {
             "onnxruntime-library" => text(&self.onnxruntime_library),
             "execution-provider" => self.execution_provider.to_value(),
             "threads" => self.threads.to_value(),
+            "task" => self.task.to_value(),
+            "extra-outputs" => self.extra_outputs.to_value(),
+            "embedding-model-file" => text(&self.embedding_model_file),
+            "gallery" => text(&self.gallery),
+            "similarity-threshold" => self.similarity_threshold.to_value(),
+            "min-face-size" => self.min_face_size.to_value(),
+            "segmentation-map" => self.segmentation_map.to_value(),
+            "feedback-classes" => self.feedback_classes.to_value(),
+            "feedback-windows" => self.feedback_windows.to_value(),
+            "feedback-window-size" => self.feedback_window_size.to_value(),
             "inference-interval" => self.inference_interval.to_value(),
             "box-confidence-threshold" => self.box_confidence_threshold.to_value(),
             "iou-threshold" => self.iou_threshold.to_value(),
@@ -191,6 +318,11 @@ impl Settings {
             _ => return None,
         })
     }
+}
+
+/// Names separated by commas.
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty())
 }
 
 fn path(value: &glib::Value) -> Option<PathBuf> {
@@ -238,6 +370,69 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .maximum(1024)
             .default_value(d.threads)
             .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("task", d.task)
+            .nick("Task")
+            .blurb("What the model finds; auto: told by the model's description and outputs")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("extra-outputs")
+            .nick("Extra outputs")
+            .blurb("Names of tensors inside the model, separated by commas, that become outputs too; a description names their meaning, e.g. dds-objectness=NAME")
+            .default_value(Some(d.extra_outputs.as_str()))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("embedding-model-file")
+            .nick("Embedding model file")
+            .blurb("ONNX model that turns an aligned face into a vector; with it, faces that model-file (YuNet) finds are recognised")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("gallery")
+            .nick("Gallery")
+            .blurb("Known faces: a directory of pictures (NAME.jpg, NAME_2.png, NAME/*.jpg), or a JSON file of embeddings")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecFloat::builder("similarity-threshold")
+            .nick("Similarity threshold")
+            .blurb("Cosine from which on a face is the identity it looks like most, -1 to 1; embedders differ")
+            .minimum(-1.0)
+            .maximum(1.0)
+            .default_value(d.similarity_threshold)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("min-face-size")
+            .nick("Smallest face")
+            .blurb("Faces narrower or lower than so many pixels are found and not recognised")
+            .maximum(65_535)
+            .default_value(d.min_face_size)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("segmentation-map")
+            .nick("Segmentation map")
+            .blurb("Results of a segmenter hold the whole map, run-length coded, beside the share of each class")
+            .default_value(d.segmentation_map)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecString::builder("feedback-classes")
+            .nick("Classes of interest")
+            .blurb("Labels, separated by commas, for whose parts of a segmented picture quality may be asked; empty: all but the background")
+            .default_value(Some(d.feedback_classes.as_str()))
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("feedback-windows")
+            .nick("Windows")
+            .blurb("Most uncertain windows of a segmented picture that become regions")
+            .maximum(256)
+            .default_value(d.feedback_windows)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt::builder("feedback-window-size")
+            .nick("Window size")
+            .blurb("Side of such a window in pixels of the picture, in steps of 8")
+            .minimum(8)
+            .maximum(4096)
+            .default_value(d.feedback_window_size)
+            .mutable_playing()
             .build(),
         glib::ParamSpecUInt::builder("inference-interval")
             .nick("Inference interval")

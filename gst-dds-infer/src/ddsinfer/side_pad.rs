@@ -180,6 +180,24 @@ impl SidePad {
         self.changed.notify_all();
     }
 
+    /// What comes from here on has these caps.
+    pub fn set_caps(&self, caps: gst::Caps) {
+        let known = {
+            let inner = self.inner.lock().unwrap();
+            let waiting = inner.items.iter().rev().find_map(|i| match i {
+                Item::Event(e) if e.type_() == gst::EventType::Caps => Some(e.clone()),
+                _ => None,
+            });
+            match waiting.as_ref().map(|e| e.view()) {
+                Some(gst::EventView::Caps(e)) => e.caps() == caps.as_ref(),
+                _ => self.pad.current_caps().as_ref() == Some(&caps),
+            }
+        };
+        if !known {
+            self.event(&gst::event::Caps::new(&caps));
+        }
+    }
+
     /// Ends the stream once everything that waits has gone.
     pub fn eos(&self) {
         self.inner.lock().unwrap().eos = true;

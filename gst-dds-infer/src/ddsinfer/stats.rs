@@ -34,6 +34,8 @@ pub struct Stats {
     /// Result lines that went out, and that were dropped because nobody took them.
     pub result_lines: u64,
     pub result_lines_dropped: u64,
+    /// Pictures on the pad `classes` that were dropped because nobody took them.
+    pub class_maps_dropped: u64,
     /// Quality-of-service events from downstream (passed on to the decoder where the stream is live).
     pub qos_events: u64,
     /// Regions asked for, and left out because there were too many.
@@ -136,6 +138,7 @@ impl Stats {
             .field("key-unit-requests", tracker.key_unit_requests)
             .field("result-lines", self.result_lines)
             .field("result-lines-dropped", self.result_lines_dropped)
+            .field("class-maps-dropped", self.class_maps_dropped)
             .field("qos-events", self.qos_events)
             .field("regions-requested", self.regions)
             .field("regions-left-out", self.regions_left_out)

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use dds_protocol::feedback::{MAX_REGIONS, Region};
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 
-use super::analysis::{Analyst, Answer, Failure};
+use super::analysis::{Analyst, Answer, Failure, Network};
 use super::compose::{self, Composer};
 use super::queue::{Arrival, FrameKey};
 use super::settings::Settings;
 use super::stats::Stats;
 use crate::feedback::Feedback;
 use crate::identity::{FrameRecord, IdentityTracker, Lookup, Origin};
-use crate::merge::{self, Pass};
-use crate::model::{Detection, Detector, ModelError};
-use crate::results::{self, FrameResult, Object, Refined};
+use crate::merge::Pass;
+use crate::model::{ModelError, Segmentation};
+use crate::results::{self, FrameResult, Refined};
 
 /// Frames without identity after which a stream counts as not ours where no encoded stream was found upstream.
 const FOREIGN_FRAMES: u32 = 30;
@@ -124,13 +124,15 @@ pub struct Ready {
     pub caps: gst::Caps,
     pub result: Option<FrameResult>,
     pub key: Option<FrameKey>,
+    /// Classes of the picture, and its size.
+    pub segmentation: Option<(Segmentation, (u32, u32))>,
     /// Time spent on inference.
     pub inference: gst::ClockTime,
 }
 
 impl Worker {
-    pub fn new(detector: Option<Detector>, settings: &Settings) -> Self {
-        let analyst = Analyst::new(detector);
+    pub fn new(network: Network, settings: &Settings) -> Self {
+        let analyst = Analyst::new(network);
         Self {
             feedback: Feedback::new(settings.policy(analyst.labels())),
             analyst,
@@ -367,6 +369,7 @@ impl Worker {
             height: held.size.1,
             inference_ms: model_time.as_secs_f64() * 1000.0,
             objects,
+            classes: self.analyst.classes(&held.answer, settings),
             generation: None,
             regions: scaled(&regions, (width, height), held.size),
         });
@@ -478,7 +481,7 @@ impl Worker {
             caps,
             size,
             key,
-            answer,
+            mut answer,
             mut result,
             wait,
         } = held;
@@ -499,6 +502,7 @@ impl Worker {
             out = (large, caps);
         }
         let mut inference = gst::ClockTime::ZERO;
+        let mut segmentation = answer.segmentation.take();
         let refined = match wait {
             Wait::Nothing | Wait::Segment { .. } | Wait::Refinement { .. } => Refined::No,
             Wait::InVain => Refined::Late,
@@ -507,16 +511,18 @@ impl Worker {
             Wait::Answered(Arrival::Refined(r)) => match self.composer.paste(&mut buffer, &out.0, &r) {
                 Ok(()) => {
                     let started = Instant::now();
-                    let second = match self.analyst.analyse(&buffer, &out.0, settings) {
+                    let mut second = match self.analyst.analyse(&buffer, &out.0, settings) {
                         Ok(second) => second,
                         Err(Failure::Unreadable) => Answer::default(),
                         Err(Failure::Model(error)) => return Err(error),
                     };
                     inference = gst::ClockTime::from_nseconds(started.elapsed().as_nanos() as u64);
                     if let Some(result) = &mut result {
-                        result.objects = self.merged_objects(&answer, &second, settings, own, size);
+                        result.objects = self.analyst.merged_objects((&answer, &second), settings, own, size);
+                        result.classes = self.analyst.classes(&second, settings).or(result.classes.take());
                         result.inference_ms += started.elapsed().as_secs_f64() * 1000.0;
                     }
+                    segmentation = second.segmentation.take().or(segmentation);
                     Refined::Yes
                 }
                 Err(error) => {
@@ -544,41 +550,9 @@ impl Worker {
             caps: out.1,
             result,
             key,
+            segmentation: segmentation.map(|map| (map, size)),
             inference,
         })
-    }
-
-    /// Detections in pixels of `from` as objects in pixels of `to`.
-    fn objects(
-        &self,
-        detections: &[Detection],
-        pass: Pass,
-        settings: &Settings,
-        from: (u32, u32),
-        to: (u32, u32),
-    ) -> Vec<Object> {
-        let detections: Vec<Detection> = detections.iter().map(|d| enlarged(d, from, to)).collect();
-        let threshold = settings.box_confidence_threshold;
-        let mut objects = results::objects_of(&detections, threshold, |c| self.analyst.label(c), to.0, to.1);
-        objects.iter_mut().for_each(|o| o.pass = pass.number());
-        objects
-    }
-
-    /// Objects of both passes by the rule of [`merge`], in pixels of `size`.
-    fn merged_objects(
-        &self,
-        first: &Answer,
-        second: &Answer,
-        settings: &Settings,
-        own: (u32, u32),
-        size: (u32, u32),
-    ) -> Vec<Object> {
-        let first: Vec<Detection> = first.detections.iter().map(|d| enlarged(d, own, size)).collect();
-        let merged = merge::merge(&first, &second.detections, &settings.merge());
-        merged
-            .iter()
-            .flat_map(|m| self.objects(&[m.detection], m.pass, settings, size, size))
-            .collect()
     }
 
     /// Who the frame is and whether it is whole.
@@ -639,19 +613,6 @@ pub fn unix_now() -> Option<u64> {
         .duration_since(std::time::UNIX_EPOCH)
         .ok()?;
     u64::try_from(now.as_nanos()).ok()
-}
-
-/// A detection in pixels of a picture of another size.
-fn enlarged(d: &Detection, from: (u32, u32), to: (u32, u32)) -> Detection {
-    let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
-    let (x, y) = (ratio(from.0, to.0), ratio(from.1, to.1));
-    Detection {
-        x1: d.x1 * x,
-        y1: d.y1 * y,
-        x2: d.x2 * x,
-        y2: d.y2 * y,
-        ..*d
-    }
 }
 
 /// Rectangles in pixels of a picture of another size, outward.

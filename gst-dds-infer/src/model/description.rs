@@ -23,6 +23,7 @@ pub(super) enum Family {
     Nanodet,
     Ssd,
     Torchvision,
+    Yunet,
 }
 
 impl Family {
@@ -35,6 +36,7 @@ impl Family {
             Self::Nanodet => "nanodet",
             Self::Ssd => "ssd",
             Self::Torchvision => "torchvision",
+            Self::Yunet => "yunet",
         }
     }
 
@@ -42,7 +44,7 @@ impl Family {
     pub(super) fn defaults(self) -> InputDefaults {
         let scale = match self {
             Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
-            Self::Yolox | Self::Nanodet | Self::Ssd => 1.0,
+            Self::Yolox | Self::Nanodet | Self::Ssd | Self::Yunet => 1.0,
         };
         let (mean, std) = match self {
             Self::Nanodet => ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395]),
@@ -50,13 +52,14 @@ impl Family {
         };
         InputDefaults {
             color: match self {
-                Self::Yolox | Self::Nanodet => ColorOrder::Bgr,
+                Self::Yolox | Self::Nanodet | Self::Yunet => ColorOrder::Bgr,
                 _ => ColorOrder::Rgb,
             },
             resize: match self {
                 Self::Nanodet | Self::Ssd | Self::Torchvision => Resize::Stretch,
                 _ => Resize::Letterbox,
             },
+            pad: if self == Self::Yunet { 0.0 } else { 114.0 },
             scale,
             mean,
             std,
@@ -76,7 +79,8 @@ impl FromStr for Family {
             "nanodet" => Self::Nanodet,
             "ssd" => Self::Ssd,
             "torchvision" => Self::Torchvision,
-            _ => return Err("one of yolov5, yolov8, yolov10, yolox, nanodet, ssd, torchvision".into()),
+            "yunet" => Self::Yunet,
+            _ => return Err("one of yolov5, yolov8, yolov10, yolox, nanodet, ssd, torchvision, yunet".into()),
         })
     }
 }
@@ -186,6 +190,7 @@ pub(super) struct Affine {
 pub(super) struct InputDefaults {
     pub color: ColorOrder,
     pub resize: Resize,
+    pub pad: f32,
     pub scale: f32,
     pub mean: [f32; 3],
     pub std: [f32; 3],
@@ -277,7 +282,7 @@ impl Fields {
         InputRules {
             color: self.color.as_ref().map_or(own.color, |s| s.value),
             resize: self.resize.as_ref().map_or(own.resize, |s| s.value),
-            pad: self.pad.as_ref().map_or(114.0, |s| s.value),
+            pad: self.pad.as_ref().map_or(own.pad, |s| s.value),
             affine,
         }
     }

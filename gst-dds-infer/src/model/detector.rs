@@ -10,7 +10,7 @@ use super::description::Family;
 use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::nms::{self, Candidate};
 use super::preprocess::Placement;
-use super::{Detection, InferSettings, Inference, ModelError, ModelSettings, Picture, labels};
+use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, labels};
 
 /// A loaded model. Moves between threads; one thread uses it at a time.
 pub struct Detector {
@@ -54,7 +54,11 @@ impl Detector {
             probe: &tensors,
         };
         let (family, decoder) = settle_family(&network.infos(probe), &context, &network)?;
-        let usual = |classes| (classes == 80).then(|| (labels::coco(), "COCO, as there are 80".into()));
+        let usual = |classes| match classes {
+            80 => Some((labels::coco(), "COCO, as there are 80".into())),
+            _ if family == Family::Yunet => Some((vec!["face".into()], "the family's own".into())),
+            _ => None,
+        };
         let (labels, origin) = network.settle_labels(decoder.classes(), usual)?;
         network.feed(&family.defaults(), family.name())?;
 
@@ -117,13 +121,14 @@ impl Detector {
             f32::INFINITY
         };
         nms::suppress(&mut self.candidates, iou, settings.max_detections);
-        let detections = self
+        let (detections, landmarks) = self
             .candidates
             .iter()
             .filter_map(|c| on_picture(c, &run.placement, frame))
-            .collect();
+            .unzip();
         Ok(Inference {
             detections,
+            landmarks,
             preprocess: run.preprocess,
             run: run.run,
             decode: ran.elapsed(),
@@ -141,6 +146,11 @@ impl Detector {
             Some(l) => Cow::Borrowed(l),
             None => Cow::Owned(format!("class {class}")),
         }
+    }
+
+    /// Whether detections come with landmarks of faces.
+    pub fn has_landmarks(&self) -> bool {
+        self.family == Family::Yunet
     }
 
     /// What went otherwise than asked without being an error, one sentence each: refused execution providers, a library
@@ -202,19 +212,20 @@ fn settle_family(
     }
 }
 
-/// A box in pixels of the picture, clipped; `None` if nothing of it lies there.
-fn on_picture(c: &Candidate, placement: &Placement, frame: (usize, usize)) -> Option<Detection> {
+/// A box in pixels of the picture, clipped, and its landmarks; `None` if nothing of the box lies there.
+fn on_picture(c: &Candidate, placement: &Placement, frame: (usize, usize)) -> Option<(Detection, Option<Landmarks>)> {
     let (w, h) = (frame.0 as f32, frame.1 as f32);
-    let x = |v: f32| ((v - placement.offset.0) / placement.scale.0).clamp(0.0, w);
-    let y = |v: f32| ((v - placement.offset.1) / placement.scale.1).clamp(0.0, h);
+    let x = |v: f32| (v - placement.offset.0) / placement.scale.0;
+    let y = |v: f32| (v - placement.offset.1) / placement.scale.1;
     let d = Detection {
-        x1: x(c.x1),
-        y1: y(c.y1),
-        x2: x(c.x2),
-        y2: y(c.y2),
+        x1: x(c.x1).clamp(0.0, w),
+        y1: y(c.y1).clamp(0.0, h),
+        x2: x(c.x2).clamp(0.0, w),
+        y2: y(c.y2).clamp(0.0, h),
         score: c.score,
         objectness: c.objectness,
         class: c.class,
     };
-    (d.x2 > d.x1 && d.y2 > d.y1).then_some(d)
+    let landmarks = c.landmarks.map(|l| l.map(|[px, py]| [x(px), y(py)]));
+    (d.x2 > d.x1 && d.y2 > d.y1).then_some((d, landmarks))
 }

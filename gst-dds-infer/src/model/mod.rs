@@ -32,10 +32,10 @@
 //!
 //! | key | value | default |
 //! |---|---|---|
-//! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (end-to-end), `yolox`, `nanodet`, `ssd`, `torchvision` | by shape |
-//! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox and nanodet |
+//! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (end-to-end), `yolox`, `nanodet`, `ssd`, `torchvision`, `yunet` | by shape |
+//! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox, nanodet and yunet |
 //! | `dds-resize` | `letterbox` (picture at the top left), `letterbox-center`, `stretch` | `stretch` for nanodet, ssd and torchvision, else `letterbox` |
-//! | `dds-pad` | 0 to 255: value around a letterboxed picture | 114 |
+//! | `dds-pad` | 0 to 255: value around a letterboxed picture | 114, 0 for yunet |
 //! | `dds-scale` | factor on samples of 0 to 255 | 1/255 for yolov5, yolov8, yolov10, torchvision; else 1 |
 //! | `dds-mean`, `dds-std` | one or three numbers in the input's channel order: input = (sample * scale - mean) / std | 0, 1; those of its training for nanodet |
 //! | `dds-labels` | names of the classes, or one file name ending in `.txt` (relative to the side file) with one name per line | metadata, or COCO for 80 classes |
@@ -45,8 +45,8 @@
 //! | `dds-width`, `dds-height` | input size of a model of dynamic size | frame size, rounded up to 32 |
 //!
 //! Labels come from the label file, then `dds-labels`, then the metadata; without any they are those of COCO for a model
-//! of 80 classes, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network finds the same at
-//! the top left, the default here.
+//! of 80 classes, `face` for yunet, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network
+//! finds the same at the top left, the default here.
 //!
 //! Of GStreamer's own keys, those understood are a tensor's `id` (`yolo-v8-out`, `yolo-26-end2end-out`,
 //! `ssd-mobilenet-v1-variant-1-out-*`), `dir`, `dims` and, for the input, `ranges`.
@@ -64,6 +64,7 @@ mod description;
 mod detector;
 mod error;
 mod exposed;
+pub mod face;
 mod labels;
 mod network;
 mod nms;
@@ -95,11 +96,15 @@ pub struct Detection {
     pub y2: f32,
     /// Confidence, 0 to 1 (class score, times objectness where the model has one).
     pub score: f32,
-    /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX).
+    /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX, YuNet).
     pub objectness: Option<f32>,
     /// Class number, an index into [`Detector::labels`].
     pub class: u32,
 }
+
+/// Five points of a face, `[x, y]` in pixels of the input picture, not clipped to it: right eye, left eye, tip of the
+/// nose, right and left corner of the mouth, as the person has them: the right eye lies at the left of the picture.
+pub type Landmarks = [[f32; 2]; 5];
 
 /// What [`Detector::open`] needs; none of it changes while a detector lives.
 #[derive(Debug, Clone, Default)]
@@ -148,6 +153,8 @@ impl Default for InferSettings {
 pub struct Inference {
     /// Objects after non-maximum suppression, by descending score, none below [`InferSettings::floor`].
     pub detections: Vec<Detection>,
+    /// The landmarks of each detection, in the order of `detections`; `None` where the model gives none (all but YuNet).
+    pub landmarks: Vec<Option<Landmarks>>,
     /// Time spent turning the picture into the model's input.
     pub preprocess: Duration,
     /// Time spent in the ONNX Runtime call.

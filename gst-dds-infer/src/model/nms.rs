@@ -4,6 +4,8 @@
 
 //! Class-aware greedy non-maximum suppression.
 
+use super::Landmarks;
+
 /// A decoded box in pixels of the model's input, before suppression.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Candidate {
@@ -14,6 +16,7 @@ pub(super) struct Candidate {
     pub score: f32,
     pub objectness: Option<f32>,
     pub class: u32,
+    pub landmarks: Option<Landmarks>,
 }
 
 /// Leaves the best `max` candidates by descending score, without those that overlap a better one of their class by more
@@ -62,6 +65,7 @@ mod tests {
             score,
             objectness: None,
             class,
+            landmarks: None,
         }
     }
 

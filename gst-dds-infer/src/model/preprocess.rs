@@ -471,7 +471,7 @@ impl Sink<'_> {
 }
 
 /// Colour matrix and normalisation in one: channel = clamp(luma * Y + u * U + v * V + constant).
-struct YuvColors {
+pub(super) struct YuvColors {
     luma: [f32; 3],
     u: [f32; 3],
     v: [f32; 3],
@@ -481,7 +481,7 @@ struct YuvColors {
 }
 
 impl YuvColors {
-    fn new(rules: &InputRules, picture: &Picture<'_>) -> Self {
+    pub(super) fn new(rules: &InputRules, picture: &Picture<'_>) -> Self {
         let (kr, kb) = match picture.matrix() {
             ColorMatrix::Bt601 => (0.299, 0.114),
             ColorMatrix::Bt709 => (0.2126, 0.0722),
@@ -518,6 +518,14 @@ impl YuvColors {
             colors.constant[i] = rules.affine.offset[i] - gain[i] * (y_gain * y_zero + 128.0 * (u + v));
         }
         colors
+    }
+
+    /// The channels of one pixel.
+    pub(super) fn pixel(&self, y: f32, u: f32, v: f32) -> [f32; 3] {
+        [0, 1, 2].map(|i| {
+            let value = self.luma[i] * y + (self.u[i] * u + self.v[i] * v + self.constant[i]);
+            clamp(value, self.low[i], self.high[i])
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod yolov10;
 mod yolov5;
 mod yolov8;
 mod yolox;
+mod yunet;
 
 use super::description::{Family, Fields};
 use super::nms::Candidate;
@@ -98,6 +99,7 @@ pub(super) fn fit(family: Family, outputs: &[OutputInfo], context: &Context<'_>)
         Family::Nanodet => nanodet::fit(outputs, context),
         Family::Ssd => ssd::fit(outputs, context),
         Family::Torchvision => torchvision::fit(outputs, context),
+        Family::Yunet => yunet::fit(outputs, context),
     }
 }
 
@@ -105,6 +107,9 @@ pub(super) fn fit(family: Family, outputs: &[OutputInfo], context: &Context<'_>)
 pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Family, String> {
     if fit(Family::Ssd, outputs, context).is_ok() {
         return Ok(Family::Ssd);
+    }
+    if fit(Family::Yunet, outputs, context).is_ok() {
+        return Ok(Family::Yunet);
     }
     if outputs.len() >= 6 {
         return fit(Family::Nanodet, outputs, context).map(|_| Family::Nanodet);
@@ -219,6 +224,7 @@ fn push(found: &mut Vec<Candidate>, corners: [f32; 4], score: f32, objectness: O
             score: score.min(1.0),
             objectness: objectness.map(|o| o.min(1.0)),
             class,
+            landmarks: None,
         });
     }
 }
@@ -293,10 +299,17 @@ mod tests {
                     output("s", &[9], true),
                 ]
             }
+            Family::Yunet => [(8, 64), (16, 16), (32, 4)]
+                .into_iter()
+                .flat_map(|(stride, cells)| {
+                    [("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)]
+                        .map(|(part, numbers)| output(&format!("{part}_{stride}"), &[1, cells, numbers], true))
+                })
+                .collect(),
         }
     }
 
-    const FAMILIES: [Family; 7] = [
+    const FAMILIES: [Family; 8] = [
         Family::Yolov5,
         Family::Yolov8,
         Family::Yolov10,
@@ -304,6 +317,7 @@ mod tests {
         Family::Nanodet,
         Family::Ssd,
         Family::Torchvision,
+        Family::Yunet,
     ];
 
     #[test]

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MPL-2.0
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use super::align::{self, Similarity, TEMPLATE_SIDE};
+use crate::model::description::{ColorOrder, InputDefaults, Resize};
+use crate::model::network::{Network, Outputs};
+use crate::model::{Landmarks, ModelError, ModelSettings, Picture};
+
+/// Sides in pixels of an input that a face can be aligned to.
+const SIDES: std::ops::RangeInclusive<usize> = 16..=1024;
+
+/// As ArcFace, MobileFaceNet and their kin are trained: (x - 127.5) / 127.5 in RGB.
+const DEFAULTS: InputDefaults = InputDefaults {
+    color: ColorOrder::Rgb,
+    resize: Resize::Stretch,
+    pad: 0.0,
+    scale: 1.0,
+    mean: [127.5; 3],
+    std: [127.5; 3],
+};
+
+/// A model that turns an aligned face into a vector: those of one person lie close together. One face at a time.
+///
+/// Its input is a square picture, [1, 3, 112, 112] in the published models, its output one vector [1, D]. The keys of the
+/// model's description apply but for those of detectors; without any, its input is (x - 127.5) / 127.5 in RGB.
+pub struct Embedder {
+    network: Network,
+    side: usize,
+    dimension: usize,
+    summary: String,
+    outputs: Outputs,
+    aligned: Vec<u8>,
+}
+
+/// What one face gave.
+#[derive(Debug, Clone, Default)]
+pub struct Embedded {
+    /// The vector, of length 1; `None` where the landmarks tell no direction or the model gives no number.
+    pub embedding: Option<Vec<f32>>,
+    /// Time spent in cutting the face out of the picture.
+    pub align: Duration,
+    /// Time spent in the model.
+    pub run: Duration,
+}
+
+impl Embedder {
+    /// Loads a model, as [`Detector::open`](crate::model::Detector::open) does, and runs it once on a blank picture.
+    ///
+    /// # Errors
+    /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
+    pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
+        let mut network = Network::open(settings)?;
+        if let Some(family) = &network.fields().family {
+            return Err(ModelError::Contradiction {
+                what: "what the model finds".into(),
+                first: format!("{} says dds-family={}, a detector", family.origin, family.value.name()),
+                second: format!("{} is to embed faces; leave dds-family out", network.file().display()),
+            });
+        }
+        if network.given_labels().is_some() {
+            return Err(network.unusable("it is to embed faces, which have no labels; leave the labels out".into()));
+        }
+        let (width, height) = network.size_for((1, 1));
+        if (width, height) != network.size_for((1000, 1000)) {
+            return Err(network.unusable(format!(
+                "the size of its input is dynamic; set dds-width and dds-height to the size that it was trained on, \
+                 usually {TEMPLATE_SIDE}"
+            )));
+        }
+        if width != height || !SIDES.contains(&width) {
+            return Err(network.unusable(format!(
+                "its input has {width}x{height} pixels; aligned faces are square, from {} to {} pixels",
+                SIDES.start(),
+                SIDES.end()
+            )));
+        }
+        let probe = network.probe(width)?;
+        let dimension = match &network.infos(&probe)[..] {
+            [output] if output.float => match output.dims[..] {
+                [d] | [1, d] | [1, d, 1, 1] if d > 1 => Ok(d),
+                _ => Err(format!("its output {} is {:?}", output.name, output.dims)),
+            },
+            outputs => {
+                let list: Vec<String> = outputs.iter().map(|o| format!("{} {:?}", o.name, o.dims)).collect();
+                Err(format!("its outputs are {}", list.join(", ")))
+            }
+        };
+        let dimension = dimension
+            .map_err(|found| network.unusable(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
+        network.feed(&DEFAULTS, "embedders of faces")?;
+        let summary = network.summary("embedder", &format!("{dimension} dimensions"));
+        Ok(Self {
+            network,
+            side: width,
+            dimension,
+            summary,
+            outputs: Outputs::default(),
+            aligned: Vec::new(),
+        })
+    }
+
+    /// Aligns the face with these landmarks, in pixels of the picture, and embeds it.
+    ///
+    /// # Errors
+    /// [`ModelError::Inference`] when ONNX Runtime refuses or the model gives what it did not declare.
+    pub fn embed(&mut self, picture: &Picture<'_>, landmarks: &Landmarks) -> Result<Embedded, ModelError> {
+        let start = Instant::now();
+        let side = self.side as u32;
+        let Some(transform) = Similarity::onto_template(landmarks, side) else {
+            return Ok(Embedded::default());
+        };
+        align::warp(picture, &transform, side, &mut self.aligned);
+        let aligned = Picture::rgb(side, side, &self.aligned, 3 * self.side)?;
+        let cut = Instant::now();
+        let run = self.network.infer_at(&aligned, (self.side, self.side))?;
+        let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
+        let values = tensors.first().map(|t| t.data).unwrap_or_default();
+        if values.len() != self.dimension {
+            return Err(ModelError::Inference(format!(
+                "the embedder gave {} numbers instead of {}",
+                values.len(),
+                self.dimension
+            )));
+        }
+        Ok(Embedded {
+            embedding: normalised(values),
+            align: cut - start,
+            run: cut.elapsed(),
+        })
+    }
+
+    /// The face that was embedded last, as the model saw it: side in pixels and its bytes R G B.
+    pub fn last_aligned(&self) -> (u32, &[u8]) {
+        (self.side as u32, &self.aligned)
+    }
+
+    /// Length of an embedding.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// What went otherwise than asked without being an error, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        self.network.warnings()
+    }
+
+    /// One line for the log.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+}
+
+/// The vector of length 1 in this direction; `None` for one without a direction.
+pub(super) fn normalised(vector: &[f32]) -> Option<Vec<f32>> {
+    let norm = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    // NaN and infinity fail as well.
+    (norm > 1e-12 && norm.is_finite()).then(|| vector.iter().map(|v| (f64::from(*v) / norm) as f32).collect())
+}
