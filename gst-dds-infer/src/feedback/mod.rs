@@ -21,17 +21,20 @@
 
 #![forbid(unsafe_code)]
 
+mod faces;
 mod motion;
 mod paper;
 pub mod uncertainty;
 mod undecided;
 
+pub use faces::FacePolicy;
 pub use motion::BoundingBox;
 pub use paper::{ClassGroup, PaperSettings};
 
 use dds_protocol::feedback::{MAX_REGIONS, Motion, Quality, Rect, Region};
 
 use crate::model::Detection;
+use crate::model::face::Match;
 use motion::MotionEstimator;
 
 /// Which boxes become regions.
@@ -168,10 +171,46 @@ impl Feedback {
         width: u32,
         height: u32,
     ) -> Vec<Region> {
-        let mut candidates = match self.settings.policy {
+        let candidates = match self.settings.policy {
             Policy::Undecided => undecided::candidates(&self.settings, detections),
             Policy::Paper => paper::candidates(&self.settings, detections, width, height),
         };
+        self.regions_of(candidates, frame_number, frame_interval, detections, width, height)
+    }
+
+    /// As [`Feedback::regions`], for faces: also those that are found while it is undecided whose they are.
+    ///
+    /// - `matches`: the closest identity of each of `detections`, in their order.
+    ///
+    /// With [`Policy::Paper`], faces are objects like any other, and `matches` are not looked at.
+    #[allow(clippy::too_many_arguments, reason = "those of `regions` and two more")]
+    pub fn face_regions(
+        &mut self,
+        frame_number: u64,
+        frame_interval: u32,
+        detections: &[Detection],
+        matches: &[Option<Match>],
+        policy: &FacePolicy,
+        width: u32,
+        height: u32,
+    ) -> Vec<Region> {
+        if self.settings.policy == Policy::Paper {
+            return self.regions(frame_number, frame_interval, detections, width, height);
+        }
+        let candidates = faces::candidates(&self.settings, policy, detections, matches);
+        self.regions_of(candidates, frame_number, frame_interval, detections, width, height)
+    }
+
+    /// The regions of what a policy chose; `detections` are those of the whole frame, for the motion of the next.
+    fn regions_of(
+        &mut self,
+        mut candidates: Vec<Candidate>,
+        frame_number: u64,
+        frame_interval: u32,
+        detections: &[Detection],
+        width: u32,
+        height: u32,
+    ) -> Vec<Region> {
         candidates.sort_by(|a, b| a.distance.total_cmp(&b.distance));
         self.motion.expect_after(frame_number);
         let mut regions: Vec<Region> = candidates

@@ -117,8 +117,13 @@ impl Similarity {
 pub(in crate::model) fn warp(picture: &Picture<'_>, transform: &Similarity, side: u32, aligned: &mut Vec<u8>) {
     let sampler = Sampler::new(picture);
     let back = transform.inverse();
-    // Along one axis; two pixels are what bilinear sampling covers.
-    let samples = ((back.scale() / 2.0).ceil() as usize).clamp(1, MAX_SAMPLES);
+    // Along one axis; up to two pixels are what bilinear sampling covers.
+    let shrinks_by = back.scale();
+    let samples = if shrinks_by <= 2.0 {
+        1
+    } else {
+        (shrinks_by.ceil() as usize).min(MAX_SAMPLES)
+    };
     let offset = |n: usize| (n as f64 + 0.5) / samples as f64 - 0.5;
     let share = 1.0 / (samples * samples) as f32;
     aligned.clear();
