@@ -8,7 +8,7 @@ use dds_protocol::feedback::Rect;
 use dds_protocol::identity::FrameIdentity;
 use serde_json::{Value, json};
 
-use crate::model::Detection;
+use crate::model::{Detection, Landmarks};
 
 /// One object in pixels of the frame, inside it, at least one pixel large.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,9 @@ pub struct Object {
     pub pass: u32,
     /// Whose face it is, where faces are compared with a gallery.
     pub face: Option<Face>,
+    /// Right eye, left eye, tip of the nose, right and left corner of the mouth of a face, `[x, y]` in pixels of the frame,
+    /// where the model gives them.
+    pub landmarks: Option<Landmarks>,
 }
 
 /// Whom a face looks like.
@@ -149,6 +152,7 @@ pub fn objects_of(
                 height,
                 pass: 1,
                 face: None,
+                landmarks: None,
             }
         })
         .collect()
@@ -173,8 +177,8 @@ impl FrameResult {
     /// not know it), `pts_ns` (number or null), `age_ms`, `first_pass_age_ms` (number or null), `refinement` (null, `done`,
     /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
     /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
-    /// `width`, `height`). Objects of a face recogniser have `identity` (string, or null for a stranger) and `similarity`
-    /// too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
+    /// `width`, `height`). Faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
+    /// for a stranger) and `similarity` too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;
         let objects: Vec<Value> = self
@@ -188,6 +192,10 @@ impl FrameResult {
                 if let Some(face) = &o.face {
                     object["identity"] = json!(face.identity);
                     object["similarity"] = rounded(f64::from(face.similarity), 4);
+                }
+                if let Some(points) = &o.landmarks {
+                    let point = |[x, y]: &[f32; 2]| json!([rounded(f64::from(*x), 1), rounded(f64::from(*y), 1)]);
+                    object["landmarks"] = points.iter().map(point).collect();
                 }
                 object
             })
@@ -339,6 +347,7 @@ mod tests {
                 height: 40,
                 pass: 2,
                 face: None,
+                landmarks: None,
             }],
             classes: None,
             generation: Some(65535),

@@ -10,6 +10,8 @@ pub mod camera;
 #[cfg(feature = "x264")]
 pub mod ddsencode;
 pub mod encoder;
+pub mod picture;
+pub mod scale;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     #[cfg(feature = "x264")]

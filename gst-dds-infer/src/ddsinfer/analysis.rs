@@ -170,7 +170,14 @@ impl Analyst {
     ) -> Vec<Object> {
         let all = answer.detections.iter().enumerate();
         all.flat_map(|(index, detection)| {
-            self.object(answer, &enlarged(detection, from, to), index, pass, settings, to)
+            self.object(
+                (answer, from),
+                &enlarged(detection, from, to),
+                index,
+                pass,
+                settings,
+                to,
+            )
         })
         .collect()
     }
@@ -188,7 +195,11 @@ impl Analyst {
         merged
             .iter()
             .flat_map(|m| {
-                let answer = if m.pass == Pass::First { first } else { second };
+                let answer = if m.pass == Pass::First {
+                    (first, from)
+                } else {
+                    (second, to)
+                };
                 self.object(answer, &m.detection, m.index, m.pass, settings, to)
             })
             .collect()
@@ -197,7 +208,7 @@ impl Analyst {
     /// One detection as an object, if it scores enough.
     fn object(
         &self,
-        answer: &Answer,
+        (answer, from): (&Answer, (u32, u32)),
         detection: &Detection,
         index: usize,
         pass: Pass,
@@ -212,6 +223,9 @@ impl Analyst {
             identity: (m.similarity >= settings.similarity_threshold).then(|| m.name.to_string()),
             similarity: m.similarity,
         });
+        let landmarks = answer.landmarks.get(index).copied().flatten();
+        let (x, y) = ratios(from, size);
+        object.landmarks = landmarks.map(|points| points.map(|[px, py]| [px * x, py * y]));
         Some(object)
     }
 
@@ -332,10 +346,15 @@ impl Analyst {
     }
 }
 
+/// What pixels of one picture are worth in another.
+fn ratios(from: (u32, u32), to: (u32, u32)) -> (f32, f32) {
+    let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
+    (ratio(from.0, to.0), ratio(from.1, to.1))
+}
+
 /// A detection in pixels of a picture of another size.
 fn enlarged(d: &Detection, from: (u32, u32), to: (u32, u32)) -> Detection {
-    let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
-    let (x, y) = (ratio(from.0, to.0), ratio(from.1, to.1));
+    let (x, y) = ratios(from, to);
     Detection {
         x1: d.x1 * x,
         y1: d.y1 * y,

@@ -327,9 +327,13 @@ impl Worker {
                     .and_then(|last| identity.frame.checked_sub(last))
                     .and_then(|interval| u32::try_from(interval).ok())
                     .unwrap_or(0);
-                let mut found = self
-                    .feedback
-                    .regions(identity.frame, interval, &held.answer.detections, width, height);
+                let mut found = self.analyst.regions(
+                    &mut self.feedback,
+                    (identity.frame, interval),
+                    &held.answer,
+                    settings,
+                    (width, height),
+                );
                 if two_passes && !refine {
                     // Nobody would see them.
                     found.clear();
@@ -344,13 +348,9 @@ impl Worker {
             }
         }
 
-        let objects = self.objects(
-            &held.answer.detections,
-            Pass::First,
-            settings,
-            (width, height),
-            held.size,
-        );
+        let objects = self
+            .analyst
+            .objects(&held.answer, Pass::First, settings, (width, height), held.size);
         let mut stats = stats.lock().unwrap();
         stats.inferred += 1;
         stats.damaged += u64::from(record.damaged);

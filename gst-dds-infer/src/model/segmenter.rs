@@ -27,6 +27,7 @@ const LANES: usize = 4;
 const DEFAULTS: InputDefaults = InputDefaults {
     color: ColorOrder::Rgb,
     resize: Resize::Stretch,
+    pad: 114.0,
     scale: 1.0 / 255.0,
     mean: [0.485, 0.456, 0.406],
     std: [0.229, 0.224, 0.225],

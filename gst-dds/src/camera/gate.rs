@@ -195,6 +195,11 @@ impl Gate {
         self.pending.take()
     }
 
+    /// A usable generation came another way.
+    pub(super) fn heard(&mut self, at: u64) {
+        self.last_complete = Some(at);
+    }
+
     /// When the last usable generation came.
     pub(super) fn last_complete(&self) -> Option<u64> {
         self.last_complete

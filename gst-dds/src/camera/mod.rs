@@ -38,11 +38,14 @@ mod cap;
 mod gate;
 mod qpmap;
 mod regions;
+mod requests;
+pub mod ring;
 mod stats;
 
 pub use cap::Vbv;
 pub use gate::{Outcome, Source};
 pub use qpmap::QpMap;
+pub use requests::{RefineCounts, Refusal, Request, Requests, stretched};
 pub use stats::{DelayStats, Stats};
 
 use dds_protocol::feedback::Rect;
@@ -324,6 +327,12 @@ impl Camera {
         }
         self.gate
             .push(now, packet, self.current_frame, &self.settings, &mut self.stats)
+    }
+
+    /// Says when a complete generation came that did not come through [`Self::push_feedback`]: in two passes it names
+    /// frames of the past ([`Requests`]), and here it only tells that the server is there.
+    pub fn heard(&mut self, at: u64) {
+        self.gate.heard(at);
     }
 
     /// Decides how to code the frame `frame` (number of the captured frame since encoder start, rising, gaps allowed).

@@ -18,6 +18,19 @@ pub(super) struct MbRect {
     y1: usize,
 }
 
+impl MbRect {
+    /// The rectangle in pixels; the last column and row may reach over the picture.
+    pub(super) fn pixels(&self) -> Rect {
+        let pixels = |macroblocks: usize| macroblocks as u32 * MACROBLOCK;
+        Rect {
+            x: pixels(self.x0),
+            y: pixels(self.y0),
+            width: pixels(self.x1 - self.x0),
+            height: pixels(self.y1 - self.y0),
+        }
+    }
+}
+
 /// A rectangle brought onto a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placement {

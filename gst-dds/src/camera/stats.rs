@@ -39,7 +39,7 @@ impl Default for DelayStats {
 
 impl DelayStats {
     /// Notes one delay.
-    pub(super) fn record(&mut self, delay_ns: u64, frames: u64) {
+    pub(crate) fn record(&mut self, delay_ns: u64, frames: u64) {
         self.recent[(self.count % RECENT as u64) as usize] = delay_ns;
         self.min_ns = if self.count == 0 {
             delay_ns
@@ -82,6 +82,12 @@ macro_rules! counters {
         }
 
         impl Stats {
+            /// Both counts together; delays stay those of `self`.
+            pub(crate) fn with(mut self, other: &Self) -> Self {
+                $(self.$name += other.$name;)*
+                self
+            }
+
             /// Every count with its kebab-case name, for a `GstStructure`. The delay has its own accessors.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$(($key, self.$name),)*].into_iter()

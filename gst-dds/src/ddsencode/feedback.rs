@@ -49,6 +49,8 @@ impl Inbox {
 #[derive(Default)]
 pub(super) struct Rtp {
     channel: CameraChannel,
+    /// Sessions of the second stream.
+    refine: CameraChannel,
     next_search: Option<gst::ClockTime>,
 }
 
@@ -70,9 +72,11 @@ impl DdsEncode {
             .build()
     }
 
-    /// Takes feedback packets from any thread; the next frame reads them.
+    /// Takes feedback packets from any thread; the next frame reads them, or in two passes the frames that wait.
     pub(super) fn deliver(&self, source: Source, packet: &[u8]) {
-        self.inbox.lock().unwrap().push(source, packet);
+        if !self.refine.deliver(source, packet) {
+            self.inbox.lock().unwrap().push(source, packet);
+        }
     }
 
     fn feedback_chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -148,13 +152,18 @@ impl DdsEncode {
         {
             return;
         }
-        let inbox = Arc::downgrade(&self.inbox);
+        let (inbox, refine) = (Arc::downgrade(&self.inbox), Arc::downgrade(&self.refine));
         let deliver: Deliver = Arc::new(move |packet| {
-            if let Some(inbox) = inbox.upgrade() {
+            if let Some((inbox, refine)) = inbox.upgrade().zip(refine.upgrade())
+                && !refine.deliver(Source::Rtcp, packet)
+            {
                 inbox.lock().unwrap().push(Source::Rtcp, packet);
             }
         });
-        let sessions = rtp.channel.refresh(&src_pad, &deliver);
+        let mut sessions = rtp.channel.refresh(&src_pad, &deliver);
+        if let Some(pad) = self.refine.pad() {
+            sessions += rtp.refine.refresh(&pad, &deliver);
+        }
         rtp.next_search = Some(now + if sessions > 0 { SEARCH_AGAIN_EVERY } else { SEARCH_EVERY });
         drop(rtp);
         if let Some(state) = self.state.lock().unwrap().as_mut() {

@@ -18,9 +18,10 @@ use crate::encoder::{Config, Guard, LogLevel, OpenError, PixelFormat, RateContro
 use super::feedback::{Inbox, Rtp};
 use super::negotiate::{self, Choice};
 use super::properties;
+use super::refine::{self, FirstPass, Refine};
 use super::settings::Settings;
 use super::state::{FrameInput, InputState, State, capture_time, rates};
-use super::stats::{self, ElementStats};
+use super::stats::{self, ElementStats, RefineStats};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -30,7 +31,8 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-/// Instance data. Locks are held one at a time, except that `inbox` may be taken while `state` is held. None is held
+/// Instance data. Locks are held one at a time, except that `inbox` and those of `refine` may be taken while `state` is
+/// held. None is held
 /// while pushing, posting or calling the parent.
 #[derive(Default)]
 pub struct DdsEncode {
@@ -38,6 +40,7 @@ pub struct DdsEncode {
     pub(super) state: Mutex<Option<State>>,
     pub(super) inbox: Arc<Mutex<Inbox>>,
     pub(super) rtp: Mutex<Rtp>,
+    pub(super) refine: Arc<Refine>,
     /// Counts of the last run, for `stats` after the end.
     pub(super) last_stats: Mutex<Option<gst::Structure>>,
 }
@@ -101,6 +104,14 @@ impl ElementImpl for DdsEncode {
             vec![
                 PadTemplate::new("sink", PadDirection::Sink, PadPresence::Always, &negotiate::SINK_CAPS).unwrap(),
                 PadTemplate::new("src", PadDirection::Src, PadPresence::Always, &negotiate::SRC_CAPS).unwrap(),
+                // Second stream of two passes.
+                PadTemplate::new(
+                    refine::PAD,
+                    PadDirection::Src,
+                    PadPresence::Request,
+                    &negotiate::SRC_CAPS,
+                )
+                .unwrap(),
                 // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that hold some.
                 PadTemplate::new(
                     "feedback",
@@ -120,6 +131,9 @@ impl ElementImpl for DdsEncode {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
+        if template.name_template() == refine::PAD {
+            return self.request_refine(template);
+        }
         if self.obj().static_pad("feedback").is_some() {
             gst::error!(
                 CAT,
@@ -135,6 +149,9 @@ impl ElementImpl for DdsEncode {
 
     fn release_pad(&self, pad: &gst::Pad) {
         let _ = pad.set_active(false);
+        if self.refine.pad().as_ref() == Some(pad) {
+            self.refine.set_pad(None);
+        }
         if let Err(error) = self.obj().remove_pad(pad) {
             gst::warning!(CAT, imp = self, "{error}");
         }
@@ -145,18 +162,22 @@ impl VideoEncoderImpl for DdsEncode {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().unwrap().clone();
         // Opening on a picture of no account brings out every refusal before the pipeline runs.
-        let refused = settings.check().and_then(|()| {
-            let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 320, 240)
-                .fps(gst::Fraction::new(30, 1))
-                .build()
-                .map_err(|e| OpenError::Library(e.to_string()))?;
-            let choice = negotiate::choose(None, PixelFormat::I420, true)?;
-            X264::open(
-                &negotiate::config(&settings, &info, PixelFormat::I420, &choice),
-                Box::new(|_, _| ()),
-            )
-            .map(drop)
-        });
+        let two_pass = settings.two_pass().is_some();
+        let refused = settings
+            .check()
+            .and_then(|()| self.refine.start(two_pass))
+            .and_then(|()| {
+                let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 320, 240)
+                    .fps(gst::Fraction::new(30, 1))
+                    .build()
+                    .map_err(|e| OpenError::Library(e.to_string()))?;
+                let choice = negotiate::choose(None, PixelFormat::I420, true)?;
+                X264::open(
+                    &negotiate::config(&settings, &info, PixelFormat::I420, &choice),
+                    Box::new(|_, _| ()),
+                )
+                .map(drop)
+            });
         *self.last_stats.lock().unwrap() = None;
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))
     }
@@ -166,6 +187,7 @@ impl VideoEncoderImpl for DdsEncode {
         *self.last_stats.lock().unwrap() = Some(stats);
         *self.state.lock().unwrap() = None;
         *self.inbox.lock().unwrap() = Inbox::default();
+        self.refine.stop();
         // Taken out first: disconnecting waits for a delivery in progress.
         let rtp = std::mem::take(&mut *self.rtp.lock().unwrap());
         drop(rtp);
@@ -207,6 +229,22 @@ impl VideoEncoderImpl for DdsEncode {
         self.encode(frame)
     }
 
+    fn sink_event(&self, event: gst::Event) -> bool {
+        // The base class serves its own source pad only.
+        match event.type_() {
+            gst::EventType::Eos => {
+                let done = self.parent_sink_event(event);
+                self.refine.eos();
+                return done;
+            }
+            gst::EventType::StreamStart => self.refine.new_stream(),
+            gst::EventType::FlushStart => self.refine.flush_start(event.clone()),
+            gst::EventType::FlushStop => self.refine.flush_stop(event.clone()),
+            _ => {}
+        }
+        self.parent_sink_event(event)
+    }
+
     fn src_event(&self, event: gst::Event) -> bool {
         match gst_dds_link::event::parse(&event) {
             Some(packet) => {
@@ -223,12 +261,25 @@ impl DdsEncode {
         let state = self.state.lock().unwrap();
         let Some(state) = state.as_ref() else {
             let last = self.last_stats.lock().unwrap().clone();
-            return last.unwrap_or_else(|| stats::structure(&ElementStats::default(), &camera::Stats::default(), None));
+            return last.unwrap_or_else(|| {
+                stats::structure(
+                    &ElementStats::default(),
+                    &camera::Stats::default(),
+                    &RefineStats::default(),
+                    None,
+                )
+            });
         };
         let mut element = state.stats;
         element.inbox_full = self.inbox.lock().unwrap().dropped;
         let stream = (state.stream_id, state.next_frame, state.next_access_unit);
-        stats::structure(&element, state.camera.stats(), Some(stream))
+        let (refine, feedback) = self.refine.stats();
+        stats::structure(
+            &element,
+            &state.camera.stats().clone().with(&feedback),
+            &refine,
+            Some(stream),
+        )
     }
 
     /// Opens an encoder for the video and negotiates its output. On new caps everything that is not of the encoder
@@ -252,7 +303,8 @@ impl DdsEncode {
         });
         let opened = settings.check().and_then(|()| {
             let choice = negotiate::choose(allowed.as_ref(), format, settings.byte_stream())?;
-            let config = negotiate::config(&settings, &info, format, &choice);
+            let mut config = negotiate::config(&settings, &info, format, &choice);
+            (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
             let encoder = X264::open(&config, log)?;
             Ok((choice, config, encoder))
         });
@@ -281,9 +333,12 @@ impl DdsEncode {
 
         obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
         obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
-        let output = obj
+        let mut output = obj
             .set_output_state(caps, Some(input))
             .map_err(|_| gst::loggable_error!(CAT, "The output caps were refused"))?;
+        if (config.width, config.height) != (info.width(), info.height()) {
+            output.set_info(negotiate::resized(&info, config.width, config.height)?);
+        }
         obj.negotiate(output)
             .map_err(|_| gst::loggable_error!(CAT, "Downstream does not take our caps"))
     }
@@ -303,8 +358,8 @@ impl DdsEncode {
         };
         let info = input.info().clone();
         let geometry = Geometry {
-            width: info.width(),
-            height: info.height(),
+            width: config.width,
+            height: config.height,
         };
         let live = settings.live();
         let frame_rate = config.frame_rate.map_or(0.0, |(n, d)| f64::from(n) / f64::from(d));
@@ -331,6 +386,10 @@ impl DdsEncode {
             }
         };
         stats.encoders_opened += 1;
+        let first_pass = settings.two_pass().map(|two_pass| {
+            let settings = (settings, &two_pass, *camera.settings());
+            FirstPass::new(&self.refine, settings, &info, format, stream_id)
+        });
         *slot = Some(State {
             encoder,
             camera,
@@ -352,6 +411,7 @@ impl DdsEncode {
             now,
             rois: Vec::new(),
             stats,
+            first_pass,
         });
     }
 
@@ -371,12 +431,8 @@ impl DdsEncode {
         }
         let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
         let late = obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0;
-        let running_time = frame.pts().and_then(|pts| {
-            obj.input_segment()
-                .downcast::<gst::ClockTime>()
-                .ok()?
-                .to_running_time(pts)
-        });
+        let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
+        let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
         let capture_time_ns = frame
             .input_buffer()
             .map_or(0, |buffer| capture_time(&obj, buffer, running_time, wall_clock));
@@ -395,6 +451,7 @@ impl DdsEncode {
                     forced,
                     running_time,
                     capture_time_ns,
+                    segment,
                     packets,
                 };
                 state.code(&obj, &live, input).map(Some)

@@ -21,6 +21,23 @@
 //! Regions act with the next frame: the element never delays one. Its clock for time-outs, times to live and rate
 //! limits is the running time of the video: equal video and equal feedback give equal streams, live or not.
 //!
+//! # Two passes
+//!
+//! With `mode=two-pass` feedback asks for regions of frames that were captured already. `src` carries whole frames at
+//! `background-qp` (of `low-scale` times the captured size), the request pad `refine` a second H.264 stream at full size
+//! whose pictures hold those regions at `region-qp` and nothing else of use; frames that nothing was asked for are left
+//! out there. Both name their frames alike, and each frame of the second says which rectangles it holds. A request that
+//! cannot be met is named in the next three frames of the first stream.
+//!
+//! ```text
+//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode name=e mode=two-pass ! rtph264pay ! udpsink host=SERVER port=5000 \
+//!     e.refine ! rtph264pay ! udpsink host=SERVER port=5002 sync=false udpsrc port=6001 ! e.feedback
+//! ```
+//!
+//! Raw frames wait for their request in a ring (`ring-frames`, `ring-bytes`, `ring-age`); they are copied, so that no
+//! camera waits for its buffers. Buffers on `refine` are late by nature, by a round trip and a segment: sinks behind it
+//! should not be synchronised, and the pad adds no latency to the pipeline. `max-bitrate` caps the first stream alone.
+//!
 //! Since: 0.1
 
 use glib::prelude::*;
@@ -30,11 +47,12 @@ mod imp;
 mod negotiate;
 mod output;
 mod properties;
+mod refine;
 mod settings;
 mod state;
 mod stats;
 
-pub use properties::{Analyse, FramePacking, Me, Pass, PsyTune, SpeedPreset, Tune};
+pub use properties::{Analyse, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
 glib::wrapper! {
     /// The element `ddsencode`.

@@ -11,6 +11,7 @@ use gst_video::VideoFormat;
 use crate::encoder::{Colour, Config, FieldOrder, OpenError, PixelFormat};
 
 use super::settings::Settings;
+use crate::scale::scaled_size;
 
 /// Formats of the sink pad, preferred ones first.
 const FORMATS: [VideoFormat; 11] = [
@@ -303,6 +304,29 @@ pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sps: &[u8], pps:
     caps.build()
 }
 
+/// Adds what the base class adds to the caps of its own pad.
+pub(super) fn describe_video(caps: &mut gst::Caps, info: &gst_video::VideoInfo) {
+    const FIELDS: [&str; 10] = [
+        "width",
+        "height",
+        "framerate",
+        "pixel-aspect-ratio",
+        "interlace-mode",
+        "field-order",
+        "colorimetry",
+        "chroma-site",
+        "multiview-mode",
+        "multiview-flags",
+    ];
+    let Ok(raw) = info.to_caps() else { return };
+    let caps = caps.make_mut();
+    for (name, value) in raw.iter().flat_map(|s| s.iter()) {
+        if FIELDS.contains(&name.as_str()) {
+            caps.set_value(name, value.clone());
+        }
+    }
+}
+
 /// AVC decoder configuration record (ISO/IEC 14496-15 5.3.3.1) with 4-byte lengths.
 fn avc_configuration(format: PixelFormat, sps: &[u8], pps: &[u8]) -> Vec<u8> {
     let mut record = vec![1, sps[1], sps[2], sps[3], 0xfc | 3, 0xe0 | 1];
@@ -358,6 +382,36 @@ pub(super) fn frame_packing(info: &gst_video::VideoInfo) -> Option<u8> {
         Mode::FrameByFrame => 5,
         _ => return None,
     })
+}
+
+/// Size of the picture on `src`.
+///
+/// # Errors
+/// Interlaced video cannot be scaled.
+pub(super) fn coded_size(settings: &Settings, info: &gst_video::VideoInfo) -> Result<(u32, u32), OpenError> {
+    let scale = settings.two_pass().map_or(1.0, |two_pass| two_pass.low_scale);
+    if scale < 1.0 && (info.is_interlaced() || settings.interlaced()) {
+        return Err(OpenError::refused(
+            "low-scale",
+            "the fields of interlaced video cannot be scaled together",
+            "Deinterlace the video before the element, or set low-scale=1",
+        ));
+    }
+    Ok(scaled_size(info.width(), info.height(), scale))
+}
+
+/// The same video in another size.
+pub(super) fn resized(
+    info: &gst_video::VideoInfo,
+    width: u32,
+    height: u32,
+) -> Result<gst_video::VideoInfo, glib::BoolError> {
+    gst_video::VideoInfo::builder(info.format(), width, height)
+        .fps(info.fps())
+        .par(info.par())
+        .colorimetry(&info.colorimetry())
+        .chroma_site(info.chroma_site())
+        .build()
 }
 
 /// What the encoder is opened with.

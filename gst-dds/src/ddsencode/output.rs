@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use dds_protocol::extension::Extension;
 use dds_protocol::identity::FrameIdentity;
 use dds_protocol::nal::SliceCount;
 
@@ -22,10 +23,15 @@ pub(super) fn count_slices(unit: &AccessUnit<'_>) -> SliceCount {
     count
 }
 
-/// The access unit with `identity` as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
+/// The access unit with `identity` and its records as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
 /// user-data message of a picture only.
-pub(super) fn assemble(unit: &AccessUnit<'_>, identity: &FrameIdentity, byte_stream: bool) -> Vec<u8> {
-    let sei = identity.to_nal();
+pub(super) fn assemble(
+    unit: &AccessUnit<'_>,
+    identity: &FrameIdentity,
+    extension: &Extension,
+    byte_stream: bool,
+) -> Vec<u8> {
+    let sei = identity.to_nal_with(extension);
     let mut out = Vec::with_capacity(unit.data.len() + 4 + sei.len());
     let mut pending = Some(sei);
     let mut put = |out: &mut Vec<u8>| {
@@ -95,7 +101,7 @@ mod tests {
             slice_bytes: count.bytes,
             slice_checksum: count.checksum,
         };
-        let out = assemble(&unit, &identity, true);
+        let out = assemble(&unit, &identity, &Extension::default(), true);
         let kinds: Vec<u8> = nal::nal_units(&out, Format::ByteStream).map(|n| n[0] & 0x1f).collect();
         assert_eq!(kinds, [9, 6, 5, 5]);
         let summary = nal::summarize(&out, Format::ByteStream);

@@ -169,6 +169,35 @@ pub enum FramePacking {
     FrameInterleaved = 5,
 }
 
+/// How often a frame is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstDdsEncodeMode")]
+#[repr(i32)]
+pub enum Passes {
+    /// Feedback steers the frames to come.
+    #[enum_value(name = "One stream, whose coming frames have finer regions", nick = "one-pass")]
+    One = 0,
+    /// Feedback asks for the regions of frames captured before.
+    #[enum_value(
+        name = "Two streams: whole frames, and on the pad refine the regions that the server asks for",
+        nick = "two-pass"
+    )]
+    Two = 1,
+}
+
+/// What the refinement stream shows outside its regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstDdsEncodeRefineCanvas")]
+#[repr(i32)]
+pub enum RefineCanvas {
+    /// Black.
+    #[enum_value(name = "Black", nick = "black")]
+    Black = 0,
+    /// Whatever was there last, up to the next IDR picture.
+    #[enum_value(name = "What was painted there before, up to the next IDR picture", nick = "hold")]
+    Hold = 1,
+}
+
 pub use flags::{Analyse, Tune};
 
 #[allow(missing_docs, reason = "the macro drops doc comments")]
@@ -316,9 +345,68 @@ fn string(name: &str, nick: &str, blurb: &str) -> glib::ParamSpec {
 /// All properties, our own first.
 pub(super) static ALL: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
     let mut all = ours();
+    all.extend(of_two_passes());
     all.extend(of_x264enc());
     all
 });
+
+fn of_two_passes() -> Vec<glib::ParamSpec> {
+    vec![
+        glib::ParamSpecEnum::builder_with_default("mode", Passes::One)
+            .nick("Passes")
+            .blurb(
+                "one-pass: feedback makes regions of the coming frames finer. two-pass: src carries whole frames at \
+                 background-qp, and the request pad refine the regions that feedback asks for, of the very frames it \
+                 was found in, at region-qp",
+            )
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("low-scale")
+            .nick("Scale of the first pass")
+            .blurb(
+                "With mode=two-pass: size of the stream on src as a fraction of the captured picture's sides, rounded to \
+                 even numbers. Range 0.25-1",
+            )
+            .minimum(0.25)
+            .maximum(1.0)
+            .default_value(default::LOW_SCALE)
+            .mutable_ready()
+            .build(),
+        uint(
+            "segment-length",
+            "Segment length",
+            "With mode=two-pass: frames per segment; both streams then begin each segment with an IDR frame. 0 = no \
+             segments",
+            0,
+            31,
+        ),
+        uint(
+            "ring-frames",
+            "Ring frames",
+            "With mode=two-pass: most raw frames kept for their refinement",
+            1,
+            10_000,
+        ),
+        glib::ParamSpecUInt64::builder("ring-bytes")
+            .nick("Ring bytes")
+            .blurb("With mode=two-pass: most bytes of raw frames kept for their refinement")
+            .default_value(default::RING_BYTES)
+            .mutable_ready()
+            .build(),
+        uint(
+            "ring-age",
+            "Ring age",
+            "With mode=two-pass: milliseconds of video after which a raw frame is not kept for its refinement any more",
+            0,
+            600_000,
+        ),
+        glib::ParamSpecEnum::builder_with_default("refine-canvas", RefineCanvas::Black)
+            .nick("Refinement canvas")
+            .blurb("With mode=two-pass: what the stream on refine shows outside its regions, where it means nothing")
+            .mutable_ready()
+            .build(),
+    ]
+}
 
 fn ours() -> Vec<glib::ParamSpec> {
     vec![
@@ -394,8 +482,8 @@ fn ours() -> Vec<glib::ParamSpec> {
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
             .blurb(
-                "Structure application/x-ddsencode-stats: counts of frames, bytes, feedback packets, regions and \
-                 everything else that can silently not happen, and the feedback delay",
+                "Structure application/x-ddsencode-stats: counts of frames, bytes, feedback packets, regions, refinements \
+                 and everything else that can silently not happen, and the delays of feedback and refinement",
             )
             .read_only()
             .build(),

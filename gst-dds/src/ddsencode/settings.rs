@@ -9,14 +9,19 @@ use std::collections::BTreeMap;
 use glib::prelude::*;
 
 use crate::camera;
+use crate::camera::ring::Bounds;
 use crate::encoder::{EncoderOption, Guard, OpenError, Origin, RateControl};
 
-use super::properties::{ALL, Analyse, Me, PASSED, Pass, PsyTune, SpeedPreset, Tune};
+use super::properties::{ALL, Analyse, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
 /// Defaults of the properties.
 pub(super) mod default {
     /// Fraction of the picture.
     pub const MAX_REGION_AREA: f64 = 0.35;
+    /// Fraction of the picture's sides.
+    pub const LOW_SCALE: f64 = 1.0;
+    /// Bytes.
+    pub const RING_BYTES: u64 = 256_000_000;
     /// kbit/s of `x264enc`, used where `pass=cbr` was set by hand and no bit rate.
     pub const BITRATE_OF_X264ENC: u32 = 2048;
 
@@ -33,6 +38,8 @@ pub(super) mod default {
             "region-qp" => 26,
             "fallback-qp" => 30,
             "feedback-timeout" => 2000,
+            "ring-frames" => 60,
+            "ring-age" => 2000,
             "vbv-buf-capacity" => 600,
             "quantizer" => 21,
             "ref" => 3,
@@ -66,6 +73,19 @@ pub(super) struct Live {
     pub vbv_buf_capacity_ms: u32,
     /// Lowest and highest quantizer allowed.
     pub limits: (u8, u8),
+}
+
+/// What two passes are made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct TwoPass {
+    /// Sides of the first pass as a fraction of the captured ones.
+    pub low_scale: f64,
+    /// Frames per segment, 0 = none.
+    pub segment_length: u8,
+    /// Of the raw frames that wait for requests.
+    pub ring: Bounds,
+    /// Whether the canvas keeps what was painted.
+    pub hold: bool,
 }
 
 /// Rate control the properties ask for.
@@ -155,6 +175,7 @@ impl Live {
 #[derive(Clone, Debug, PartialEq)]
 enum Setting {
     Uint(u32),
+    Uint64(u64),
     Int(i32),
     Bool(bool),
     Float(f32),
@@ -169,6 +190,7 @@ impl Setting {
         let type_ = value.type_();
         Some(match type_ {
             glib::Type::U32 => Self::Uint(value.get().ok()?),
+            glib::Type::U64 => Self::Uint64(value.get().ok()?),
             glib::Type::I32 => Self::Int(value.get().ok()?),
             glib::Type::BOOL => Self::Bool(value.get().ok()?),
             glib::Type::F32 => Self::Float(value.get().ok()?),
@@ -183,6 +205,7 @@ impl Setting {
     fn to_value(&self, pspec: &glib::ParamSpec) -> glib::Value {
         let value = match self {
             Self::Uint(v) => v.to_value(),
+            Self::Uint64(v) => v.to_value(),
             Self::Int(v) => v.to_value(),
             Self::Bool(v) => v.to_value(),
             Self::Float(v) => v.to_value(),
@@ -204,6 +227,7 @@ impl Setting {
     fn option_value(&self, pspec_name: &str) -> String {
         match self {
             Self::Uint(v) => v.to_string(),
+            Self::Uint64(v) => v.to_string(),
             Self::Int(v) => v.to_string(),
             Self::Bool(v) => u8::from(*v).to_string(),
             Self::Float(v) => v.to_string(),
@@ -526,6 +550,26 @@ impl Settings {
     /// Whether byte-stream is preferred.
     pub fn byte_stream(&self) -> bool {
         self.boolean("byte-stream")
+    }
+
+    /// Two passes, where they are asked for.
+    pub fn two_pass(&self) -> Option<TwoPass> {
+        (self.enumerated("mode", Passes::One as i32) == Passes::Two as i32).then(|| TwoPass {
+            low_scale: match self.set.get("low-scale") {
+                Some(Setting::Double(scale)) => *scale,
+                _ => default::LOW_SCALE,
+            },
+            segment_length: self.uint("segment-length").min(31) as u8,
+            ring: Bounds {
+                frames: self.uint("ring-frames") as usize,
+                bytes: match self.set.get("ring-bytes") {
+                    Some(Setting::Uint64(bytes)) => *bytes,
+                    _ => default::RING_BYTES,
+                },
+                age_ns: u64::from(self.uint("ring-age")) * 1_000_000,
+            },
+            hold: self.enumerated("refine-canvas", RefineCanvas::Black as i32) == RefineCanvas::Hold as i32,
+        })
     }
 
     /// Fixed stream ID, 0 = random.

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use dds_protocol::extension::Extension;
 use dds_protocol::feedback::Rect;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gst::prelude::*;
@@ -16,6 +17,7 @@ use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, R
 
 use super::imp::CAT;
 use super::output;
+use super::refine::{Capture, FirstPass, TimeSegment};
 use super::settings::{Live, Mode};
 use super::stats::ElementStats;
 
@@ -49,6 +51,8 @@ pub(super) struct State {
     pub now: u64,
     pub rois: Vec<RoiRequest>,
     pub stats: ElementStats,
+    /// Where there is a second pass.
+    pub first_pass: Option<FirstPass>,
 }
 
 /// A coded frame, ready to leave once no lock is held.
@@ -78,6 +82,8 @@ pub(super) struct FrameInput<'a> {
     pub forced: bool,
     pub running_time: Option<gst::ClockTime>,
     pub capture_time_ns: u64,
+    /// Segment that the time stamps lie in, where it is one of time.
+    pub segment: Option<TimeSegment>,
     /// Feedback that came since the last frame.
     pub packets: VecDeque<(Source, Box<[u8]>)>,
 }
@@ -90,6 +96,7 @@ impl State {
             forced,
             running_time,
             capture_time_ns,
+            segment,
             packets,
         } = input;
         let buffer = frame.input_buffer().ok_or("A frame came without its picture")?;
@@ -106,9 +113,39 @@ impl State {
         }
         collect_rois(buffer, &mut self.rois, &mut self.stats);
 
+        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
+            .map_err(|_| "The picture cannot be read")?;
+        let mut planes = [Plane::default(); 3];
+        for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
+            let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| "The picture is upside down")?;
+            let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
+            *plane = Plane { data, stride };
+        }
+
         let number = self.next_frame;
         self.next_frame += 1;
-        let force_idr = forced || self.force_idr;
+        let mut force_idr = forced || self.force_idr;
+        let mut extension = Extension::default();
+        if let Some(first_pass) = &mut self.first_pass {
+            let begun = first_pass.begin(&Capture {
+                now,
+                number,
+                capture_time_ns,
+                pts: frame.pts(),
+                duration: frame.duration(),
+                segment,
+                settings: *self.camera.settings(),
+                planes: &planes,
+            });
+            force_idr |= begun.segment_starts;
+            extension = begun.extension;
+            if let Some(at) = begun.heard {
+                self.camera.heard(at);
+            }
+            for roi in &mut self.rois {
+                roi.rect = camera::stretched(&roi.rect, first_pass.full, first_pass.coded);
+            }
+        }
         let expect_idr = force_idr || self.since_idr + 1 >= self.key_int_max;
         let plan = self.camera.begin_frame(now, number, expect_idr, &self.rois);
         if let Some(vbv) = plan.vbv {
@@ -135,14 +172,6 @@ impl State {
             plan.base_qp
         );
 
-        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
-            .map_err(|_| "The picture cannot be read")?;
-        let mut planes = [Plane::default(); 3];
-        for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
-            let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| "The picture is upside down")?;
-            let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
-            *plane = Plane { data, stride };
-        }
         let pts = self.next_pts;
         self.next_pts += 1;
         let controls = FrameControls {
@@ -151,14 +180,31 @@ impl State {
             force_idr,
         };
         let notice = plan.notice;
+        if let Some(scaler) = self
+            .first_pass
+            .as_mut()
+            .and_then(|first_pass| first_pass.scaler.as_mut())
+        {
+            planes = scaler
+                .scale(&planes)
+                .ok_or("The picture lacks part of a plane")?
+                .planes();
+        }
         let unit = self
             .encoder
             .encode(&Picture { planes, pts }, &controls)
             .map_err(|e| e.to_string())?;
 
         let count = output::count_slices(&unit);
+        if let Some(first_pass) = self.first_pass.as_ref().filter(|_| unit.idr) {
+            extension.full_size = first_pass.full_size();
+        }
         let identity = FrameIdentity {
-            kind: StreamKind::Single,
+            kind: if self.first_pass.is_some() {
+                StreamKind::Low
+            } else {
+                StreamKind::Single
+            },
             stream_id: self.stream_id,
             frame: number,
             capture_time_ns,
@@ -169,7 +215,7 @@ impl State {
             slice_bytes: count.bytes,
             slice_checksum: count.checksum,
         };
-        let data = output::assemble(&unit, &identity, self.byte_stream);
+        let data = output::assemble(&unit, &identity, &extension, self.byte_stream);
         let (idr, keyframe) = (unit.idr, unit.keyframe);
         self.next_access_unit = self.next_access_unit.wrapping_add(1);
         self.force_idr = false;

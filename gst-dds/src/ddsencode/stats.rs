@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::camera;
+use crate::camera::{self, DelayStats, RefineCounts};
 
 /// Counts of the element itself; the camera logic keeps the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,10 +29,32 @@ pub(super) struct ElementStats {
     pub rtp_sessions: u64,
 }
 
+/// Counts of the refinement stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RefineStats {
+    /// Requests and what became of them.
+    pub counts: RefineCounts,
+    /// Frames coded for a request.
+    pub frames_coded: u64,
+    /// Rectangles in them.
+    pub regions: u64,
+    /// Bytes of all access units.
+    pub bytes: u64,
+    /// IDR pictures, the black one at the start included.
+    pub idr: u64,
+    /// Frames and bytes in the ring now.
+    pub ring: (u64, u64),
+    /// Frames copied into the ring.
+    pub ring_copied: u64,
+    /// Time from capture to the coded refinement.
+    pub delay: DelayStats,
+}
+
 /// The structure. `stream` is stream ID, next frame number and next access unit.
 pub(super) fn structure(
     element: &ElementStats,
     camera: &camera::Stats,
+    refine: &RefineStats,
     stream: Option<(u32, u64, u32)>,
 ) -> gst::Structure {
     let mut s = gst::Structure::builder("application/x-ddsencode-stats");
@@ -58,6 +80,31 @@ pub(super) fn structure(
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
         .field("rtp-sessions", element.rtp_sessions);
+    let (counts, delay) = (&refine.counts, &refine.delay);
+    s = s
+        .field("refine-requests", counts.requests)
+        .field("refine-repeated", counts.repeated)
+        .field("refine-frames-coded", refine.frames_coded)
+        .field("refine-regions", refine.regions)
+        .field("refine-refused-gone", counts.gone)
+        .field("refine-refused-late", counts.late)
+        .field("refine-refused-busy", counts.busy)
+        .field("refine-refused-no-pad", counts.no_pad)
+        .field("refine-refused-nothing", counts.nothing)
+        .field("refine-refused-failed", counts.failed)
+        .field("refine-bytes", refine.bytes)
+        .field("refine-idr", refine.idr)
+        .field("refine-delay-count", delay.count)
+        .field("refine-delay-last-ns", delay.last_ns)
+        .field("refine-delay-min-ns", delay.min_ns)
+        .field("refine-delay-max-ns", delay.max_ns)
+        .field("refine-delay-mean-ns", delay.mean_ns())
+        .field("refine-delay-p50-ns", delay.quantile_ns(0.5))
+        .field("refine-delay-p95-ns", delay.quantile_ns(0.95))
+        .field("refine-delay-last-frames", delay.last_frames)
+        .field("ring-frames", refine.ring.0)
+        .field("ring-bytes", refine.ring.1)
+        .field("ring-copied", refine.ring_copied);
     if let Some((stream_id, frame, access_unit)) = stream {
         s = s
             .field("stream-id", stream_id)

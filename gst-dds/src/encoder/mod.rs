@@ -72,20 +72,29 @@ impl PixelFormat {
         }
     }
 
-    /// Bytes per row and rows of plane `plane` of a picture of `width` by `height` pixels: the least a plane must hold.
-    pub fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
+    /// How plane `plane` lies under the luma plane: binary logarithms of how many pixels share a sample across and down,
+    /// and bytes per such group of pixels in a row.
+    pub fn sampling(self, plane: usize) -> (u32, u32, usize) {
         let bytes = if self.bit_depth() > 8 { 2 } else { 1 };
         if plane == 0 {
-            return (width * bytes, height);
+            return (0, 0, bytes);
         }
         match self {
-            Self::I420 | Self::Yv12 | Self::I420P10 => (width.div_ceil(2) * bytes, height.div_ceil(2)),
-            Self::Nv12 | Self::Nv21 => (width.div_ceil(2) * 2, height.div_ceil(2)),
-            Self::I422 | Self::I422P10 => (width.div_ceil(2) * bytes, height),
-            Self::Nv16 => (width.div_ceil(2) * 2, height),
-            Self::I444 | Self::I444P10 => (width * bytes, height),
-            Self::Gray8 => (0, 0),
+            Self::I420 | Self::Yv12 | Self::I420P10 => (1, 1, bytes),
+            Self::Nv12 | Self::Nv21 => (1, 1, 2),
+            Self::I422 | Self::I422P10 => (1, 0, bytes),
+            Self::Nv16 => (1, 0, 2),
+            Self::I444 | Self::I444P10 | Self::Gray8 => (0, 0, bytes),
         }
+    }
+
+    /// Bytes per row and rows of plane `plane` of a picture of `width` by `height` pixels: the least a plane must hold.
+    pub fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
+        if plane >= self.planes() {
+            return (0, 0);
+        }
+        let (across, down, bytes) = self.sampling(plane);
+        (width.div_ceil(1 << across) * bytes, height.div_ceil(1 << down))
     }
 }
 

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Feedback of two passes: every complete generation asks for the refinement of frames that were captured before.
+//!
+//! ```text
+//! captured(now, frame, settings)     a frame is about to be coded in the first pass
+//! push_feedback(source, packet)      -> requests, oldest frame first; each is answered by accept or refuse
+//! take_refused()                     what the first pass names in its next access unit
+//! ```
+//!
+//! Unlike in one pass, a region belongs to one frame: the one its feedback derives from plus its frame offset. Motion
+//! and time to live have no meaning then.
+
+use std::collections::VecDeque;
+
+use dds_protocol::extension::MAX_REFUSED;
+use dds_protocol::feedback::{FeedbackState, MAX_REGIONS, Quality, Rect, Region};
+
+use super::gate::{Gate, Outcome, Source};
+use super::qpmap::Added;
+use super::{DISORDER_NS, Geometry, MAX_QP, QpMap, Settings, Stats};
+
+/// Access units of the first pass that name a refused frame, so that a loss does no harm.
+const REPEATS: u8 = 3;
+/// Most refused frames that wait to be named.
+const MOST_REFUSED: usize = 8 * MAX_REFUSED;
+/// Accepted frames that are remembered, to tell a repeated request from a late one.
+const REMEMBERED: usize = 64;
+
+/// The refinement of one frame, asked for by the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The frame.
+    pub frame: u64,
+    /// What to refine at which quantizer, in pixels of the captured picture, on the macroblock grid and not empty. The
+    /// last column and row may reach over the picture. Empty where nothing is left of what was asked for.
+    pub regions: Vec<(Rect, u8)>,
+    /// Quantizer outside: the coarsest from which `region-qp` differs by an even number.
+    pub outside_qp: u8,
+}
+
+/// Why a refinement that was asked for does not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The frame is not kept any more.
+    Gone,
+    /// A later frame was refined already.
+    Late,
+    /// Too many refinements wait.
+    Busy,
+    /// There is no stream for refinements.
+    NoPad,
+    /// Nothing of the regions lies in the picture, or nothing fits into the permitted area.
+    Nothing,
+    /// Coding it failed.
+    Failed,
+}
+
+/// Counts of refinements. None ever falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefineCounts {
+    /// Frames asked for.
+    pub requests: u64,
+    /// Of those, frames asked for before.
+    pub repeated: u64,
+    /// Refused, by [`Refusal`].
+    pub gone: u64,
+    /// See [`Refusal::Late`].
+    pub late: u64,
+    /// See [`Refusal::Busy`].
+    pub busy: u64,
+    /// See [`Refusal::NoPad`].
+    pub no_pad: u64,
+    /// See [`Refusal::Nothing`].
+    pub nothing: u64,
+    /// See [`Refusal::Failed`].
+    pub failed: u64,
+}
+
+/// The camera's side of the requests of one stream.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    gate: Gate,
+    stats: Stats,
+    settings: Settings,
+    map: QpMap,
+    /// Size of the captured picture.
+    full: Geometry,
+    /// Size of the picture of the first pass, in whose pixels regions come.
+    coded: Geometry,
+    now: u64,
+    newest: Option<u64>,
+    accepted: VecDeque<u64>,
+    refused: VecDeque<(u64, u8)>,
+    counts: RefineCounts,
+}
+
+impl Requests {
+    /// Requests for the stream `stream_id`, whose pictures are captured in one size and coded in another.
+    pub fn new(stream_id: u32, full: Geometry, coded: Geometry, settings: Settings) -> Self {
+        Self {
+            gate: Gate::new(stream_id),
+            stats: Stats::default(),
+            settings: settings.clamped(),
+            map: QpMap::new(full),
+            full,
+            coded,
+            now: 0,
+            newest: None,
+            accepted: VecDeque::with_capacity(REMEMBERED),
+            refused: VecDeque::new(),
+            counts: RefineCounts::default(),
+        }
+    }
+
+    /// Begins a new stream: feedback for the one before becomes foreign. Counts and the order of frames go on.
+    pub fn restart(&mut self, stream_id: u32, full: Geometry, coded: Geometry) {
+        self.gate.restart(stream_id);
+        self.map = QpMap::new(full);
+        (self.full, self.coded) = (full, coded);
+        self.newest = None;
+        self.refused.clear();
+    }
+
+    /// Says that the frame of this number is about to be coded at the running time `now`, with these settings.
+    pub fn captured(&mut self, now: u64, frame: u64, settings: Settings) {
+        let back = self.now.saturating_sub(now);
+        if back > DISORDER_NS {
+            self.gate.shift_back(back);
+            self.now = now;
+        }
+        self.now = self.now.max(now);
+        self.newest = Some(frame);
+        self.settings = settings.clamped();
+    }
+
+    /// Takes one bare feedback packet. What it asks for comes back in order of frames; each request has to be answered
+    /// by [`Self::accept`] or [`Self::refuse`] before the next packet.
+    pub fn push_feedback(&mut self, source: Source, packet: &[u8]) -> (Outcome, Vec<Request>) {
+        self.stats.packets += 1;
+        match source {
+            Source::Pad => self.stats.packets_pad += 1,
+            Source::Rtcp => self.stats.packets_rtcp += 1,
+            Source::Event => self.stats.packets_event += 1,
+        }
+        let outcome = self
+            .gate
+            .push(self.now, packet, self.newest, &self.settings, &mut self.stats);
+        let requests = match self.gate.take_pending() {
+            Some(state) => self.requests(&state),
+            None => Vec::new(),
+        };
+        (outcome, requests)
+    }
+
+    fn requests(&mut self, state: &FeedbackState) -> Vec<Request> {
+        self.stats.generations_applied += 1;
+        self.stats.generation_last = u64::from(state.generation.0);
+        self.stats.generations_empty += u64::from(state.regions.is_empty());
+        let mut frames: Vec<u64> = state.regions.iter().map(|region| frame_of(state, region)).collect();
+        frames.sort_unstable();
+        frames.dedup();
+        let mut requests = Vec::with_capacity(frames.len());
+        for frame in frames {
+            self.counts.requests += 1;
+            if self.accepted.contains(&frame) {
+                self.counts.repeated += 1;
+                continue;
+            }
+            let regions = state.regions.iter().filter(|region| frame_of(state, region) == frame);
+            requests.push(self.request(frame, regions));
+        }
+        requests
+    }
+
+    fn request<'a>(&mut self, frame: u64, regions: impl Iterator<Item = &'a Region>) -> Request {
+        let outside_qp = MAX_QP - (MAX_QP - self.settings.region_qp) % 2;
+        self.map.begin(outside_qp, self.settings.max_region_area);
+        let mut kept = Vec::new();
+        for region in regions.take(MAX_REGIONS) {
+            let (left, right) = stretch(region.rect.x, region.rect.width, self.coded.width, self.full.width);
+            let (top, bottom) = stretch(region.rect.y, region.rect.height, self.coded.height, self.full.height);
+            let outside = right > i64::from(self.full.width) || bottom > i64::from(self.full.height);
+            let (width, height) = (self.full.width.into(), self.full.height.into());
+            let placement = self.map.place(left, top, right.min(width), bottom.min(height));
+            let Some(mbs) = placement.mbs else {
+                self.stats.regions_outside += 1;
+                continue;
+            };
+            self.stats.regions_clipped += u64::from(outside);
+            let qp = match region.quality {
+                Quality::Camera => self.settings.region_qp,
+                Quality::Qp(qp) => qp.min(outside_qp),
+            };
+            match self.map.paint(mbs, i32::from(qp)) {
+                Added::Painted => {
+                    self.stats.regions_applied += 1;
+                    kept.push((mbs.pixels(), qp));
+                }
+                Added::OverArea => self.stats.regions_over_area += 1,
+            }
+        }
+        Request {
+            frame,
+            regions: kept,
+            outside_qp,
+        }
+    }
+
+    /// Why the order of frames or the list itself stands against a request; `None` where neither does.
+    pub fn objection(&self, request: &Request) -> Option<Refusal> {
+        if self.accepted.back().is_some_and(|last| request.frame <= *last) {
+            return Some(Refusal::Late);
+        }
+        request.regions.is_empty().then_some(Refusal::Nothing)
+    }
+
+    /// The refinement of this frame will come. Frames are accepted in rising order.
+    pub fn accept(&mut self, frame: u64) {
+        if self.accepted.len() == REMEMBERED {
+            self.accepted.pop_front();
+        }
+        self.accepted.push_back(frame);
+    }
+
+    /// The refinement of this frame will not come.
+    pub fn refuse(&mut self, frame: u64, why: Refusal) {
+        let counts = &mut self.counts;
+        *match why {
+            Refusal::Gone => &mut counts.gone,
+            Refusal::Late => &mut counts.late,
+            Refusal::Busy => &mut counts.busy,
+            Refusal::NoPad => &mut counts.no_pad,
+            Refusal::Nothing => &mut counts.nothing,
+            Refusal::Failed => &mut counts.failed,
+        } += 1;
+        // A frame that was never captured has no access unit to be named behind.
+        if self.newest.is_none_or(|newest| frame > newest) {
+            return;
+        }
+        match self.refused.iter_mut().find(|(refused, _)| *refused == frame) {
+            Some((_, repeats)) => *repeats = REPEATS,
+            None => self.refused.push_back((frame, REPEATS)),
+        }
+        if self.refused.len() > MOST_REFUSED {
+            self.refused.pop_front();
+        }
+    }
+
+    /// Refused frames for the next access unit of the first pass, at most [`MAX_REFUSED`]. Each is named three times.
+    pub fn take_refused(&mut self) -> Vec<u64> {
+        let named = self.refused.len().min(MAX_REFUSED);
+        let mut frames = Vec::with_capacity(named);
+        for _ in 0..named {
+            if let Some((frame, repeats)) = self.refused.pop_front() {
+                frames.push(frame);
+                if repeats > 1 {
+                    self.refused.push_back((frame, repeats - 1));
+                }
+            }
+        }
+        frames
+    }
+
+    /// When the last complete generation came, in nanoseconds of running time.
+    pub fn heard(&self) -> Option<u64> {
+        self.gate.last_complete()
+    }
+
+    /// Counts of packets, generations and regions; the rest of the structure stays 0.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Counts of refinements.
+    pub fn counts(&self) -> &RefineCounts {
+        &self.counts
+    }
+}
+
+fn frame_of(state: &FeedbackState, region: &Region) -> u64 {
+    state.frame.saturating_add(u64::from(region.frame_offset))
+}
+
+/// Brings a span from a picture of `from` pixels to one of `to`, outward.
+fn stretch(start: u32, length: u32, from: u32, to: u32) -> (i64, i64) {
+    let (from, to) = (u64::from(from.max(1)), u64::from(to));
+    let end = u64::from(start) + u64::from(length);
+    if length == 0 {
+        return (0, 0);
+    }
+    // 33 bits times 32 bits may not fit into 64.
+    let scaled =
+        |value: u64, up: u64| ((u128::from(value) * u128::from(to) + u128::from(up)) / u128::from(from)) as i64;
+    (scaled(u64::from(start), 0), scaled(end, from - 1))
+}
+
+/// A rectangle of a picture of one size in the pixels of another, grown outward.
+pub fn stretched(rect: &Rect, from: Geometry, to: Geometry) -> Rect {
+    let axis = |start: u32, length: u32, from: u32, to: u32| {
+        let (first, end) = stretch(start, length, from, to);
+        let clamp = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+        (clamp(first), clamp(end - first))
+    };
+    let (x, width) = axis(rect.x, rect.width, from.width, to.width);
+    let (y, height) = axis(rect.y, rect.height, from.height, to.height);
+    Rect { x, y, width, height }
+}
+
+/// Rectangles on the macroblock grid of a picture of this size.
+#[cfg(test)]
+fn aligned(rect: &Rect, geometry: Geometry) -> bool {
+    use super::MACROBLOCK;
+    let grid = |value: u32| value.is_multiple_of(MACROBLOCK);
+    grid(rect.x)
+        && grid(rect.y)
+        && grid(rect.width)
+        && grid(rect.height)
+        && rect.width > 0
+        && rect.height > 0
+        && rect.x + rect.width <= geometry.mb_width() as u32 * MACROBLOCK
+        && rect.y + rect.height <= geometry.mb_height() as u32 * MACROBLOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dds_protocol::feedback::encode;
+    use dds_protocol::serial::Serial16;
+    use proptest::prelude::*;
+
+    const STREAM: u32 = 9;
+    const FULL: Geometry = Geometry {
+        width: 320,
+        height: 240,
+    };
+
+    fn region(x: u32, y: u32, width: u32, height: u32, frame_offset: u8) -> Region {
+        Region {
+            rect: Rect { x, y, width, height },
+            ttl_ms: 20,
+            frame_offset,
+            ..Region::default()
+        }
+    }
+
+    fn packet(generation: u16, frame: u64, regions: &[Region]) -> Vec<u8> {
+        encode(&FeedbackState {
+            stream_id: STREAM,
+            generation: Serial16(generation),
+            frame,
+            regions: regions.to_vec(),
+        })
+        .packets
+        .remove(0)
+    }
+
+    fn requests(coded: Geometry) -> Requests {
+        let settings = Settings {
+            max_region_area: 1.0,
+            ..Settings::default()
+        };
+        let mut requests = Requests::new(STREAM, FULL, coded, settings);
+        requests.captured(0, 100, settings);
+        requests
+    }
+
+    #[test]
+    fn every_generation_counts_and_regions_belong_to_their_frames() {
+        let mut requests = requests(FULL);
+        let (_, first) = requests.push_feedback(Source::Event, &packet(1, 90, &[region(0, 0, 16, 16, 0)]));
+        let regions = [
+            region(17, 0, 16, 16, 3),
+            region(32, 32, 16, 16, 0),
+            region(0, 0, 8, 8, 3),
+        ];
+        let (_, second) = requests.push_feedback(Source::Event, &packet(2, 91, &regions));
+        assert_eq!(first.iter().map(|r| r.frame).collect::<Vec<_>>(), [90]);
+        assert_eq!(second.iter().map(|r| r.frame).collect::<Vec<_>>(), [91, 94]);
+        let rect = |x, y, width, height| Rect { x, y, width, height };
+        // On the wire's grid of 8 pixels 17..33 is 16..40.
+        assert_eq!(second[1].regions, [(rect(16, 0, 32, 16), 26), (rect(0, 0, 16, 16), 26)]);
+        assert_eq!(second[1].outside_qp, 50);
+        assert_eq!(requests.heard(), Some(0));
+    }
+
+    #[test]
+    fn regions_grow_to_the_captured_picture_and_outward_to_macroblocks() {
+        let mut requests = requests(Geometry {
+            width: 256,
+            height: 192,
+        });
+        let wanted = [
+            region(56, 56, 8, 8, 0),
+            region(248, 184, 64, 64, 0),
+            region(256, 0, 8, 8, 0),
+        ];
+        let (_, got) = requests.push_feedback(Source::Event, &packet(1, 90, &wanted));
+        let rects: Vec<Rect> = got[0].regions.iter().map(|(rect, _)| *rect).collect();
+        let rect = |x, y, width, height| Rect { x, y, width, height };
+        // 56 * 1.25 = 70 to 64 * 1.25 = 80.
+        assert_eq!(rects, [rect(64, 64, 16, 16), rect(304, 224, 16, 16)]);
+        assert_eq!(
+            (requests.stats().regions_outside, requests.stats().regions_clipped),
+            (1, 1)
+        );
+    }
+
+    #[test]
+    fn refusals_are_named_in_three_access_units() {
+        let mut requests = requests(FULL);
+        requests.refuse(5, Refusal::Gone);
+        assert_eq!(requests.take_refused(), [5]);
+        requests.refuse(101, Refusal::Gone);
+        requests.refuse(7, Refusal::Busy);
+        assert_eq!(requests.take_refused(), [5, 7]);
+        assert_eq!(requests.take_refused(), [5, 7]);
+        assert_eq!(requests.take_refused(), [7]);
+        assert!(requests.take_refused().is_empty());
+        let counts = requests.counts();
+        assert_eq!((counts.gone, counts.busy), (2, 1));
+        for frame in 0..1000 {
+            requests.refuse(frame % 100, Refusal::Late);
+        }
+        assert_eq!(requests.take_refused().len(), 100);
+    }
+
+    #[test]
+    fn frames_rise_and_one_asked_for_twice_is_refined_once() {
+        let mut requests = requests(FULL);
+        let ask = |requests: &mut Requests, generation, frame| {
+            let region = region(0, 0, 16, 16, 0);
+            requests
+                .push_feedback(Source::Pad, &packet(generation, frame, &[region]))
+                .1
+        };
+        let request = ask(&mut requests, 1, 50).remove(0);
+        assert_eq!(requests.objection(&request), None);
+        requests.accept(50);
+        assert!(ask(&mut requests, 2, 50).is_empty());
+        let earlier = ask(&mut requests, 3, 49).remove(0);
+        assert_eq!(requests.objection(&earlier), Some(Refusal::Late));
+        assert_eq!((requests.counts().requests, requests.counts().repeated), (3, 1));
+    }
+
+    #[test]
+    fn the_area_is_capped_and_a_list_of_nothing_is_refused() {
+        let mut requests = requests(FULL);
+        let settings = Settings {
+            max_region_area: 0.1,
+            ..Settings::default()
+        };
+        requests.captured(1, 101, settings);
+        // 300 macroblocks in all.
+        let regions = [
+            region(0, 0, 80, 80, 0),
+            region(160, 0, 96, 16, 0),
+            region(160, 0, 80, 16, 0),
+        ];
+        let (_, got) = requests.push_feedback(Source::Rtcp, &packet(1, 90, &regions));
+        let widths: Vec<u32> = got[0].regions.iter().map(|(rect, _)| rect.width).collect();
+        assert_eq!(widths, [80, 80]);
+        assert_eq!(requests.stats().regions_over_area, 1);
+        let (_, got) = requests.push_feedback(Source::Rtcp, &packet(2, 90, &[region(0, 0, 320, 240, 0)]));
+        assert_eq!(requests.objection(&got[0]), Some(Refusal::Nothing));
+        let (outcome, got) = requests.push_feedback(Source::Rtcp, &packet(3, 90, &[]));
+        assert!(got.is_empty() && matches!(outcome, Outcome::Complete { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn rectangles_lie_on_macroblocks_of_the_picture(
+            full in (16u32..3000, 16u32..3000),
+            scale in 0.25f64..=1.0,
+            wanted in prop::collection::vec((0u32..4000, 0u32..4000, 0u32..4000, 0u32..4000), 0..30),
+        ) {
+            let full = Geometry { width: full.0, height: full.1 };
+            let side = |v: u32| ((f64::from(v) * scale) as u32).max(1);
+            let coded = Geometry { width: side(full.width), height: side(full.height) };
+            let settings = Settings { max_region_area: 1.0, ..Settings::default() };
+            let mut requests = Requests::new(STREAM, full, coded, settings);
+            requests.captured(0, 100, settings);
+            let regions: Vec<Region> = wanted.iter().map(|&(x, y, w, h)| region(x, y, w, h, 0)).collect();
+            let (_, got) = requests.push_feedback(Source::Event, &packet(1, 7, &regions));
+            for (rect, _) in got.iter().flat_map(|request| &request.regions) {
+                prop_assert!(aligned(rect, full), "{rect:?}");
+            }
+        }
+    }
+}
