@@ -354,17 +354,14 @@ fn a_frame_that_the_camera_has_no_more_is_refused_and_not_waited_for() {
             camera.static_pad("src").unwrap().send_event(event);
         }
     }
-    wait_for("results", || results.lock().unwrap().len() >= 8);
+    let refused = || {
+        let lines = results.lock().unwrap();
+        lines.iter().filter(|l| l["refinement"] == "refused").count()
+    };
+    wait_for("refusals", || refused() >= 5);
     // Far below one deadline of 10 s.
     assert!(started.elapsed() < Duration::from_secs(8));
-    let refused = results
-        .lock()
-        .unwrap()
-        .iter()
-        .filter(|l| l["refinement"] == "refused")
-        .count();
-    assert!(refused >= 6, "{refused}");
-    assert!(stat(&camera, "refine-refused-gone") >= 6);
+    assert!(stat(&camera, "refine-refused-gone") >= 5);
     pipeline.set_state(gst::State::Null).unwrap();
 }
 

@@ -287,7 +287,9 @@ impl SidePad {
         let Some(element) = self.pad.parent_element() else {
             return;
         };
-        let stream_id = self.pad.create_stream_id(&element, Some(self.pad.name().as_str()));
+        // Not by GStreamer's own helper, which knows no elements of two sink pads.
+        let video = element.static_pad("sink").and_then(|sink| sink.stream_id());
+        let stream_id = format!("{}/{}", video.unwrap_or_else(|| element.name()), self.pad.name());
         let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         self.pad.push_event(
             gst::event::StreamStart::builder(&stream_id)

@@ -556,7 +556,9 @@ impl Refine {
             if !inner.active || inner.flushing {
                 return None;
             }
-            if let Some(frame) = inner.start.take() {
+            // What announces the stream of that frame comes first.
+            let announced = !matches!(inner.queue.front(), Some(Job::NewStream));
+            if announced && let Some(frame) = inner.start.take() {
                 inner.started = true;
                 return Some(Job::Start(frame));
             }
