@@ -15,7 +15,8 @@ use crate::model::face::Match;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FacePolicy {
     /// Similarity (cosine) from which on a face is the identity that it matches, -1 to 1: the middle of the undecided
-    /// band. Default 0.5: embedders differ, so measure it.
+    /// band. Default 0.6: with a MobileFaceNet on a crowd, 95 of 100 pairs of different people lie below 0.58, half of the
+    /// pairs of one person a quarter of a second apart above 0.87. Embedders differ, so measure yours.
     pub threshold: f32,
     /// Half width of the undecided band. Default 0.1.
     pub band: f32,
@@ -33,7 +34,7 @@ pub struct FacePolicy {
 impl Default for FacePolicy {
     fn default() -> Self {
         Self {
-            threshold: 0.5,
+            threshold: 0.6,
             band: 0.1,
             margin: 0.05,
             small: 0.0,

@@ -169,8 +169,7 @@ impl<'a> Sampler<'a> {
     fn sample(&self, x: f32, y: f32) -> [f32; 3] {
         let (width, height) = (self.picture.width() as usize, self.picture.height() as usize);
         let inside = inside(x, width) * inside(y, height);
-        // Not `<= 0`, to stop NaN as well.
-        if !(inside > 0.0) {
+        if inside == 0.0 {
             return [0.0; 3];
         }
         let rgb = match self.picture.layout() {
