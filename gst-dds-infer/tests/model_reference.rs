@@ -208,7 +208,6 @@ fn models_that_are_no_detectors_are_refused() {
         ("espnetv2_s2_city_512x1024.onnx", "logits [1, 20, 512, 1024]"),
         ("mobilefacenet_112.onnx", "embeddings [1, 128]"),
         ("carn_m_x2.onnx", "sr_rgb"),
-        ("yunet_n_face.onnx", "cls_8"),
     ] {
         let error = Detector::open(&onnx::settings(folder.join("models").join(model)))
             .err()

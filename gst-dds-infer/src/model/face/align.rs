@@ -30,7 +30,7 @@ const MIN_SPREAD: f64 = 0.5;
 /// Landmarks farther out than this, in pixels, are a mistake: no picture is so large.
 const MAX_COORDINATE: f32 = 1e6;
 /// Most samples along each side that one pixel of the aligned face averages.
-const MAX_SAMPLES: usize = 8;
+const MAX_SAMPLES: usize = 6;
 
 /// x' = a x - b y + tx, y' = b x + a y + ty.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -117,12 +117,12 @@ impl Similarity {
 pub(in crate::model) fn warp(picture: &Picture<'_>, transform: &Similarity, side: u32, aligned: &mut Vec<u8>) {
     let sampler = Sampler::new(picture);
     let back = transform.inverse();
-    // Along one axis; up to two pixels are what bilinear sampling covers.
+    // Along one axis; each covers two pixels, and some overlap keeps fine stripes from beating with the samples.
     let shrinks_by = back.scale();
     let samples = if shrinks_by <= 2.0 {
         1
     } else {
-        (shrinks_by.ceil() as usize).min(MAX_SAMPLES)
+        ((shrinks_by / 1.5).ceil() as usize).min(MAX_SAMPLES)
     };
     let offset = |n: usize| (n as f64 + 0.5) / samples as f64 - 0.5;
     let share = 1.0 / (samples * samples) as f32;
@@ -169,7 +169,7 @@ impl<'a> Sampler<'a> {
     fn sample(&self, x: f32, y: f32) -> [f32; 3] {
         let (width, height) = (self.picture.width() as usize, self.picture.height() as usize);
         let inside = inside(x, width) * inside(y, height);
-        if inside.is_nan() || inside <= 0.0 {
+        if inside == 0.0 {
             return [0.0; 3];
         }
         let rgb = match self.picture.layout() {

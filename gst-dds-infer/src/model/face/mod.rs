@@ -44,9 +44,9 @@ use super::{Detection, Detector, InferSettings, Landmarks, ModelError, ModelSett
 
 /// Score from which on a face in a picture of the gallery is one: YuNet's published threshold.
 const GALLERY_SCORE: f32 = 0.6;
-/// Longest sides in pixels at which a picture of the gallery is searched, in this order: detectors find neither a face
-/// that fills a photograph of many megapixels nor, when that is shrunk too far, one in a group.
-const GALLERY_SIDES: [u32; 3] = [640, 1280, 320];
+/// Longest sides in pixels at which a picture of the gallery is searched: a detector finds neither a face that fills a
+/// photograph of many megapixels nor, when that is shrunk too far, one in a group.
+const GALLERY_SIDES: [u32; 3] = [320, 640, 1280];
 
 /// Why faces cannot be recognised. `Display` names the cause and the cure.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,32 +248,44 @@ impl FaceRecogniser {
             floor: GALLERY_SCORE,
             ..InferSettings::default()
         };
+        let mut found = Vec::new();
         for side in GALLERY_SIDES {
-            let scale = f64::from(side) / f64::from(longest);
-            if scale > 1.0 && side != GALLERY_SIDES[0] {
+            let scale = (side as f32 / longest as f32).min(1.0);
+            if scale == 1.0 && side != GALLERY_SIDES[0] {
+                // The same as at a smaller side.
                 continue;
             }
-            let found = if scale < 1.0 {
-                let size = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
+            let faces = if scale < 1.0 {
+                let size = |n: u32| ((n as f32 * scale).round() as u32).max(1);
                 let (w, h) = (size(width), size(height));
                 let small = imageops::resize(image, w, h, FilterType::Triangle);
-                self.detector
-                    .infer(&Picture::rgb(w, h, small.as_raw(), 3 * w as usize)?, &settings)?
+                let small = Picture::rgb(w, h, small.as_raw(), 3 * w as usize)?;
+                self.detector.infer(&small, &settings)?
             } else {
                 self.detector.infer(&picture, &settings)?
             };
-            let area = |d: &Detection| (d.x2 - d.x1) * (d.y2 - d.y1);
-            let faces = found.detections.iter().zip(&found.landmarks);
-            let largest = faces
-                .filter_map(|(d, l)| Some((area(d), (*l)?)))
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            if let Some((_, landmarks)) = largest {
-                let back = (1.0 / scale.min(1.0)) as f32;
-                let landmarks = landmarks.map(|p| p.map(|v| v * back));
-                return Ok(self.embedder.embed(&picture, &landmarks)?.embedding);
+            for (d, landmarks) in faces.detections.iter().zip(faces.landmarks) {
+                let corners = [d.x1, d.y1, d.x2, d.y2].map(|v| v / scale);
+                found.extend(landmarks.map(|l| (corners, d.score, l.map(|p| p.map(|v| v / scale)))));
             }
         }
-        Ok(None)
+        let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1) * (y2 - y1);
+        let Some((largest, ..)) = found.iter().copied().max_by(|a, b| area(a.0).total_cmp(&area(b.0))) else {
+            return Ok(None);
+        };
+        let same = |[x1, y1, x2, y2]: [f32; 4]| {
+            let (w, h) = (
+                x2.min(largest[2]) - x1.max(largest[0]),
+                y2.min(largest[3]) - y1.max(largest[1]),
+            );
+            w.max(0.0) * h.max(0.0) >= 0.5 * area(largest)
+        };
+        // The size at which the detector is surest has the best landmarks.
+        let best = found.iter().filter(|f| same(f.0)).max_by(|a, b| a.1.total_cmp(&b.1));
+        match best {
+            Some((_, _, landmarks)) => Ok(self.embedder.embed(&picture, landmarks)?.embedding),
+            None => Ok(None),
+        }
     }
 
     /// Finds the faces of one picture and whom they match best.
