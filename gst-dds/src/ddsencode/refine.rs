@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use dds_protocol::extension::{Extension, Segment};
@@ -106,6 +107,8 @@ enum Job {
     Gap(Arc<TimeSegment>, gst::ClockTime, gst::ClockTime),
     /// Upstream has begun another stream.
     NewStream,
+    /// Downstream has forgotten the segment.
+    NewSegment,
     Eos,
 }
 
@@ -117,6 +120,8 @@ struct Inner {
     pad: glib::WeakRef<gst::Pad>,
     active: bool,
     flushing: bool,
+    /// Thread of the pad's task.
+    task: Option<ThreadId>,
     /// Downstream wants nothing any more.
     ended: bool,
     eos: bool,
@@ -449,7 +454,7 @@ impl Refine {
         self.inner.lock().unwrap().pad.upgrade()
     }
 
-    /// Drops everything that waits and lets the task end.
+    /// Drops everything that waits, and makes the task wait.
     pub fn flush_start(&self, event: gst::Event) {
         let Some(pad) = self.pad() else { return };
         {
@@ -457,25 +462,24 @@ impl Refine {
             inner.flushing = true;
             inner.forget();
         }
-        self.wake.notify_all();
         pad.push_event(event);
-        let _ = pad.pause_task();
     }
 
-    pub fn flush_stop(self: &Arc<Self>, event: gst::Event) {
+    /// Lets the task go on.
+    pub fn flush_stop(&self, event: gst::Event) {
         let Some(pad) = self.pad() else { return };
-        let _ = pad.stop_task();
-        pad.push_event(event);
-        self.worker.lock().unwrap().segment = None;
-        let active = {
-            let mut inner = self.inner.lock().unwrap();
-            inner.forget();
-            inner.flushing = false;
-            inner.active
-        };
-        if active {
-            self.start_task(&pad);
+        // What the task was pushing has come back by now, or does so soon; unless it is the task itself that seeks.
+        let own = self.inner.lock().unwrap().task == Some(std::thread::current().id());
+        if !own {
+            drop(self.worker.lock().unwrap());
         }
+        pad.push_event(event);
+        let mut inner = self.inner.lock().unwrap();
+        inner.forget();
+        inner.flushing = false;
+        inner.queue.push_back(Job::NewSegment);
+        drop(inner);
+        self.wake.notify_all();
     }
 
     /// Starts and stops the pad's task.
@@ -489,21 +493,23 @@ impl Refine {
         }
         self.wake.notify_all();
         if active {
-            *self.worker.lock().unwrap() = Worker::default();
-            self.start_task(pad);
-        } else if let Err(error) = pad.stop_task() {
-            gst::error!(CAT, obj = pad, "{error}");
+            let mut worker = self.worker.lock().unwrap();
+            *worker = Worker {
+                access_unit: worker.access_unit,
+                ..Worker::default()
+            };
         }
-    }
-
-    fn start_task(self: &Arc<Self>, pad: &gst::Pad) {
-        let (refine, weak) = (self.clone(), pad.downgrade());
-        let started = pad.start_task(move || {
-            if let Some(pad) = weak.upgrade() {
-                refine.work(&pad);
-            }
-        });
-        if let Err(error) = started {
+        let done = if active {
+            let (refine, weak) = (self.clone(), pad.downgrade());
+            pad.start_task(move || {
+                if let Some(pad) = weak.upgrade() {
+                    refine.work(&pad);
+                }
+            })
+        } else {
+            pad.stop_task()
+        };
+        if let Err(error) = done {
             gst::error!(CAT, obj = pad, "{error}");
         }
     }
@@ -552,12 +558,17 @@ impl Refine {
     /// Waits for something to do; `None`: the task has to end.
     fn next(&self) -> Option<Job> {
         let mut inner = self.inner.lock().unwrap();
+        inner.task = Some(std::thread::current().id());
         loop {
-            if !inner.active || inner.flushing {
+            if !inner.active {
                 return None;
             }
+            if inner.flushing {
+                inner = self.wake.wait(inner).unwrap();
+                continue;
+            }
             // What announces the stream of that frame comes first.
-            let announced = !matches!(inner.queue.front(), Some(Job::NewStream));
+            let announced = !matches!(inner.queue.front(), Some(Job::NewStream | Job::NewSegment));
             if announced && let Some(frame) = inner.start.take() {
                 inner.started = true;
                 return Some(Job::Start(frame));
@@ -585,6 +596,7 @@ impl Refine {
                 worker.announce(pad, &segment);
                 pad.push_event(gst::event::Gap::builder(from).duration(duration).build());
             }
+            Job::NewSegment => worker.segment = None,
             Job::NewStream => (worker.stream_started, worker.segment) = (false, None),
             Job::Eos => {
                 worker.start_stream(pad);
@@ -741,7 +753,7 @@ struct Coder {
     encoder: X264,
     byte_stream: bool,
     canvas: OwnedPicture,
-    /// What the canvas shows besides black.
+    /// What the canvas shows besides black, and has to lose before the next picture.
     painted: Vec<Rect>,
     map: QpMap,
     next_pts: i64,
@@ -752,7 +764,9 @@ struct Coder {
 impl Coder {
     fn open(pad: &gst::Pad, video: &Arc<Video>) -> Result<Self, OpenError> {
         let settings = &video.settings;
-        let choice = negotiate::choose(pad.allowed_caps().as_ref(), video.format, settings.byte_stream())?;
+        // Not what the pad allows: once it has caps, that is these.
+        let allowed = pad.is_linked().then(|| pad.peer_query_caps(Some(&negotiate::SRC_CAPS)));
+        let choice = negotiate::choose(allowed.as_ref(), video.format, settings.byte_stream())?;
         let mut config = negotiate::config(settings, &video.info, video.format, &choice);
         // Whatever the first pass does: the quantizers asked for, exactly.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
@@ -801,11 +815,13 @@ impl Coder {
         let force_idr =
             forced || self.next_pts == 0 || segment != self.segment || self.since_idr + 1 >= self.encoder.key_int_max();
         self.segment = segment;
+        let full_range = self.video.full_range();
+        for rect in self.painted.drain(..) {
+            self.canvas.fill_black(&rect, full_range);
+        }
         // What lies outside is paid for in an IDR picture, and worth nothing.
-        if !self.video.hold || force_idr {
-            for rect in self.painted.drain(..) {
-                self.canvas.fill_black(&rect, self.video.full_range());
-            }
+        if self.video.hold && force_idr {
+            self.canvas.fill_black(&EVERYTHING, full_range);
         }
         let (_, highest) = self.video.settings.live().limits;
         let outside_qp = refined.map_or(MAX_QP, |(_, request)| request.outside_qp);
@@ -825,7 +841,7 @@ impl Coder {
                 self.canvas.copy_rect(&raw.picture, rect);
                 self.map.add(*rect, *qp);
                 extension.refined.push(*rect);
-                if !self.painted.contains(rect) {
+                if !self.video.hold {
                     self.painted.push(*rect);
                 }
             }
