@@ -14,6 +14,8 @@ pub(super) struct Candidate {
     pub score: f32,
     pub objectness: Option<f32>,
     pub class: u32,
+    /// Number of its row of scores in the model's outputs, where [`super::decode::Decoder::rows`] counts them.
+    pub row: usize,
 }
 
 /// Leaves the best `max` candidates by descending score, without those that overlap a better one of their class by more
@@ -62,6 +64,7 @@ mod tests {
             score,
             objectness: None,
             class,
+            row: 0,
         }
     }
 
