@@ -235,6 +235,18 @@ fn tasks_are_told_by_outputs_description_and_setting() {
     };
     assert_eq!(task(&forced(Task::Segmentation, "task=detection")), Task::Segmentation);
 
+    for (error, word) in [
+        (
+            Detector::open(&forced(Task::Segmentation, "")).err(),
+            "a model for detection is wanted",
+        ),
+        (
+            Segmenter::open(&forced(Task::Face, "")).err(),
+            "the setting task says face",
+        ),
+    ] {
+        assert!(error.is_some_and(|e| e.to_string().contains(word)), "{word}");
+    }
     for (settings, words) in [
         (
             described(&folder, &boxes(), "task=pose"),

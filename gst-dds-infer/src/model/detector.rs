@@ -10,7 +10,7 @@ use super::description::Family;
 use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::nms::{self, Candidate};
 use super::preprocess::Placement;
-use super::{Detection, InferSettings, Inference, ModelError, ModelSettings, Picture, labels};
+use super::{Detection, InferSettings, Inference, ModelError, ModelSettings, Picture, Task, labels};
 
 /// A loaded model. Moves between threads; one thread uses it at a time.
 pub struct Detector {
@@ -41,6 +41,7 @@ impl Detector {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
+        Task::expect(&network, &[Task::Detection, Task::Face])?;
         let run = network.probe(PROBE_SIDE)?;
         Self::reading(network, &run)
     }

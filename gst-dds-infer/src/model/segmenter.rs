@@ -16,7 +16,7 @@ use super::decode::{OutputInfo, Tensor};
 use super::description::{ColorOrder, InputDefaults, Resize};
 use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::preprocess::Placement;
-use super::{ModelError, ModelSettings, Picture, labels};
+use super::{ModelError, ModelSettings, Picture, Task, labels};
 
 /// Class numbers are bytes.
 const MAX_CLASSES: usize = 256;
@@ -218,6 +218,7 @@ impl Segmenter {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
+        Task::expect(&network, &[Task::Segmentation])?;
         let run = network.probe(PROBE_SIDE)?;
         Self::reading(network, &run)
     }
