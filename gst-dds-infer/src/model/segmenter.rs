@@ -36,7 +36,7 @@ const DEFAULTS: InputDefaults = InputDefaults {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentSettings {
     /// Whether [`Segmentation::uncertainty`] and [`Segmentation::runners_up`] are wanted; without them they are empty,
-    /// and reading the scores takes a fifth of the time. Default true.
+    /// and reading the scores takes a third of the time. Default true.
     pub uncertainty: bool,
 }
 
