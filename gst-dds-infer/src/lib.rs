@@ -2,8 +2,9 @@
 
 //! GStreamer plugin of the server side of gst-dds: the element `ddsinfer`.
 //!
-//! The library is usable without the element too: [`model`] runs detectors, [`feedback`] turns their answers into
-//! regions, [`identity`] tells which decoded frames are whole.
+//! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
+//! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
+//! frames are whole.
 
 pub mod ddsinfer;
 pub mod feedback;

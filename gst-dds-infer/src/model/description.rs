@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use gst::glib;
 
+use super::decode::Activation;
 use super::{ModelError, Task, labels};
 
 /// The output layouts known here.
@@ -159,6 +160,8 @@ pub(super) struct Fields {
     pub task: Option<Said<Task>>,
     pub family: Option<Said<Family>>,
     pub labels: Option<Said<Vec<String>>>,
+    /// Name of the output that is objectness.
+    pub objectness: Option<Said<String>>,
     pub size: [Option<Said<u32>>; 2],
     color: Option<Said<ColorOrder>>,
     resize: Option<Said<Resize>>,
@@ -221,8 +224,13 @@ impl Fields {
         self.decoded.as_ref().map(|s| s.value)
     }
 
-    pub(super) fn logits(&self) -> bool {
-        self.logits.as_ref().is_some_and(|s| s.value)
+    /// How scores come out of a detector.
+    pub(super) fn activation(&self) -> Activation {
+        if self.logits.as_ref().is_some_and(|s| s.value) {
+            Activation::Sigmoid
+        } else {
+            Activation::None
+        }
     }
 
     /// Whether somebody says that scores are probabilities already.
@@ -305,6 +313,7 @@ impl Fields {
         self.task = self.task.or(weaker.task);
         self.family = self.family.or(weaker.family);
         self.labels = self.labels.or(weaker.labels);
+        self.objectness = self.objectness.or(weaker.objectness);
         self.color = self.color.or(weaker.color);
         self.resize = self.resize.or(weaker.resize);
         self.pad = self.pad.or(weaker.pad);
@@ -600,12 +609,16 @@ impl Fields {
                 };
                 put(&mut self.logits, value, at)
             }
+            "dds-objectness" => {
+                let name = Some(text.to_owned()).filter(|t| !t.is_empty());
+                put(&mut self.objectness, name.ok_or("the name of an output".to_owned()), at)
+            }
             "dds-first-class" => put(&mut self.first_class, integer(text, 0..=100_000), at),
             "dds-width" => put(&mut self.size[0], integer(text, 1..=16384), at),
             "dds-height" => put(&mut self.size[1], integer(text, 1..=16384), at),
             _ => Err(format!(
                 "unknown key {key}; known are dds-task, dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
-                 dds-labels, dds-decoded, dds-scores, dds-first-class, dds-width, dds-height"
+                 dds-labels, dds-decoded, dds-scores, dds-objectness, dds-first-class, dds-width, dds-height"
             )),
         }
     }

@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::decode::{self, Context, Decoder, OutputInfo};
+use super::decode::{self, Context, Decoder, OutputInfo, Tensor};
 use super::description::Family;
 use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::nms::{self, Candidate};
 use super::preprocess::Placement;
-use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, labels};
+use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, Task, labels};
 
 /// A loaded model. Moves between threads; one thread uses it at a time.
 pub struct Detector {
@@ -19,6 +19,8 @@ pub struct Detector {
     decoder: Box<dyn Decoder>,
     /// Input size that the decoder was made for.
     planned: (usize, usize),
+    /// Number of the output that is objectness besides what the decoder reads.
+    objectness: Option<usize>,
     labels: Vec<String>,
     summary: String,
     outputs: Outputs,
@@ -39,6 +41,7 @@ impl Detector {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
+        Task::expect(&network, &[Task::Detection, Task::Face])?;
         let run = network.probe(PROBE_SIDE)?;
         Self::reading(network, &run)
     }
@@ -47,13 +50,23 @@ impl Detector {
     pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
         let mut outputs = Outputs::default();
         let tensors = outputs.collect(probe).map_err(|e| network.unusable(e))?;
+        let objectness = objectness_of(&network, probe)?;
+        let (tensors, told) = split(tensors, network.own_outputs(), objectness);
+        let (infos, _) = split(network.infos(probe), network.own_outputs(), objectness);
         let context = Context {
             input: probe.size,
             fields: network.fields(),
             labels: network.given_labels(),
             probe: &tensors,
         };
-        let (family, decoder) = settle_family(&network.infos(probe), &context, &network)?;
+        let (family, decoder) = settle_family(&infos, &context, &network)?;
+        if let (Some(said), Some(told)) = (&network.fields().objectness, &told) {
+            check_objectness(told, &*decoder, &tensors).map_err(|reason| ModelError::Contradiction {
+                what: "the objectness".into(),
+                first: format!("{} says dds-objectness={}", said.origin, said.value),
+                second: format!("that does not fit {}: {reason}", family.name()),
+            })?;
+        }
         let usual = |classes| match classes {
             80 => Some((labels::coco(), "COCO, as there are 80".into())),
             _ if family == Family::Yunet => Some((vec!["face".into()], "the family's own".into())),
@@ -75,6 +88,7 @@ impl Detector {
             family,
             decoder,
             planned: probe.size,
+            objectness,
             labels,
             summary,
             outputs,
@@ -92,6 +106,8 @@ impl Detector {
 
         let ran = Instant::now();
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
+        let own = self.network.own_outputs();
+        let (tensors, told) = split(tensors, own, self.objectness);
         if run.size != self.planned {
             let context = Context {
                 input: run.size,
@@ -99,7 +115,8 @@ impl Detector {
                 labels: Some(self.labels.len()).filter(|n| *n > 0),
                 probe: &tensors,
             };
-            self.decoder = decode::fit(self.family, &self.network.infos(&run), &context).map_err(|e| {
+            let (infos, _) = split(self.network.infos(&run), own, self.objectness);
+            self.decoder = decode::fit(self.family, &infos, &context).map_err(|e| {
                 ModelError::Inference(format!(
                     "the outputs for {}x{} pixels are not those of {}: {e}",
                     run.size.0,
@@ -115,6 +132,14 @@ impl Detector {
         self.decoder
             .decode(&tensors, floor, &mut self.candidates)
             .map_err(ModelError::Inference)?;
+        if let Some(told) = told {
+            check_objectness(&told, &*self.decoder, &tensors).map_err(ModelError::Inference)?;
+            let activation = self.network.fields().activation();
+            for candidate in &mut self.candidates {
+                let raw = told.data.get(candidate.row).copied();
+                candidate.objectness = raw.map(|raw| activation.apply(raw).clamp(0.0, 1.0));
+            }
+        }
         let iou = if self.decoder.needs_suppression() {
             settings.iou_threshold
         } else {
@@ -180,6 +205,50 @@ impl Detector {
     pub fn run_again(&mut self) -> Result<std::time::Duration, ModelError> {
         self.network.run_again(self.planned)
     }
+}
+
+/// The number of the output that is named as objectness.
+fn objectness_of(network: &Network, probe: &Run) -> Result<Option<usize>, ModelError> {
+    let Some(said) = &network.fields().objectness else {
+        return Ok(None);
+    };
+    let infos = network.infos(probe);
+    match infos.iter().position(|o| o.name == said.value) {
+        Some(output) => Ok(Some(output)),
+        None => Err(ModelError::Contradiction {
+            what: "the objectness".into(),
+            first: format!("{} says dds-objectness={}", said.origin, said.value),
+            second: format!("{} has no output of that name", network.file().display()),
+        }),
+    }
+}
+
+/// What the decoder reads of all outputs, and the one that is objectness; `own` are the model's own, which come first.
+fn split<T>(all: Vec<T>, own: usize, objectness: Option<usize>) -> (Vec<T>, Option<T>) {
+    let mut read = Vec::with_capacity(own);
+    let mut told = None;
+    for (i, output) in all.into_iter().enumerate() {
+        if Some(i) == objectness {
+            told = Some(output);
+        } else if i < own {
+            read.push(output);
+        }
+    }
+    (read, told)
+}
+
+/// Whether objectness has one number for each row of scores.
+fn check_objectness(told: &Tensor<'_>, decoder: &dyn Decoder, outputs: &[Tensor<'_>]) -> Result<(), String> {
+    let Some(rows) = decoder.rows(outputs) else {
+        return Err("its boxes have an objectness of their own, or no rows that others could belong to".into());
+    };
+    if told.dims.iter().filter(|d| **d != 1).count() > 1 || told.data.len() != rows {
+        return Err(format!(
+            "objectness has {rows} numbers, one for each row of scores, not the shape {:?}",
+            told.dims
+        ));
+    }
+    Ok(())
 }
 
 /// The family that was named, if the outputs fit it, or that of the outputs' shapes.

@@ -72,7 +72,7 @@ fn add(mut model: Vec<u8>, names: &[String]) -> Result<Option<Exposed>, String> 
         }
         let Some(own) = known.get(name.as_bytes()) else {
             return Err(format!(
-                "it has no tensor {name}, which extra-outputs names; names are those of the outputs of its nodes"
+                "it has no tensor {name}, which extra-outputs or dds-objectness names; names are those of the outputs of its nodes"
             ));
         };
         let mut output = Vec::new();
@@ -86,7 +86,7 @@ fn add(mut model: Vec<u8>, names: &[String]) -> Result<Option<Exposed>, String> 
     }
     if external {
         return Err(
-            "it keeps its weights in a file of their own, with which extra-outputs does not work; save it with its \
+            "it keeps its weights in a file of their own, with which extra-outputs and dds-objectness do not work; save it with its \
              weights inside, or with the wanted outputs"
                 .into(),
         );
@@ -162,4 +162,72 @@ fn write(message: &mut Vec<u8>, number: u64, content: &[u8]) {
         message.push(value as u8);
     }
     message.extend(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(fields: &[(u64, &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        fields
+            .iter()
+            .for_each(|(number, content)| write(&mut bytes, *number, content));
+        bytes
+    }
+
+    /// Nodes giving a and b, of which b is an output; `tensor` is its weights.
+    fn model(tensor: &[u8]) -> Vec<u8> {
+        let node = |name: &[u8]| message(&[(1, b"images"), (field::NODE_OUTPUT, name), (4, b"Relu")]);
+        let output = message(&[(field::VALUE_NAME, b"b")]);
+        let graph = message(&[
+            (field::GRAPH_NODE, &node(b"a")),
+            (field::GRAPH_NODE, &node(b"b")),
+            (field::GRAPH_INITIALIZER, tensor),
+            (field::GRAPH_OUTPUT, &output),
+        ]);
+        message(&[(field::MODEL_GRAPH, &graph)])
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn names_of_outputs_are_put_behind_the_model() {
+        let own = model(&[]);
+        let exposed = add(own.clone(), &names(&["b", "a", "a"])).unwrap().unwrap();
+        assert_eq!(exposed.added, 1);
+        let (first, rest) = exposed.model.split_at(own.len());
+        assert_eq!((first, rest), (&own[..], &[0x3a, 5, 0x62, 3, 0x0a, 1, b'a'][..]));
+        assert_eq!(add(own, &names(&["b", ""])), Ok(None));
+    }
+
+    #[test]
+    fn unknown_names_and_weights_elsewhere_are_refused() {
+        assert!(
+            add(model(&[]), &names(&["a", "images"]))
+                .unwrap_err()
+                .contains("no tensor images")
+        );
+        let external = [(field::TENSOR_DATA_LOCATION << 3) as u8, 1];
+        assert!(
+            add(model(&external), &names(&["a"]))
+                .unwrap_err()
+                .contains("a file of their own")
+        );
+        assert!(add(model(&[(field::TENSOR_DATA_LOCATION << 3) as u8, 0]), &names(&["a"])).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_models_are_no_panic(cut in 0usize..60, at in 0usize..60, byte in proptest::num::u8::ANY) {
+            let mut model = model(&[0x70, 1]);
+            model.truncate(cut);
+            if let Some(b) = model.get_mut(at) {
+                *b = byte;
+            }
+            let _ = add(model, &names(&["a"]));
+        }
+    }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The detector: ONNX Runtime loading, model description, pre-processing, decoding and non-maximum suppression.
+//! Detectors and segmenters: ONNX Runtime loading, model description, pre-processing, decoding and non-maximum
+//! suppression.
 //!
 //! Nothing here knows of GStreamer elements: a [`Picture`] of borrowed planes goes in, [`Detection`]s in pixels of that
-//! picture come out.
+//! picture or a [`Segmentation`] of it come out. [`Model::open`] finds out which of both a model gives.
 //!
 //! ```no_run
 //! use gstddsinfer::model::{Detector, InferSettings, ModelSettings, Picture};
@@ -19,6 +20,17 @@
 //! # }
 //! ```
 //!
+//! # Tasks
+//!
+//! | task | outputs by which it is known | read by |
+//! |---|---|---|
+//! | `segmentation` | [1, C, h, w] floating point scores of C classes, 2 to 256; or class numbers [1, h, w] as integers, [1, 1, h, w] as any; h and w no larger than the input; several outputs if all have this size, of which the first counts | [`Segmenter`] |
+//! | `face` | the twelve of YuNet: `cls_`, `obj_`, `bbox_` and `kps_` with 8, 16 and 32 | a decoder, where there is one |
+//! | `detection` | anything else; the table of families below says what is understood | [`Detector`] |
+//!
+//! [`ModelSettings::task`] and then `dds-task` win over the outputs; a named family is a detector. A task that does not
+//! fit the outputs is an error.
+//!
 //! # Describing a model
 //!
 //! Sources, the first that says something wins: the property `model-description`, GStreamer's `.modelinfo` side file,
@@ -32,28 +44,36 @@
 //!
 //! | key | value | default |
 //! |---|---|---|
+//! | `dds-task` | `detection`, `segmentation`, `face` | by shape |
 //! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (end-to-end), `yolox`, `nanodet`, `ssd`, `torchvision`, `yunet` | by shape |
-//! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox, nanodet and yunet |
-//! | `dds-resize` | `letterbox` (picture at the top left), `letterbox-center`, `stretch` | `stretch` for nanodet, ssd and torchvision, else `letterbox` |
+//! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox, nanodet and yunet, else `rgb` |
+//! | `dds-resize` | `letterbox` (picture at the top left), `letterbox-center`, `stretch` | `stretch` for nanodet, ssd, torchvision and segmentation, else `letterbox` |
 //! | `dds-pad` | 0 to 255: value around a letterboxed picture | 114, 0 for yunet |
-//! | `dds-scale` | factor on samples of 0 to 255 | 1/255 for yolov5, yolov8, yolov10, torchvision; else 1 |
-//! | `dds-mean`, `dds-std` | one or three numbers in the input's channel order: input = (sample * scale - mean) / std | 0, 1; those of its training for nanodet |
-//! | `dds-labels` | names of the classes, or one file name ending in `.txt` (relative to the side file) with one name per line | metadata, or COCO for 80 classes |
+//! | `dds-scale` | factor on samples of 0 to 255 | 1/255 for yolov5, yolov8, yolov10, torchvision and segmentation; else 1 |
+//! | `dds-mean`, `dds-std` | one or three numbers in the input's channel order: input = (sample * scale - mean) / std | 0, 1; where none of scale, mean and std is given, those of its training for nanodet and those of ImageNet for segmentation (0.485, 0.456, 0.406; 0.229, 0.224, 0.225) |
+//! | `dds-labels` | names of the classes, or one file name ending in `.txt` (relative to the side file) with one name per line | metadata; else COCO for a detector of 80 classes, Cityscapes for a segmentation of 19 or 20, Pascal VOC for one of 21 |
 //! | `dds-decoded` | `true`, `false`: whether a YOLOX model gives pixels | by value |
-//! | `dds-scores` | `probability`, `logit` | `probability` |
+//! | `dds-scores` | `probability`, `logit` | `logit` for segmentation, else `probability` |
+//! | `dds-objectness` | name of an output, or of any tensor inside the model, that holds one objectness for each row of scores, as `dds-scores` has it: for yolov8, nanodet and torchvision, which have none | none |
 //! | `dds-first-class` | number that the model (ssd, torchvision) gives its first class; lower ones are dropped | 0 |
 //! | `dds-width`, `dds-height` | input size of a model of dynamic size | frame size, rounded up to 32 |
 //!
-//! Labels come from the label file, then `dds-labels`, then the metadata; without any they are those of COCO for a model
-//! of 80 classes, `face` for yunet, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network
-//! finds the same at the top left, the default here.
+//! Labels come from the label file, then `dds-labels`, then the metadata; without any they are those of the table, `face`
+//! for yunet, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network finds the same at
+//! the top left, the default here.
 //!
 //! Of GStreamer's own keys, those understood are a tensor's `id` (`yolo-v8-out`, `yolo-26-end2end-out`,
 //! `ssd-mobilenet-v1-variant-1-out-*`), `dir`, `dims` and, for the input, `ranges`.
 //!
+//! # Tensors inside a model
+//!
+//! [`ModelSettings::extra_outputs`] and `dds-objectness` name tensors by the outputs of their nodes, as a viewer for ONNX
+//! files shows them; they need not be outputs of the model. The model is then read into memory and changed there, which
+//! does not work where its weights lie in another file.
+//!
 //! # The ONNX Runtime library
 //!
-//! It is loaded once per process, on the first [`Detector::open`] that finds one, version 1.20 or newer. Searched are,
+//! It is loaded once per process, on the first [`Model::open`] (or [`Detector::open`]) that finds one, version 1.20 or newer. Searched are,
 //! in this order: [`ModelSettings::library`], and nothing else if it is set; the variable `ORT_DYLIB_PATH`, and nothing
 //! else if it is set (both take a file, a directory or a name for the loader); the directory of this plugin; the
 //! directory `onnxruntime` beside that one; `$XDG_DATA_HOME/gst-dds/onnxruntime` (`~/.local/share/gst-dds/onnxruntime`);
@@ -96,7 +116,7 @@ pub struct Detection {
     pub y2: f32,
     /// Confidence, 0 to 1 (class score, times objectness where the model has one).
     pub score: f32,
-    /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX, YuNet).
+    /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX, YuNet) or `dds-objectness` names one.
     pub objectness: Option<f32>,
     /// Class number, an index into [`Detector::labels`].
     pub class: u32,
@@ -106,7 +126,7 @@ pub struct Detection {
 /// nose, right and left corner of the mouth, as the person has them: the right eye lies at the left of the picture.
 pub type Landmarks = [[f32; 2]; 5];
 
-/// What [`Detector::open`] needs; none of it changes while a detector lives.
+/// What [`Model::open`] needs; none of it changes while a model lives.
 #[derive(Debug, Clone, Default)]
 pub struct ModelSettings {
     /// The ONNX model.
@@ -119,9 +139,9 @@ pub struct ModelSettings {
     pub library: Option<PathBuf>,
     /// Comma separated execution providers in the order to try: `cpu`, `cuda`, `tensorrt`, `openvino`. Empty means `cpu`.
     pub execution_providers: String,
-    /// What the model finds; `None` tells it by the description and the outputs.
+    /// What the model finds; `None` leaves it to the description and the outputs.
     pub task: Option<Task>,
-    /// Names of tensors inside the model that become outputs too.
+    /// Names of tensors inside the model that become outputs too; one that is an output already is none the more.
     pub extra_outputs: Vec<String>,
     /// Threads of ONNX Runtime inside one operation; 0 lets ONNX Runtime choose.
     pub threads: u32,

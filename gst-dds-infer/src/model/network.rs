@@ -113,6 +113,8 @@ impl Network {
         let label_file = settings.label_file.as_deref().map(labels::read).transpose()?;
         let property = Fields::from_property(settings.description.as_deref().unwrap_or_default())?;
         let side_file = Fields::from_side_file(file)?;
+        let forced = Fields::of_task(settings.task, "the setting task");
+        let described = forced.or(property).or(side_file);
 
         let runtime = Runtime::get(settings.library.as_deref())?;
         let mut warnings = Vec::new();
@@ -127,7 +129,9 @@ impl Network {
                 asked.display()
             ));
         }
-        let exposed = exposed::with_outputs(file, &settings.extra_outputs)?;
+        let mut extra = settings.extra_outputs.clone();
+        extra.extend(described.objectness.as_ref().map(|said| said.value.clone()));
+        let exposed = exposed::with_outputs(file, &extra)?;
         let bytes = exposed.as_ref().map(|e| e.model.as_slice());
         let (session, provider) = runtime.session(file, bytes, &providers, settings.threads, &mut warnings)?;
         let own_outputs = session.outputs().len().saturating_sub(exposed.map_or(0, |e| e.added));
@@ -140,8 +144,6 @@ impl Network {
             Ok(m) => Fields::from_metadata(file, |key| m.custom(key))?,
             Err(e) => return Err(ModelError::Runtime(chain(&e))),
         };
-        let forced = Fields::of_task(settings.task, "the setting task");
-        let described = forced.or(property).or(side_file);
         described.check_ids()?;
         let fields = described.or(metadata);
         check_notes(&session, &fields)?;
@@ -342,6 +344,11 @@ impl Network {
     /// Width and height of the input for a picture of this size.
     pub(super) fn size_for(&self, picture: (usize, usize)) -> (usize, usize) {
         self.input.size_for(picture)
+    }
+
+    /// Number of outputs that the model has by itself; those after them were asked for.
+    pub(super) fn own_outputs(&self) -> usize {
+        self.own_outputs
     }
 
     /// The merged description.

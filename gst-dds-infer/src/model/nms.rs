@@ -17,6 +17,8 @@ pub(super) struct Candidate {
     pub objectness: Option<f32>,
     pub class: u32,
     pub landmarks: Option<Landmarks>,
+    /// Number of its row of scores in the model's outputs, where [`super::decode::Decoder::rows`] counts them.
+    pub row: usize,
 }
 
 /// Leaves the best `max` candidates by descending score, without those that overlap a better one of their class by more
@@ -66,6 +68,7 @@ mod tests {
             objectness: None,
             class,
             landmarks: None,
+            row: 0,
         }
     }
 

@@ -49,6 +49,21 @@ impl Task {
         }
     }
 
+    /// Holds a named task against those that the caller can do with.
+    ///
+    /// # Errors
+    /// [`ModelError::Contradiction`] when it is another.
+    pub(super) fn expect(network: &Network, wanted: &[Self]) -> Result<(), ModelError> {
+        match &network.fields().task {
+            Some(said) if !wanted.contains(&said.value) => Err(ModelError::Contradiction {
+                what: "the task".into(),
+                first: format!("{} says {}", said.origin, said.value.name()),
+                second: format!("a model for {} is wanted", wanted[0].name()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The task by the model's own outputs, for an input of this width and height.
     fn guess(infos: &[OutputInfo], input: (usize, usize)) -> Self {
         if segmenter::speak_of_classes(infos, input) {
@@ -82,7 +97,6 @@ fn speak_of_faces(infos: &[OutputInfo]) -> bool {
 }
 
 /// A loaded model of any task.
-#[allow(clippy::large_enum_variant, reason = "one is made per stream, and it lives as long")]
 pub enum Model {
     /// Finds boxes.
     Detector(Detector),

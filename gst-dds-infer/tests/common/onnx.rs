@@ -59,6 +59,7 @@ pub struct Output {
     dims: Vec<usize>,
     values: Vec<f32>,
     follows: Vec<f32>,
+    hidden: bool,
 }
 
 impl Output {
@@ -71,11 +72,17 @@ impl Output {
             dims: dims.into(),
             values,
             follows,
+            hidden: false,
         }
     }
 
     pub fn element(self, element: u64) -> Self {
         Self { element, ..self }
+    }
+
+    /// A tensor inside the model, which is no output.
+    pub fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
     }
 
     pub fn following(self, follows: Vec<f32>) -> Self {
@@ -129,7 +136,7 @@ impl Model {
         for (name, element, dims) in &self.inputs {
             graph = graph.message(11, value_info(name, *element, dims));
         }
-        for o in &self.outputs {
+        for o in self.outputs.iter().filter(|o| !o.hidden) {
             graph = graph.message(12, value_info(&o.name, o.element, &o.dims));
         }
         let mut model = Message::default().int(1, 7).text(2, "gst-dds tests").message(7, graph);

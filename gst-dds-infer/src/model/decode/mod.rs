@@ -59,11 +59,7 @@ impl Context<'_> {
 
     /// How scores come out of the model.
     fn activation(&self) -> Activation {
-        if self.fields.logits() {
-            Activation::Sigmoid
-        } else {
-            Activation::None
-        }
+        self.fields.activation()
     }
 }
 
@@ -77,6 +73,12 @@ pub(super) trait Decoder: Send {
 
     /// Number of classes, where the shape tells.
     fn classes(&self) -> Option<usize>;
+
+    /// Rows of scores in these outputs, each of which gives a box at most; `None` where boxes have an objectness of their
+    /// own or none that they could be told by.
+    fn rows(&self, _outputs: &[Tensor<'_>]) -> Option<usize> {
+        None
+    }
 
     /// Whether the model leaves several boxes for one object.
     fn needs_suppression(&self) -> bool {
@@ -156,13 +158,13 @@ pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Fam
 
 /// The function between a raw score and a probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activation {
+pub(super) enum Activation {
     None,
     Sigmoid,
 }
 
 impl Activation {
-    fn apply(self, raw: f32) -> f32 {
+    pub(super) fn apply(self, raw: f32) -> f32 {
         match self {
             Self::None => raw,
             Self::Sigmoid => 1.0 / (1.0 + (-raw).exp()),
@@ -225,8 +227,16 @@ fn push(found: &mut Vec<Candidate>, corners: [f32; 4], score: f32, objectness: O
             objectness: objectness.map(|o| o.min(1.0)),
             class,
             landmarks: None,
+            row: 0,
         });
     }
+}
+
+/// As [`push`], a box of row `row` without objectness.
+fn push_row(found: &mut Vec<Candidate>, row: usize, corners: [f32; 4], score: f32, class: u32) {
+    let before = found.len();
+    push(found, corners, score, None, class);
+    found[before..].iter_mut().for_each(|c| c.row = row);
 }
 
 /// Rows of `[box, objectness, class scores]`, the common part of YOLOv5 and YOLOX. `place` turns the first four numbers

@@ -8,7 +8,7 @@
 //! Either one output [1, A, C + 4 * bins], or two per stride: [1, n, C] and [1, n, 4 * bins]. With three strides (8, 16,
 //! 32) the centre of cell g is g * s + (s - 1) / 2 as in NanoDet; with four (and 64) it is g * s as in NanoDet-Plus.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, expect, push};
+use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, expect, push_row};
 
 /// Bins per side: distances 0 to 7, as in every published model.
 pub(super) const BINS: usize = 8;
@@ -24,8 +24,9 @@ struct Level {
     /// Number of the output with class scores and of the one with distances, the same for a single output.
     scores: usize,
     distances: usize,
-    /// First row of this level in the output.
+    /// First row of this level in the output, and counted over all levels.
     first: usize,
+    row: usize,
 }
 
 struct Nanodet {
@@ -97,6 +98,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
             scores,
             distances,
             first: if single { first } else { 0 },
+            row: first,
         });
         first += cells;
     }
@@ -172,7 +174,7 @@ impl Decoder for Nanodet {
                 let cy = (i / level.cells_x) as f32 * s + (self.centre)(s);
                 let side = |n: usize| expectation(&bins[n * BINS..][..BINS]) * s;
                 let corners = [cx - side(0), cy - side(1), cx + side(2), cy + side(3)];
-                push(found, corners, self.activation.apply(raw), None, class);
+                push_row(found, level.row + i, corners, self.activation.apply(raw), class);
             }
         }
         Ok(())
@@ -180,6 +182,10 @@ impl Decoder for Nanodet {
 
     fn classes(&self) -> Option<usize> {
         Some(self.classes)
+    }
+
+    fn rows(&self, _: &[Tensor<'_>]) -> Option<usize> {
+        Some(self.levels.iter().map(|l| l.cells).sum())
     }
 
     fn variant(&self) -> &'static str {

@@ -6,7 +6,7 @@
 //! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so that
 //! they are known by rank and type. One box per object already.
 
-use super::{Candidate, Context, Decoder, OutputInfo, Tensor, push};
+use super::{Candidate, Context, Decoder, OutputInfo, Tensor, push_row};
 
 struct Torchvision {
     boxes: usize,
@@ -49,10 +49,12 @@ impl Decoder for Torchvision {
                 boxes.dims, labels.dims, scores.dims
             ));
         }
-        for ((corners, &label), &score) in boxes.data.chunks_exact(4).zip(labels.data).zip(scores.data) {
+        for (row, ((corners, &label), &score)) in
+            boxes.data.chunks_exact(4).zip(labels.data).zip(scores.data).enumerate()
+        {
             if score >= floor && label >= self.first_class as f32 {
                 let corners = [corners[0], corners[1], corners[2], corners[3]];
-                push(found, corners, score, None, label as u32 - self.first_class);
+                push_row(found, row, corners, score, label as u32 - self.first_class);
             }
         }
         Ok(())
@@ -60,6 +62,10 @@ impl Decoder for Torchvision {
 
     fn classes(&self) -> Option<usize> {
         None
+    }
+
+    fn rows(&self, outputs: &[Tensor<'_>]) -> Option<usize> {
+        outputs.get(self.scores).map(|s| s.data.len())
     }
 
     fn needs_suppression(&self) -> bool {

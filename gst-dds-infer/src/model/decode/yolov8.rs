@@ -5,7 +5,7 @@
 //! YOLOv8, YOLOv9 and YOLO11: one output [1, 4 + C, A], rows of centre x, centre y, width, height in input pixels, then
 //! one row of scores per class; some exporters transpose it to [1, A, 4 + C]. No objectness.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, centred, expect, push, single};
+use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, centred, expect, push_row, single};
 
 /// Anchors whose best score is found together: one block of scores of one class stays in the cache.
 const BLOCK: usize = 512;
@@ -47,10 +47,10 @@ impl Decoder for Yolov8 {
         let data = expect(outputs, 0, &self.dims)?;
         let gate = self.activation.gate(floor);
         if !self.channel_first {
-            for row in data.chunks_exact(self.dims[2]) {
+            for (n, row) in data.chunks_exact(self.dims[2]).enumerate() {
                 if let Some((class, raw)) = best(&row[4..]).filter(|b| b.1 >= gate) {
                     let corners = centred(row[0], row[1], row[2], row[3]);
-                    push(found, corners, self.activation.apply(raw), None, class);
+                    push_row(found, n, corners, self.activation.apply(raw), class);
                 }
             }
             return Ok(());
@@ -73,13 +73,8 @@ impl Decoder for Yolov8 {
                     let anchor = start + i;
                     let class = scores.chunks_exact(anchors).position(|c| c[anchor] == raw).unwrap_or(0) as u32;
                     let at = |row: usize| boxes[row * anchors + anchor];
-                    push(
-                        found,
-                        centred(at(0), at(1), at(2), at(3)),
-                        self.activation.apply(raw),
-                        None,
-                        class,
-                    );
+                    let corners = centred(at(0), at(1), at(2), at(3));
+                    push_row(found, anchor, corners, self.activation.apply(raw), class);
                 }
             }
         }
@@ -88,6 +83,10 @@ impl Decoder for Yolov8 {
 
     fn classes(&self) -> Option<usize> {
         Some(if self.channel_first { self.dims[1] } else { self.dims[2] } - 4)
+    }
+
+    fn rows(&self, _: &[Tensor<'_>]) -> Option<usize> {
+        Some(if self.channel_first { self.dims[2] } else { self.dims[1] })
     }
 
     fn variant(&self) -> &'static str {
