@@ -169,11 +169,12 @@ pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> 
                 .push_buffer(clip.frame(n))
                 .map_err(|_| failed("the pipeline takes no frames"))?;
             let last = n + 1 == clip.frames.len();
-            if last && group > 1 {
-                // Of the last segment there may be no end.
+            let whole = (n + 1).is_multiple_of(group);
+            if last && !whole {
+                // Of the last segment the rest will not come.
                 let _ = source.end_of_stream();
             }
-            if !last && !(n + 1).is_multiple_of(group) {
+            if !last && !whole {
                 continue;
             }
             while outcome.lines.len() <= n {

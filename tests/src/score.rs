@@ -5,6 +5,8 @@
 //! Pooled over all frames, one-to-one (greedy by descending score), same class, reference scores from
 //! [`REFERENCE_SCORE`]; the test threshold is the best of [`TEST_SCORES`].
 
+use gstddsinfer::model::Segmentation;
+use gstddsinfer::segmentation;
 use serde_json::Value;
 
 /// Least score of a reference box.
@@ -27,6 +29,8 @@ pub struct Found {
     pub width: f32,
     /// Height.
     pub height: f32,
+    /// Whose face it is, where it was recognised.
+    pub identity: Option<String>,
 }
 
 impl Found {
@@ -58,6 +62,8 @@ pub struct Line {
     pub size: (u32, u32),
     /// What became of the second pass, where one was asked for.
     pub refinement: Option<String>,
+    /// The class of each part of the picture, where results hold it.
+    pub map: Option<Segmentation>,
 }
 
 impl Line {
@@ -88,6 +94,7 @@ impl Line {
                     y: number(o, "y")? as f32,
                     width: number(o, "width")? as f32,
                     height: number(o, "height")? as f32,
+                    identity: o["identity"].as_str().map(str::to_owned),
                 })
             })
             .collect::<Result<_, String>>()?;
@@ -107,6 +114,10 @@ impl Line {
             regions,
             size: (number(&value, "width")? as u32, number(&value, "height")? as u32),
             refinement: value["refinement"].as_str().map(str::to_owned),
+            map: match &value["map"] {
+                Value::Null => None,
+                map => Some(segmentation::from_map_json(map)?),
+            },
         })
     }
 
@@ -123,6 +134,7 @@ impl Line {
                 y: o.y * y,
                 width: o.width * x,
                 height: o.height * y,
+                identity: o.identity.clone(),
             })
             .collect()
     }
@@ -223,6 +235,44 @@ pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32
         )
 }
 
+/// Share of the reference's recognised faces that were found (IoU 0.5) and called by the same name, and how many there are.
+pub fn identity_accuracy(found: &[Vec<Found>], reference: &[Vec<Found>]) -> (f64, usize) {
+    let (mut right, mut all) = (0usize, 0usize);
+    for (found, reference) in found.iter().zip(reference) {
+        for known in reference.iter().filter(|r| r.identity.is_some()) {
+            all += 1;
+            right += usize::from(
+                found
+                    .iter()
+                    .any(|f| f.iou(known) >= 0.5 && f.identity == known.identity),
+            );
+        }
+    }
+    (right as f64 / all.max(1) as f64, all)
+}
+
+/// The segmentation metric of the DDS paper (mean over frames of the agreement of both maps where either is not
+/// background) and the mean intersection over union over the classes, pooled over all frames; of frames of which both have
+/// a map of one size. `None` where there are none.
+pub fn segmentation(found: &[Line], reference: &[Line], background: Option<u8>) -> Option<(f64, f64)> {
+    let mut overlap = segmentation::Overlap::new(background);
+    let mut agreements = Vec::new();
+    for (found, reference) in found.iter().zip(reference) {
+        let (Some(found), Some(reference)) = (&found.map, &reference.map) else {
+            continue;
+        };
+        if overlap.add(reference.classes(), found.classes()) {
+            agreements.extend(segmentation::agreement(
+                reference.classes(),
+                found.classes(),
+                background,
+            ));
+        }
+    }
+    let mean = agreements.iter().sum::<f64>() / agreements.len().max(1) as f64;
+    Some((mean, overlap.mean()?)).filter(|_| !agreements.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +285,7 @@ mod tests {
             y: 0.0,
             width: 10.0,
             height: 10.0,
+            identity: None,
         }
     }
 
@@ -279,6 +330,40 @@ mod tests {
             found("truck", 0.49, 30.0),
         ]];
         assert_eq!(metric.f1(&test, &reference), 4.0 / (4.0 + 1.0 + 1.0));
+    }
+
+    #[test]
+    fn identities_count_where_the_reference_knows_one() {
+        let named = |name: Option<&str>, x| Found {
+            identity: name.map(str::to_owned),
+            ..found("face", 0.9, x)
+        };
+        let reference = vec![vec![
+            named(Some("Ada"), 0.0),
+            named(Some("Bo"), 50.0),
+            named(None, 90.0),
+        ]];
+        let test = vec![vec![
+            named(Some("Ada"), 1.0),
+            named(None, 50.0),
+            named(Some("Cy"), 90.0),
+        ]];
+        assert_eq!(identity_accuracy(&test, &reference), (0.5, 2));
+    }
+
+    #[test]
+    fn maps_are_compared_cell_by_cell() {
+        let line = |classes: Vec<u8>| Line {
+            map: Segmentation::new(2, 2, classes),
+            ..Line::default()
+        };
+        let reference = [line(vec![0, 1, 1, 9]), Line::default()];
+        let test = [line(vec![0, 1, 2, 9]), Line::default()];
+        let (agreement, mean) = segmentation(&test, &reference, Some(9)).unwrap();
+        assert_eq!(agreement, 2.0 / 3.0);
+        // Class 0: 1; class 1: 1/2; class 2: 0.
+        assert!((mean - 0.5).abs() < 1e-9, "{mean}");
+        assert_eq!(segmentation(&[Line::default()], &[Line::default()], None), None);
     }
 
     #[test]

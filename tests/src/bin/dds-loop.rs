@@ -28,6 +28,7 @@ options:
   --paper           report the metric of the DDS paper too (vehicles, IoU 0.3, many to one)
   --labels A,B      labels for that metric (car,bus,train,truck)
   --test-score X    least score of a test box in that metric (0.5)
+  --ignore CLASS    class of a segmentation that stands for background (none)
   --encoder OPTS    further properties of ddsencode
   --infer OPTS      further properties of ddsinfer
   --iou X           overlap that counts as found (0.5)
@@ -51,6 +52,7 @@ struct Options {
     paper: bool,
     labels: String,
     test_score: f32,
+    ignore: Option<u8>,
     encoder: String,
     infer: String,
     iou: f32,
@@ -75,6 +77,7 @@ fn options() -> Result<Option<Options>, Error> {
         paper: false,
         labels: score::PaperMetric::VEHICLES.join(","),
         test_score: score::PaperMetric::TEST_SCORE,
+        ignore: None,
         encoder: String::new(),
         infer: String::new(),
         iou: 0.5,
@@ -100,6 +103,7 @@ fn options() -> Result<Option<Options>, Error> {
             "--paper" => o.paper = true,
             "--labels" => o.labels = value()?,
             "--test-score" => o.test_score = value()?.parse()?,
+            "--ignore" => o.ignore = Some(value()?.parse()?),
             "--encoder" => o.encoder = value()?,
             "--infer" => o.infer = value()?,
             "--iou" => o.iou = value()?.parse()?,
@@ -125,11 +129,8 @@ fn main() -> Result<(), Error> {
         o.model.display(),
         o.infer
     );
-    let reference: Vec<_> = lockstep::run(&clip, "", &infer, 1, "detector on the source")?
-        .lines
-        .into_iter()
-        .map(|l| l.objects)
-        .collect();
+    let source = lockstep::run(&clip, "", &infer, 1, "detector on the source")?.lines;
+    let reference: Vec<_> = source.iter().map(|l| l.objects.clone()).collect();
     let mut base = format!(
         "ddsencode name=encoder stream-id=1 speed-preset=veryfast key-int-max={} threads=1 wall-clock=false {}",
         o.gop, o.encoder
@@ -192,8 +193,17 @@ fn main() -> Result<(), Error> {
         } else {
             String::new()
         };
+        let mut accuracy = format!("F1 {f1:.3} (threshold {threshold}){paper}");
+        if let Some((agreement, mean)) = score::segmentation(&outcome.lines, &source, o.ignore) {
+            accuracy = format!("agreement {agreement:.3}, mIoU {mean:.3}");
+        }
+        if let (right, all) = score::identity_accuracy(&found, &reference)
+            && all > 0
+        {
+            accuracy += &format!(", right names {right:.3} of {all}");
+        }
         println!(
-            "{name}: {:.0} kbit/s, F1 {f1:.3} (threshold {threshold}){paper}, {:.1} regions per frame on {:.1} % of it, second pass {:.0} % of bits",
+            "{name}: {:.0} kbit/s, {accuracy}, {:.1} regions per frame on {:.1} % of it, second pass {:.0} % of bits",
             outcome.kbps(&clip),
             regions as f64 / outcome.lines.len() as f64,
             100.0 * outcome.region_area(&clip),
