@@ -35,12 +35,14 @@
 #![forbid(unsafe_code)]
 
 mod cap;
+mod controller;
 mod gate;
 mod qpmap;
 mod regions;
 mod stats;
 
 pub use cap::Vbv;
+pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};
 pub use gate::{Outcome, Source};
 pub use qpmap::QpMap;
 pub use stats::{DelayStats, Stats};
