@@ -92,6 +92,10 @@ const GROW_PATIENCE: u32 = 5;
 /// What comes at once and cannot be corrected while it comes, the second pass of a whole segment or an IDR picture out
 /// of turn, may be foreseen too small by this factor.
 const CAUTION: f64 = 1.2;
+/// Share of the newest segment in what each of its frames is expected to take in the second pass, and the most of the
+/// mean that one frame may tell of.
+const SEASONAL: f64 = 0.25;
+const SEASON_MOST: f64 = 20.0;
 /// Frames remembered and looked ahead at most.
 const MAX_FRAMES: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
@@ -335,13 +339,15 @@ pub struct Controller {
     /// Kbit/s at the reference configuration as of the last few frames, of each pass.
     low_now: f64,
     refine_now: f64,
-    /// Frames since the second pass last took bytes, and from time to time that it does: 1 where it comes frame by
-    /// frame, more where the frames of a segment come at once.
-    since_refine: u32,
-    refine_period: u32,
+    /// Kbit/s at the reference configuration of the second pass in each frame of a segment, of the last few segments: it
+    /// may begin with an IDR picture, or come at once.
+    season: Vec<f64>,
+    /// Place of this frame in it.
+    phase: usize,
+    /// Weights of the second pass from this frame on.
+    foreseen: Vec<f64>,
     /// `H` of the last few frames.
     high_recent: f64,
-    last_gap: u32,
     frames_seen: u32,
     surprised: u32,
     idr_factor: f64,
@@ -383,10 +389,10 @@ impl Controller {
             share: 0.2,
             low_now: 0.0,
             refine_now: 0.0,
-            since_refine: 0,
-            refine_period: 1,
+            season: vec![0.0; settings.segment_frames as usize],
+            phase: 0,
+            foreseen: vec![1.0; settings.segment_frames as usize],
             high_recent: 1.0,
-            last_gap: 1,
             frames_seen: 0,
             surprised: 0,
             idr_factor: TYPICAL_IDR,
@@ -486,6 +492,7 @@ impl Controller {
             false => 1.0,
         };
         self.note_idr(idr);
+        self.phase = if idr { 0 } else { (self.phase + 1) % self.season.len() };
         let (low_qp, high_qp) = if self.target_kbps > 0.0 && self.frames_seen > 0 {
             let place = self.choose(now, weight);
             self.ladder[place]
@@ -605,8 +612,18 @@ impl Controller {
         (1.0 - self.share) * self.low_cost(low) * weight + self.share * self.high_table.get(high)
     }
 
+    /// Weight of the second pass in a frame of a segment; 1 on the mean.
+    fn season_weight(&self, phase: usize) -> f64 {
+        let mean = self.season.iter().sum::<f64>() / self.season.len() as f64;
+        if mean > 0.0 { self.season[phase] / mean } else { 1.0 }
+    }
+
     fn choose(&mut self, now: u64, this_weight: f64) -> usize {
         self.look_ahead(now);
+        for i in 0..self.season.len() {
+            let weight = self.season_weight((self.phase + i) % self.season.len());
+            self.foreseen[i] = weight * if weight > 3.0 { CAUTION } else { 1.0 };
+        }
         let second = self.target_kbps * 125.0;
         let weight = self.mean_weight();
         let correction = (self.debt / (second * REPAY_S)).clamp(-MAX_BONUS, 1.0);
@@ -665,8 +682,6 @@ impl Controller {
         let per_frame = self.interval_ns / 1e9 * 125.0;
         let low = self.low_now * self.low_cost(low) * per_frame;
         let high = self.refine_now * self.high_table.get(high) * per_frame;
-        let period = self.refine_period;
-        let burst = high * f64::from(period) * if period > 1 { CAUTION } else { 1.0 };
         let mut sum = 0.0;
         self.ahead.iter().enumerate().all(|(i, past)| {
             sum += low
@@ -682,9 +697,7 @@ impl Controller {
                     }
                     _ => 1.0,
                 };
-            if (i as u32 + self.since_refine + 1).is_multiple_of(period) {
-                sum += burst;
-            }
+            sum += high * self.foreseen[i % self.foreseen.len()];
             past + sum <= budget
         })
     }
@@ -701,19 +714,18 @@ impl Controller {
             self.first_idr = Some(low);
             self.low_now = low / self.idr_factor;
             self.refine_now = refine;
+            self.season.fill(refine);
             self.base = (self.low_now + self.refine_now).max(1.0);
             self.variance = self.base * self.base;
             self.aim = self.target_kbps / self.base;
             return;
         }
-        self.since_refine = self.since_refine.saturating_add(1);
-        let gap = self.since_refine;
-        if refine > 0.0 || gap > self.settings.segment_frames + self.settings.segment_frames / 2 {
-            let speed = 1.0 - 0.92f64.powf(f64::from(gap));
-            self.refine_now += young.max(speed) * (refine / f64::from(gap) - self.refine_now);
-            self.refine_period = if gap == self.last_gap { gap } else { 1 };
-            self.last_gap = gap;
-            self.since_refine = 0;
+        let weight = self.season_weight(self.phase);
+        let season = &mut self.season[self.phase];
+        *season += SEASONAL * (refine.min(SEASON_MOST * self.refine_now) - *season);
+        if weight > 0.1 {
+            let speed = 1.0 - 0.92f64.powf(weight);
+            self.refine_now += young.max(speed) * (refine / weight - self.refine_now);
         }
         if planned.idr {
             let factor = (low / self.low_now.max(1.0)).clamp(IDR_RANGE.0, IDR_RANGE.1);
