@@ -32,6 +32,8 @@
 //!   tables follow the measurements and forget exponentially.
 //! - **Surprise.** Where a few frames cost so much more or less than the filter believes that noise cannot be the
 //!   reason, the estimate is replaced at once instead of at the end of the segment.
+//! - **Weights.** What IDR pictures of the first pass cost against others is measured, and so is what each frame of a
+//!   segment takes in the second pass.
 //! - **A bound on every second.** No configuration is taken with which any second that contains this frame is expected
 //!   to exceed the target by more than 6 %. It looks ahead over the coming second, IDR pictures that come regularly
 //!   included. The rate cap of [`Camera`](super::Camera) remains behind it as a guard.
@@ -45,7 +47,9 @@
 //! on_frame(now, bytes_low, bytes_refine)   what the first pass took, and what the second took since the last call
 //! ```
 //!
-//! The second pass may trail by any number of frames. Nothing here reads a clock; `now` is in nanoseconds of one clock.
+//! The second pass may trail by any number of frames; it is best coded at [`Knobs::high_qp`] of the newest plan,
+//! whichever frame it belongs to, and frame by frame, because what comes at once cannot be corrected. Nothing here
+//! reads a clock; `now` is in nanoseconds of one clock.
 
 use std::collections::VecDeque;
 
@@ -339,8 +343,8 @@ pub struct Controller {
     /// Kbit/s at the reference configuration as of the last few frames, of each pass.
     low_now: f64,
     refine_now: f64,
-    /// Kbit/s at the reference configuration of the second pass in each frame of a segment, of the last few segments: it
-    /// may begin with an IDR picture, or come at once.
+    /// Kbit/s at the reference configuration of the second pass in each frame of a segment, of the last few segments:
+    /// it may begin with an IDR picture, or come at once.
     season: Vec<f64>,
     /// Place of this frame in it.
     phase: usize,
@@ -430,7 +434,7 @@ impl Controller {
         } else if new < old {
             self.debt *= new / old;
         }
-        if self.measured > 0 {
+        if self.base > 0.0 {
             // The error of the last measurement stays, the difference of targets acts in full.
             self.aim = if old == 0.0 {
                 new / self.base
@@ -1051,7 +1055,13 @@ mod tests {
                 };
                 let coarser = |reference: f64, qp: u8, halving: f64| ((f64::from(qp) - reference) / halving).exp2();
                 let (arriving, qp) = (&mut refine[at], if self.stale { knobs.high_qp } else { 26 });
-                *arriving += size(26.0, qp, self.halving.1) * share;
+                *arriving += size(26.0, qp, self.halving.1)
+                    * share
+                    * if self.segments && frame % 15 == 0 {
+                        0.6 * self.idr
+                    } else {
+                        1.0
+                    };
                 if !self.stale {
                     refine[frame] *= coarser(26.0, knobs.high_qp, self.halving.1).recip();
                 }

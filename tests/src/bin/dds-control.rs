@@ -24,14 +24,18 @@ segments before). Prints, for each:
 
   worst   most bits in any second that begins 2 s or more after a change of the target, against the target known at
           its start; for drawn targets, in any control window, against the target it begins with
-  mean    bits against targets, without seconds in which the finest knobs did not use the target (3 frames or more)
+  mean    bits against targets in the same time, without seconds in which the finest knobs did not use the target (for
+          more than 3 frames)
   second  part of the bits that the second pass took
+  jumps   frames coded coarser than the one before by 6 quantizers or more
+  capped  frames in which the rate cap behind the controller raised the quantizer
 
 A clip is played forth and back for as long as needed.
 
 options:
   --frames N     frames of the clip in memory (300)
   --first N      first frame (0)
+  --rate N       frames per second to play it at (30)
   --seconds N    seconds of each run (22)
   --mean KBPS    mean of targets (900)
   --segments     begin every 15 frames with an IDR picture in both passes, instead of once
@@ -54,6 +58,7 @@ struct Options {
     clip: Option<PathBuf>,
     frames: usize,
     first: usize,
+    rate: f64,
     seconds: usize,
     mean: f64,
     segments: bool,
@@ -68,6 +73,7 @@ fn options() -> Result<Option<Options>, Error> {
         clip: None,
         frames: 300,
         first: 0,
+        rate: 30.0,
         seconds: 22,
         mean: 900.0,
         segments: false,
@@ -83,6 +89,7 @@ fn options() -> Result<Option<Options>, Error> {
             "--help" | "-h" => return Ok(None),
             "--frames" => o.frames = value()?.parse::<usize>()?.max(2),
             "--first" => o.first = value()?.parse()?,
+            "--rate" => o.rate = f64::from(value()?.parse::<u32>()?.clamp(1, 1000)),
             "--seconds" => o.seconds = value()?.parse::<usize>()?.clamp(4, 3600),
             "--mean" => o.mean = value()?.parse::<u32>()?.max(1).into(),
             "--segments" => o.segments = true,
@@ -123,7 +130,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn load(clip: &Clip) -> Result<Self, Error> {
+    fn load(clip: &Clip, rate: f64) -> Result<Self, Error> {
         let info = gst_video::VideoInfo::from_caps(&clip.caps)?;
         let (width, height) = (clip.size.0 as usize, clip.size.1 as usize);
         let mut frames = Vec::with_capacity(clip.frames.len());
@@ -146,13 +153,13 @@ impl Scene {
         Ok(Self {
             width,
             height,
-            rate: clip.rate(),
+            rate,
             frames,
         })
     }
 
     /// A textured ground that pans, with textured blocks that move over it faster now and then, and sensor noise.
-    fn synthetic(count: usize) -> Self {
+    fn synthetic(count: usize, rate: f64) -> Self {
         let (width, height) = (640, 360);
         let texture = |u: usize, v: usize| (u * u / 37 + v * v / 23 + u * v / 51) % 120;
         let frame = |n: usize| {
@@ -170,7 +177,7 @@ impl Scene {
                             value = 90 + texture(x - left + 40 * block, y - top);
                         }
                     }
-                    *sample = (value + (seed >> 30) as usize) as u8;
+                    *sample = (value + (seed >> 29) as usize) as u8;
                 }
             }
             packed
@@ -178,7 +185,7 @@ impl Scene {
         Self {
             width,
             height,
-            rate: 30.0,
+            rate,
             frames: (0..count).map(frame).collect(),
         }
     }
@@ -398,25 +405,33 @@ impl Run {
         let above = judged().filter(|used| *used > 1.15).count();
         let finest = |knobs: &&Knobs| knobs.low_qp == 20 && knobs.high_qp == 18;
         let second = self.second;
-        let whole = (2..self.targets.len() / second).map(|n| n * second);
+        let quiet = |from: usize| self.knobs[from..from + second].iter().filter(finest).count() > second / 10;
         let (mut bits, mut targets) = (0.0, 0.0);
-        let quiet = |from: &usize| self.knobs[*from..from + second].iter().filter(finest).count() > second / 10;
-        for from in whole.filter(|from| !quiet(from)) {
+        for (from, _) in self
+            .judged()
+            .filter(|(from, _)| from.is_multiple_of(second) && !quiet(*from))
+        {
             bits += self.kbps(from);
             targets += self.targets[from..from + second].iter().sum::<f64>() / second as f64;
         }
         let sum = |bytes: &[usize]| bytes.iter().sum::<usize>() as f64;
+        let range = |of: fn(&Knobs) -> u8| {
+            let (least, most) = self.knobs.iter().fold((u8::MAX, 0), |(least, most), knobs| {
+                (least.min(of(knobs)), most.max(of(knobs)))
+            });
+            format!("{least}-{most}")
+        };
+        let jumps = self.knobs.windows(2).filter(|pair| pair[1].low_qp > pair[0].low_qp + 5);
         format!(
-            "{:12} worst {:.3}, {above} of {} above 1.15; mean {:.3}; second {:.0} %; low {}-{}, high {}-{}; capped {}",
+            "{:13} worst {worst:.3} ({above} of {} above 1.15), mean {:.3}, second {:.0} %, low {}, high {}, jumps {}, \
+             capped {}",
             self.name,
-            worst,
             self.judged().count(),
             bits / targets,
             100.0 * sum(&self.refine) / (sum(&self.low) + sum(&self.refine)),
-            self.knobs.iter().map(|k| k.low_qp).min().unwrap_or(0),
-            self.knobs.iter().map(|k| k.low_qp).max().unwrap_or(0),
-            self.knobs.iter().map(|k| k.high_qp).min().unwrap_or(0),
-            self.knobs.iter().map(|k| k.high_qp).max().unwrap_or(0),
+            range(|knobs| knobs.low_qp),
+            range(|knobs| knobs.high_qp),
+            jumps.count(),
             self.capped,
         )
     }
@@ -476,9 +491,9 @@ fn main() -> Result<(), Error> {
     let (scene, what) = match &o.clip {
         Some(path) => {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            (Scene::load(&Clip::load(path, o.first, o.frames)?)?, name)
+            (Scene::load(&Clip::load(path, o.first, o.frames)?, o.rate)?, name)
         }
-        None => (Scene::synthetic(o.frames), "synthetic scene".into()),
+        None => (Scene::synthetic(o.frames, o.rate), "synthetic scene".into()),
     };
     let mean = o.mean;
     let second = scene.rate.round() as usize;
