@@ -99,14 +99,16 @@ pub fn draw(width: usize, title: &str, charts: &[Chart], rate: f64) -> Picture {
             out.text(x, y.saturating_sub(4), &text, FAINT, 1);
             value += chart.grid;
         }
-        out.text(6, top + 2, &chart.unit, FAINT, 1);
+        let left = LEFT.saturating_sub(Picture::text_width(&chart.unit, 1) + 6);
+        out.text(left, top - 14, &chart.unit, FAINT, 1);
         for curve in &chart.curves {
             let place = |n: usize, value: f64| (x_at(n as f64), y_at(value.clamp(least, most)));
             curve_on(&mut out, curve, place);
         }
         top += chart.height + GAP;
     }
-    out.text(LEFT, top + 6, "seconds", FAINT, 1);
+    let middle = LEFT + (plotted / 2).saturating_sub(Picture::text_width("seconds", 1) / 2);
+    out.text(middle, top + 10, "seconds", FAINT, 1);
     out
 }
 
@@ -118,7 +120,13 @@ fn legend(out: &mut Picture, top: usize, chart: &Chart) {
     let mut x = out.width.saturating_sub(RIGHT + all);
     for curve in &chart.curves {
         match curve.stroke {
-            Stroke::Dots => (0..3).for_each(|n| out.wash(x + 2 + 8 * n, y + 2, 3, 3, curve.color, 1.0)),
+            Stroke::Dots => line(
+                out,
+                (x as f64 + 17.0, y as f64 + 4.0),
+                (x as f64 + 17.0, y as f64 + 4.0),
+                7.0,
+                curve.color,
+            ),
             Stroke::Dashes => (0..2).for_each(|n| out.wash(x + 14 * n, y + 3, 9, 2, curve.color, 1.0)),
             _ => out.wash(x, y + 2, 24, 3, curve.color, 1.0),
         }
@@ -138,7 +146,7 @@ fn curve_on(out: &mut Picture, curve: &Curve, place: impl Fn(usize, f64) -> (f64
             .filter(|(last, _)| last + 1 == n)
             .map(|(last, value)| place(last, value));
         match curve.stroke {
-            Stroke::Dots => line(out, (x, y), (x + 1.0, y), 2.0, curve.color),
+            Stroke::Dots => line(out, (x, y), (x, y), 7.0, curve.color),
             Stroke::Line => line(out, from.unwrap_or((x, y)), (x, y), 1.8, curve.color),
             Stroke::Steps => {
                 if let Some((_, above)) = from {
@@ -147,7 +155,7 @@ fn curve_on(out: &mut Picture, curve: &Curve, place: impl Fn(usize, f64) -> (f64
                 line(out, (x, y), (end, y), 1.8, curve.color);
             }
             Stroke::Dashes => {
-                if (x / 6.0) as usize % 2 == 0 {
+                if ((x / 6.0) as usize).is_multiple_of(2) {
                     line(out, (x, y), (end, y), 1.4, curve.color);
                 }
             }

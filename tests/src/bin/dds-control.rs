@@ -51,6 +51,7 @@ const DELAY: usize = 6;
 const TARGET: Color = [245, 245, 245];
 const LIMIT: Color = [255, 95, 85];
 const BITS: Color = [80, 190, 255];
+const WINDOW: Color = [190, 230, 255];
 const LOW: Color = [250, 200, 70];
 const HIGH: Color = [90, 225, 130];
 
@@ -451,21 +452,36 @@ impl Run {
                 self.kbps(frame + 1 - self.second)
             }
         });
+        let mut windows = vec![f64::NAN; self.targets.len()];
+        for (end, value) in windows.iter_mut().enumerate() {
+            if self.windows && (end + 1).is_multiple_of(self.second) {
+                *value = self.kbps(end + 1 - self.second);
+            }
+        }
         let most = 1.3 * self.targets.iter().copied().fold(0.0, f64::max);
+        let dots = self
+            .windows
+            .then(|| curve("control window", WINDOW, Stroke::Dots, windows));
         let limits = self.targets.iter().map(|target| 1.15 * target).collect();
         let qp = |of: fn(&Knobs) -> u8| self.knobs.iter().map(|knobs| f64::from(of(knobs))).collect();
         [
             Chart {
-                title: self.name.clone(),
+                title: match self.windows {
+                    true => format!("drawn targets, {}", self.name),
+                    false => self.name.clone(),
+                },
                 unit: "kbit/s".into(),
                 height: 190,
                 range: (0.0, most),
                 grid: if most > 1500.0 { 500.0 } else { 250.0 },
-                curves: vec![
+                curves: [
                     curve("15 % above", LIMIT, Stroke::Dashes, limits),
                     curve("target", TARGET, Stroke::Steps, self.targets.clone()),
                     curve("last second, both passes", BITS, Stroke::Line, seconds.collect()),
-                ],
+                ]
+                .into_iter()
+                .chain(dots)
+                .collect(),
             },
             Chart {
                 title: String::new(),
