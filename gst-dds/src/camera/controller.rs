@@ -100,6 +100,10 @@ const CAUTION: f64 = 1.2;
 /// mean that one frame may tell of.
 const SEASONAL: f64 = 0.25;
 const SEASON_MOST: f64 = 20.0;
+/// Share of the newest frame in the slow mean of the first pass, and the factor by which the fast one must exceed it to
+/// be believed for the coming second: one large frame says little about it.
+const SLOW: f64 = 0.1;
+const SURGE: f64 = 1.5;
 /// Frames remembered and looked ahead at most.
 const MAX_FRAMES: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
@@ -342,6 +346,7 @@ pub struct Controller {
     share: f64,
     /// Kbit/s at the reference configuration as of the last few frames, of each pass.
     low_now: f64,
+    low_slow: f64,
     refine_now: f64,
     /// Kbit/s at the reference configuration of the second pass in each frame of a segment, of the last few segments:
     /// it may begin with an IDR picture, or come at once.
@@ -392,6 +397,7 @@ impl Controller {
             aim: 1.0,
             share: 0.2,
             low_now: 0.0,
+            low_slow: 0.0,
             refine_now: 0.0,
             season: vec![0.0; settings.segment_frames as usize],
             phase: 0,
@@ -684,23 +690,26 @@ impl Controller {
     fn fits(&self, place: usize, this_weight: f64, budget: f64) -> bool {
         let (low, high) = self.ladder[place];
         let per_frame = self.interval_ns / 1e9 * 125.0;
-        let low = self.low_now * self.low_cost(low) * per_frame;
+        let low_cost = self.low_cost(low) * per_frame;
+        let (this, later) = (
+            self.low_now * low_cost,
+            self.low_slow.max(self.low_now / SURGE) * low_cost,
+        );
         let high = self.refine_now * self.high_table.get(high) * per_frame;
         let mut sum = 0.0;
         self.ahead.iter().enumerate().all(|(i, past)| {
-            sum += low
-                * match (i, self.idr_period) {
-                    (0, _) => this_weight,
-                    // `frames_since_idr` counts this frame already.
-                    (_, Some(period))
-                        if (self.frames_since_idr - 1)
-                            .wrapping_add(i as u32)
-                            .is_multiple_of(period.max(1)) =>
-                    {
-                        self.idr_factor
-                    }
-                    _ => 1.0,
-                };
+            sum += match (i, self.idr_period) {
+                (0, _) => this * this_weight,
+                // `frames_since_idr` counts this frame already.
+                (_, Some(period))
+                    if (self.frames_since_idr - 1)
+                        .wrapping_add(i as u32)
+                        .is_multiple_of(period.max(1)) =>
+                {
+                    later * self.idr_factor
+                }
+                _ => later,
+            };
             sum += high * self.foreseen[i % self.foreseen.len()];
             past + sum <= budget
         })
@@ -717,6 +726,7 @@ impl Controller {
         if self.frames_seen == 1 {
             self.first_idr = Some(low);
             self.low_now = low / self.idr_factor;
+            self.low_slow = self.low_now;
             self.refine_now = refine;
             self.season.fill(refine);
             self.base = (self.low_now + self.refine_now).max(1.0);
@@ -738,6 +748,7 @@ impl Controller {
         }
         let speed = if low > 1.5 * self.low_now { 0.5 } else { 0.2 };
         self.low_now += young.max(speed) * (low - self.low_now);
+        self.low_slow += young.max(SLOW) * (low - self.low_slow);
         if self.frames_seen == 5
             && let Some(first) = self.first_idr.take()
         {
