@@ -103,7 +103,7 @@ const SEASON_MOST: f64 = 20.0;
 /// Share of the newest frame in the slow mean of the first pass, and the factor by which the fast one must exceed it to
 /// be believed for the coming second: one large frame says little about it.
 const SLOW: f64 = 0.1;
-const SURGE: f64 = 1.5;
+const SURGE: f64 = 1.2;
 /// Frames remembered and looked ahead at most.
 const MAX_FRAMES: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
