@@ -5,6 +5,7 @@
 pub mod clip;
 pub mod draw;
 pub mod lockstep;
+pub mod plot;
 pub mod progress;
 pub mod qp;
 pub mod score;

@@ -35,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 mod cap;
+mod controller;
 mod gate;
 mod qpmap;
 mod regions;
@@ -43,6 +44,7 @@ pub mod ring;
 mod stats;
 
 pub use cap::Vbv;
+pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};
 pub use gate::{Outcome, Source};
 pub use qpmap::QpMap;
 pub use requests::{RefineCounts, Refusal, Request, Requests, stretched};
