@@ -190,7 +190,7 @@ fn run(case: &Case, scene: &[gst::Buffer], width: u32, height: u32, frames: u64)
         }
         // The worker keeps up: refinements refused would cost nothing.
         while two_passes && stat(&element, "refine-frames-coded") + 8 < frame {
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
     let memory = resident() - memory;

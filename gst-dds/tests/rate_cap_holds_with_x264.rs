@@ -76,6 +76,7 @@ fn run(scene: &Scene) -> Run {
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
         guard: Guard::OPEN,
+        guarded: true,
         nominal_kbps: 0,
         options: vec![],
     };

@@ -440,6 +440,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         byte_stream: choice.byte_stream,
         rate: live.rate(),
         guard: live.guard(),
+        guarded: true,
         nominal_kbps: live.nominal_kbps(),
         options: settings.options(),
     }

@@ -29,7 +29,8 @@ use crate::camera::ring::Ring;
 use crate::camera::{self, Geometry, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::x264::X264;
 use crate::encoder::{
-    FrameControls, Guard, LogLevel, OpenError, Picture, PixelFormat, Plane, RateControl, RegionEncoder,
+    EncoderOption, FrameControls, Guard, LogLevel, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
+    RegionEncoder,
 };
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
@@ -770,7 +771,13 @@ impl Coder {
         let mut config = negotiate::config(settings, &video.info, video.format, &choice);
         // Whatever the first pass does: the quantizers asked for, exactly.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
-        config.guard = Guard::OPEN;
+        (config.guard, config.guarded) = (Guard::OPEN, false);
+        // Regions come and go: nothing to be found by looking for fades and cuts.
+        config.options.extend(["weightp", "scenecut"].map(|key| EncoderOption {
+            origin: Origin::Property("mode"),
+            key: key.into(),
+            value: Some("0".into()),
+        }));
         let weak = pad.downgrade();
         let log = Box::new(move |level, text: &str| {
             let Some(pad) = weak.upgrade() else { return };

@@ -254,6 +254,8 @@ pub struct Config {
     pub rate: RateControl,
     /// Bucket to open with.
     pub guard: Guard,
+    /// Whether another bucket may be set later. Where not, an open one need not be there at all, which saves time.
+    pub guarded: bool,
     /// A cap the user set (kbit/s), for the level; 0 = none.
     pub nominal_kbps: u32,
     /// Options in rising precedence.

@@ -319,7 +319,9 @@ impl RegionEncoder for X264 {
             let option = culprit(config, &["subme", "subq"]).map_or("subme".to_string(), describe);
             return Err(OpenError::refused(option, MOVED, LEAVE));
         }
-        set_bucket(p, config.guard);
+        if config.guarded || config.guard != Guard::OPEN {
+            set_bucket(p, config.guard);
+        }
         match config.rate {
             RateControl::Quantizers { base_qp } => {
                 p.rc.i_rc_method = sys::X264_RC_CRF as c_int;
@@ -755,6 +757,9 @@ fn set_rate_factor(p: &mut sys::x264_param_t, base_qp: u8, guard: Guard) {
     p.rc.f_rf_constant = f32::from(base_qp) - if open { 0.5 } else { 0.0 };
     // Once there was a limit, x264 lifts it only for one that is not above the rate factor (and says so, see the log).
     p.rc.f_rf_constant_max = p.rc.f_rf_constant + if open { NO_ROOM } else { 0.0 };
+    if p.rc.i_vbv_buffer_size == 0 {
+        p.rc.f_rf_constant_max = 0.0;
+    }
 }
 
 /// Whether a sample needs more than 10 bits. x264 takes that for granted and aborts the process on larger ones.

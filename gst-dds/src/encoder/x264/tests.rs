@@ -23,6 +23,7 @@ fn config() -> Config {
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
         guard: Guard::OPEN,
+        guarded: true,
         nominal_kbps: 0,
         options: vec![EncoderOption {
             origin: Origin::Property("threads"),
