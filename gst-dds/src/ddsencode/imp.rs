@@ -11,7 +11,7 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
-use crate::camera::{self, Camera, Geometry, Source};
+use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, Knobs, Source};
 use crate::encoder::x264::{self, X264};
 use crate::encoder::{Config, Guard, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder};
 
@@ -390,7 +390,27 @@ impl DdsEncode {
             let settings = (settings, &two_pass, *camera.settings());
             FirstPass::new(&self.refine, settings, &info, format, stream_id)
         });
+        let segment_length = settings
+            .two_pass()
+            .map_or(0, |two_pass| u64::from(two_pass.segment_length));
+        let controller = Controller::new(ControllerSettings {
+            frame_rate,
+            segment_frames: match segment_length {
+                // The paper's.
+                0 => 15,
+                length => length as u32,
+            },
+            reference: Knobs {
+                low_qp: live.background_qp,
+                high_qp: live.region_qp,
+                low_scale_index: 0,
+            },
+            ..ControllerSettings::default()
+        });
         *slot = Some(State {
+            controller,
+            segment_length,
+            refine_bytes: self.refine.bytes(),
             encoder,
             camera,
             format,
@@ -446,6 +466,7 @@ impl DdsEncode {
                 Ok(None)
             } else {
                 let packets = std::mem::take(&mut self.inbox.lock().unwrap().packets);
+                let refine_bytes = self.refine.bytes();
                 let input = FrameInput {
                     frame: &frame,
                     forced,
@@ -453,6 +474,7 @@ impl DdsEncode {
                     capture_time_ns,
                     segment,
                     packets,
+                    refine_bytes,
                 };
                 state.code(&obj, &live, input).map(Some)
             }

@@ -450,6 +450,14 @@ fn ours() -> Vec<glib::ParamSpec> {
             0,
             400_000,
         ),
+        live_uint(
+            "bandwidth",
+            "Bandwidth",
+            "kbit/s to use, both streams together: the controller chooses background-qp, region-qp and fallback-qp, which \
+             say only where it begins. 0 = off",
+            0,
+            400_000,
+        ),
         glib::ParamSpecDouble::builder("max-region-area")
             .nick("Maximum region area")
             .blurb(

@@ -556,6 +556,11 @@ impl Refine {
         known
     }
 
+    /// Bytes coded so far.
+    pub fn bytes(&self) -> u64 {
+        self.inner.lock().unwrap().stats.bytes
+    }
+
     /// Waits for something to do; `None`: the task has to end.
     fn next(&self) -> Option<Job> {
         let mut inner = self.inner.lock().unwrap();

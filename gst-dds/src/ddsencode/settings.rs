@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use glib::prelude::*;
 
-use crate::camera;
 use crate::camera::ring::Bounds;
+use crate::camera::{self, Knobs};
 use crate::encoder::{EncoderOption, Guard, OpenError, Origin, RateControl};
 
 use super::properties::{ALL, Analyse, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
@@ -68,6 +68,8 @@ pub(super) struct Live {
     pub fallback_qp: u8,
     pub feedback_timeout_ms: u32,
     pub max_bitrate_kbps: u32,
+    /// What the controller may use, 0 = it is off.
+    pub bandwidth_kbps: u32,
     pub max_region_area: f64,
     pub mode: Mode,
     pub vbv_buf_capacity_ms: u32,
@@ -110,6 +112,22 @@ impl Mode {
 }
 
 impl Live {
+    /// The same with the quantizers that the controller chose: nothing is coded finer, with or without a server.
+    pub fn with_knobs(self, knobs: Knobs) -> Self {
+        // The controller keeps the bandwidth; the cap is there for what it could not foresee.
+        let guard = self.bandwidth_kbps.saturating_add(self.bandwidth_kbps / 12);
+        Self {
+            background_qp: knobs.low_qp,
+            region_qp: knobs.high_qp,
+            fallback_qp: knobs.low_qp,
+            max_bitrate_kbps: match (self.max_bitrate_kbps, guard) {
+                (0, guard) => guard,
+                (cap, guard) => cap.min(guard),
+            },
+            ..self
+        }
+    }
+
     /// Quantizers of background, regions and fallback.
     fn quantizers(&self) -> (u8, u8, u8) {
         let limit = |qp: i32| qp.clamp(self.limits.0.into(), self.limits.1.into()) as u8;
@@ -281,6 +299,7 @@ impl Default for Settings {
                 fallback_qp: 0,
                 feedback_timeout_ms: 0,
                 max_bitrate_kbps: 0,
+                bandwidth_kbps: 0,
                 max_region_area: default::MAX_REGION_AREA,
                 mode: Mode::Quantizers,
                 vbv_buf_capacity_ms: 0,
@@ -362,6 +381,7 @@ impl Settings {
             fallback_qp: qp("fallback-qp"),
             feedback_timeout_ms: self.uint("feedback-timeout"),
             max_bitrate_kbps: self.uint("max-bitrate"),
+            bandwidth_kbps: self.uint("bandwidth"),
             max_region_area: match self.set.get("max-region-area") {
                 Some(Setting::Double(value)) => *value,
                 _ => default::MAX_REGION_AREA,
@@ -457,6 +477,13 @@ impl Settings {
                 "quantizer",
                 "bitrate is set too, and it decides the quantizers",
                 "Set pass=qual for quality under a bit rate, or remove one of the two",
+            );
+        }
+        if self.uint("bandwidth") > 0 && self.mode() != Mode::Quantizers {
+            return refuse(
+                "bandwidth",
+                "bitrate, pass or quantizer is set too, and it decides the quantizers",
+                "Remove one of the two",
             );
         }
         if matches!(self.mode(), Mode::Constant(_)) && self.uint("quantizer") == 0 {

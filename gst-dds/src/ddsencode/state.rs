@@ -12,7 +12,7 @@ use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gst::prelude::*;
 use gst_video::prelude::*;
 
-use crate::camera::{self, Camera, Notice, RoiRequest, Source};
+use crate::camera::{self, Camera, Controller, Notice, RoiRequest, Source};
 use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
@@ -53,6 +53,12 @@ pub(super) struct State {
     pub stats: ElementStats,
     /// Where there is a second pass.
     pub first_pass: Option<FirstPass>,
+    /// Chooses the quantizers where a bandwidth is set.
+    pub controller: Controller,
+    /// Frames per segment, 0 = none.
+    pub segment_length: u64,
+    /// Bytes of the second pass up to the last frame.
+    pub refine_bytes: u64,
 }
 
 /// A coded frame, ready to leave once no lock is held.
@@ -86,6 +92,8 @@ pub(super) struct FrameInput<'a> {
     pub segment: Option<TimeSegment>,
     /// Feedback that came since the last frame.
     pub packets: VecDeque<(Source, Box<[u8]>)>,
+    /// Bytes of the second pass so far.
+    pub refine_bytes: u64,
 }
 
 impl State {
@@ -98,9 +106,12 @@ impl State {
             capture_time_ns,
             segment,
             packets,
+            refine_bytes,
         } = input;
         let buffer = frame.input_buffer().ok_or("A frame came without its picture")?;
         let now = self.now(running_time);
+        let live = &self.controlled(now, *live, forced);
+        self.stats.quantizers = (live.background_qp, live.region_qp);
         self.camera.set_settings(live.camera(self.frame_rate));
         for (source, packet) in packets {
             let outcome = self.camera.push_feedback(now, source, &packet);
@@ -221,12 +232,28 @@ impl State {
         self.force_idr = false;
         self.since_idr = if idr { 0 } else { self.since_idr + 1 };
         self.camera.end_frame(now, data.len(), idr);
+        let refined = refine_bytes.saturating_sub(self.refine_bytes);
+        self.refine_bytes = refine_bytes;
+        self.controller
+            .on_frame(now, data.len(), usize::try_from(refined).unwrap_or(usize::MAX));
         Ok(Coded {
             data,
             keyframe,
             notice,
             now,
         })
+    }
+
+    /// What is set, with the controller's quantizers where a bandwidth is.
+    fn controlled(&mut self, now: u64, live: Live, forced: bool) -> Live {
+        self.controller.set_target(live.bandwidth_kbps);
+        let segment_starts = self.segment_length > 0 && self.since_idr + 1 >= self.segment_length;
+        let idr = forced || self.force_idr || segment_starts || self.since_idr + 1 >= self.key_int_max;
+        let knobs = self.controller.plan(now, idr);
+        if live.bandwidth_kbps == 0 {
+            return live;
+        }
+        live.with_knobs(knobs)
     }
 
     /// The one clock that time-outs, times to live and rate limits see: the running time of the newest frame, in

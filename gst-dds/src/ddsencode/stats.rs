@@ -27,6 +27,8 @@ pub(super) struct ElementStats {
     pub reconfigure_failed: u64,
     /// RTP sessions listened on.
     pub rtp_sessions: u64,
+    /// Quantizers in force: of whole frames, of regions.
+    pub quantizers: (u8, u8),
 }
 
 /// Counts of the refinement stream.
@@ -77,6 +79,8 @@ pub(super) fn structure(
         .field("roi-foreign", element.roi_foreign)
         .field("roi-malformed", element.roi_malformed)
         .field("frames-late", element.frames_late)
+        .field("quantizer-background", u32::from(element.quantizers.0))
+        .field("quantizer-region", u32::from(element.quantizers.1))
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
         .field("rtp-sessions", element.rtp_sessions);
