@@ -155,7 +155,7 @@ fn psnr(a: &[u8], b: &[u8], (x, y, w, h): (u32, u32, u32, u32)) -> (f64, f64) {
 #[test]
 fn regions_that_were_asked_for_are_sharp_in_the_picture_that_goes_out_and_the_rest_is_the_first_pass() {
     init();
-    for (camera, group) in [("", 1), ("refine-canvas=hold", 1), ("segment-length=5", 5)] {
+    for (camera, group) in [("", 1), ("refine-canvas=black", 1), ("segment-length=5", 5)] {
         let pipeline = launch(&line(camera, ""));
         unsure_detector(&pipeline, 1.0, 1);
         let results = lines(&pipeline);

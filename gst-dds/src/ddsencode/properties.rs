@@ -400,9 +400,9 @@ fn of_two_passes() -> Vec<glib::ParamSpec> {
             0,
             600_000,
         ),
-        glib::ParamSpecEnum::builder_with_default("refine-canvas", RefineCanvas::Black)
+        glib::ParamSpecEnum::builder_with_default("refine-canvas", RefineCanvas::Hold)
             .nick("Refinement canvas")
-            .blurb("With mode=two-pass: what the stream on refine shows outside its regions, where it means nothing")
+            .blurb("With mode=two-pass: what the stream on refine shows outside its regions, where it means nothing; black as in the paper, hold costs fewer bits")
             .mutable_ready()
             .build(),
     ]

@@ -595,7 +595,7 @@ impl Settings {
                 },
                 age_ns: u64::from(self.uint("ring-age")) * 1_000_000,
             },
-            hold: self.enumerated("refine-canvas", RefineCanvas::Black as i32) == RefineCanvas::Hold as i32,
+            hold: self.enumerated("refine-canvas", RefineCanvas::Hold as i32) == RefineCanvas::Hold as i32,
         })
     }
 
