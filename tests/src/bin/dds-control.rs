@@ -256,6 +256,7 @@ impl Encoder {
             byte_stream: true,
             rate: RateControl::Quantizers { base_qp: 36 },
             guard: Guard::OPEN,
+            guarded: true,
             nominal_kbps: 0,
             options: vec![option("keyint", "100000")],
         };
