@@ -77,6 +77,7 @@ fn run(scene: &Scene) -> Run {
         rate: RateControl::Quantizers { base_qp: 36 },
         guard: Guard::OPEN,
         guarded: true,
+        still_parts: false,
         nominal_kbps: 0,
         options: vec![],
     };

@@ -441,6 +441,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         rate: live.rate(),
         guard: live.guard(),
         guarded: true,
+        still_parts: false,
         nominal_kbps: live.nominal_kbps(),
         options: settings.options(),
     }

@@ -26,7 +26,7 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use crate::camera::ring::Ring;
-use crate::camera::{self, Geometry, MAX_QP, QpMap, Refusal, Request, Requests, Source};
+use crate::camera::{self, Geometry, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::x264::X264;
 use crate::encoder::{
     EncoderOption, FrameControls, Guard, LogLevel, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
@@ -777,6 +777,8 @@ impl Coder {
         // Whatever the first pass does: the quantizers asked for, exactly.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
         (config.guard, config.guarded) = (Guard::OPEN, false);
+        // Macroblocks of interlaced video come in pairs, in another order.
+        config.still_parts = config.interlaced.is_none();
         // Regions come and go: nothing to be found by looking for fades and cuts.
         config.options.extend(["weightp", "scenecut"].map(|key| EncoderOption {
             origin: Origin::Property("mode"),
@@ -828,8 +830,11 @@ impl Coder {
             forced || self.next_pts == 0 || segment != self.segment || self.since_idr + 1 >= self.encoder.key_int_max();
         self.segment = segment;
         let full_range = self.video.full_range();
+        let mb_width = self.video.info.width().div_ceil(MACROBLOCK) as usize;
+        self.encoder.still().fill(1);
         for rect in self.painted.drain(..) {
             self.canvas.fill_black(&rect, full_range);
+            changed(self.encoder.still(), mb_width, &rect);
         }
         // What lies outside is paid for in an IDR picture, and worth nothing.
         if self.video.hold && force_idr {
@@ -852,6 +857,7 @@ impl Coder {
             for (rect, qp) in &request.regions {
                 self.canvas.copy_rect(&raw.picture, rect);
                 self.map.add(*rect, *qp);
+                changed(self.encoder.still(), mb_width, rect);
                 extension.refined.push(*rect);
                 if !self.video.hold {
                     self.painted.push(*rect);
@@ -885,6 +891,18 @@ impl Coder {
         self.since_idr = if unit.idr { 0 } else { self.since_idr + 1 };
         let data = output::assemble(&unit, &identity, &extension, self.byte_stream);
         Ok((data, unit.idr))
+    }
+}
+
+/// Takes the macroblocks of a rectangle on their grid out of those that are as before.
+fn changed(still: &mut [u8], mb_width: usize, rect: &Rect) {
+    let macroblocks = |pixels: u32| (pixels / MACROBLOCK) as usize;
+    let (left, right) = (macroblocks(rect.x), macroblocks(rect.x + rect.width).min(mb_width));
+    let rows = still.chunks_mut(mb_width).skip(macroblocks(rect.y));
+    for row in rows.take(macroblocks(rect.height)) {
+        if let Some(row) = row.get_mut(left..right) {
+            row.fill(0);
+        }
     }
 }
 

@@ -256,6 +256,8 @@ pub struct Config {
     pub guard: Guard,
     /// Whether another bucket may be set later. Where not, an open one need not be there at all, which saves time.
     pub guarded: bool,
+    /// Whether the caller says which macroblocks are as in the picture before; see the implementation.
+    pub still_parts: bool,
     /// A cap the user set (kbit/s), for the level; 0 = none.
     pub nominal_kbps: u32,
     /// Options in rising precedence.

@@ -258,6 +258,8 @@ pub struct X264 {
     reference: u8,
     byte_stream: bool,
     offsets: Vec<f32>,
+    /// Per macroblock, whether the next picture's is that of the picture before; empty where nobody says so.
+    still: Vec<u8>,
     nals: Vec<Nal>,
     sps: Vec<u8>,
     pps: Vec<u8>,
@@ -304,6 +306,7 @@ impl RegionEncoder for X264 {
             p.analyse.i_subpel_refine = p.analyse.i_subpel_refine.min(MAX_EXACT_SUBME);
         }
         p.rc.b_mb_tree = 0;
+        p.analyse.b_mb_info = c_int::from(config.still_parts);
         let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
         p.i_keyint_max = clamp_int(numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS));
         for option in &config.options {
@@ -370,7 +373,6 @@ impl RegionEncoder for X264 {
         let rows = config.height.div_ceil(16).next_multiple_of(2) as usize;
         let mut encoder = Self {
             handle,
-            params: read_back,
             _log: log,
             format: config.format,
             width: config.width as usize,
@@ -383,6 +385,12 @@ impl RegionEncoder for X264 {
             },
             byte_stream: config.byte_stream,
             offsets: vec![0.0; rows * config.width.div_ceil(16) as usize],
+            still: if read_back.analyse.b_mb_info != 0 {
+                vec![0; rows * config.width.div_ceil(16) as usize]
+            } else {
+                Vec::new()
+            },
+            params: read_back,
             nals: Vec::with_capacity(16),
             sps: Vec::new(),
             pps: Vec::new(),
@@ -465,11 +473,15 @@ impl RegionEncoder for X264 {
             input.prop.quant_offsets = self.offsets.as_mut_ptr();
         }
 
+        if !self.still.is_empty() {
+            input.prop.mb_info = self.still.as_mut_ptr();
+        }
+
         let mut output = MaybeUninit::<sys::x264_picture_t>::uninit();
         let mut nals: *mut sys::x264_nal_t = ptr::null_mut();
         let mut count: c_int = 0;
         // SAFETY: the input planes were checked against size, format and stride above and are only read; the offsets
-        // cover all macroblocks and are read within the call, which returns without keeping either (no delay).
+        // and flags cover all macroblocks and are read within the call, which returns without keeping any (no delay).
         let (size, output) = unsafe {
             sys::x264_picture_init(output.as_mut_ptr());
             let size = sys::x264_encoder_encode(
@@ -542,6 +554,12 @@ impl RegionEncoder for X264 {
 }
 
 impl X264 {
+    /// Flags of the macroblocks of the next picture, in raster order: non-zero says that one is exactly as in the picture
+    /// before, which saves looking at it. They stay until they are changed. Empty without [`Config::still_parts`].
+    pub fn still(&mut self) -> &mut [u8] {
+        &mut self.still
+    }
+
     /// The rate factor to code a picture of this base quantizer with. It only rises while the bucket is open: what x264
     /// averages over the past is then never above it. One step above the base is left out, because the first
     /// macroblock would take the slice's quantizer. A narrow bucket needs room to raise quantizers, so there it falls

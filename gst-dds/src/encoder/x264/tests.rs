@@ -24,6 +24,7 @@ fn config() -> Config {
         rate: RateControl::Quantizers { base_qp: 36 },
         guard: Guard::OPEN,
         guarded: true,
+        still_parts: false,
         nominal_kbps: 0,
         options: vec![EncoderOption {
             origin: Origin::Property("threads"),
