@@ -21,6 +21,7 @@ use glib::{prelude::*, translate::ToGlibPtr};
 use gst::prelude::*;
 
 use crate::path::{self, Direction};
+use crate::report::{self, ReceiverReport};
 use dds_protocol::rtcp;
 
 /// RTCP bandwidth that the server asks of its session, in bits per second: a ceiling, not what is used.
@@ -52,6 +53,24 @@ impl RtpSession {
             .is_some()
     }
 
+    /// What receivers reported last about our stream with this SSRC.
+    fn reports(&self, media_ssrc: u32) -> Vec<ReceiverReport> {
+        // Reading a property that is not there would panic.
+        if self
+            .0
+            .find_property("stats")
+            .is_none_or(|p| !p.flags().contains(glib::ParamFlags::READABLE))
+        {
+            return Vec::new();
+        }
+        let stats = self.0.property_value("stats");
+        stats
+            .get::<&gst::StructureRef>()
+            .ok()
+            .and_then(|stats| stats.get::<&glib::ValueArray>("source-stats").ok())
+            .map_or_else(Vec::new, |sources| report::in_source_stats(sources, media_ssrc))
+    }
+
     /// Connects a signal handler that may run on any thread.
     fn connect(
         &self,
@@ -77,14 +96,14 @@ impl Drop for Handler {
     }
 }
 
-/// Sessions on the path whose SSRC, where the path tells one, is confirmed by the session itself.
-fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<RtpSession> {
+/// Sessions on the path whose SSRC, where the path tells one, is confirmed by the session itself, each with that SSRC.
+fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<(RtpSession, u32)> {
     path::rtp_sessions(pad, direction)
         .into_iter()
         .filter_map(|found| {
             let session = RtpSession::of(&found.element)?;
             match found.ssrc {
-                Some(ssrc) if session.has_source(ssrc) => Some(session),
+                Some(ssrc) if session.has_source(ssrc) => Some((session, ssrc)),
                 // Media has not reached the session yet, or the session is not that of our media: look again later.
                 Some(ssrc) => {
                     gst::debug!(
@@ -104,7 +123,15 @@ fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<RtpSession> {
 /// The camera's end: hears feedback on every RTP session its own stream is sent through.
 #[derive(Debug, Default)]
 pub struct CameraChannel {
-    handlers: Vec<Handler>,
+    outlets: Vec<Outlet>,
+}
+
+/// A session our stream is sent through.
+#[derive(Debug)]
+struct Outlet {
+    handler: Handler,
+    /// SSRC of our stream there.
+    ssrc: u32,
 }
 
 /// Takes one bare feedback packet.
@@ -115,9 +142,12 @@ impl CameraChannel {
     /// Returns how many it listens on. Call it on the streaming thread about once a second; a walk costs microseconds.
     pub fn refresh(&mut self, src_pad: &gst::Pad, deliver: &Deliver) -> usize {
         let sessions = confirmed(src_pad, Direction::Downstream);
-        self.handlers.retain(|h| sessions.contains(&h.session));
-        for session in sessions {
-            if self.handlers.iter().any(|h| h.session == session) {
+        self.outlets
+            .retain(|o| sessions.iter().any(|(session, _)| *session == o.handler.session));
+        for (session, ssrc) in sessions {
+            if let Some(known) = self.outlets.iter_mut().find(|o| o.handler.session == session) {
+                // A payloader that starts anew may choose another one.
+                known.ssrc = ssrc;
                 continue;
             }
             gst::info!(crate::CAT, obj = src_pad, "Listening for feedback on {:?}", session.0);
@@ -126,9 +156,23 @@ impl CameraChannel {
                 on_app_rtcp(values, &deliver);
                 None
             });
-            self.handlers.push(Handler { session, id: Some(id) });
+            let handler = Handler { session, id: Some(id) };
+            self.outlets.push(Outlet { handler, ssrc });
         }
-        self.handlers.len()
+        self.outlets.len()
+    }
+
+    /// What receivers reported last about our own stream on the sessions of the last [`Self::refresh`]: at most one report
+    /// per receiver and session, in no order, the same again until a newer one comes ([`ReceiverReport::stamp`] tells).
+    /// Empty where nobody has reported yet, or where a receiver of several streams of one session reports on another one
+    /// last: the session keeps one block per receiver.
+    ///
+    /// Takes tens of microseconds: the session lists all its sources under its own lock. No lock of ours is held.
+    pub fn reports(&self) -> Vec<ReceiverReport> {
+        self.outlets
+            .iter()
+            .flat_map(|o| o.handler.session.reports(o.ssrc))
+            .collect()
     }
 }
 
@@ -183,7 +227,10 @@ impl ServerChannel {
     /// Looks along the data path of `sink_pad` again. Returns whether there is a session to send on. Call it about once
     /// a second and whenever the upstream side may have changed.
     pub fn refresh(&mut self, sink_pad: &gst::Pad) -> bool {
-        let session = confirmed(sink_pad, Direction::Upstream).into_iter().next();
+        let session = confirmed(sink_pad, Direction::Upstream)
+            .into_iter()
+            .next()
+            .map(|(session, _)| session);
         if self.attached.as_ref().map(|(h, _)| &h.session) != session.as_ref() {
             self.attached = session.map(|session| {
                 gst::info!(crate::CAT, obj = sink_pad, "Sending feedback on {:?}", session.0);
