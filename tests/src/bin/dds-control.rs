@@ -257,6 +257,7 @@ impl Encoder {
             rate: RateControl::Quantizers { base_qp: 36 },
             guard: Guard::OPEN,
             guarded: true,
+            still_parts: false,
             nominal_kbps: 0,
             options: vec![option("keyint", "100000")],
         };
