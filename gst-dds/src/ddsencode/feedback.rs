@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::{CameraChannel, Deliver};
 use gst_video::prelude::*;
 
@@ -52,6 +53,26 @@ pub(super) struct Rtp {
     /// Sessions of the second stream.
     refine: CameraChannel,
     next_search: Option<gst::ClockTime>,
+    /// As read last.
+    reports: Vec<ReceiverReport>,
+}
+
+impl Rtp {
+    /// What receivers have reported since the last call, with the share of packets lost since their last report.
+    fn news(&mut self) -> Vec<(f64, ReceiverReport)> {
+        let reports = self.channel.reports();
+        let mut news = Vec::new();
+        for report in &reports {
+            let of_it = |r: &&ReceiverReport| (r.ssrc, r.media_ssrc) == (report.ssrc, report.media_ssrc);
+            let last = self.reports.iter().find(of_it);
+            if last.is_none_or(|last| last.stamp != report.stamp) {
+                let loss = last.and_then(|last| report.loss_since(last));
+                news.push((loss.unwrap_or(report.fraction_lost), *report));
+            }
+        }
+        self.reports = reports;
+        news
+    }
 }
 
 impl DdsEncode {
@@ -165,9 +186,11 @@ impl DdsEncode {
             sessions += rtp.refine.refresh(&pad, &deliver);
         }
         rtp.next_search = Some(now + if sessions > 0 { SEARCH_AGAIN_EVERY } else { SEARCH_EVERY });
+        let news = rtp.news();
         drop(rtp);
         if let Some(state) = self.state.lock().unwrap().as_mut() {
             state.stats.rtp_sessions = sessions as u64;
+            news.iter().for_each(|(loss, report)| state.report(now, *loss, report));
         }
     }
 }

@@ -409,6 +409,7 @@ impl DdsEncode {
         });
         *slot = Some(State {
             controller,
+            estimator: None,
             segment_length,
             refine_bytes: self.refine.bytes(),
             encoder,

@@ -458,6 +458,14 @@ fn ours() -> Vec<glib::ParamSpec> {
             0,
             400_000,
         ),
+        live_uint(
+            "bandwidth-min",
+            "Least bandwidth",
+            "Above 0, the losses that receivers report by RTCP say what is available, between so many kbit/s and \
+             bandwidth. 0 = bandwidth is what is available",
+            0,
+            400_000,
+        ),
         glib::ParamSpecDouble::builder("max-region-area")
             .nick("Maximum region area")
             .blurb(

@@ -70,6 +70,8 @@ pub(super) struct Live {
     pub max_bitrate_kbps: u32,
     /// What the controller may use, 0 = it is off.
     pub bandwidth_kbps: u32,
+    /// What it may use at least, where losses say how much that is; 0 = they do not.
+    pub bandwidth_min_kbps: u32,
     pub max_region_area: f64,
     pub mode: Mode,
     pub vbv_buf_capacity_ms: u32,
@@ -112,10 +114,10 @@ impl Mode {
 }
 
 impl Live {
-    /// The same with the quantizers that the controller chose: nothing is coded finer, with or without a server.
-    pub fn with_knobs(self, knobs: Knobs) -> Self {
+    /// The same with the quantizers that the controller chose for `kbps`: nothing is coded finer, with or without a server.
+    pub fn with_knobs(self, knobs: Knobs, kbps: u32) -> Self {
         // The controller keeps the bandwidth; the cap is there for what it could not foresee.
-        let guard = self.bandwidth_kbps.saturating_add(self.bandwidth_kbps / 12);
+        let guard = kbps.saturating_add(kbps / 12);
         Self {
             background_qp: knobs.low_qp,
             region_qp: knobs.high_qp,
@@ -300,6 +302,7 @@ impl Default for Settings {
                 feedback_timeout_ms: 0,
                 max_bitrate_kbps: 0,
                 bandwidth_kbps: 0,
+                bandwidth_min_kbps: 0,
                 max_region_area: default::MAX_REGION_AREA,
                 mode: Mode::Quantizers,
                 vbv_buf_capacity_ms: 0,
@@ -382,6 +385,7 @@ impl Settings {
             feedback_timeout_ms: self.uint("feedback-timeout"),
             max_bitrate_kbps: self.uint("max-bitrate"),
             bandwidth_kbps: self.uint("bandwidth"),
+            bandwidth_min_kbps: self.uint("bandwidth-min"),
             max_region_area: match self.set.get("max-region-area") {
                 Some(Setting::Double(value)) => *value,
                 _ => default::MAX_REGION_AREA,
@@ -477,6 +481,13 @@ impl Settings {
                 "quantizer",
                 "bitrate is set too, and it decides the quantizers",
                 "Set pass=qual for quality under a bit rate, or remove one of the two",
+            );
+        }
+        if self.uint("bandwidth-min") > 0 && self.uint("bandwidth-min") >= self.uint("bandwidth") {
+            return refuse(
+                "bandwidth-min",
+                "it is not below bandwidth, so there is nothing between them to choose",
+                "Set it lower, or to 0 for a fixed bandwidth",
             );
         }
         if self.uint("bandwidth") > 0 && self.mode() != Mode::Quantizers {

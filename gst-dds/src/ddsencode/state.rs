@@ -10,9 +10,10 @@ use dds_protocol::extension::Extension;
 use dds_protocol::feedback::Rect;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gst::prelude::*;
+use gst_dds_link::report::ReceiverReport;
 use gst_video::prelude::*;
 
-use crate::camera::{self, Camera, Controller, Notice, RoiRequest, Source};
+use crate::camera::{self, Camera, Controller, LossEstimator, Notice, RoiRequest, Source};
 use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
@@ -55,6 +56,8 @@ pub(super) struct State {
     pub first_pass: Option<FirstPass>,
     /// Chooses the quantizers where a bandwidth is set.
     pub controller: Controller,
+    /// Follows what receivers report of losses, between the bounds it was made for.
+    pub estimator: Option<((u32, u32), LossEstimator)>,
     /// Frames per segment, 0 = none.
     pub segment_length: u64,
     /// Bytes of the second pass up to the last frame.
@@ -246,14 +249,40 @@ impl State {
 
     /// What is set, with the controller's quantizers where a bandwidth is.
     fn controlled(&mut self, now: u64, live: Live, forced: bool) -> Live {
-        self.controller.set_target(live.bandwidth_kbps);
+        let bounds = (live.bandwidth_min_kbps, live.bandwidth_kbps);
+        let available = if bounds.0 == 0 || bounds.0 >= bounds.1 {
+            self.estimator = None;
+            live.bandwidth_kbps
+        } else {
+            match &self.estimator {
+                Some((known, estimator)) if *known == bounds => estimator.available_kbps(),
+                before => {
+                    let start = before.as_ref().map_or(bounds.1, |(_, e)| e.available_kbps());
+                    let estimator = LossEstimator::new(bounds.0, bounds.1, start);
+                    let available = estimator.available_kbps();
+                    self.estimator = Some((bounds, estimator));
+                    available
+                }
+            }
+        };
+        self.stats.bandwidth_kbps = available;
+        self.controller.set_target(available);
         let segment_starts = self.segment_length > 0 && self.since_idr + 1 >= self.segment_length;
         let idr = forced || self.force_idr || segment_starts || self.since_idr + 1 >= self.key_int_max;
         let knobs = self.controller.plan(now, idr);
-        if live.bandwidth_kbps == 0 {
+        if available == 0 {
             return live;
         }
-        live.with_knobs(knobs)
+        live.with_knobs(knobs, available)
+    }
+
+    /// A receiver's report of our stream; `loss` since its last one.
+    pub fn report(&mut self, now: gst::ClockTime, loss: f64, report: &ReceiverReport) {
+        self.stats.receiver_reports += 1;
+        self.stats.receiver_loss = loss;
+        if let Some((_, estimator)) = &mut self.estimator {
+            estimator.on_report(now.nseconds(), loss, report.jitter_ms, report.highest_seq);
+        }
     }
 
     /// The one clock that time-outs, times to live and rate limits see: the running time of the newest frame, in

@@ -7,7 +7,7 @@
 use crate::camera::{self, DelayStats, RefineCounts};
 
 /// Counts of the element itself; the camera logic keeps the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ElementStats {
     /// Packets dropped because more than [`super::feedback::INBOX`] waited for a frame.
     pub inbox_full: u64,
@@ -29,6 +29,11 @@ pub(super) struct ElementStats {
     pub rtp_sessions: u64,
     /// Quantizers in force: of whole frames, of regions.
     pub quantizers: (u8, u8),
+    /// kbit/s that the controller may use now, 0 = it is off.
+    pub bandwidth_kbps: u32,
+    /// Reports of receivers, and the share of packets lost in the last one, 0 to 1.
+    pub receiver_reports: u64,
+    pub receiver_loss: f64,
 }
 
 /// Counts of the refinement stream.
@@ -81,6 +86,9 @@ pub(super) fn structure(
         .field("frames-late", element.frames_late)
         .field("quantizer-background", u32::from(element.quantizers.0))
         .field("quantizer-region", u32::from(element.quantizers.1))
+        .field("bandwidth-available", element.bandwidth_kbps)
+        .field("receiver-reports", element.receiver_reports)
+        .field("receiver-loss", element.receiver_loss)
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
         .field("rtp-sessions", element.rtp_sessions);
