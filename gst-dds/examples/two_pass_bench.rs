@@ -29,16 +29,20 @@ const CASES: [Case; 6] = [
         settings: &[],
     },
     Case {
-        name: "two passes",
-        settings: &[("mode", "two-pass")],
+        name: "two passes, black",
+        settings: &[("mode", "two-pass"), ("refine-canvas", "black")],
     },
     Case {
         name: "two passes, hold",
         settings: &[("mode", "two-pass"), ("refine-canvas", "hold")],
     },
     Case {
-        name: "two passes, segments of 15",
-        settings: &[("mode", "two-pass"), ("segment-length", "15")],
+        name: "two passes, segments of 15, black",
+        settings: &[
+            ("mode", "two-pass"),
+            ("segment-length", "15"),
+            ("refine-canvas", "black"),
+        ],
     },
     Case {
         name: "two passes, segments of 15, hold",
