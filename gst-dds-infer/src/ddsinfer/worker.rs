@@ -640,7 +640,8 @@ fn scaled(
         .collect()
 }
 
-/// One meta per object, with the structure that DL Streamer's elements read.
+/// One meta per object, with the structure that DL Streamer's elements read; a face that was compared has one of its own,
+/// `face`, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger).
 fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, height: u32) {
     if objects.is_empty() {
         return;
@@ -660,6 +661,14 @@ fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, hei
                 .field("label_id", object.class as i32)
                 .build(),
         );
+        if let Some(face) = &object.face {
+            meta.add_param(
+                gst::Structure::builder("face")
+                    .field("similarity", f64::from(face.similarity))
+                    .field_if_some("identity", face.identity.as_deref())
+                    .build(),
+            );
+        }
     }
 }
 
