@@ -91,6 +91,15 @@ impl Network {
             Self::Faces(f) => f.warnings().map(str::to_owned).collect(),
         }
     }
+
+    /// Why `feedback-classes` does not do all that it says, in one sentence.
+    pub fn class_warning(&self, settings: &Settings) -> Option<String> {
+        match self {
+            Self::Segmenter(segmenter) => settings.class_warning(segmenter.labels()),
+            _ => (!settings.feedback_classes.trim().is_empty())
+                .then(|| "feedback-classes: it is for models of segmentation; it has no effect on others".into()),
+        }
+    }
 }
 
 /// An error behind the property whose value it is about, where that is not `model-file`.
@@ -138,6 +147,11 @@ impl Analyst {
             Network::Segmenter(s) => s.labels(),
             Network::Faces(f) => f.detector().labels(),
         }
+    }
+
+    /// As [`Network::class_warning`].
+    pub fn class_warning(&self, settings: &Settings) -> Option<String> {
+        self.network.class_warning(settings)
     }
 
     /// Name of a class.

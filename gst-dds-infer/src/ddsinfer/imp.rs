@@ -374,7 +374,8 @@ impl DdsInfer {
             }
         };
         gst::info!(CAT, imp = self, "{}", network.summary());
-        for warning in network.warnings() {
+        let warnings = network.warnings().into_iter().chain(network.class_warning(&settings));
+        for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
         *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
@@ -832,6 +833,9 @@ impl DdsInfer {
                 .field("reason", why)
                 .build();
             self.post(message);
+        }
+        if let Some(warning) = outcome.warning {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
         self.tell_latency(outcome.inference);
         let Some(generation) = outcome.requests.into_iter().map(|r| self.send(r)).last() else {

@@ -48,6 +48,8 @@ pub struct Worker {
     segment: Option<OpenSegment>,
     held: VecDeque<Out>,
     misses: u32,
+    /// The classes of interest that were held against the model's.
+    classes: String,
 }
 
 /// What goes out next, in order.
@@ -116,6 +118,8 @@ pub struct Outcome {
     pub segment: u64,
     /// The stream is another one than before.
     pub new_stream: bool,
+    /// A setting that was changed does not do what it says.
+    pub warning: Option<String>,
 }
 
 /// A frame that goes out.
@@ -149,6 +153,7 @@ impl Worker {
             segment: None,
             held: VecDeque::new(),
             misses: 0,
+            classes: settings.feedback_classes.clone(),
         }
     }
 
@@ -248,6 +253,10 @@ impl Worker {
         let index = self.frame;
         self.frame += 1;
         let record = self.record(&buffer, lookup, tracker, &mut outcome);
+        if self.classes != settings.feedback_classes {
+            self.classes.clone_from(&settings.feedback_classes);
+            outcome.warning = self.analyst.class_warning(settings);
+        }
         let (Some(info), Some(caps)) = (self.info.clone(), self.caps.clone()) else {
             return Ok(outcome);
         };
