@@ -128,8 +128,8 @@ pub struct Ready {
     pub caps: gst::Caps,
     pub result: Option<FrameResult>,
     pub key: Option<FrameKey>,
-    /// Classes of the picture, and its size.
-    pub segmentation: Option<(Segmentation, (u32, u32))>,
+    /// Classes of the picture.
+    pub segmentation: Option<Segmentation>,
     /// Time spent on inference.
     pub inference: gst::ClockTime,
 }
@@ -559,7 +559,7 @@ impl Worker {
             caps: out.1,
             result,
             key,
-            segmentation: segmentation.map(|map| (map, size)),
+            segmentation,
             inference,
         })
     }
