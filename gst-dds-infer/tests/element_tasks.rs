@@ -381,6 +381,23 @@ fn the_pad_classes_prerolls_whatever_the_model_finds() {
 }
 
 #[test]
+fn the_pad_classes_begins_as_well_where_a_second_pass_may_come() {
+    let folder = Folder::new("task-passes");
+    let pipeline = launch(&format!(
+        "{VIDEO} ! ddsinfer name=i ! fakesink i.classes ! videoconvert ! fakesink {VIDEO} ! i.refine"
+    ));
+    let infer = model(&pipeline, &folder, &segmenter(false), LABELS);
+    let seen = watch(&infer.static_pad("classes").unwrap());
+    pipeline.set_state(gst::State::Paused).unwrap();
+    assert_eq!(pipeline.state(LIMIT).0, Ok(gst::StateChangeSuccess::Success));
+    run_to_eos(&pipeline);
+    let seen = seen.lock().unwrap();
+    assert_begins_well(&seen);
+    assert_eq!(caps_of(&seen), [caps(160, 128, (30, 1), (1, 1))]);
+    assert_eq!(times_of(&seen).len(), 10);
+}
+
+#[test]
 fn a_seek_flushes_the_pad_classes_and_pictures_are_timed_anew() {
     let folder = Folder::new("task-flush");
     let pipeline = launch(
@@ -755,6 +772,18 @@ fn faces_of_a_gallery_are_named_in_results_messages_and_metas_and_strangers_are_
     let file = camera.folder.file("people.json", people.to_string().as_bytes());
     set_path(&camera.infer, "gallery", &file);
     check(&camera.start());
+}
+
+#[test]
+fn an_embedder_without_a_gallery_finds_faces_and_says_that_it_is_of_no_use() {
+    let camera = Camera::new("task-alone", &yunet(), "").embed().start();
+    let (line, metas) = camera.look(250);
+    let face = &line["objects"][0];
+    assert_eq!((face.get("identity"), face.get("similarity")), (None, None));
+    assert!(face.get("landmarks").is_some() && metas.iter().all(|s| s.name() != "face"));
+    let warnings = camera.said.warnings.lock().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_words(&warnings[0], &["embedding-model-file", "set gallery"]);
 }
 
 #[test]

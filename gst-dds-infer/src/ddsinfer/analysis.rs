@@ -88,7 +88,13 @@ impl Network {
             Self::None => Vec::new(),
             Self::Detector(d) => d.warnings().to_vec(),
             Self::Segmenter(s) => s.warnings().to_vec(),
-            Self::Faces(f) => f.warnings().map(str::to_owned).collect(),
+            Self::Faces(f) => {
+                let alone = f.gallery().is_none().then_some(
+                    "embedding-model-file: without a gallery faces are compared with nobody; set gallery, or unset \
+                     embedding-model-file",
+                );
+                f.warnings().chain(alone).map(str::to_owned).collect()
+            }
         }
     }
 
