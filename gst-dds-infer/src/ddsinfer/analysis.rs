@@ -7,7 +7,7 @@ use gst_video::prelude::*;
 use super::settings::Settings;
 use crate::feedback::{Feedback, uncertainty};
 use crate::merge::{self, Pass};
-use crate::model::face::{FaceRecogniser, Match};
+use crate::model::face::{FaceError, FaceRecogniser, FaceSettings, Match};
 use crate::model::{
     ColorMatrix, ColorRange, Detection, Detector, Landmarks, Model, ModelError, Picture, PixelLayout, Segmentation,
     Segmenter,
@@ -60,7 +60,9 @@ impl Network {
     pub fn open(settings: &Settings) -> Result<Self, String> {
         let text = |e: &dyn std::fmt::Display| e.to_string();
         if let Some(faces) = settings.faces()? {
-            return FaceRecogniser::open(&faces).map(Self::Faces).map_err(|e| text(&e));
+            return FaceRecogniser::open(&faces)
+                .map(Self::Faces)
+                .map_err(|e| blamed(&e, &faces));
         }
         match settings.model().map(|m| Model::open(&m)).transpose() {
             Ok(Some(Model::Detector(detector))) => Ok(Self::Detector(detector)),
@@ -86,8 +88,38 @@ impl Network {
             Self::None => Vec::new(),
             Self::Detector(d) => d.warnings().to_vec(),
             Self::Segmenter(s) => s.warnings().to_vec(),
-            Self::Faces(f) => f.warnings().map(str::to_owned).collect(),
+            Self::Faces(f) => {
+                let alone = f.gallery().is_none().then_some(
+                    "embedding-model-file: without a gallery faces are compared with nobody; set gallery, or unset \
+                     embedding-model-file",
+                );
+                f.warnings().chain(alone).map(str::to_owned).collect()
+            }
         }
+    }
+
+    /// Why `feedback-classes` does not do all that it says, in one sentence.
+    pub fn class_warning(&self, settings: &Settings) -> Option<String> {
+        match self {
+            Self::Segmenter(segmenter) => settings.class_warning(segmenter.labels()),
+            _ => (!settings.feedback_classes.trim().is_empty())
+                .then(|| "feedback-classes: it is for models of segmentation; it has no effect on others".into()),
+        }
+    }
+}
+
+/// An error behind the property whose value it is about, where that is not `model-file`.
+fn blamed(error: &FaceError, settings: &FaceSettings) -> String {
+    let text = error.to_string();
+    let embedder = &settings.embedder.model_file;
+    match error {
+        FaceError::Gallery { .. } | FaceError::Dimension { .. } => format!("gallery: {text}"),
+        FaceError::Model(_)
+            if *embedder != settings.detector.model_file && text.contains(&*embedder.to_string_lossy()) =>
+        {
+            format!("embedding-model-file: {text}")
+        }
+        FaceError::Model(_) => text,
     }
 }
 
@@ -121,6 +153,11 @@ impl Analyst {
             Network::Segmenter(s) => s.labels(),
             Network::Faces(f) => f.detector().labels(),
         }
+    }
+
+    /// As [`Network::class_warning`].
+    pub fn class_warning(&self, settings: &Settings) -> Option<String> {
+        self.network.class_warning(settings)
     }
 
     /// Name of a class.

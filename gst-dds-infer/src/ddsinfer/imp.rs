@@ -283,6 +283,9 @@ impl ElementImpl for DdsInfer {
         };
         // Added pads follow the element's state from here on.
         self.obj().add_pad(side.pad()).ok()?;
+        if let Some(video) = self.src_pad.current_caps() {
+            self.tell_caps_of_classes(&video);
+        }
         Some(side.pad().clone())
     }
 
@@ -374,7 +377,8 @@ impl DdsInfer {
             }
         };
         gst::info!(CAT, imp = self, "{}", network.summary());
-        for warning in network.warnings() {
+        let warnings = network.warnings().into_iter().chain(network.class_warning(&settings));
+        for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
         *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
@@ -738,8 +742,8 @@ impl DdsInfer {
         }
         self.tell_latency(ready.inference);
         self.settle_caps(Some(&ready.caps));
-        if let Some((map, size)) = &ready.segmentation {
-            self.push_classes(map, *size, &ready.buffer);
+        if let Some(map) = &ready.segmentation {
+            self.push_classes(map, &ready.caps, &ready.buffer);
         }
         if let Some(result) = ready.result {
             self.report(result, &settings);
@@ -748,24 +752,33 @@ impl DdsInfer {
     }
 
     /// The class of each pixel, one byte each, as a picture on the pad `classes`.
-    fn push_classes(&self, map: &Segmentation, (width, height): (u32, u32), frame: &gst::BufferRef) {
+    fn push_classes(&self, map: &Segmentation, video: &gst::CapsRef, frame: &gst::BufferRef) {
         let Some(side) = self.side_pads.lock().unwrap().classes.clone() else {
             return;
         };
-        let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, width, height)
-            .fps(self.frame_rate())
-            .build();
-        let Ok(info) = info else { return };
+        let Some(info) = picture_of_classes(video) else { return };
+        let (width, height) = (info.width() as usize, info.height() as usize);
         let mut pixels = vec![0; info.size()];
-        let written = map.write_classes(width as usize, height as usize, &mut pixels, info.stride()[0] as usize);
-        let (Ok(()), Ok(caps)) = (written, info.to_caps()) else {
+        if map
+            .write_classes(width, height, &mut pixels, info.stride()[0] as usize)
+            .is_err()
+        {
             return;
-        };
-        side.set_caps(caps);
+        }
+        // The pad may have come after the video's caps.
+        tell_caps(&side, &info);
         let mut buffer = gst::Buffer::from_mut_slice(pixels);
         let _ = frame.copy_into(buffer.make_mut(), gst::BufferCopyFlags::TIMESTAMPS, ..);
         let queued = side.push(buffer, !self.live.load(Ordering::Relaxed));
         self.stats.lock().unwrap().class_maps_dropped += u64::from(queued == Queued::DroppedOldest);
+    }
+
+    /// The pad `classes` learns its caps with the video's: what hangs on it need not wait for a picture to preroll.
+    fn tell_caps_of_classes(&self, video: &gst::CapsRef) {
+        let side = self.side_pads.lock().unwrap().classes.clone();
+        if let Some((side, info)) = side.zip(picture_of_classes(video)) {
+            tell_caps(&side, &info);
+        }
     }
 
     /// Sends caps that differ from those downstream has, and what had to wait for them.
@@ -778,6 +791,7 @@ impl DdsInfer {
         if let Some(caps) = caps
             && self.src_pad.current_caps().as_ref() != Some(caps)
         {
+            self.tell_caps_of_classes(caps);
             self.src_pad.push_event(gst::event::Caps::new(caps));
         }
         for event in events {
@@ -792,6 +806,7 @@ impl DdsInfer {
                 self.caps_due.lock().unwrap().due = true;
                 return;
             }
+            gst::EventView::Caps(caps) => self.tell_caps_of_classes(caps.caps()),
             gst::EventView::Eos(_) => {
                 self.sides().iter().for_each(|side| side.eos());
                 // The server has seen all there is: from here on silence is the truth.
@@ -832,6 +847,9 @@ impl DdsInfer {
                 .field("reason", why)
                 .build();
             self.post(message);
+        }
+        if let Some(warning) = outcome.warning {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
         self.tell_latency(outcome.inference);
         let Some(generation) = outcome.requests.into_iter().map(|r| self.send(r)).last() else {
@@ -947,5 +965,22 @@ impl DdsInfer {
         if error == gst::FlowError::Flushing {
             let _ = self.src_pad.pause_task();
         }
+    }
+}
+
+/// The format of a picture of classes that goes with video of these caps.
+fn picture_of_classes(video: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
+    let video = gst_video::VideoInfo::from_caps(video).ok()?;
+    gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, video.width(), video.height())
+        .fps(video.fps())
+        .par(video.par())
+        .build()
+        .ok()
+}
+
+fn tell_caps(side: &SidePad, info: &gst_video::VideoInfo) {
+    match info.to_caps() {
+        Ok(caps) => side.set_caps(caps),
+        Err(error) => gst::warning!(CAT, obj = side.pad(), "{error}"),
     }
 }

@@ -177,16 +177,36 @@ impl Settings {
     }
 
     /// Which parts of a segmented picture become regions. Of `feedback-classes`, those that the model does not have are
-    /// left out.
+    /// left out; where it has none of them, nothing becomes a region.
     pub fn uncertainty(&self, labels: &[String], background: Option<u8>) -> UncertaintySettings {
-        let number = |name: &str| labels.iter().position(|l| l == name).and_then(|n| u8::try_from(n).ok());
+        let wanted = || names(&self.feedback_classes);
+        let classes: Vec<u8> = wanted().filter_map(|name| class_number(name, labels)).collect();
+        // No class at all would stand for every class.
+        let nothing = classes.is_empty() && wanted().next().is_some();
         UncertaintySettings {
-            windows: self.feedback_windows as usize,
+            windows: if nothing { 0 } else { self.feedback_windows as usize },
             window: self.feedback_window_size,
-            classes: names(&self.feedback_classes).filter_map(number).collect(),
+            classes,
             background: background.into_iter().collect(),
             ..UncertaintySettings::default()
         }
+    }
+
+    /// The names in `feedback-classes` that are none of these labels, in one sentence.
+    pub fn class_warning(&self, labels: &[String]) -> Option<String> {
+        let unknown: Vec<&str> = names(&self.feedback_classes)
+            .filter(|name| class_number(name, labels).is_none())
+            .collect();
+        let known = match labels {
+            [] => "its classes have no names and are 'class 0', 'class 1' and so on".into(),
+            labels => format!("its classes are {}", labels.join(", ")),
+        };
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "feedback-classes: the model has no class {}; {known}",
+                unknown.join(", ")
+            )
+        })
     }
 
     pub fn infer(&self) -> InferSettings {
@@ -318,6 +338,13 @@ impl Settings {
             _ => return None,
         })
     }
+}
+
+/// The class of this name; those without a label are named as results name them.
+fn class_number(name: &str, labels: &[String]) -> Option<u8> {
+    let labelled = labels.iter().position(|l| l == name);
+    let number = labelled.or_else(|| name.strip_prefix("class ")?.parse().ok().filter(|n| *n >= labels.len()));
+    number.and_then(|n| u8::try_from(n).ok())
 }
 
 /// Names separated by commas.

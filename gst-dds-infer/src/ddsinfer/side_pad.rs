@@ -4,7 +4,8 @@
 //! whatever hangs on them can never stop the video.
 //!
 //! A pad that never pushes would keep its sink, and with it the pipeline, from prerolling. So the task begins with
-//! stream-start, caps, segment and a gap, before there is anything to say.
+//! stream-start, caps, segment and a gap, before there is anything to say; on the pad `classes` as soon as the video's
+//! caps tell its own.
 //!
 //! Nothing links these pads to the video inside the element: caps of what hangs on them must not bind the video, and
 //! their seeks and quality-of-service events must not reach the decoder.
@@ -34,13 +35,17 @@ struct Inner {
     /// Nobody took a buffer for [`PATIENCE`]: not waited for again until somebody does.
     stuck: bool,
     greeted: bool,
+    /// Caps, a segment and a gap went out: buffers may follow.
+    opened: bool,
+    /// The newest caps, gone out or waiting.
+    caps: Option<gst::Caps>,
 }
 
 /// A side pad and what waits for it.
 #[derive(Debug)]
 pub struct SidePad {
     pad: gst::Pad,
-    /// `None` where the first buffer tells.
+    /// `None` where the video tells.
     caps: Option<gst::Caps>,
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -106,6 +111,8 @@ impl SidePad {
             let items = std::mem::take(&mut inner.items);
             *inner = Inner {
                 items,
+                // They outlive a flush.
+                caps: self.pad.current_caps(),
                 ..Default::default()
             };
         }
@@ -169,33 +176,19 @@ impl SidePad {
         if inner.closed {
             return;
         }
-        // Events of one kind without buffers between them replace each other, so that they cannot pile up.
-        let newest = inner.items.iter().rposition(|i| matches!(i, Item::Buffer(_)));
-        let same = |i: &Item| matches!(i, Item::Event(e) if e.type_() == event.type_());
-        let from = newest.map_or(0, |n| n + 1);
-        if let Some(old) = inner.items.range(from..).position(same) {
-            inner.items.remove(from + old);
-        }
-        inner.items.push_back(Item::Event(event.clone()));
+        inner.put(event.clone());
         self.changed.notify_all();
     }
 
     /// What comes from here on has these caps.
     pub fn set_caps(&self, caps: gst::Caps) {
-        let known = {
-            let inner = self.inner.lock().unwrap();
-            let waiting = inner.items.iter().rev().find_map(|i| match i {
-                Item::Event(e) if e.type_() == gst::EventType::Caps => Some(e.clone()),
-                _ => None,
-            });
-            match waiting.as_ref().map(|e| e.view()) {
-                Some(gst::EventView::Caps(e)) => e.caps() == caps.as_ref(),
-                _ => self.pad.current_caps().as_ref() == Some(&caps),
-            }
-        };
-        if !known {
-            self.event(&gst::event::Caps::new(&caps));
+        let mut inner = self.inner.lock().unwrap();
+        if inner.closed || inner.caps.as_ref() == Some(&caps) {
+            return;
         }
+        inner.put(gst::event::Caps::new(&caps));
+        inner.caps = Some(caps);
+        self.changed.notify_all();
     }
 
     /// Ends the stream once everything that waits has gone.
@@ -250,7 +243,12 @@ impl SidePad {
                     let _ = self.pad.pause_task();
                     return;
                 }
-                if let Some(item) = inner.items.pop_front() {
+                if !inner.opened {
+                    // A segment before the first caps is against the rules, whatever came first.
+                    if let Some(caps) = inner.items.iter().position(Item::is_caps) {
+                        break inner.items.remove(caps);
+                    }
+                } else if let Some(item) = inner.items.pop_front() {
                     inner.stuck = false;
                     self.changed.notify_all();
                     break Some(item);
@@ -264,6 +262,7 @@ impl SidePad {
         match item {
             Some(Item::Event(event)) => {
                 self.pad.push_event(event);
+                self.open();
             }
             Some(Item::Buffer(buffer)) => match self.pad.push(buffer) {
                 // Unlinked is no failure: the pad may be linked later. Flushing ends by itself.
@@ -290,7 +289,6 @@ impl SidePad {
         // Not by GStreamer's own helper, which knows no elements of two sink pads.
         let video = element.static_pad("sink").and_then(|sink| sink.stream_id());
         let stream_id = format!("{}/{}", video.unwrap_or_else(|| element.name()), self.pad.name());
-        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         self.pad.push_event(
             gst::event::StreamStart::builder(&stream_id)
                 .group_id(gst::GroupId::next())
@@ -299,13 +297,42 @@ impl SidePad {
         if let Some(caps) = &self.caps {
             self.pad.push_event(gst::event::Caps::new(caps));
         }
+        if self.caps.is_some() || self.pad.has_current_caps() {
+            self.open();
+        }
+    }
+
+    /// What follows the caps, once.
+    fn open(&self) {
+        if std::mem::replace(&mut self.inner.lock().unwrap().opened, true) {
+            return;
+        }
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
         self.pad.push_event(gst::event::Segment::new(&segment));
         self.pad
             .push_event(gst::event::Gap::builder(gst::ClockTime::ZERO).build());
     }
 }
 
+impl Item {
+    fn is_caps(&self) -> bool {
+        matches!(self, Self::Event(event) if event.type_() == gst::EventType::Caps)
+    }
+}
+
 impl Inner {
+    /// Puts an event behind the buffers. Events of one kind without buffers between them replace each other, so that they
+    /// cannot pile up.
+    fn put(&mut self, event: gst::Event) {
+        let newest = self.items.iter().rposition(|i| matches!(i, Item::Buffer(_)));
+        let same = |i: &Item| matches!(i, Item::Event(e) if e.type_() == event.type_());
+        let from = newest.map_or(0, |n| n + 1);
+        if let Some(old) = self.items.range(from..).position(same) {
+            self.items.remove(from + old);
+        }
+        self.items.push_back(Item::Event(event));
+    }
+
     fn takes(&self) -> bool {
         !(self.closed || self.refused || self.eos)
     }

@@ -48,6 +48,8 @@ pub struct Worker {
     segment: Option<OpenSegment>,
     held: VecDeque<Out>,
     misses: u32,
+    /// The classes of interest that were held against the model's.
+    classes: String,
 }
 
 /// What goes out next, in order.
@@ -116,6 +118,8 @@ pub struct Outcome {
     pub segment: u64,
     /// The stream is another one than before.
     pub new_stream: bool,
+    /// A setting that was changed does not do what it says.
+    pub warning: Option<String>,
 }
 
 /// A frame that goes out.
@@ -124,8 +128,8 @@ pub struct Ready {
     pub caps: gst::Caps,
     pub result: Option<FrameResult>,
     pub key: Option<FrameKey>,
-    /// Classes of the picture, and its size.
-    pub segmentation: Option<(Segmentation, (u32, u32))>,
+    /// Classes of the picture.
+    pub segmentation: Option<Segmentation>,
     /// Time spent on inference.
     pub inference: gst::ClockTime,
 }
@@ -149,6 +153,7 @@ impl Worker {
             segment: None,
             held: VecDeque::new(),
             misses: 0,
+            classes: settings.feedback_classes.clone(),
         }
     }
 
@@ -248,6 +253,10 @@ impl Worker {
         let index = self.frame;
         self.frame += 1;
         let record = self.record(&buffer, lookup, tracker, &mut outcome);
+        if self.classes != settings.feedback_classes {
+            self.classes.clone_from(&settings.feedback_classes);
+            outcome.warning = self.analyst.class_warning(settings);
+        }
         let (Some(info), Some(caps)) = (self.info.clone(), self.caps.clone()) else {
             return Ok(outcome);
         };
@@ -550,7 +559,7 @@ impl Worker {
             caps: out.1,
             result,
             key,
-            segmentation: segmentation.map(|map| (map, size)),
+            segmentation,
             inference,
         })
     }
@@ -640,7 +649,8 @@ fn scaled(
         .collect()
 }
 
-/// One meta per object, with the structure that DL Streamer's elements read.
+/// One meta per object, with the structure that DL Streamer's elements read; a face that was compared has one of its own,
+/// `face`, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger).
 fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, height: u32) {
     if objects.is_empty() {
         return;
@@ -660,6 +670,14 @@ fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, hei
                 .field("label_id", object.class as i32)
                 .build(),
         );
+        if let Some(face) = &object.face {
+            meta.add_param(
+                gst::Structure::builder("face")
+                    .field("similarity", f64::from(face.similarity))
+                    .field_if_some("identity", face.identity.as_deref())
+                    .build(),
+            );
+        }
     }
 }
 

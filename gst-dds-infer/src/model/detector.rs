@@ -15,7 +15,7 @@ use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSet
 /// A loaded model. Moves between threads; one thread uses it at a time.
 pub struct Detector {
     network: Network,
-    family: Family,
+    pub(super) family: Family,
     decoder: Box<dyn Decoder>,
     /// Input size that the decoder was made for.
     planned: (usize, usize),

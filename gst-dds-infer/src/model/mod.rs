@@ -25,7 +25,7 @@
 //! | task | outputs by which it is known | read by |
 //! |---|---|---|
 //! | `segmentation` | [1, C, h, w] floating point scores of C classes, 2 to 256; or class numbers [1, h, w] as integers, [1, 1, h, w] as any; h and w no larger than the input; several outputs if all have this size, of which the first counts | [`Segmenter`] |
-//! | `face` | the twelve of YuNet: `cls_`, `obj_`, `bbox_` and `kps_` with 8, 16 and 32 | a decoder, where there is one |
+//! | `face` | the twelve of YuNet: `cls_`, `obj_`, `bbox_` and `kps_` with 8, 16 and 32 | [`Detector`], which gives landmarks too |
 //! | `detection` | anything else; the table of families below says what is understood | [`Detector`] |
 //!
 //! [`ModelSettings::task`] and then `dds-task` win over the outputs; a named family is a detector. A task that does not

@@ -256,6 +256,25 @@ impl Segmenter {
             Some(_) if network.fields().probabilities() => Layout::Probabilities,
             Some(_) => Layout::Logits,
         };
+        // Rows of boxes have the shape of a map.
+        let mut values = Outputs::default();
+        let tensors = values.collect(probe).map_err(|e| network.unusable(e))?;
+        let mut cells = tensors.get(output).map_or(&[][..], |t| t.data).iter();
+        if let Some(wrong) = cells.find(|v| v.fract().abs() > 0.0).filter(|_| layout == Layout::Map) {
+            let cause = format!(
+                "{}, of which {} holds {wrong}, no class number: {WANTED}",
+                outputs(),
+                infos[output].name
+            );
+            return Err(match said {
+                Some(task) => ModelError::Contradiction {
+                    what: "the task".into(),
+                    first: format!("{} says {}", task.origin, task.value.name()),
+                    second: cause,
+                },
+                None => network.unusable(cause),
+            });
+        }
         let source = said.map_or("by the shape of the outputs", |s| s.origin.as_str());
         let reader = format!(
             "segmentation {} {} ({source})",

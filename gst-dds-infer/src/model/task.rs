@@ -5,6 +5,7 @@
 use std::str::FromStr;
 
 use super::decode::OutputInfo;
+use super::description::Family;
 use super::network::{Network, PROBE_SIDE, Run};
 use super::segmenter::{self, Segmenter};
 use super::{Detector, ModelError, ModelSettings};
@@ -16,7 +17,7 @@ pub enum Task {
     Detection,
     /// One class for every cell of a grid over the picture.
     Segmentation,
-    /// Boxes of faces.
+    /// Boxes of faces with landmarks.
     Face,
 }
 
@@ -116,17 +117,33 @@ impl Model {
         match Task::settle(&network, &probe)? {
             Task::Detection => Detector::reading(network, &probe).map(Self::Detector),
             Task::Segmentation => Segmenter::reading(network, &probe).map(Self::Segmenter),
-            // Faces are boxes of one class, once there is a family that reads them.
-            Task::Face => match "yunet".parse::<super::description::Family>() {
-                Ok(_) => Detector::reading(network, &probe).map(Self::Detector),
-                Err(_) => Err(network.unusable("it finds faces, for which there is no decoder".into())),
-            },
+            Task::Face => Self::of_faces(network, &probe),
+        }
+    }
+
+    /// A detector of faces: one that gives landmarks, by which it is told from others.
+    fn of_faces(network: Network, probe: &Run) -> Result<Self, ModelError> {
+        let said = network.fields().task.clone();
+        let detector = Detector::reading(network, probe)?;
+        match said.filter(|_| !detector.has_landmarks()) {
+            Some(said) => Err(ModelError::Contradiction {
+                what: "the task".into(),
+                first: format!("{} says {}", said.origin, said.value.name()),
+                second: format!(
+                    "the outputs are those of {}, which gives no landmarks of faces; use a {} model, or leave the task \
+                     out",
+                    detector.family.name(),
+                    Family::Yunet.name()
+                ),
+            }),
+            None => Ok(Self::Detector(detector)),
         }
     }
 
     /// What the model finds.
     pub fn task(&self) -> Task {
         match self {
+            Self::Detector(d) if d.has_landmarks() => Task::Face,
             Self::Detector(_) => Task::Detection,
             Self::Segmenter(_) => Task::Segmentation,
         }

@@ -60,6 +60,16 @@ impl Embedder {
                 second: format!("{} is to embed faces; leave dds-family out", network.file().display()),
             });
         }
+        let fields = network.fields();
+        let unread = [
+            fields.task.as_ref().map(|said| (&said.origin, "dds-task")),
+            fields.objectness.as_ref().map(|said| (&said.origin, "dds-objectness")),
+        ];
+        if let Some((origin, key)) = unread.into_iter().flatten().next() {
+            return Err(network.unusable(format!(
+                "it is to embed faces, for which {key} (in {origin}) means nothing; leave it out"
+            )));
+        }
         if network.given_labels().is_some() {
             return Err(network.unusable("it is to embed faces, which have no labels; leave the labels out".into()));
         }

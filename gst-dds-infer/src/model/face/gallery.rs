@@ -164,7 +164,12 @@ impl Gallery {
             path: file.to_owned(),
             cause,
         };
-        let size = std::fs::metadata(file).map_err(|e| fail(e.to_string()))?.len();
+        let missing = |e| {
+            fail(format!(
+                "{e}; a gallery is a directory of pictures or a file of embeddings"
+            ))
+        };
+        let size = std::fs::metadata(file).map_err(missing)?.len();
         if size > MAX_FILE {
             return Err(fail(format!("it has {size} bytes, of which {MAX_FILE} are allowed")));
         }
