@@ -542,22 +542,6 @@ fn wrong_galleries_are_refused_with_the_reason() {
     assert!(saved.to_string().contains("cannot be written"), "{saved}");
 }
 
-/// The folder of models and clips.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("DDS_TEST_DATA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    if folder.join("models").is_dir() && folder.join("videos").is_dir() {
-        return Some(folder);
-    }
-    println!(
-        "SKIPPED: no models and videos in {} (set DDS_TEST_DATA)",
-        folder.display()
-    );
-    None
-}
-
 /// The frames of a clip at these places in a format, I420 or RGB, without padding, and their size.
 fn frames(clip: &Path, format: &str, numbers: &[usize]) -> (u32, u32, Vec<Vec<u8>>) {
     gst::init().unwrap();
@@ -670,7 +654,7 @@ const INFER: InferSettings = InferSettings {
 
 #[test]
 fn yunet_finds_the_faces_and_landmarks_that_the_reference_finds() {
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     let (width, height, frames) = frames(&folder.join("videos").join(CLIP), "I420", &[0]);
     let found = people(&folder)
         .infer(&i420(width, height, &frames[0]), &INFER, &EMBED)
@@ -694,7 +678,7 @@ fn yunet_finds_the_faces_and_landmarks_that_the_reference_finds() {
 
 #[test]
 fn one_person_stays_and_two_people_differ() {
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     // A quarter of a second apart, spread over the clip.
     let pairs: Vec<usize> = (0..15).map(|i| 28 * i + 4).collect();
     let numbers: Vec<usize> = pairs.iter().flat_map(|n| [*n, n + 6]).collect();
@@ -731,7 +715,7 @@ fn one_person_stays_and_two_people_differ() {
 
 #[test]
 fn people_in_a_gallery_of_pictures_are_known_again() {
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     let (first, later) = (4, 10);
     let clip = folder.join("videos").join(CLIP);
     let (width, height, frames) = frames(&clip, "RGB", &[first, later]);

@@ -87,26 +87,10 @@ const NANODET: &[Expected] = &[
     ([158.0, 266.5, 268.4, 448.9], 0.309, 0),
 ];
 
-/// The folder of models and clips.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("DDS_TEST_DATA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    if folder.join("models").is_dir() && folder.join("videos").is_dir() {
-        return Some(folder);
-    }
-    println!(
-        "SKIPPED: no models and videos in {} (set DDS_TEST_DATA)",
-        folder.display()
-    );
-    None
-}
-
 /// The first frame of an H.264 clip in MP4, as I420.
 fn first_frame(clip: &str) -> Option<(gst_video::VideoInfo, gst::Buffer)> {
     gst::init().unwrap();
-    let location = data()?.join("videos").join(clip);
+    let location = onnx::data()?.join("videos").join(clip);
     let pipeline = gst::parse::launch(&format!(
         "filesrc location={} ! qtdemux ! h264parse ! avdec_h264 ! video/x-raw,format=I420 ! appsink name=sink sync=false",
         location.display()
@@ -137,7 +121,7 @@ fn check(model: &str, clip: &str, family: &str, expected: &[Expected]) {
     )
     .unwrap();
 
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     let mut detector = Detector::open(&onnx::settings(folder.join("models").join(model))).unwrap();
     assert!(detector.summary().starts_with(family), "{}", detector.summary());
     let settings = InferSettings {
@@ -203,7 +187,7 @@ fn nanodet_finds_what_the_reference_finds() {
 
 #[test]
 fn models_that_are_no_detectors_are_refused() {
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     for (model, word) in [
         ("espnetv2_s2_city_512x1024.onnx", "logits [1, 20, 512, 1024]"),
         ("mobilefacenet_112.onnx", "embeddings [1, 128]"),

@@ -453,22 +453,6 @@ fn an_output_may_be_the_objectness_of_detectors_that_have_none() {
     }
 }
 
-/// The folder of models and clips.
-fn data() -> Option<PathBuf> {
-    let folder = std::env::var_os("DDS_TEST_DATA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    if folder.join("models").is_dir() && folder.join("videos").is_dir() {
-        return Some(folder);
-    }
-    println!(
-        "SKIPPED: no models and videos in {} (set DDS_TEST_DATA)",
-        folder.display()
-    );
-    None
-}
-
 /// Shares of the classes by an independent program (argmax in NumPy of what ONNX Runtime gives for the frame converted
 /// and resized by OpenCV): truck, car, sky, road, building, vegetation, bus, traffic sign.
 const SHARES: [(u8, f64); 8] = [
@@ -484,7 +468,7 @@ const SHARES: [(u8, f64); 8] = [
 
 #[test]
 fn espnet_sees_what_the_reference_sees_in_a_street() {
-    let Some(folder) = data() else { return };
+    let Some(folder) = onnx::data() else { return };
     gst::init().unwrap();
     let pipeline = gst::parse::launch(&format!(
         "filesrc location={} ! qtdemux ! h264parse ! avdec_h264 ! video/x-raw,format=I420 ! appsink name=sink sync=false",

@@ -230,3 +230,19 @@ pub fn settings(model: PathBuf) -> ModelSettings {
         ..Default::default()
     }
 }
+
+/// The folder of real models and clips; says so where there is none.
+pub fn data() -> Option<PathBuf> {
+    let folder = std::env::var_os("DDS_TEST_DATA").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+        PathBuf::from,
+    );
+    if folder.join("models").is_dir() && folder.join("videos").is_dir() {
+        return Some(folder);
+    }
+    println!(
+        "SKIPPED: no models and videos in {} (set DDS_TEST_DATA)",
+        folder.display()
+    );
+    None
+}
