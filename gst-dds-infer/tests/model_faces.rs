@@ -5,7 +5,7 @@
 #[path = "common/onnx.rs"]
 mod onnx;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gst::prelude::*;
 use gst_video::prelude::*;

@@ -10,8 +10,6 @@
 #[path = "common/onnx.rs"]
 mod onnx;
 
-use std::path::PathBuf;
-
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstddsinfer::model::{Detection, Detector, InferSettings, Picture, PixelLayout};

@@ -6,7 +6,6 @@
 #[path = "common/onnx.rs"]
 mod onnx;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gst::prelude::*;
