@@ -327,7 +327,8 @@ impl Table {
     }
 }
 
-/// See the [module](self).
+/// Chooses the [`Knobs`] of each frame: by a filtered base cost, multipliers that follow the content, and a bound on every
+/// second.
 #[derive(Clone, Debug)]
 pub struct Controller {
     settings: ControllerSettings,
