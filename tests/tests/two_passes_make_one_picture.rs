@@ -417,6 +417,12 @@ fn elements_of_two_passes_start_and_stop_a_hundred_times_and_end_in_any_order() 
     pipeline.set_state(gst::State::Playing).unwrap();
     let camera = pipeline.by_name("camera").unwrap();
     wait_for("second passes", || stat(&camera, "refine-frames-coded") > 5);
+    // A live frame may wait for its second pass, and says so.
+    let src = pipeline.by_name("infer").unwrap().static_pad("src").unwrap();
+    wait_for("the latency to be told", || {
+        let mut query = gst::query::Latency::new();
+        src.query(&mut query) && query.result().0 && query.result().1 >= gst::ClockTime::from_mseconds(250)
+    });
     pipeline.send_event(gst::event::Eos::new());
     wait_eos(&pipeline, Duration::from_secs(20));
     pipeline.set_state(gst::State::Null).unwrap();

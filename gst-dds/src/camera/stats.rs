@@ -83,7 +83,7 @@ macro_rules! counters {
 
         impl Stats {
             /// Both counts together; delays stay those of `self`.
-            pub(crate) fn with(mut self, other: &Self) -> Self {
+            pub fn with(mut self, other: &Self) -> Self {
                 $(self.$name += other.$name;)*
                 self
             }
