@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn plugin_dir() -> PathBuf {
     // target/<profile>/deps/this-test -> target/<profile>
@@ -28,7 +29,9 @@ fn plugin_dir() -> PathBuf {
 fn gst_launch(tracers: &str, debug: &str, line: &str) -> Output {
     let dir = plugin_dir();
     // Other people's plugins warn while the registry is built; that is not the run.
-    let registry = std::env::temp_dir().join(format!("dds-tests-registry-{}.bin", std::process::id()));
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let registry = std::env::temp_dir().join(format!("dds-tests-registry-{}-{run}.bin", std::process::id()));
     let scan = Command::new("gst-inspect-1.0")
         .arg("ddsencode")
         .env("GST_PLUGIN_PATH", &dir)
@@ -36,7 +39,7 @@ fn gst_launch(tracers: &str, debug: &str, line: &str) -> Output {
         .output()
         .expect("gst-inspect-1.0 is installed");
     assert!(scan.status.success(), "{}", String::from_utf8_lossy(&scan.stderr));
-    Command::new("gst-launch-1.0")
+    let output = Command::new("gst-launch-1.0")
         .arg("-q")
         .args(line.split_whitespace())
         .env("GST_PLUGIN_PATH", &dir)
@@ -45,7 +48,9 @@ fn gst_launch(tracers: &str, debug: &str, line: &str) -> Output {
         .env("GST_DEBUG", debug)
         .env("GST_DEBUG_NO_COLOR", "1")
         .output()
-        .expect("gst-launch-1.0 is installed")
+        .expect("gst-launch-1.0 is installed");
+    let _ = std::fs::remove_file(&registry);
+    output
 }
 
 fn model() -> String {

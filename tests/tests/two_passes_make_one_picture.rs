@@ -394,6 +394,45 @@ fn a_server_without_the_refine_pad_and_a_camera_without_it_go_on_with_one_pass()
 }
 
 #[test]
+fn a_first_pass_that_shrinks_for_the_bandwidth_keeps_the_size_of_what_goes_out() {
+    init();
+    let pipeline = launch(&line("low-scale-min=0.5 bandwidth=40 region-qp=40", ""));
+    unsure_detector(&pipeline, 1.0, 5);
+    let results = lines(&pipeline);
+    let sizes: Arc<Mutex<Vec<i32>>> = Arc::default();
+    let seen = sizes.clone();
+    let pad = pipeline.by_name("infer").unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &info.data
+            && let gst::EventView::Caps(caps) = event.view()
+        {
+            let width = caps.caps().structure(0).unwrap().get("width").unwrap();
+            seen.lock().unwrap().push(width);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let mut out = drive(&pipeline, 0, 150, 1);
+    pipeline.by_name("camera").unwrap().set_property("bandwidth", 20_000u32);
+    out.extend(drive(&pipeline, 150, 300, 1));
+    let sizes = sizes.lock().unwrap().clone();
+    assert!(sizes.iter().any(|width| *width < WIDTH as i32), "{sizes:?}");
+    assert!(sizes.last() > sizes.iter().min(), "{sizes:?}");
+    let wide = |caps: &gst::Caps| caps.structure(0).unwrap().get::<i32>("width").unwrap();
+    assert!(out.iter().all(|(_, caps)| wide(caps) == WIDTH as i32));
+    // Two passes go on at every size.
+    let results = settled(&results, 450);
+    let done = |range: std::ops::Range<usize>| results[range].iter().filter(|l| l["refinement"] == "done").count();
+    assert!(
+        done(100..150) >= 9 && done(400..450) >= 9,
+        "{} {}",
+        done(100..150),
+        done(400..450)
+    );
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
 fn elements_of_two_passes_start_and_stop_a_hundred_times_and_end_in_any_order() {
     init();
     let pipeline = launch(

@@ -4,7 +4,7 @@
  * SECTION:element-ddsinfer
  * @title: ddsinfer
  *
- * Runs an ONNX detector on decoded video, attaches what it sees, and tells the camera (`ddsencode`) in which regions it
+ * Runs an ONNX model on decoded video - objects, segmentation or faces -, attaches what it sees, and tells the camera (`ddsencode`) in which regions it
  * needs more quality to be sure.
  *
  * ```shell
@@ -209,7 +209,8 @@ impl ElementImpl for DdsInfer {
             gst::subclass::ElementMetadata::new(
                 "DDS inference",
                 "Filter/Analyzer/Inference/Video",
-                "Detects objects with an ONNX model and tells the camera where it needs more quality",
+                "Detects objects, segments pictures or recognises faces with ONNX models, and tells the camera where it needs \
+                 more quality",
                 "The gst-dds maintainers",
             )
         });

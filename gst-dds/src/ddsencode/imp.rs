@@ -286,7 +286,13 @@ impl DdsEncode {
     /// goes on.
     fn configure(&self, input: &InputState) -> Result<(), gst::LoggableError> {
         let obj = self.obj();
-        let settings = self.settings.lock().unwrap().clone();
+        let mut settings = self.settings.lock().unwrap().clone();
+        settings.scale = self
+            .state
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map_or(0, |state| state.wanted_scale);
         let info = input.info().clone();
         let format = negotiate::pixel_format(info.format())
             .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
@@ -367,15 +373,23 @@ impl DdsEncode {
         let rates = rates(&live, Guard::OPEN);
         let mut slot = self.state.lock().unwrap();
         let before = slot.take();
+        let (mut known_controller, mut estimator) = (None, None);
         let (camera, next_frame, next_access_unit, now, mut stats) = match before {
             Some(State {
                 mut camera,
+                controller,
+                estimator: known_estimator,
+                scale,
+                wanted_scale,
                 next_frame,
                 next_access_unit,
                 now,
                 stats,
                 ..
             }) => {
+                // What it has learnt is what made it choose another size.
+                known_controller = Some(controller).filter(|_| scale != wanted_scale);
+                estimator = known_estimator;
                 camera.restart(stream_id, geometry);
                 camera.set_settings(live.camera(frame_rate));
                 (camera, next_frame, next_access_unit, now, stats)
@@ -393,7 +407,7 @@ impl DdsEncode {
         let segment_length = settings
             .two_pass()
             .map_or(0, |two_pass| u64::from(two_pass.segment_length));
-        let controller = Controller::new(ControllerSettings {
+        let controller = ControllerSettings {
             frame_rate,
             segment_frames: match segment_length {
                 // The paper's.
@@ -405,11 +419,18 @@ impl DdsEncode {
                 high_qp: live.region_qp,
                 low_scale_index: 0,
             },
+            low_scales: match settings.two_pass() {
+                Some(_) => settings.low_scales(),
+                None => vec![1.0],
+            },
             ..ControllerSettings::default()
-        });
+        };
+        let controller = known_controller.unwrap_or_else(|| Controller::new(controller));
         *slot = Some(State {
             controller,
-            estimator: None,
+            scale: settings.scale,
+            wanted_scale: settings.scale,
+            estimator,
             segment_length,
             refine_bytes: self.refine.bytes(),
             encoder,
@@ -443,11 +464,11 @@ impl DdsEncode {
             (settings.live(), settings.wall_clock())
         };
         let reopen = match self.state.lock().unwrap().as_ref() {
-            Some(state) => !state.mode.same_kind(live.mode),
+            Some(state) => !state.mode.same_kind(live.mode) || state.wanted_scale != state.scale,
             None => return Err(gst::FlowError::NotNegotiated),
         };
         if reopen {
-            // libx264 cannot change its kind of rate control: a new encoder begins with an IDR picture.
+            // libx264 changes neither its kind of rate control nor its size: a new encoder begins with an IDR picture.
             self.reopen()?;
         }
         let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
@@ -506,7 +527,7 @@ impl DdsEncode {
         gst::info!(
             CAT,
             imp = self,
-            "Opening a new encoder for another kind of rate control"
+            "Opening a new encoder for another kind of rate control or another size"
         );
         let input = self.state.lock().unwrap().as_ref().map(|state| state.input.clone());
         self.configure(&input.ok_or(gst::FlowError::NotNegotiated)?)

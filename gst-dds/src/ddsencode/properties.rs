@@ -372,6 +372,17 @@ fn of_two_passes() -> Vec<glib::ParamSpec> {
             .default_value(default::LOW_SCALE)
             .mutable_ready()
             .build(),
+        glib::ParamSpecDouble::builder("low-scale-min")
+            .nick("Least scale of the first pass")
+            .blurb(
+                "With mode=two-pass and a bandwidth: the controller may make the stream on src smaller than low-scale, in \
+                 steps of 0.75, down to this. Each change begins a new stream. Range 0.25-1",
+            )
+            .minimum(0.25)
+            .maximum(1.0)
+            .default_value(default::LOW_SCALE)
+            .mutable_ready()
+            .build(),
         uint(
             "segment-length",
             "Segment length",

@@ -60,6 +60,9 @@ pub(super) mod default {
     }
 }
 
+/// From one size of the first pass to the next smaller one.
+const SCALE_STEP: f64 = 0.75;
+
 /// What may change in a running element, copied for every frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Live {
@@ -289,11 +292,14 @@ pub(super) struct Settings {
     set: BTreeMap<&'static str, Setting>,
     /// Kept up to date with `set`, because every frame reads it.
     live: Live,
+    /// Place in [`Self::low_scales`] of the encoder that is to be opened: the controller's choice, no property.
+    pub scale: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let mut settings = Self {
+            scale: 0,
             set: BTreeMap::new(),
             live: Live {
                 background_qp: 0,
@@ -590,12 +596,28 @@ impl Settings {
         self.boolean("byte-stream")
     }
 
+    fn double(&self, name: &str, default: f64) -> f64 {
+        match self.set.get(name) {
+            Some(Setting::Double(value)) => *value,
+            _ => default,
+        }
+    }
+
+    /// Sizes of the first pass that the controller may choose from, largest first, at least one.
+    pub fn low_scales(&self) -> Vec<f64> {
+        let largest = self.double("low-scale", default::LOW_SCALE);
+        let smallest = self.double("low-scale-min", default::LOW_SCALE);
+        let steps = std::iter::successors(Some(largest), |scale| Some(scale * SCALE_STEP));
+        let smaller = steps.skip(1).take_while(|scale| *scale >= smallest - 1e-6);
+        std::iter::once(largest).chain(smaller).collect()
+    }
+
     /// Two passes, where they are asked for.
     pub fn two_pass(&self) -> Option<TwoPass> {
         (self.enumerated("mode", Passes::One as i32) == Passes::Two as i32).then(|| TwoPass {
-            low_scale: match self.set.get("low-scale") {
-                Some(Setting::Double(scale)) => *scale,
-                _ => default::LOW_SCALE,
+            low_scale: {
+                let scales = self.low_scales();
+                scales[self.scale.min(scales.len() - 1)]
             },
             segment_length: self.uint("segment-length").min(31) as u8,
             ring: Bounds {

@@ -56,6 +56,9 @@ pub(super) struct State {
     pub first_pass: Option<FirstPass>,
     /// Chooses the quantizers where a bandwidth is set.
     pub controller: Controller,
+    /// Places in the sizes of the first pass: of this encoder, and of the one that the controller wants.
+    pub scale: usize,
+    pub wanted_scale: usize,
     /// Follows what receivers report of losses, between the bounds it was made for.
     pub estimator: Option<((u32, u32), LossEstimator)>,
     /// Frames per segment, 0 = none.
@@ -271,8 +274,10 @@ impl State {
         let idr = forced || self.force_idr || segment_starts || self.since_idr + 1 >= self.key_int_max;
         let knobs = self.controller.plan(now, idr);
         if available == 0 {
+            self.wanted_scale = 0;
             return live;
         }
+        self.wanted_scale = knobs.low_scale_index;
         live.with_knobs(knobs, available)
     }
 
