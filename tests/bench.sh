@@ -84,11 +84,14 @@ done
 
 section 'two passes as in the paper against uniform encodes with its closed GOP, first 90 frames'
 uniform=$(printf -- '--uniform %s ' 26 28 30 32 34 36 38 40)
-for clip in sf_street_1080p hk_expressway_720p motorway_720p vn_avenue; do
+for clip in sf_street_1080p hk_expressway_720p motorway_720p vn_avenue dashcam_highway_540p kitti_city_drive; do
   file=$data/videos/$clip.mp4
   if have "$file" "$model"; then
     echo "$clip"
-    loop=("$bin/dds-loop" "$file" --model "$model" --paper)
+    frames=90
+    if [ "$clip" = kitti_city_drive ]; then frames=75; fi
+    loop=("$bin/dds-loop" "$file" --model "$model" --frames "$frames" --paper)
+    "${loop[@]}" --background 40 --region 28
     "${loop[@]}" --two-pass --segment 15 --low-scale 0.8 --background 36 --region 26 --infer feedback-policy=paper
     "${loop[@]}" --two-pass --background 40 --region 28
     for scale in 0.8 1; do
