@@ -7,10 +7,9 @@ use gst_video::prelude::*;
 use super::settings::Settings;
 use crate::feedback::{Feedback, uncertainty};
 use crate::merge::{self, Pass};
-use crate::model::face::{FaceError, FaceRecogniser, FaceSettings, Match};
+use crate::model::face::{FaceError, FaceRecogniser, Match};
 use crate::model::{
-    ColorMatrix, ColorRange, Detection, Detector, Landmarks, Model, ModelError, Picture, PixelLayout, Segmentation,
-    Segmenter,
+    ColorMatrix, ColorRange, Detection, Landmarks, Model, ModelError, Picture, PixelLayout, Segmentation,
 };
 use crate::results::{self, Classes, Face, Object};
 use crate::segmentation;
@@ -44,10 +43,8 @@ pub enum Failure {
 pub enum Network {
     /// Nothing: detections come from metas on the buffers.
     None,
-    /// Finds objects.
-    Detector(Detector),
-    /// Finds the class of every part.
-    Segmenter(Segmenter),
+    /// Finds objects, or the class of every part.
+    Model(Model),
     /// Finds faces and knows whose they are.
     Faces(FaceRecogniser),
 }
@@ -58,17 +55,12 @@ impl Network {
     /// # Errors
     /// One sentence with the cause and the cure.
     pub fn open(settings: &Settings) -> Result<Self, String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
         if let Some(faces) = settings.faces()? {
-            return FaceRecogniser::open(&faces)
-                .map(Self::Faces)
-                .map_err(|e| blamed(&e, &faces));
+            return FaceRecogniser::open(&faces).map(Self::Faces).map_err(|e| blamed(&e));
         }
-        match settings.model().map(|m| Model::open(&m)).transpose() {
-            Ok(Some(Model::Detector(detector))) => Ok(Self::Detector(detector)),
-            Ok(Some(Model::Segmenter(segmenter))) => Ok(Self::Segmenter(segmenter)),
-            Ok(None) => Ok(Self::None),
-            Err(error) => Err(text(&error)),
+        match settings.model() {
+            Some(model) => Model::open(&model).map(Self::Model).map_err(|e| e.to_string()),
+            None => Ok(Self::None),
         }
     }
 
@@ -76,8 +68,7 @@ impl Network {
     pub fn summary(&self) -> String {
         match self {
             Self::None => "no model: detections come from metas on the buffers".into(),
-            Self::Detector(d) => d.summary().into(),
-            Self::Segmenter(s) => s.summary().into(),
+            Self::Model(m) => m.summary().into(),
             Self::Faces(f) => f.summary(),
         }
     }
@@ -86,8 +77,7 @@ impl Network {
     pub fn warnings(&self) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
-            Self::Detector(d) => d.warnings().to_vec(),
-            Self::Segmenter(s) => s.warnings().to_vec(),
+            Self::Model(m) => m.warnings().to_vec(),
             Self::Faces(f) => {
                 let alone = f.gallery().is_none().then_some(
                     "embedding-model-file: without a gallery faces are compared with nobody; set gallery, or unset \
@@ -101,7 +91,7 @@ impl Network {
     /// Why `feedback-classes` does not do all that it says, in one sentence.
     pub fn class_warning(&self, settings: &Settings) -> Option<String> {
         match self {
-            Self::Segmenter(segmenter) => settings.class_warning(segmenter.labels()),
+            Self::Model(Model::Segmenter(segmenter)) => settings.class_warning(segmenter.labels()),
             _ => (!settings.feedback_classes.trim().is_empty())
                 .then(|| "feedback-classes: it is for models of segmentation; it has no effect on others".into()),
         }
@@ -109,17 +99,11 @@ impl Network {
 }
 
 /// An error behind the property whose value it is about, where that is not `model-file`.
-fn blamed(error: &FaceError, settings: &FaceSettings) -> String {
-    let text = error.to_string();
-    let embedder = &settings.embedder.model_file;
+fn blamed(error: &FaceError) -> String {
     match error {
-        FaceError::Gallery { .. } | FaceError::Dimension { .. } => format!("gallery: {text}"),
-        FaceError::Model(_)
-            if *embedder != settings.detector.model_file && text.contains(&*embedder.to_string_lossy()) =>
-        {
-            format!("embedding-model-file: {text}")
-        }
-        FaceError::Model(_) => text,
+        FaceError::Gallery { .. } | FaceError::Dimension { .. } => format!("gallery: {error}"),
+        FaceError::Embedder(_) => format!("embedding-model-file: {error}"),
+        FaceError::Model(_) => error.to_string(),
     }
 }
 
@@ -149,8 +133,7 @@ impl Analyst {
     pub fn labels(&self) -> &[String] {
         match &self.network {
             Network::None => &self.meta_labels,
-            Network::Detector(d) => d.labels(),
-            Network::Segmenter(s) => s.labels(),
+            Network::Model(m) => m.labels(),
             Network::Faces(f) => f.detector().labels(),
         }
     }
@@ -178,7 +161,7 @@ impl Analyst {
         (width, height): (u32, u32),
     ) -> Vec<dds_protocol::feedback::Region> {
         match (&self.network, &answer.segmentation) {
-            (Network::Segmenter(segmenter), Some(map)) => {
+            (Network::Model(Model::Segmenter(segmenter)), Some(map)) => {
                 let policy = settings.uncertainty(segmenter.labels(), segmenter.background());
                 let quality = feedback.settings().quality;
                 uncertainty::regions(&policy, map, width, height, settings.feedback_ttl_ms, quality)
@@ -321,15 +304,17 @@ impl Analyst {
         let infer = settings.infer();
         match &mut self.network {
             Network::None => Ok(Answer::default()),
-            Network::Detector(detector) => detector.infer(picture, &infer).map(|found| Answer {
+            Network::Model(Model::Detector(detector)) => detector.infer(picture, &infer).map(|found| Answer {
                 detections: found.detections,
                 landmarks: found.landmarks,
                 ..Answer::default()
             }),
-            Network::Segmenter(segmenter) => segmenter.infer(picture, &settings.segment()).map(|map| Answer {
-                segmentation: Some(map),
-                ..Answer::default()
-            }),
+            Network::Model(Model::Segmenter(segmenter)) => {
+                segmenter.infer(picture, &settings.segment()).map(|map| Answer {
+                    segmentation: Some(map),
+                    ..Answer::default()
+                })
+            }
             Network::Faces(faces) => faces.infer(picture, &infer, &settings.recognise()).map(|found| Answer {
                 detections: found.detections,
                 landmarks: found.landmarks,

@@ -51,8 +51,10 @@ const GALLERY_SIDES: [u32; 3] = [320, 640, 1280];
 /// Why faces cannot be recognised. `Display` names the cause and the cure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FaceError {
-    /// The detector or the embedder cannot be used, or failed.
+    /// The detector cannot be used, or a model failed on a picture of the gallery.
     Model(ModelError),
+    /// The embedder cannot be used.
+    Embedder(ModelError),
     /// The gallery cannot be read or written, or holds no face.
     Gallery {
         /// The directory or file.
@@ -76,7 +78,7 @@ pub enum FaceError {
 impl fmt::Display for FaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Model(e) => e.fmt(f),
+            Self::Model(e) | Self::Embedder(e) => e.fmt(f),
             Self::Gallery { path, cause } => write!(f, "cannot use the gallery {}: {cause}", path.display()),
             Self::Dimension {
                 gallery,
@@ -201,7 +203,7 @@ impl FaceRecogniser {
                     .into(),
             }));
         }
-        let embedder = Embedder::open(&settings.embedder)?;
+        let embedder = Embedder::open(&settings.embedder).map_err(FaceError::Embedder)?;
         let mut recogniser = Self {
             detector,
             embedder,
