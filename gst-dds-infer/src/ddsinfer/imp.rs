@@ -29,7 +29,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::analysis::Network;
-use super::probe::{EarlyProbes, IdentityProbe};
+use super::probe::{EarlyProbes, KeptProbe};
 use super::queue::{Arrival, Item, Queue, Turn};
 use super::refine::RefineInput;
 use super::sender::{Sender, Way};
@@ -48,9 +48,6 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("Inference that steers the camera"),
     )
 });
-
-/// Frames between two looks for the encoded stream while none is found.
-pub(super) const PROBE_RETRY: u64 = 30;
 
 #[derive(Default)]
 struct SidePads {
@@ -72,13 +69,14 @@ struct CapsDue {
     events: Vec<gst::Event>,
 }
 
-/// Locks: `probe` may be held while `early` or `tracker` is taken, `worker` while a tracker or `stats` is, `sender` while
-/// `stats` is, that of a refine pad while `early` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
+/// Locks: that of a probe may be held while `early` is taken, `worker` while a tracker or `stats` is, `sender` while
+/// `stats` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
 /// push takes.
 pub struct DdsInfer {
     sink_pad: gst::Pad,
     src_pad: gst::Pad,
-    settings: Mutex<Settings>,
+    /// Shared, so that a frame takes them without copying.
+    settings: Mutex<Arc<Settings>>,
     pub(super) queue: Queue,
     worker: Mutex<Option<Worker>>,
     pub(super) refine: Mutex<Option<Arc<RefineInput>>>,
@@ -87,7 +85,7 @@ pub struct DdsInfer {
     caps_due: Mutex<CapsDue>,
     /// The one that the probe feeds, once there is one.
     tracker: Mutex<Arc<Mutex<IdentityTracker>>>,
-    probe: Mutex<Option<IdentityProbe>>,
+    probe: KeptProbe,
     pub(super) early: Mutex<Option<EarlyProbes>>,
     sender: Mutex<Sender>,
     side_pads: Mutex<SidePads>,
@@ -95,8 +93,6 @@ pub struct DdsInfer {
     live: AtomicBool,
     /// The camera has our clock: feedback reaches it within this process.
     same_process: AtomicBool,
-    /// Frames since the last look for the encoded stream.
-    since_probe: AtomicU64,
     /// Latency told to the pipeline, in nanoseconds.
     latency: AtomicU64,
     /// The part of it that a second pass may take.
@@ -160,14 +156,13 @@ impl ObjectSubclass for DdsInfer {
             refine_works: AtomicBool::new(false),
             caps_due: Mutex::default(),
             tracker: Mutex::default(),
-            probe: Mutex::new(None),
+            probe: KeptProbe::default(),
             early: Mutex::new(None),
             sender: Mutex::new(Sender::new()),
             side_pads: Mutex::default(),
             stats: Mutex::default(),
             live: AtomicBool::new(false),
             same_process: AtomicBool::new(false),
-            since_probe: AtomicU64::new(0),
             latency: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             repeater: Mutex::new(None),
@@ -181,7 +176,7 @@ impl ObjectImpl for DdsInfer {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        self.settings.lock().unwrap().set(pspec.name(), value);
+        Arc::make_mut(&mut *self.settings.lock().unwrap()).set(pspec.name(), value);
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -392,13 +387,12 @@ impl DdsInfer {
         self.latency.store(0, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Relaxed);
         *self.caps_due.lock().unwrap() = CapsDue::default();
-        self.since_probe.store(PROBE_RETRY, Ordering::Relaxed);
         // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
         self.look_for_encoded_stream(true);
         if let Some(input) = self.refine_input() {
             input.reset();
             self.queue.set_refinement_over(false);
-            self.look_for_refine_stream(&input, true);
+            input.probe.look(input.pad(), &self.early, true);
         }
         self.start_repeater();
         Ok(())
@@ -410,7 +404,7 @@ impl DdsInfer {
             // It ends within one repetition; it holds nothing that this thread holds.
             let _ = thread.join();
         }
-        *self.probe.lock().unwrap() = None;
+        self.probe.clear();
         if let Some(input) = self.refine_input() {
             input.reset();
         }
@@ -512,17 +506,8 @@ impl DdsInfer {
 
     /// Puts the probe on the encoded stream, again where the upstream side was rebuilt. Cheap while all is well.
     fn look_for_encoded_stream(&self, now: bool) {
-        if !now && self.since_probe.fetch_add(1, Ordering::Relaxed) < PROBE_RETRY {
-            return;
-        }
-        self.since_probe.store(0, Ordering::Relaxed);
-        let mut probe = self.probe.lock().unwrap();
-        if probe.as_ref().is_none_or(|p| !p.is_current(&self.sink_pad)) {
-            let found = IdentityProbe::install(&self.sink_pad, self.early.lock().unwrap().as_ref());
-            if let Some(found) = found {
-                *self.tracker.lock().unwrap() = found.tracker().clone();
-                *probe = Some(found);
-            }
+        if let Some(tracker) = self.probe.look(&self.sink_pad, &self.early, now) {
+            *self.tracker.lock().unwrap() = tracker;
         }
     }
 

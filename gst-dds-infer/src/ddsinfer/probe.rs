@@ -7,7 +7,7 @@
 //! gone, the key frame among them. So decoders that appear anywhere in the pipeline are read from their first access unit
 //! on, and once the element finds one of them on its data path it takes over what was read.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dds_protocol::nal::Format;
@@ -126,6 +126,51 @@ impl IdentityProbe {
             tracker,
             budget,
         }
+    }
+}
+
+/// Frames between two looks for the encoded stream while none is found, or for changes.
+const RETRY: u64 = 30;
+
+/// The probe that belongs to one pad, kept up to date while the pipeline upstream of it changes.
+#[derive(Debug, Default)]
+pub struct KeptProbe {
+    probe: Mutex<Option<IdentityProbe>>,
+    /// Frames since the last look.
+    frames: AtomicU64,
+}
+
+impl KeptProbe {
+    /// Puts the probe on the encoded stream upstream of `pad`, again where that was rebuilt: `now`, or every
+    /// [`RETRY`]th call. Cheap while all is well. Gives what a new probe feeds.
+    pub fn look(
+        &self,
+        pad: &gst::Pad,
+        early: &Mutex<Option<EarlyProbes>>,
+        now: bool,
+    ) -> Option<Arc<Mutex<IdentityTracker>>> {
+        if !now && self.frames.fetch_add(1, Ordering::Relaxed) < RETRY {
+            return None;
+        }
+        self.frames.store(0, Ordering::Relaxed);
+        let mut probe = self.probe.lock().unwrap();
+        if probe.as_ref().is_some_and(|p| p.is_current(pad)) {
+            return None;
+        }
+        let found = IdentityProbe::install(pad, early.lock().unwrap().as_ref())?;
+        let tracker = found.tracker().clone();
+        *probe = Some(found);
+        Some(tracker)
+    }
+
+    /// What the probe feeds, once there is one.
+    pub fn tracker(&self) -> Option<Arc<Mutex<IdentityTracker>>> {
+        self.probe.lock().unwrap().as_ref().map(|p| p.tracker().clone())
+    }
+
+    /// Takes the probe away.
+    pub fn clear(&self) {
+        *self.probe.lock().unwrap() = None;
     }
 }
 

@@ -10,8 +10,8 @@ use dds_protocol::identity::StreamKind;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::imp::{CAT, DdsInfer, PROBE_RETRY};
-use super::probe::IdentityProbe;
+use super::imp::{CAT, DdsInfer};
+use super::probe::KeptProbe;
 use super::queue::{Arrival, Refinement};
 use crate::identity::Lookup;
 
@@ -22,15 +22,15 @@ const LATE_FRAMES: u32 = 8;
 #[derive(Debug)]
 pub struct RefineInput {
     pad: gst::Pad,
+    /// Reads the identities of the second pass.
+    pub probe: KeptProbe,
     ended: AtomicBool,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    probe: Option<IdentityProbe>,
     info: Option<gst_video::VideoInfo>,
-    since_probe: u64,
     /// Frames in a row behind which the decoder held another one back.
     late: u32,
     late_said: bool,
@@ -64,6 +64,7 @@ impl RefineInput {
             .build();
         Arc::new(Self {
             pad,
+            probe: KeptProbe::default(),
             ended: AtomicBool::new(false),
             inner: Mutex::default(),
         })
@@ -82,6 +83,7 @@ impl RefineInput {
     /// Begins a new run, or lets go of the last one.
     pub fn reset(&self) {
         self.ended.store(false, Ordering::Relaxed);
+        self.probe.clear();
         *self.inner.lock().unwrap() = Inner::default();
     }
 }
@@ -91,31 +93,17 @@ impl DdsInfer {
         self.refine.lock().unwrap().clone()
     }
 
-    /// Reads the identities of the second pass. Cheap while all is well.
-    pub(super) fn look_for_refine_stream(&self, input: &RefineInput, now: bool) {
-        let mut inner = input.inner.lock().unwrap();
-        inner.since_probe += 1;
-        if !now && inner.since_probe < PROBE_RETRY && inner.probe.is_some() {
-            return;
-        }
-        inner.since_probe = 0;
-        if inner.probe.as_ref().is_none_or(|p| !p.is_current(&input.pad)) {
-            inner.probe =
-                IdentityProbe::install(&input.pad, self.early.lock().unwrap().as_ref()).or(inner.probe.take());
-        }
-    }
-
     fn refine_event(&self, pad: &gst::Pad, event: &gst::Event) -> bool {
         gst::log!(CAT, obj = pad, "{event:?}");
         let Some(input) = self.refine_input() else { return false };
         match event.view() {
             gst::EventView::StreamStart(_) => {
-                self.look_for_refine_stream(&input, true);
+                input.probe.look(&input.pad, &self.early, true);
                 input.ended.store(false, Ordering::Relaxed);
                 self.queue.set_refinement_over(false);
             }
             gst::EventView::Caps(caps) => {
-                self.look_for_refine_stream(&input, true);
+                input.probe.look(&input.pad, &self.early, true);
                 let info = gst_video::VideoInfo::from_caps(caps.caps()).ok();
                 let known = info.is_some();
                 input.inner.lock().unwrap().info = info;
@@ -135,11 +123,11 @@ impl DdsInfer {
         let Some(input) = self.refine_input() else {
             return gst::FlowSuccess::Ok;
         };
-        self.look_for_refine_stream(&input, false);
-        let (tracker, info) = {
-            let inner = input.inner.lock().unwrap();
-            (inner.probe.as_ref().map(|p| p.tracker().clone()), inner.info.clone())
-        };
+        // Without a probe no frame is of use: then each one is worth a look.
+        let missing = input.probe.tracker().is_none();
+        input.probe.look(&input.pad, &self.early, missing);
+        let tracker = input.probe.tracker();
+        let info = input.inner.lock().unwrap().info.clone();
         let pts = buffer.pts().map(gst::ClockTime::nseconds);
         let (lookup, waiting) = tracker.map_or((Lookup::Unknown, 0), |tracker| {
             let mut tracker = tracker.lock().unwrap();
