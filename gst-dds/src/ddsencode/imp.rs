@@ -13,7 +13,7 @@ use gst_video::subclass::prelude::*;
 
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, Knobs, Source};
 use crate::encoder::x264::{self, X264};
-use crate::encoder::{Config, Guard, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder};
+use crate::encoder::{Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder};
 
 use super::feedback::{Inbox, Rtp};
 use super::negotiate::{self, Choice};
@@ -30,6 +30,20 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("H.264 encoder steered per region"),
     )
 });
+
+/// Where the library's log lines go: to ours, about `object`, as long as it lives.
+pub(super) fn library_log(object: &impl IsA<gst::Object>) -> Log {
+    let weak = object.upcast_ref::<gst::Object>().downgrade();
+    Box::new(move |level, text| {
+        let Some(object) = weak.upgrade() else { return };
+        match level {
+            LogLevel::Error => gst::error!(CAT, obj = object, "{text}"),
+            LogLevel::Warning => gst::warning!(CAT, obj = object, "{text}"),
+            LogLevel::Info => gst::info!(CAT, obj = object, "{text}"),
+            LogLevel::Debug => gst::debug!(CAT, obj = object, "{text}"),
+        }
+    })
+}
 
 /// Instance data. Locks are held one at a time, except that `inbox` and those of `refine` may be taken while `state` is
 /// held. None is held
@@ -297,21 +311,11 @@ impl DdsEncode {
         let format = negotiate::pixel_format(info.format())
             .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
         let allowed = obj.src_pad().allowed_caps();
-        let weak = obj.downgrade();
-        let log = Box::new(move |level, text: &str| {
-            let Some(obj) = weak.upgrade() else { return };
-            match level {
-                LogLevel::Error => gst::error!(CAT, obj = obj, "{text}"),
-                LogLevel::Warning => gst::warning!(CAT, obj = obj, "{text}"),
-                LogLevel::Info => gst::info!(CAT, obj = obj, "{text}"),
-                LogLevel::Debug => gst::debug!(CAT, obj = obj, "{text}"),
-            }
-        });
         let opened = settings.check().and_then(|()| {
             let choice = negotiate::choose(allowed.as_ref(), format, settings.byte_stream())?;
             let mut config = negotiate::config(&settings, &info, format, &choice);
             (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
-            let encoder = X264::open(&config, log)?;
+            let encoder = X264::open(&config, library_log(&*obj))?;
             Ok((choice, config, encoder))
         });
         let (choice, config, encoder) = opened.map_err(|error| {
@@ -404,15 +408,12 @@ impl DdsEncode {
             let settings = (settings, &two_pass, *camera.settings());
             FirstPass::new(&self.refine, settings, &info, format, stream_id)
         });
-        let segment_length = settings
-            .two_pass()
-            .map_or(0, |two_pass| u64::from(two_pass.segment_length));
         let controller = ControllerSettings {
             frame_rate,
-            segment_frames: match segment_length {
+            segment_frames: match first_pass.as_ref().map_or(0, FirstPass::segment_length) {
                 // The paper's.
                 0 => 15,
-                length => length as u32,
+                length => u32::from(length),
             },
             reference: Knobs {
                 low_qp: live.background_qp,
@@ -431,7 +432,6 @@ impl DdsEncode {
             scale: settings.scale,
             wanted_scale: settings.scale,
             estimator,
-            segment_length,
             refine_bytes: self.refine.bytes(),
             encoder,
             camera,

@@ -29,13 +29,12 @@ use crate::camera::ring::Ring;
 use crate::camera::{self, Geometry, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::x264::X264;
 use crate::encoder::{
-    EncoderOption, FrameControls, Guard, LogLevel, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
-    RegionEncoder,
+    EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl, RegionEncoder,
 };
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
 
-use super::imp::{CAT, DdsEncode};
+use super::imp::{CAT, DdsEncode, library_log};
 use super::negotiate;
 use super::output;
 use super::settings::{Settings, TwoPass};
@@ -304,6 +303,11 @@ impl FirstPass {
             segment_starts,
             heard,
         }
+    }
+
+    /// Frames per segment, 0 = none.
+    pub fn segment_length(&self) -> u8 {
+        self.segment_length
     }
 
     /// Width and height of the captured picture as the identity says them.
@@ -785,17 +789,7 @@ impl Coder {
             key: key.into(),
             value: Some("0".into()),
         }));
-        let weak = pad.downgrade();
-        let log = Box::new(move |level, text: &str| {
-            let Some(pad) = weak.upgrade() else { return };
-            match level {
-                LogLevel::Error => gst::error!(CAT, obj = pad, "{text}"),
-                LogLevel::Warning => gst::warning!(CAT, obj = pad, "{text}"),
-                LogLevel::Info => gst::info!(CAT, obj = pad, "{text}"),
-                LogLevel::Debug => gst::debug!(CAT, obj = pad, "{text}"),
-            }
-        });
-        let encoder = X264::open(&config, log)?;
+        let encoder = X264::open(&config, library_log(pad))?;
         let (sps, pps) = encoder.headers();
         let mut caps = negotiate::output_caps(&choice, video.format, sps, pps);
         negotiate::describe_video(&mut caps, &video.info);

@@ -61,8 +61,6 @@ pub(super) struct State {
     pub wanted_scale: usize,
     /// Follows what receivers report of losses, between the bounds it was made for.
     pub estimator: Option<((u32, u32), LossEstimator)>,
-    /// Frames per segment, 0 = none.
-    pub segment_length: u64,
     /// Bytes of the second pass up to the last frame.
     pub refine_bytes: u64,
 }
@@ -270,7 +268,8 @@ impl State {
         };
         self.stats.bandwidth_kbps = available;
         self.controller.set_target(available);
-        let segment_starts = self.segment_length > 0 && self.since_idr + 1 >= self.segment_length;
+        let segment = u64::from(self.first_pass.as_ref().map_or(0, FirstPass::segment_length));
+        let segment_starts = segment > 0 && self.since_idr + 1 >= segment;
         let idr = forced || self.force_idr || segment_starts || self.since_idr + 1 >= self.key_int_max;
         let knobs = self.controller.plan(now, idr);
         if available == 0 {
