@@ -3,26 +3,17 @@
 //! Two cameras and an audio stream leave through one pipeline and arrive in another. Feedback sent from one server's
 //! data path reaches its camera and no other.
 
+mod common;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::{free_ports, launch, wait_for};
 use gst::prelude::*;
 use gst_dds_link::session::{CameraChannel, Deliver, Sent, ServerChannel};
-
-fn free_ports(n: usize) -> Vec<u16> {
-    // All sockets are held until every port is known, so that no port is given twice.
-    let sockets: Vec<_> = (0..n)
-        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
-        .collect();
-    sockets.iter().map(|s| s.local_addr().unwrap().port()).collect()
-}
-
-fn launch(line: &str) -> gst::Pipeline {
-    gst::parse::launch(line).unwrap().downcast().unwrap()
-}
 
 fn counter() -> (Arc<AtomicUsize>, Deliver) {
     let count = Arc::new(AtomicUsize::new(0));
@@ -36,14 +27,6 @@ fn counter() -> (Arc<AtomicUsize>, Deliver) {
             }
         }),
     )
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "timed out waiting for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

@@ -2,36 +2,18 @@
 
 //! A camera's packets are lost on their way at a known rate. The camera hears of it from the receiver's reports.
 
+mod common;
+
 use std::collections::HashSet;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use std::time::{Duration, Instant};
 
+use common::{free_ports, launch, wait_for};
 use gst::prelude::*;
 use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::CameraChannel;
-
-fn free_ports(n: usize) -> Vec<u16> {
-    // All sockets are held until every port is known, so that no port is given twice.
-    let sockets: Vec<_> = (0..n)
-        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
-        .collect();
-    sockets.iter().map(|s| s.local_addr().unwrap().port()).collect()
-}
-
-fn launch(line: &str) -> gst::Pipeline {
-    gst::parse::launch(line).unwrap().downcast().unwrap()
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "timed out waiting for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// Packets that reached the lossy place and those that went no further.
 #[derive(Default)]

@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use dds_protocol::feedback::{self, FeedbackState, Quality, Rect, Region};
 use dds_protocol::identity::FrameIdentity;
@@ -237,13 +237,12 @@ pub fn decodes(stream: &[u8]) -> usize {
     quantizers(stream).len()
 }
 
-fn ffmpeg(stream: &[u8], options: &[&str]) -> String {
+/// Runs FFmpeg with a byte-stream on its standard input.
+pub fn ffmpeg_reads<'a>(stream: &[u8], arguments: impl IntoIterator<Item = &'a str>) -> Output {
     let mut child = Command::new("ffmpeg")
-        .args(["-hide_banner", "-xerror", "-err_detect", "explode"])
-        .args(options)
-        .args(["-f", "h264", "-i", "-", "-f", "null", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("ffmpeg is installed");
@@ -252,6 +251,13 @@ fn ffmpeg(stream: &[u8], options: &[&str]) -> String {
     let writer = std::thread::spawn(move || input.write_all(&stream));
     let output = child.wait_with_output().unwrap();
     let _ = writer.join().unwrap();
+    output
+}
+
+fn ffmpeg(stream: &[u8], options: &[&str]) -> String {
+    let before = ["-hide_banner", "-xerror", "-err_detect", "explode"];
+    let after = ["-f", "h264", "-i", "-", "-f", "null", "-"];
+    let output = ffmpeg_reads(stream, before.iter().chain(options).chain(&after).copied());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
     for complaint in [
