@@ -140,8 +140,12 @@ struct Inner {
 impl Inner {
     /// Whether what is coded now would go anywhere.
     fn open(&self) -> bool {
-        let wanted = self.active && !self.flushing && !self.ended && !self.eos;
-        wanted && self.pad.upgrade().is_some_and(|pad| pad.is_linked())
+        self.active && !self.flushing && !self.ended && !self.eos && self.linked()
+    }
+
+    /// Whether the pad is there and leads somewhere.
+    fn linked(&self) -> bool {
+        self.pad.upgrade().is_some_and(|pad| pad.is_linked())
     }
 
     /// The silence since the last buffer that has become certain.
@@ -363,7 +367,7 @@ impl Refine {
         if !inner.on {
             return false;
         }
-        let open = inner.open();
+        let (open, linked) = (inner.open(), inner.linked());
         // Before the first frame no stream has been announced that a packet could name.
         let (Some(requests), Some(ring)) = (&mut inner.requests, &inner.ring) else {
             return true;
@@ -393,7 +397,8 @@ impl Refine {
                 }
             };
             gst::debug!(CAT, "Frame {frame} is not refined: {refusal:?}");
-            if refusal == Refusal::NoPad && !inner.warned {
+            // Requests that come behind the end of the stream are nobody's mistake.
+            if refusal == Refusal::NoPad && !linked && !inner.warned {
                 inner.warned = true;
                 gst::warning!(
                     CAT,
