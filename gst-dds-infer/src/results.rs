@@ -19,6 +19,8 @@ pub struct Object {
     pub class: u32,
     /// Confidence, 0 to 1.
     pub score: f32,
+    /// That anything is there at all, whatever its class, 0 to 1, where the model tells.
+    pub objectness: Option<f32>,
     /// Left edge.
     pub x: u32,
     /// Top edge.
@@ -146,6 +148,7 @@ pub fn objects_of(
                 label: label(d.class),
                 class: d.class,
                 score: d.score,
+                objectness: d.objectness,
                 x,
                 y,
                 width,
@@ -177,7 +180,7 @@ impl FrameResult {
     /// not know it), `pts_ns` (number or null), `age_ms`, `first_pass_age_ms` (number or null), `refinement` (null, `done`,
     /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
     /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
-    /// `width`, `height`). Faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
+    /// `width`, `height`). Objects of a model that tells it have `objectness`, faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
     /// for a stranger) and `similarity` too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;
@@ -189,6 +192,9 @@ impl FrameResult {
                     "label": o.label, "class": o.class, "score": rounded(f64::from(o.score), 4),
                     "x": o.x, "y": o.y, "width": o.width, "height": o.height, "pass": o.pass,
                 });
+                if let Some(objectness) = o.objectness {
+                    object["objectness"] = rounded(f64::from(objectness), 4);
+                }
                 if let Some(face) = &o.face {
                     object["identity"] = json!(face.identity);
                     object["similarity"] = rounded(f64::from(face.similarity), 4);
@@ -250,7 +256,7 @@ impl FrameResult {
     /// | `damaged` | boolean | the picture is not what the camera coded |
     /// | `width`, `height` | uint | size of the frame, pixels |
     /// | `inference-ms` | double | time spent in the model, milliseconds |
-    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2); with a gallery `similarity` (double) and `identity` (string, absent for a stranger) |
+    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2); `objectness` (double, 0 to 1; absent where the model does not tell); with a gallery `similarity` (double) and `identity` (string, absent for a stranger) |
     /// | `classes` | array of `class` | of a segmenter: `class` (uint), `label` (string), `area` (double, 0 to 1), the largest first |
     /// | `generation` | uint | feedback that the frame gave, 0 to 65535; absent where it gave none |
     /// | `regions` | array of `region` | where that feedback asks for quality: `x`, `y`, `width`, `height` (uint, pixels) |
@@ -265,6 +271,7 @@ impl FrameResult {
                 .field("width", o.width)
                 .field("height", o.height)
                 .field("pass", o.pass)
+                .field_if_some("objectness", o.objectness.map(f64::from))
                 .field_if_some("similarity", o.face.as_ref().map(|f| f64::from(f.similarity)))
                 .field_if_some("identity", o.face.as_ref().and_then(|f| f.identity.as_deref()))
                 .build()
@@ -341,6 +348,7 @@ mod tests {
                 label: "person".into(),
                 class: 0,
                 score: 0.87654,
+                objectness: Some(0.91239),
                 x: 1,
                 y: 2,
                 width: 30,
@@ -367,7 +375,7 @@ mod tests {
         let expected = json!({
             "stream_id": 7, "frame": 300, "pts_ns": 10_000_000_000u64, "capture_time_ns": 1_700_000_000_000_000_000u64,
             "age_ms": 41.235, "first_pass_age_ms": 20.5, "refinement": "done", "damaged": false, "width": 768, "height": 576, "inference_ms": 12.346,
-            "objects": [{"label": "person", "class": 0, "score": 0.8765, "x": 1, "y": 2, "width": 30, "height": 40, "pass": 2}],
+            "objects": [{"label": "person", "class": 0, "score": 0.8765, "objectness": 0.9124, "x": 1, "y": 2, "width": 30, "height": 40, "pass": 2}],
             "generation": 65535, "regions": [{"x": 8, "y": 16, "width": 24, "height": 32}],
         });
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), expected);

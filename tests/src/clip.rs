@@ -114,6 +114,12 @@ impl Clip {
     }
 }
 
+/// Number of the frame that a stream which begins at 0 shows at `pts`.
+pub fn number(pts: gst::ClockTime, fps: gst::Fraction) -> usize {
+    let frames = pts.nseconds() as f64 * f64::from(fps.numer()) / (f64::from(fps.denom()) * 1e9);
+    frames.round() as usize
+}
+
 /// Cuts an odd last row or column off.
 fn even(caps: &gst::Caps, buffer: gst::Buffer) -> Result<(gst::Caps, gst::Buffer), Error> {
     let info = gst_video::VideoInfo::from_caps(caps)?;

@@ -3,6 +3,7 @@
 //! What the measuring tools and the cross-element tests share.
 
 pub mod clip;
+pub mod cpu;
 pub mod draw;
 pub mod lockstep;
 pub mod plot;

@@ -5,14 +5,11 @@
 //! feedback delay is a number of frames.
 
 use std::collections::VecDeque;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
-use crate::{Error, bus_error, clip::Clip, launch, progress::Bar, score::Line};
+use crate::{Error, bus_error, clip::Clip, cpu, launch, score::Line};
 
 /// What came out.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +20,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// Of those, bytes of the second pass.
     pub refine_bytes: u64,
+    /// Bytes of each frame: first pass, second pass, feedback about it.
+    pub sizes: Vec<[u32; 3]>,
+    /// The coded stream of the first pass, where it was asked for.
+    pub stream: Vec<u8>,
+    /// Processor time of the camera per frame, milliseconds: scaling and both encoders.
+    pub camera_ms: f64,
     /// The server's `stats` at the end.
     pub server: Option<gst::Structure>,
     /// The camera's `stats` at the end.
@@ -70,138 +73,196 @@ fn setting(line: &str, name: &str) -> Option<usize> {
         .and_then(|value| value.parse().ok())
 }
 
-/// Runs all frames of `clip` through `encode` (an encoder, or nothing for the source itself) and `infer` (a ddsinfer with
-/// its properties). Feedback reaches the camera `delay` frames later, at least 1. With `mode=two-pass` the second pass is
-/// decoded too; with a segment length, frames go in by whole segments.
-///
-/// # Errors
-/// What an element says; a decoder that holds frames back.
-pub fn run(clip: &Clip, encode: &str, infer: &str, delay: usize, what: &str) -> Result<Outcome, Error> {
-    let decode = |name| {
-        format!(
-            "! video/x-h264,stream-format=byte-stream,alignment=au ! identity name={name} silent=true ! avdec_h264 max-threads=1"
-        )
-    };
-    let coded = if encode.is_empty() {
-        String::new()
-    } else {
-        format!("! {encode} {}", decode("coded"))
-    };
-    let two_passes = encode.contains("mode=two-pass");
-    if two_passes && delay > 1 {
-        return Err("a frame of two passes waits for its feedback: the delay is 1".into());
-    }
-    let refine = if two_passes {
-        format!("encoder.refine {} ! infer.refine", decode("refined"))
-    } else {
-        String::new()
-    };
-    // A camera that works in segments is asked about them as a whole.
-    let group = setting(encode, "segment-length").filter(|n| *n > 0).unwrap_or(1);
-    let pipeline = launch(&format!(
-        "appsrc name=in format=time block=false {coded} ! {infer} name=infer ! appsink name=out sync=false \
-         infer.results ! appsink name=results sync=false {refine}"
-    ))?;
-    let source: gst_app::AppSrc = element(&pipeline, "in")?;
-    source.set_caps(Some(&clip.caps));
-    let out: gst_app::AppSink = element(&pipeline, "out")?;
-    let results: gst_app::AppSink = element(&pipeline, "results")?;
+/// What the probes of a run see.
+#[derive(Default)]
+struct Seen {
+    sizes: Vec<[u32; 3]>,
+    stream: Vec<u8>,
+    keep: bool,
+    passes: [cpu::Meter; 2],
+    /// Feedback that is held back.
+    held: Vec<gst::Event>,
+}
 
-    let bytes = Arc::new(AtomicU64::new(0));
-    let refine_bytes = Arc::new(AtomicU64::new(0));
-    // Feedback of the frame that is under way, and of those before it. A frame may have several packets, or none.
-    let held: Arc<Mutex<Vec<gst::Event>>> = Arc::default();
-    let mut waiting: VecDeque<Vec<gst::Event>> = VecDeque::new();
-    let coded_pad = element::<gst::Element>(&pipeline, "coded")
-        .ok()
-        .and_then(|e| e.static_pad("src"));
-    let count = |pad: &gst::Pad, bytes: &Arc<AtomicU64>| {
-        let bytes = bytes.clone();
-        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
-                bytes.fetch_add(buffer.size() as u64, Ordering::SeqCst);
+/// A loop to run.
+pub struct Loop<'a> {
+    /// The frames.
+    pub clip: &'a Clip,
+    /// An encoder named `encoder` with what stands before it, or nothing for the source itself. With `mode=two-pass` the
+    /// second pass is decoded too; with a segment length, frames go in by whole segments.
+    pub encode: &'a str,
+    /// A ddsinfer with its properties.
+    pub infer: &'a str,
+    /// Feedback reaches the camera so many frames later, at least 1.
+    pub delay: usize,
+    /// Keep the coded stream of the first pass.
+    pub keep_stream: bool,
+}
+
+/// Counts buffers that leave `pad`, as sizes of pass `pass`.
+fn watch(pad: &gst::Pad, pass: usize, clip: &Clip, seen: &Arc<Mutex<Seen>>) {
+    let (seen, fps, count) = (seen.clone(), clip.fps, clip.frames.len());
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+            let mut seen = seen.lock().unwrap();
+            let number = buffer.pts().map_or(0, |pts| crate::clip::number(pts, fps));
+            if let Some(sizes) = seen.sizes.get_mut(number.min(count - 1)) {
+                sizes[pass] += buffer.size() as u32;
             }
-            gst::PadProbeReturn::Ok
-        });
-    };
-    if let Ok(refined) = element::<gst::Element>(&pipeline, "refined")
-        && let Some(pad) = refined.static_pad("src")
-    {
-        count(&pad, &refine_bytes);
-    }
-    if let Some(pad) = &coded_pad {
-        count(pad, &bytes);
-        if delay > 1 {
-            let held = held.clone();
-            pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
-                let Some(gst::PadProbeData::Event(event)) = &info.data else {
-                    return gst::PadProbeReturn::Ok;
-                };
-                if gst_dds_link::event::parse(event).is_none() {
-                    return gst::PadProbeReturn::Ok;
-                }
-                held.lock().unwrap().push(event.clone());
-                info.data = None;
-                gst::PadProbeReturn::Handled
+            if let (true, 0, Ok(map)) = (seen.keep, pass, buffer.map_readable()) {
+                seen.stream.extend_from_slice(&map);
+            }
+            seen.passes[pass].mark();
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Counts feedback that goes up through `pad`, and keeps it back where `hold` says so.
+fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
+    let seen = seen.clone();
+    pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
+        let Some(gst::PadProbeData::Event(event)) = &info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let Some(packet) = gst_dds_link::event::parse(event) else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let mut seen = seen.lock().unwrap();
+        let frame = dds_protocol::feedback::decode(&packet).map_or(0, |part| part.frame as usize);
+        if let Some(sizes) = seen.sizes.get_mut(frame) {
+            sizes[2] += packet.len() as u32;
+        }
+        if !hold {
+            return gst::PadProbeReturn::Ok;
+        }
+        seen.held.push(event.clone());
+        info.data = None;
+        gst::PadProbeReturn::Handled
+    });
+}
+
+impl Loop<'_> {
+    /// Runs all frames; `step` is called for each result.
+    ///
+    /// # Errors
+    /// What an element says; a decoder that holds frames back.
+    pub fn run(&self, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
+        let (clip, delay) = (self.clip, self.delay);
+        // The queue puts camera and server on threads of their own, so that their processor time can be told apart.
+        let decode = |name| {
+            format!(
+                "! video/x-h264,stream-format=byte-stream,alignment=au ! identity name={name} silent=true \
+                 ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! avdec_h264 max-threads=1"
+            )
+        };
+        let coded = if self.encode.is_empty() {
+            String::new()
+        } else {
+            format!("! {} {}", self.encode, decode("coded"))
+        };
+        let two_passes = self.encode.contains("mode=two-pass");
+        if two_passes && delay > 1 {
+            return Err("a frame of two passes waits for its feedback: the delay is 1".into());
+        }
+        let refine = if two_passes {
+            format!("encoder.refine {} ! infer.refine", decode("refined"))
+        } else {
+            String::new()
+        };
+        // A camera that works in segments is asked about them as a whole.
+        let group = setting(self.encode, "segment-length").filter(|n| *n > 0).unwrap_or(1);
+        let pipeline = launch(&format!(
+            "appsrc name=in format=time block=false {coded} ! {} name=infer ! appsink name=out sync=false \
+             infer.results ! appsink name=results sync=false {refine}",
+            self.infer
+        ))?;
+        let source: gst_app::AppSrc = element(&pipeline, "in")?;
+        source.set_caps(Some(&clip.caps));
+        let out: gst_app::AppSink = element(&pipeline, "out")?;
+        let results: gst_app::AppSink = element(&pipeline, "results")?;
+
+        let seen = Arc::new(Mutex::new(Seen {
+            sizes: vec![[0; 3]; clip.frames.len()],
+            keep: self.keep_stream,
+            ..Seen::default()
+        }));
+        // Feedback of frames before the one that is under way. A frame may have several packets, or none.
+        let mut waiting: VecDeque<Vec<gst::Event>> = VecDeque::new();
+        let src_of = |name: &str| element::<gst::Element>(&pipeline, name).ok()?.static_pad("src");
+        if let Some(pad) = src_of("refined") {
+            watch(&pad, 1, clip, &seen);
+        }
+        if let Some(pad) = src_of("coded") {
+            watch(&pad, 0, clip, &seen);
+            watch_feedback(&pad, delay > 1, &seen);
+        }
+        if let Some(pad) = src_of("in") {
+            let seen = seen.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                seen.lock().unwrap().passes[0].begin();
+                gst::PadProbeReturn::Ok
             });
         }
-    }
-    let encoder_pad = element::<gst::Element>(&pipeline, "encoder")
-        .ok()
-        .and_then(|e| e.static_pad("src"));
-    pipeline.set_state(gst::State::Playing)?;
-    let mut bar = Bar::new(what, clip.frames.len());
-    let mut outcome = Outcome::default();
-    let patience = gst::ClockTime::from_seconds(60);
-    let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
-    let mut run = || -> Result<(), Error> {
-        for n in 0..clip.frames.len() {
-            // Feedback of frame n - delay is taken before frame n.
-            if delay > 1
-                && n >= delay
-                && let Some(pad) = &encoder_pad
-            {
-                for event in waiting.pop_front().unwrap_or_default() {
-                    pad.send_event(event);
+        let encoder_pad = src_of("encoder");
+        pipeline.set_state(gst::State::Playing)?;
+        let mut outcome = Outcome::default();
+        let patience = gst::ClockTime::from_seconds(60);
+        let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
+        let mut run = || -> Result<(), Error> {
+            for n in 0..clip.frames.len() {
+                // Feedback of frame n - delay is taken before frame n.
+                if delay > 1
+                    && n >= delay
+                    && let Some(pad) = &encoder_pad
+                {
+                    for event in waiting.pop_front().unwrap_or_default() {
+                        pad.send_event(event);
+                    }
                 }
+                source
+                    .push_buffer(clip.frame(n))
+                    .map_err(|_| failed("the pipeline takes no frames"))?;
+                let last = n + 1 == clip.frames.len();
+                let whole = (n + 1).is_multiple_of(group);
+                if last && !whole {
+                    // Of the last segment the rest will not come.
+                    let _ = source.end_of_stream();
+                }
+                if !last && !whole {
+                    continue;
+                }
+                while outcome.lines.len() <= n {
+                    out.try_pull_sample(patience)
+                        .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
+                    let sample = results
+                        .try_pull_sample(patience)
+                        .ok_or_else(|| failed("a frame gave no result"))?;
+                    let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
+                    outcome.lines.push(Line::parse(&map)?);
+                    step();
+                }
+                // Feedback leaves before the frame and its result do.
+                waiting.push_back(std::mem::take(&mut seen.lock().unwrap().held));
             }
-            source
-                .push_buffer(clip.frame(n))
-                .map_err(|_| failed("the pipeline takes no frames"))?;
-            let last = n + 1 == clip.frames.len();
-            let whole = (n + 1).is_multiple_of(group);
-            if last && !whole {
-                // Of the last segment the rest will not come.
-                let _ = source.end_of_stream();
-            }
-            if !last && !whole {
-                continue;
-            }
-            while outcome.lines.len() <= n {
-                out.try_pull_sample(patience)
-                    .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
-                let sample = results
-                    .try_pull_sample(patience)
-                    .ok_or_else(|| failed("a frame gave no result"))?;
-                let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
-                outcome.lines.push(Line::parse(&map)?);
-                bar.step();
-            }
-            // Feedback leaves before the frame and its result do.
-            waiting.push_back(std::mem::take(&mut *held.lock().unwrap()));
+            Ok(())
+        };
+        let ran = run();
+        if let Ok(encoder) = element::<gst::Element>(&pipeline, "encoder") {
+            outcome.camera = encoder.find_property("stats").map(|_| encoder.property("stats"));
         }
-        Ok(())
-    };
-    let ran = run();
-    if let Ok(encoder) = element::<gst::Element>(&pipeline, "encoder") {
-        outcome.camera = encoder.find_property("stats").map(|_| encoder.property("stats"));
+        if let Ok(server) = element::<gst::Element>(&pipeline, "infer") {
+            outcome.server = Some(server.property("stats"));
+        }
+        pipeline.set_state(gst::State::Null)?;
+        ran?;
+        let mut seen = seen.lock().unwrap();
+        let sum = |pass: usize| seen.sizes.iter().map(|sizes| u64::from(sizes[pass])).sum::<u64>();
+        outcome.refine_bytes = sum(1);
+        outcome.bytes = sum(0) + outcome.refine_bytes;
+        outcome.camera_ms = seen.passes.iter().map(cpu::Meter::ms).sum::<f64>() / clip.frames.len().max(1) as f64;
+        outcome.sizes = std::mem::take(&mut seen.sizes);
+        outcome.stream = std::mem::take(&mut seen.stream);
+        Ok(outcome)
     }
-    if let Ok(server) = element::<gst::Element>(&pipeline, "infer") {
-        outcome.server = Some(server.property("stats"));
-    }
-    pipeline.set_state(gst::State::Null)?;
-    ran?;
-    outcome.refine_bytes = refine_bytes.load(Ordering::SeqCst);
-    outcome.bytes = bytes.load(Ordering::SeqCst) + outcome.refine_bytes;
-    Ok(outcome)
 }

@@ -31,6 +31,10 @@ pub struct Found {
     pub height: f32,
     /// Whose face it is, where it was recognised.
     pub identity: Option<String>,
+    /// The pass that found it, 1 or 2.
+    pub pass: u32,
+    /// That anything is there, 0 to 1, where the model tells.
+    pub objectness: Option<f32>,
 }
 
 impl Found {
@@ -95,6 +99,8 @@ impl Line {
                     width: number(o, "width")? as f32,
                     height: number(o, "height")? as f32,
                     identity: o["identity"].as_str().map(str::to_owned),
+                    pass: o["pass"].as_u64().unwrap_or(1) as u32,
+                    objectness: o["objectness"].as_f64().map(|v| v as f32),
                 })
             })
             .collect::<Result<_, String>>()?;
@@ -128,13 +134,11 @@ impl Line {
         self.objects
             .iter()
             .map(|o| Found {
-                label: o.label.clone(),
-                score: o.score,
                 x: o.x * x,
                 y: o.y * y,
                 width: o.width * x,
                 height: o.height * y,
-                identity: o.identity.clone(),
+                ..o.clone()
             })
             .collect()
     }
@@ -213,22 +217,28 @@ fn counts(found: &[Found], reference: &[Found], score: f32, iou: f32) -> [usize;
     [hits, found.len(), reference.len()]
 }
 
+/// F1 of boxes from `score` up against those of the same frames of the reference: one-to-one, same class.
+///
+/// # Panics
+/// Where they do not hold as many frames.
+pub fn f1_at(found: &[Vec<Found>], reference: &[Vec<Found>], score: f32, iou: f32) -> f64 {
+    assert_eq!(found.len(), reference.len(), "frames to compare");
+    let mut sum = [0; 3];
+    for (f, r) in found.iter().zip(reference) {
+        let c = counts(f, r, score, iou);
+        (0..3).for_each(|i| sum[i] += c[i]);
+    }
+    2.0 * sum[0] as f64 / (sum[1] + sum[2]).max(1) as f64
+}
+
 /// F1 and the test threshold it was reached at. `found` and `reference` hold the boxes of the same frames, in order.
 ///
 /// # Panics
 /// Where they do not hold as many frames.
 pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32) {
-    assert_eq!(found.len(), reference.len(), "frames to compare");
     TEST_SCORES
         .iter()
-        .map(|&score| {
-            let mut sum = [0; 3];
-            for (f, r) in found.iter().zip(reference) {
-                let c = counts(f, r, score, iou);
-                (0..3).for_each(|i| sum[i] += c[i]);
-            }
-            (2.0 * sum[0] as f64 / (sum[1] + sum[2]).max(1) as f64, score)
-        })
+        .map(|&score| (f1_at(found, reference, score, iou), score))
         .fold(
             (0.0, TEST_SCORES[0]),
             |best, one| if one.0 > best.0 { one } else { best },
@@ -286,6 +296,8 @@ mod tests {
             width: 10.0,
             height: 10.0,
             identity: None,
+            pass: 1,
+            objectness: None,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use dds_tests::{Error, clip::Clip, init, lockstep, score};
+use dds_tests::{Error, clip::Clip, init, lockstep, progress::Bar, score};
 
 const HELP: &str = "\
 usage: dds-loop CLIP --model MODEL [options]
@@ -129,7 +129,18 @@ fn main() -> Result<(), Error> {
         o.model.display(),
         o.infer
     );
-    let source = lockstep::run(&clip, "", &infer, 1, "detector on the source")?.lines;
+    let run = |encode: &str, infer: &str, delay, what: &str| {
+        let mut bar = Bar::new(what, clip.frames.len());
+        lockstep::Loop {
+            clip: &clip,
+            encode,
+            infer,
+            delay,
+            keep_stream: false,
+        }
+        .run(&mut || bar.step())
+    };
+    let source = run("", &infer, 1, "detector on the source")?.lines;
     let reference: Vec<_> = source.iter().map(|l| l.objects.clone()).collect();
     let mut base = format!(
         "ddsencode name=encoder stream-id=1 speed-preset=veryfast key-int-max={} threads=1 wall-clock=false {}",
@@ -178,7 +189,7 @@ fn main() -> Result<(), Error> {
         } else {
             format!("{infer} feedback=false")
         };
-        let outcome = lockstep::run(&clip, &encode, &infer, o.delay, &name)?;
+        let outcome = run(&encode, &infer, o.delay, &name)?;
         let found: Vec<_> = outcome.lines.iter().map(|l| l.objects_at(clip.size)).collect();
         let (f1, threshold) = score::f1(&found, &reference, o.iou);
         let regions: usize = outcome.lines.iter().map(|l| l.regions.len()).sum();
