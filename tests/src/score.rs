@@ -58,6 +58,8 @@ pub struct Line {
     pub damaged: bool,
     /// Capture to result, milliseconds.
     pub age_ms: Option<f64>,
+    /// Time spent in the model, milliseconds.
+    pub inference_ms: f64,
     /// Boxes.
     pub objects: Vec<Found>,
     /// Regions asked for: x, y, width, height.
@@ -116,6 +118,7 @@ impl Line {
             pts_ns: value["pts_ns"].as_u64(),
             damaged: value["damaged"].as_bool().unwrap_or(false),
             age_ms: value["age_ms"].as_f64(),
+            inference_ms: value["inference_ms"].as_f64().unwrap_or(0.0),
             objects,
             regions,
             size: (number(&value, "width")? as u32, number(&value, "height")? as u32),

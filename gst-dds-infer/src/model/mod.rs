@@ -97,6 +97,7 @@ mod task;
 pub use detector::Detector;
 pub use error::{ModelError, SETUP_COMMAND};
 pub use picture::{ColorMatrix, ColorRange, Picture, PixelLayout};
+pub use runtime::open_session;
 pub use segmenter::{SegmentSettings, Segmentation, Segmenter};
 pub use task::{Model, Task};
 

