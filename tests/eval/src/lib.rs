@@ -2,12 +2,14 @@
 
 //! Every system of the DDS paper beside gst-dds on the user's own clips and model: run, report, compare.
 
+pub mod awstream;
 pub mod codec;
 pub mod freshness;
 pub mod plan;
 pub mod record;
 pub mod rival;
 pub mod run;
+pub mod score;
 pub mod server;
 pub mod superres;
 pub mod system;
