@@ -145,7 +145,6 @@ pub fn play(grid: &[(&Record, f64)], rate: f64, segment: usize, mean: f64) -> Op
             system: "awstream-online".into(),
             point: format!("mean{mean}"),
             settings: format!("link of {mean} kbit/s on average, standard deviation {DEVIATION}"),
-            segment: segment as u32,
             ..Record::default()
         },
         source: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dds_eval::run::{Options, read, run};
+use dds_eval::run::{Options, read, run, write_whole};
 use dds_eval::system::SYSTEMS;
 use dds_tests::{Error, init};
 
@@ -202,7 +202,8 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
 }
 
 fn report(dir: &Path) -> Result<(), Error> {
-    let _ = dir;
+    let summary = dds_eval::score::summarise(dir)?;
+    write_whole(&dir.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
     Ok(())
 }
 

@@ -79,7 +79,18 @@ const UNIFORM: [u8; 7] = [24, 27, 30, 33, 36, 39, 42];
 /// Quantizers of backgrounds and first passes; regions and second passes are [`GAP`] finer.
 const BACKGROUND: [u8; 7] = [30, 33, 36, 38, 40, 43, 46];
 const GAP: u8 = 10;
+/// As shipped: regions 10 finer; the fallback 6 finer.
 const SHIPPED: u8 = 36;
+/// Regions of the tuned sweep are so much finer.
+const TUNED_GAP: u8 = 6;
+
+/// One pass of the elements.
+fn one_pass(qp: u8, gap: u8) -> (f64, String, &'static str) {
+    let gop = crate::rival::LONG_GOP;
+    let (fallback, region) = (qp - 6, qp - gap);
+    let encode = format!("key-int-max={gop} background-qp={qp} fallback-qp={fallback} region-qp={region}");
+    (1.0, encode, "")
+}
 
 /// All points of `system`, at most `count` along its sweep.
 pub fn points(system: &'static str, count: usize) -> Vec<Point> {
@@ -99,12 +110,12 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         };
         qps.into_iter().map(at).collect::<Vec<_>>()
     };
-    let elements = |cost, of: &dyn Fn(u8) -> (f64, String, &'static str)| {
+    let elements = |cost, gap: u8, of: &dyn Fn(u8) -> (f64, String, &'static str)| {
         let qps = choose(&BACKGROUND, count, SHIPPED);
         let at = |qp: u8| {
             let (scale, encode, infer) = of(qp);
             let how = How::Elements { scale, encode, infer };
-            point(format!("qp{qp}-{}", qp - GAP), qp == SHIPPED, cost, how)
+            point(format!("qp{qp}-{}", qp - gap), qp == SHIPPED, cost, how)
         };
         qps.into_iter().map(at).collect::<Vec<_>>()
     };
@@ -129,7 +140,7 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         "glimpse" => choose(&[0.0007, 0.002, 0.005, 0.01, 0.03, 0.077, 0.5], count, 0.5)
             .into_iter()
             .map(|share| {
-                let name = format!("share{}", share * 100.0);
+                let name = format!("share{share}");
                 point(name, share == 0.5, 0.4, How::Glimpse(share))
             })
             .collect(),
@@ -148,28 +159,22 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
             .into_iter()
             .map(|qp| point(format!("qp{qp}"), qp == 30, 4.0, How::CloudSeg(qp)))
             .collect(),
-        "dds" => elements(2.2, &|qp| {
+        "dds" => elements(2.2, GAP, &|qp| {
             let encode = format!(
                 "mode=two-pass segment-length={SEGMENT} refine-canvas=black background-qp={qp} fallback-qp={qp} region-qp={}",
                 qp - GAP
             );
             (0.8, encode, "feedback-policy=paper")
         }),
-        "ours-two-pass" => elements(2.2, &|qp| {
+        "ours-two-pass" => elements(2.2, GAP, &|qp| {
             let encode = format!(
                 "mode=two-pass key-int-max={LONG_GOP} background-qp={qp} fallback-qp={qp} region-qp={}",
                 qp - GAP
             );
             (1.0, encode, "")
         }),
-        "ours-one-pass" => elements(1.1, &|qp| {
-            let encode = format!(
-                "key-int-max={LONG_GOP} background-qp={qp} fallback-qp={} region-qp={}",
-                qp - 6,
-                qp - GAP
-            );
-            (1.0, encode, "")
-        }),
+        "ours-one-pass" => elements(1.1, GAP, &|qp| one_pass(qp, GAP)),
+        "ours-tuned" => elements(1.1, TUNED_GAP, &|qp| one_pass(qp, TUNED_GAP)),
         // Composed of the grid's points, without a run of its own.
         _ => Vec::new(),
     }

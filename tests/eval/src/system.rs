@@ -28,6 +28,13 @@ pub const SYSTEMS: &[System] = &[
                background quantizer, regions 10 finer.",
     },
     System {
+        id: "ours-tuned",
+        name: "gst-dds, one pass, tuned",
+        color: [240, 128, 128],
+        ours: true,
+        rule: "As one pass, with regions 6 finer than the background instead of 10.",
+    },
+    System {
         id: "ours-two-pass",
         name: "gst-dds, two passes",
         color: [247, 127, 0],
