@@ -4,9 +4,12 @@
 
 pub mod awstream;
 pub mod codec;
+pub mod compare;
+pub mod curve;
 pub mod freshness;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod rival;
 pub mod run;
 pub mod score;
