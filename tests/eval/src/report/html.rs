@@ -50,10 +50,24 @@ pub fn share(value: f64) -> String {
 
 /// A change in per cent, with its sign.
 pub fn signed(percent: f64) -> String {
+    format!("{}\u{a0}%", bare(percent))
+}
+
+/// A change in per cent, with its sign and without its unit.
+fn bare(percent: f64) -> String {
     let rounded = percent.round();
     let sign = if rounded > 0.0 { "+" } else { "" };
     // Rounding leaves a negative zero of small losses.
-    format!("{sign}{}\u{a0}%", number(rounded + 0.0, 0))
+    format!("{sign}{}", number(rounded + 0.0, 0))
+}
+
+/// A change of bandwidth in words that go on with "than".
+pub fn in_words(percent: f64) -> String {
+    match verdict(percent) {
+        "win" => format!("{}\u{a0}% fewer bits", number(-percent, 0)),
+        "loss" => format!("{}\u{a0}% more bits", number(percent, 0)),
+        _ => "no fewer and no more bits".into(),
+    }
 }
 
 /// Style class of a change in bandwidth.
@@ -65,10 +79,20 @@ pub fn verdict(percent: f64) -> &'static str {
     }
 }
 
+/// The mark of an average over a sliver of a curve.
+fn dagger(sliver: bool) -> &'static str {
+    if sliver { "<sup>\u{2020}</sup>" } else { "" }
+}
+
 /// Cell of a table for one change of bandwidth.
-pub fn change(percent: Option<f64>) -> String {
+pub fn change(percent: Option<f64>, sliver: bool) -> String {
     match percent.filter(|p| p.is_finite()) {
-        Some(p) => format!("<td class=\"{}\"><b>{}</b></td>", verdict(p), signed(p)),
+        Some(p) => format!(
+            "<td class=\"{}\"><b>{}</b>{}</td>",
+            verdict(p),
+            signed(p),
+            dagger(sliver)
+        ),
         None => "<td class=\"none\">\u{2013}</td>".into(),
     }
 }
@@ -87,17 +111,18 @@ pub fn spread(s: &Spread) -> String {
         false => format!(" title=\"{}\"", why.join(", ")),
     };
     if s.clips == 0 {
-        let count = if s.of == 0 {
-            String::new()
-        } else {
-            format!("<small>0 of {}</small>", s.of)
+        let reason = match s.of {
+            0 => String::new(),
+            of if s.never == of => "<small>never as accurate</small>".into(),
+            of if s.under == of => "<small>always more accurate</small>".into(),
+            of => format!("<small>0 of {of}</small>"),
         };
-        return format!("<td class=\"none\"{title}>\u{2013}{count}</td>");
+        return format!("<td class=\"none\"{title}>\u{2013}{reason}</td>");
     }
-    let mark = if s.sliver { "<sup>\u{2020}</sup>" } else { "" };
+    let mark = dagger(s.sliver);
     let range = match s.clips {
         1 => String::new(),
-        _ => format!("<small>{} \u{2026} {}</small>", signed(s.least), signed(s.most)),
+        _ => format!("<small>{}\u{a0}\u{2026}\u{a0}{}</small>", bare(s.least), bare(s.most)),
     };
     format!(
         "<td class=\"{}\"{title}><b>{}</b>{mark}{range}<small>{} of {}</small></td>",
@@ -125,7 +150,7 @@ mod tests {
         assert_eq!(signed(-38.4), "\u{2212}38\u{a0}%");
         assert_eq!((signed(12.0), signed(-0.2)), ("+12\u{a0}%".into(), "0\u{a0}%".into()));
         assert_eq!(number(f64::NAN, 2), "\u{2013}");
-        assert_eq!(change(None), "<td class=\"none\">\u{2013}</td>");
+        assert_eq!(change(None, false), "<td class=\"none\">\u{2013}</td>");
         assert_eq!((verdict(-3.0), verdict(3.0), verdict(0.3)), ("win", "loss", "even"));
         assert_eq!(share(0.0123), "1.2\u{a0}%");
     }

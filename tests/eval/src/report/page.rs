@@ -13,8 +13,9 @@ use dds_tests::Error;
 use super::html::{change, escape, number, rate, share, signed, spread};
 use super::plots::{Bar, Dot, Layout, Unit, Words, ages, caption, chip, curves};
 use super::published;
-use super::savings::{Baseline, Column, Measure, POOLED, Savings, TARGETS};
+use super::savings::{Baseline, Column, Measure, POOLED, Savings, Spread, TARGETS};
 use super::shown::{Shown, asked, chosen, clips};
+use crate::curve::Saving;
 use crate::record::Summary;
 
 const STYLE: &str = include_str!("style.css");
@@ -160,6 +161,8 @@ impl Page<'_> {
         let mut out = String::with_capacity(1 << 20);
         out += "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
                 <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+                <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src \
+                'unsafe-inline'; img-src data:\">\n\
                 <link rel=\"icon\" href=\"data:,\">\n";
         out += &format!(
             "<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
@@ -210,24 +213,28 @@ impl Page<'_> {
         self.systems.iter().find(|s| s.ours && s.ran())
     }
 
+    /// The subject beside uniform and AWStream: at the middle accuracy where any clip has it, else at the next best.
+    fn compared(&self, ours: &Shown) -> Option<(Column, [(Baseline, Spread); 2])> {
+        let against = |column| {
+            let baselines = [Baseline::UniformLong, Baseline::Awstream];
+            baselines.map(|b| (b, self.savings.spread(&ours.id, Measure::Published, b, column)))
+        };
+        let columns = [1, 2, 0].map(Column::At).into_iter().chain([Column::Average]);
+        columns
+            .map(|column| (column, against(column)))
+            .find(|(_, spreads)| spreads.iter().any(|(_, s)| s.clips > 0))
+    }
+
     /// One sentence, computed.
     fn answer(&self) -> String {
         let Some(ours) = self.subject() else {
             return "No system of gst-dds is in this run.".into();
         };
-        let against = |column| {
-            let baselines = [Baseline::UniformLong, Baseline::Awstream];
-            baselines.map(|b| (b, self.savings.spread(&ours.id, Measure::Published, b, column)))
-        };
-        // The middle accuracy where any clip has it, else the next best.
-        let columns = [1, 2, 0].map(Column::At).into_iter().chain([Column::Average]);
-        let found = columns
-            .map(|column| (column, against(column)))
-            .find(|(_, spreads)| spreads.iter().any(|(_, s)| s.clips > 0));
+        let found = self.compared(ours);
         let Some((column, spreads)) = found else {
             return format!(
                 "{} shares no range of accuracy with uniform encodes or AWStream in this run, so there is no saving to state.",
-                escape(&ours.name)
+                spoken(ours)
             );
         };
         let parts: Vec<String> = spreads
@@ -235,34 +242,45 @@ impl Page<'_> {
             .filter(|(_, s)| s.clips > 0)
             .map(|(baseline, s)| {
                 format!(
-                    "<b class=\"{}\">{} %</b> of the bits of {} (median of {} of {} clips, {} to {} %)",
+                    "<b class=\"{}\">{}\u{a0}%</b> of the bits of {}",
                     super::html::verdict(s.median),
                     number(100.0 + s.median, 0),
-                    match baseline {
-                        Baseline::UniformLong => "uniform x264 of GOP 250",
-                        _ => "AWStream\u{2019}s oracle",
-                    },
-                    s.clips,
-                    s.of,
-                    number(100.0 + s.least, 0),
-                    number(100.0 + s.most, 0)
+                    spoken_baseline(*baseline)
                 )
             })
             .collect();
         let at = match column {
             Column::At(n) => format!(
-                "At {} % of the best uniform encode\u{2019}s accuracy",
+                "At {}\u{a0}% of the best uniform encode\u{2019}s accuracy",
                 number(100.0 * TARGETS[n], 0)
             ),
             Column::Average => "At equal accuracy, on average over the curve".into(),
         };
-        format!("{at}, {} needs {}.", escape(&ours.name), parts.join(" and "))
+        format!("{at}, {} needs {}.", spoken(ours), parts.join(" and "))
     }
 
     /// What else a reader should know before the plots: who needs least, where we lose, and how old results are.
     fn more(&self) -> Vec<String> {
         let mut out = Vec::new();
         let Some(ours) = self.subject() else { return out };
+        if let Some((_, spreads)) = self.compared(ours) {
+            let parts: Vec<String> = spreads
+                .iter()
+                .filter(|(_, s)| s.clips > 0)
+                .map(|(baseline, s)| {
+                    format!(
+                        "against {} it is {} to {}\u{a0}% on {} of {} clips, fewer bits on {}",
+                        spoken_baseline(*baseline),
+                        number(100.0 + s.least, 0),
+                        number(100.0 + s.most, 0),
+                        s.clips,
+                        s.of,
+                        s.fewer
+                    )
+                })
+                .collect();
+            out.push(format!("These are medians over clips: {}.", parts.join("; ")));
+        }
         let average = |s: &Shown| {
             self.savings
                 .spread(&s.id, Measure::Published, Baseline::Uniform, Column::Average)
@@ -280,23 +298,22 @@ impl Page<'_> {
             let (first, least, count) = order[0];
             let own = average(ours);
             let mut text = format!(
-                "Over its whole curve {} takes <b class=\"{}\">{}</b> of bits beside the better of both uniform encodes at each \
+                "On average over its curve it takes <b class=\"{}\">{}</b> than the better of both uniform encodes at each \
                  accuracy (median of {} clips; fewer on {}, more on {})",
-                escape(&ours.name),
                 super::html::verdict(own.median),
-                signed(own.median),
+                super::html::in_words(own.median),
                 own.clips,
                 own.fewer,
                 own.clips - own.fewer
             );
             text += &match place {
-                0 => format!(", the least of {} systems that can be compared so.", order.len()),
+                0 => format!(", the least of all {} systems.", order.len()),
                 _ => format!(
-                    ", place {} of {}; the least takes {} with {} ({} clips).",
+                    ", place {} of {} systems; {} takes the least, {} ({} clips).",
                     place + 1,
                     order.len(),
-                    escape(&first.name),
-                    signed(least),
+                    spoken(first),
+                    super::html::in_words(least),
                     count
                 ),
             };
@@ -401,13 +418,13 @@ impl Page<'_> {
         );
         for target in TARGETS {
             out += &format!(
-                "<th scope=\"col\">at {} of best uniform<small>beside hull of uniform</small></th>",
+                "<th scope=\"col\">at {} of best uniform<small>against hull of uniform</small></th>",
                 number(target, 2)
             );
         }
         for baseline in Baseline::ALL {
             out += &format!(
-                "<th scope=\"col\">average<small>beside {}</small></th>",
+                "<th scope=\"col\">average<small>against {}</small></th>",
                 baseline.name()
             );
         }
@@ -429,7 +446,7 @@ impl Page<'_> {
         let terms = self.terms();
         *out += "<section id=\"savings\">\n<h2>Bandwidth at equal accuracy</h2>\n";
         *out += &format!(
-            "<p>Change of bandwidth beside a baseline: <b class=\"win\">{}</b> takes fewer bits, <b class=\"loss\">{}</b> more. \
+            "<p>Change of bandwidth against a baseline: <b class=\"win\">{}</b> takes fewer bits, <b class=\"loss\">{}</b> more. \
              Large: median over clips; under it the least and the most, and on how many clips of those that the system ran on \
              there is a number. There is none where a system is never as accurate, or never as inaccurate; nothing is \
              extrapolated.</p>\n",
@@ -460,7 +477,7 @@ impl Page<'_> {
                  clips</caption>\n<thead><tr><th scope=\"col\" rowspan=\"2\">system</th>";
         for baseline in baselines {
             *out += &format!(
-                "<th scope=\"colgroup\" colspan=\"{}\">beside {}</th>",
+                "<th scope=\"colgroup\" colspan=\"{}\">against {}</th>",
                 columns.len(),
                 baseline.name()
             );
@@ -494,8 +511,8 @@ impl Page<'_> {
             *out += "<h3>By identity</h3>\n<p>Faces called by the right name, of all that the model recognises on the source.</p>\n";
             *out += &self.savings_table(Measure::Identity, "By faces called by the right name");
         }
-        *out += "<h3>Clip by clip</h3>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of \
-                 bandwidth beside the hull of uniform, own rule</caption>\n<thead><tr><th scope=\"col\">system</th>";
+        *out += "<h3>Average of each clip</h3>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of \
+                 bandwidth against the hull of uniform, own rule</caption>\n<thead><tr><th scope=\"col\">system</th>";
         let clips = clips(self.summary);
         for clip in &clips {
             *out += &format!("<th scope=\"col\">{}</th>", escape(clip));
@@ -505,7 +522,8 @@ impl Page<'_> {
             *out += &self.name_cell(s);
             for clip in &clips {
                 let row = self.savings.row(clip, &s.id, Measure::Published, Baseline::Uniform);
-                *out += &change(row.and_then(|r| r.average));
+                let sliver = row.and_then(|r| r.overlap).is_some_and(|o| o < Saving::SLIVER);
+                *out += &change(row.and_then(|r| r.average), sliver);
             }
             *out += "</tr>\n";
         }
@@ -514,7 +532,7 @@ impl Page<'_> {
 
     fn clips(&self, out: &mut String) -> Result<(), Error> {
         let terms = self.terms();
-        *out += "<section id=\"clips\">\n<h2>Clip by clip</h2>\n";
+        *out += "<section id=\"clips\">\n<h2>Curves of each clip</h2>\n";
         *out += &self.legend();
         for clip in clips(self.summary) {
             let name = escape(clip);
@@ -660,7 +678,7 @@ impl Page<'_> {
             number(m.inference_ms, 0)
         );
         *out += &figure(&self.freshness(Layout::WIDE)?, &self.freshness(Layout::NARROW)?);
-        *out += "<figcaption>Bar: mean. Line: 95th percentile. Shorter is better.</figcaption>\n</figure>\n";
+        *out += "<figcaption>Bar and number: mean. Line and number in brackets: 95th percentile. Shorter is better.</figcaption>\n</figure>\n";
         *out += "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>At the shipped or published setting of every \
                  system</caption>\n<thead><tr><th scope=\"col\">system</th><th scope=\"col\">point</th><th scope=\"col\">mean, \
                  ms</th><th scope=\"col\">median, ms</th><th scope=\"col\">p95, ms</th><th scope=\"col\">accuracy</th><th \
@@ -682,7 +700,7 @@ impl Page<'_> {
             *out += &format!(
                 "<td>{name}{}{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 if c.shipped { "" } else { "<sup>\u{2021}</sup>" },
-                if s.pooled { "" } else { " *" },
+                if s.pooled { "" } else { "\u{a0}*" },
                 number(c.mean(|p| p.freshness.mean), 0),
                 number(c.mean(|p| p.freshness.p50), 0),
                 number(c.mean(|p| p.freshness.p95), 0),
@@ -730,12 +748,21 @@ impl Page<'_> {
                  class=\"words\">\n<thead><tr><th scope=\"col\">figure</th><th scope=\"col\">published</th><th \
                  scope=\"col\">here</th><th scope=\"col\">how to read it</th></tr></thead>\n<tbody>\n";
         for line in published::lines(self.summary, self.savings, self.systems) {
+            // Numbers first, how they spread in small.
+            let here = match line.here.split_once(" (") {
+                Some((number, spread)) => {
+                    let spread = spread.trim_end_matches(')');
+                    format!("<b>{}</b><small>{}</small>", escape(number), escape(spread))
+                }
+                None => format!("<b>{}</b>", escape(&line.here)),
+            };
             *out += &format!(
-                "<tr><th scope=\"row\">{}</th><td>{}<small>{}</small></td><td><b>{}</b></td><td>{}</td></tr>\n",
+                "<tr><th scope=\"row\">{}</th><td data-head=\"published\">{}<small>{}</small></td><td data-head=\"here\">{}</td>\
+                 <td>{}</td></tr>\n",
                 escape(&line.what),
                 escape(&line.published),
                 line.source,
-                escape(&line.here),
+                here,
                 line.reading
             );
         }
@@ -783,6 +810,22 @@ impl Page<'_> {
         }
         *out += "</tbody></table></div>\n<p class=\"note\">The same numbers are beside this page in points.csv, savings.csv, \
                  savings.json and summary.json.</p>\n</section>\n";
+    }
+}
+
+/// A system's name inside a sentence: what stands behind a comma is put into brackets.
+fn spoken(system: &Shown) -> String {
+    match system.name.split_once(", ") {
+        Some((name, kind)) => format!("{} ({})", escape(name), escape(kind)),
+        None => escape(&system.name),
+    }
+}
+
+fn spoken_baseline(baseline: Baseline) -> &'static str {
+    match baseline {
+        Baseline::Uniform => "the better uniform x264",
+        Baseline::Awstream => "AWStream\u{2019}s oracle",
+        Baseline::UniformLong => "uniform x264 of GOP 250",
     }
 }
 

@@ -139,6 +139,9 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
+/// plotters takes the size of text for that of its whole line.
+const POINTS: f64 = 1.24;
+
 const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(226, 229, 234);
 
@@ -183,8 +186,8 @@ pub fn curves(layout: Layout, words: Words, series: &[(&Shown, Vec<Dot>)]) -> Re
         let (area, _) = root.split_horizontally(layout.width - layout.legend);
         let mut chart = ChartBuilder::on(&area)
             .margin(layout.text / 2)
-            .set_label_area_size(LabelAreaPosition::Bottom, layout.text * 3)
-            .set_label_area_size(LabelAreaPosition::Left, layout.text * 4)
+            .set_label_area_size(LabelAreaPosition::Bottom, layout.text * 7 / 2)
+            .set_label_area_size(LabelAreaPosition::Left, layout.text * 9 / 2)
             .build_cartesian_2d(
                 Axis {
                     from: x_range.0.log10(),
@@ -202,7 +205,7 @@ pub fn curves(layout: Layout, words: Words, series: &[(&Shown, Vec<Dot>)]) -> Re
                     words: |y| format!("{y:.2}"),
                 },
             )?;
-        let font = ("sans-serif", layout.text).into_font().color(&INK);
+        let font = ("sans-serif", f64::from(layout.text) * POINTS).into_font().color(&INK);
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -281,12 +284,12 @@ pub fn ages(layout: Layout, title: &str, bars: &[Bar]) -> Result<String, Error> 
     }
     let row = f64::from(layout.text) * 2.9;
     let layout = Layout {
-        height: (row * bars.len() as f64) as u32 + layout.text * 4,
+        height: (row * bars.len() as f64) as u32 + layout.text * 9 / 2,
         ..layout
     };
     let most = bars.iter().map(|b| sane(b.p95).max(sane(b.mean))).fold(1.0, f64::max);
     // Numbers stand behind the lines.
-    let most = most * if layout.width < 450 { 1.35 } else { 1.15 };
+    let most = most * if layout.width < 450 { 1.4 } else { 1.15 };
     let step = step(most / if layout.width < 450 { 4.0 } else { 8.0 });
     let x_ticks: Vec<f64> = (0..40)
         .map(|n| f64::from(n) * step)
@@ -302,7 +305,7 @@ pub fn ages(layout: Layout, title: &str, bars: &[Bar]) -> Result<String, Error> 
             .margin(layout.text / 2)
             .margin_left(layout.text)
             .margin_right(layout.text)
-            .set_label_area_size(LabelAreaPosition::Bottom, layout.text * 3)
+            .set_label_area_size(LabelAreaPosition::Bottom, layout.text * 7 / 2)
             .build_cartesian_2d(
                 Axis {
                     from: 0.0,
@@ -312,7 +315,7 @@ pub fn ages(layout: Layout, title: &str, bars: &[Bar]) -> Result<String, Error> 
                 },
                 0.0..1.0,
             )?;
-        let font = ("sans-serif", layout.text).into_font().color(&INK);
+        let font = ("sans-serif", f64::from(layout.text) * POINTS).into_font().color(&INK);
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -344,7 +347,7 @@ pub fn ages(layout: Layout, title: &str, bars: &[Bar]) -> Result<String, Error> 
              <rect x=\"{left:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{color}\"/>\
              <path d=\"M{mean:.1} {middle:.1}H{p95:.1}M{p95:.1} {:.1}v{:.1}\" stroke=\"{color}\" stroke-width=\"2\" \
              fill=\"none\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" font-family=\"sans-serif\" font-size=\"{:.1}\" fill=\"#282c34\">{}</text></g>",
+             <text x=\"{:.1}\" y=\"{:.1}\" font-family=\"sans-serif\" font-size=\"{:.1}\" fill=\"#282c34\">{}<tspan fill=\"#606770\"> ({})</tspan></text></g>",
             escape(&bar.system.name),
             number(bar.mean, 0),
             number(bar.p95, 0),
@@ -362,6 +365,7 @@ pub fn ages(layout: Layout, title: &str, bars: &[Bar]) -> Result<String, Error> 
             top + text * 2.4,
             text * 0.9,
             number(bar.mean, 0),
+            number(bar.p95, 0),
             id = escape(&bar.system.id),
         )?;
     }

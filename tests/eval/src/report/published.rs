@@ -83,7 +83,7 @@ impl Beside {
         let count = self.ratios.len();
         let mean = self.ratios.iter().sum::<f64>() / count as f64;
         format!(
-            "{} (mean {}; {} to {}; {count} of {} {unit})",
+            "{} (median; mean {}; {} to {}; {count} of {} {unit})",
             number(median, 2),
             number(mean, 2),
             number(least, 2),
@@ -109,7 +109,7 @@ fn detection(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Lin
     let sweep = |system: &str| Beside::of(summary, system, false, "uniform-short", Measure::Published).text("points");
     let mut lines = vec![
         Line {
-            what: "DDS: bytes beside the cheapest uniform point with at least its F1".into(),
+            what: "DDS: bytes against the cheapest uniform point with at least its F1".into(),
             source: DDS,
             published: "0.52 traffic (5 of 7 clips), 0.53 dashcam (9 of 9), 0.36 drone (3 of 13); means".into(),
             here: beside("dds", "uniform-short", Measure::Paper),
@@ -141,12 +141,12 @@ fn detection(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Lin
                       encoding, which the table \u{201c}without post-processing\u{201d} takes away.",
         },
         Line {
-            what: "DDS: bytes beside AWStream at its F1 or better".into(),
+            what: "DDS: bytes against AWStream at its F1 or better".into(),
             source: DDS,
             published: "0.39 traffic, 0.46 dashcam, 0.33 drone; means".into(),
             here: beside("dds", "awstream", Measure::Paper),
-            reading: "Their AWStream pays for its profiling in bytes; ours is an oracle that profiles for nothing, so DDS must \
-                      look worse here.",
+            reading: "Their AWStream pays for its profiling in bytes; ours is an oracle that profiles for nothing, which is \
+                      the harder rival.",
         },
         norm(
             summary,
@@ -189,7 +189,7 @@ fn face(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> {
     let beside = |other, measure| Beside::of(summary, "dds", true, other, measure).text("clips");
     let mut lines = vec![
         Line {
-            what: "DDS: bytes beside the cheapest uniform point with at least its F1".into(),
+            what: "DDS: bytes against the cheapest uniform point with at least its F1".into(),
             source: DDS,
             published: "0.70 Friends (10 of 10 clips), 0.51 TBBT (10 of 10); means".into(),
             here: beside("uniform-short", Measure::Paper),
@@ -204,12 +204,12 @@ fn face(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> {
             NORM,
         ),
         Line {
-            what: "DDS: bytes beside AWStream at its F1 or better".into(),
+            what: "DDS: bytes against AWStream at its F1 or better".into(),
             source: DDS,
             published: "0.55 Friends, 0.46 TBBT; means".into(),
             here: beside("awstream", Measure::Paper),
-            reading: "Their AWStream pays for its profiling in bytes; ours is an oracle that profiles for nothing, so DDS must \
-                      look worse here.",
+            reading: "Their AWStream pays for its profiling in bytes; ours is an oracle that profiles for nothing, which is \
+                      the harder rival.",
         },
         norm(
             summary,
@@ -235,7 +235,7 @@ fn segmentation(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<
     let sweep = |system: &str| Beside::of(summary, system, false, "uniform-short", Measure::Published).text("points");
     let mut lines = vec![
         Line {
-            what: "DDS: bytes beside the cheapest uniform point of at least its accuracy".into(),
+            what: "DDS: bytes against the cheapest uniform point of at least its accuracy".into(),
             source: ACCMPEG,
             published: "0.76 drone; median".into(),
             here: sweep("dds"),
@@ -317,7 +317,7 @@ fn over_best(summary: &Summary) -> String {
 
 fn accmpeg_x(name: &str, here: String, published: &str) -> Line {
     Line {
-        what: format!("{name}: bytes beside the cheapest uniform point with at least its F1"),
+        what: format!("{name}: bytes against the cheapest uniform point with at least its F1"),
         source: ACCMPEG,
         published: format!("{published}; medians"),
         here,
@@ -329,12 +329,12 @@ fn accmpeg_x(name: &str, here: String, published: &str) -> Line {
 fn ours(summary: &Summary, systems: &[Shown], published: &str) -> Vec<Line> {
     let ran = systems.iter().filter(|s| s.ours && s.ran());
     ran.map(|s| Line {
-        what: format!("{}: bytes beside the cheapest uniform point of at least its accuracy", s.name),
+        what: format!("{}: bytes against the cheapest uniform point of at least its accuracy", s.name),
         source: ACCMPEG,
         published: published.into(),
         here: Beside::of(summary, &s.id, true, "uniform-short", Measure::Published).text("clips"),
-        reading: "AccMPEG is the best one-pass system with published statistics. It was not run here: its network for the \
-                  camera has to be trained for each detector.",
+        reading: "AccMPEG sends one pass, too; it was not run here, because its network for the camera has to be trained for \
+                  the detector.",
     })
     .collect()
 }
@@ -368,13 +368,13 @@ fn common(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> 
             here: match average.clips {
                 0 => NOT_RUN.into(),
                 _ => format!(
-                    "{} on average over the curve, median of {} clips; best clip {}",
+                    "{} (average over the curve, median of {} clips; best clip {})",
                     super::html::signed(average.median),
                     average.clips,
                     super::html::signed(average.least)
                 ),
             },
-            reading: "Beside the hull of both uniform encodes, of which the long GOP is one that the paper did not compare \
+            reading: "Against the hull of both uniform encodes, of which the long GOP is one that the paper did not compare \
                       with; its figure is the best of its videos.",
         },
         Line {
@@ -382,7 +382,7 @@ fn common(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> 
             source: DDS_PAPER,
             published: "3 to 9 % higher".into(),
             here: gain(summary, measure),
-            reading: "At the bytes of the published setting, beside uniform GOP 15, in points of accuracy.",
+            reading: "At the bytes of the published setting, against uniform GOP 15, in points of accuracy.",
         },
         Line {
             what: "Delay until a result is there".into(),
@@ -402,7 +402,7 @@ fn common(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> 
             source: "CloudSeg paper, abstract",
             published: "6.8 times less at little loss".into(),
             here: cloudseg.text("points"),
-            reading: "Ratio to the cheapest uniform point of at least its accuracy; theirs is beside sending the full size, with a \
+            reading: "Bytes against the cheapest uniform point of at least its accuracy; theirs is against sending the full size, with a \
                       super-resolution network trained on the task, ours takes the public one.",
         },
         Line {
@@ -417,7 +417,7 @@ fn common(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> 
                     Some(format!("{} % at its best mean rate", number(100.0 * (1.0 - own / best), 1)))
                 })
                 .unwrap_or(NOT_RUN.into()),
-            reading: "Its controller on a drawn link, beside the best uniform encode; how much it gives up is for the link to say.",
+            reading: "Its controller on a drawn link, against the best uniform encode; how much it gives up is for the link to say.",
         },
         Line {
             what: "Later systems, not run here".into(),
@@ -426,7 +426,7 @@ fn common(summary: &Summary, savings: &Savings, systems: &[Shown]) -> Vec<Line> 
                         EVA up to 90 %"
                 .into(),
             here: "\u{2013}".into(),
-            reading: "Each is beside baselines of its own, so none of these can be compared with another.",
+            reading: "Each is against baselines of its own, so none of these can be compared with another.",
         },
     ]
 }
