@@ -11,6 +11,7 @@
 //! DIR/strips/CLIP-SYSTEM.jpg     read: strips of pictures that the page shows, where they are
 //! ```
 
+mod answer;
 mod files;
 mod html;
 mod page;
@@ -19,6 +20,8 @@ mod png;
 mod published;
 pub mod savings;
 mod shown;
+mod tables;
+mod terms;
 
 use std::path::Path;
 

@@ -10,12 +10,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dds_tests::Error;
 
-use super::html::{change, escape, number, rate, share, signed, spread};
+use super::html::{escape, number, rate, share};
 use super::plots::{Bar, Dot, Layout, Unit, Words, ages, caption, chip, curves};
 use super::published;
-use super::savings::{Baseline, Column, Measure, POOLED, Savings, Spread, TARGETS};
+use super::savings::{Measure, POOLED, Savings};
 use super::shown::{Shown, asked, chosen, clips};
-use crate::curve::Saving;
+use super::terms::Terms;
 use crate::record::Summary;
 
 const STYLE: &str = include_str!("style.css");
@@ -33,49 +33,9 @@ pub struct Page<'a> {
     pub dir: &'a Path,
 }
 
-/// Words for what a task is measured by.
-struct Terms {
-    /// Main measure, short.
-    main: &'static str,
-    /// Main measure, in one sentence.
-    main_long: &'static str,
-    /// The paper's metric, short.
-    paper: &'static str,
-    /// The paper's metric, in one sentence.
-    paper_long: &'static str,
-}
-
-fn terms(task: &str) -> Terms {
-    match task {
-        "segmentation" => Terms {
-            main: "mIoU",
-            main_long: "Mean over classes of intersection over union, against the same model\u{2019}s classes on the source video.",
-            paper: "agreement",
-            paper_long: "The DDS paper\u{2019}s metric: pixels on which both agree, of those that at least one calls something \
-                         other than background; mean over frames.",
-        },
-        "face" => Terms {
-            main: "strict F1 of faces",
-            main_long: "F1 of faces against the same model on the source video: IoU of at least 0.5, one to one, all frames \
-                        pooled.",
-            paper: "F1, paper\u{2019}s metric",
-            paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from 0.5, boxes \
-                         of at most 4 % of the frame.",
-        },
-        _ => Terms {
-            main: "strict F1",
-            main_long: "F1 against the same model on the source video: same class, IoU of at least 0.5, one to one, all \
-                        frames pooled.",
-            paper: "F1, paper\u{2019}s metric",
-            paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from 0.5, boxes \
-                         of at most 4 % of the frame.",
-        },
-    }
-}
-
 impl Page<'_> {
-    fn terms(&self) -> Terms {
-        terms(&self.summary.manifest.task)
+    pub(super) fn terms(&self) -> Terms {
+        Terms::of(&self.summary.manifest.task)
     }
 
     /// The plot of all clips together.
@@ -208,130 +168,6 @@ impl Page<'_> {
                  <a href=\"#published\">Published figures</a> <a href=\"#run\">This run</a></nav>\n</header>\n";
     }
 
-    /// The system that the answer is about: of ours, the first that ran.
-    fn subject(&self) -> Option<&Shown> {
-        self.systems.iter().find(|s| s.ours && s.ran())
-    }
-
-    /// The subject beside uniform and AWStream: at the middle accuracy where any clip has it, else at the next best.
-    fn compared(&self, ours: &Shown) -> Option<(Column, [(Baseline, Spread); 2])> {
-        let against = |column| {
-            let baselines = [Baseline::UniformLong, Baseline::Awstream];
-            baselines.map(|b| (b, self.savings.spread(&ours.id, Measure::Published, b, column)))
-        };
-        let columns = [1, 2, 0].map(Column::At).into_iter().chain([Column::Average]);
-        columns
-            .map(|column| (column, against(column)))
-            .find(|(_, spreads)| spreads.iter().any(|(_, s)| s.clips > 0))
-    }
-
-    /// One sentence, computed.
-    fn answer(&self) -> String {
-        let Some(ours) = self.subject() else {
-            return "No system of gst-dds is in this run.".into();
-        };
-        let found = self.compared(ours);
-        let Some((column, spreads)) = found else {
-            return format!(
-                "{} shares no range of accuracy with uniform encodes or AWStream in this run, so there is no saving to state.",
-                spoken(ours)
-            );
-        };
-        let parts: Vec<String> = spreads
-            .iter()
-            .filter(|(_, s)| s.clips > 0)
-            .map(|(baseline, s)| {
-                format!(
-                    "<b class=\"{}\">{}\u{a0}%</b> of the bits of {}",
-                    super::html::verdict(s.median),
-                    number(100.0 + s.median, 0),
-                    spoken_baseline(*baseline)
-                )
-            })
-            .collect();
-        let at = match column {
-            Column::At(n) => format!(
-                "At {}\u{a0}% of the best uniform encode\u{2019}s accuracy",
-                number(100.0 * TARGETS[n], 0)
-            ),
-            Column::Average => "At equal accuracy, on average over the curve".into(),
-        };
-        format!("{at}, {} needs {}.", spoken(ours), parts.join(" and "))
-    }
-
-    /// What else a reader should know before the plots: who needs least, where we lose, and how old results are.
-    fn more(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        let Some(ours) = self.subject() else { return out };
-        if let Some((_, spreads)) = self.compared(ours) {
-            let parts: Vec<String> = spreads
-                .iter()
-                .filter(|(_, s)| s.clips > 0)
-                .map(|(baseline, s)| {
-                    format!(
-                        "against {} it is {} to {}\u{a0}% on {} of {} clips, fewer bits on {}",
-                        spoken_baseline(*baseline),
-                        number(100.0 + s.least, 0),
-                        number(100.0 + s.most, 0),
-                        s.clips,
-                        s.of,
-                        s.fewer
-                    )
-                })
-                .collect();
-            out.push(format!("These are medians over clips: {}.", parts.join("; ")));
-        }
-        let average = |s: &Shown| {
-            self.savings
-                .spread(&s.id, Measure::Published, Baseline::Uniform, Column::Average)
-        };
-        let mut order: Vec<(&Shown, f64, usize)> = self
-            .systems
-            .iter()
-            .filter(|s| s.pooled)
-            .map(|s| (s, average(s)))
-            .filter(|(_, a)| a.clips > 0 && !a.sliver)
-            .map(|(s, a)| (s, a.median, a.clips))
-            .collect();
-        order.sort_by(|a, b| a.1.total_cmp(&b.1));
-        if let Some(place) = order.iter().position(|(s, ..)| s.id == ours.id) {
-            let (first, least, count) = order[0];
-            let own = average(ours);
-            let mut text = format!(
-                "On average over its curve it takes <b class=\"{}\">{}</b> than the better of both uniform encodes at each \
-                 accuracy (median of {} clips; fewer on {}, more on {})",
-                super::html::verdict(own.median),
-                super::html::in_words(own.median),
-                own.clips,
-                own.fewer,
-                own.clips - own.fewer
-            );
-            text += &match place {
-                0 => format!(", the least of all {} systems.", order.len()),
-                _ => format!(
-                    ", place {} of {} systems; {} takes the least, {} ({} clips).",
-                    place + 1,
-                    order.len(),
-                    spoken(first),
-                    super::html::in_words(least),
-                    count
-                ),
-            };
-            out.push(text);
-        }
-        let least = asked(self.summary, self.systems);
-        let age = |s: &Shown| chosen(self.summary, s, least).map(|c| c.mean(|p| p.freshness.mean));
-        if let Some(own) = age(ours).filter(|a| *a > 0.0) {
-            let dds = self.systems.iter().find(|s| s.id == "dds" && s.ran()).and_then(age);
-            let beside = dds.map_or(String::new(), |a| format!("; of DDS as published {} ms", number(a, 0)));
-            out.push(format!(
-                "At its shipped setting the newest result at the server is {} ms old on average{beside}.",
-                number(own, 0)
-            ));
-        }
-        out
-    }
-
     fn legend(&self) -> String {
         let mut out = String::from("<ul class=\"legend\">\n");
         for s in self.systems.iter().filter(|s| s.ran()) {
@@ -397,7 +233,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn name_cell(&self, s: &Shown) -> String {
+    pub(super) fn name_cell(&self, s: &Shown) -> String {
         let class = if s.ours { " class=\"ours\"" } else { "" };
         format!(
             "<tr{class} data-system=\"{}\"><th scope=\"row\">{}<span>{}</span></th>",
@@ -407,127 +243,8 @@ impl Page<'_> {
         )
     }
 
-    fn ran(&self) -> impl Iterator<Item = &Shown> {
+    pub(super) fn ran(&self) -> impl Iterator<Item = &Shown> {
         self.systems.iter().filter(|s| s.ran())
-    }
-
-    /// Table of one measure: three accuracies beside the uniform hull, and averages beside three baselines.
-    fn savings_table(&self, measure: Measure, caption: &str) -> String {
-        let mut out = format!(
-            "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>{caption}</caption>\n<thead><tr><th scope=\"col\">system</th>"
-        );
-        for target in TARGETS {
-            out += &format!(
-                "<th scope=\"col\">at {} of best uniform<small>against hull of uniform</small></th>",
-                number(target, 2)
-            );
-        }
-        for baseline in Baseline::ALL {
-            out += &format!(
-                "<th scope=\"col\">average<small>against {}</small></th>",
-                baseline.name()
-            );
-        }
-        out += "</tr></thead>\n<tbody>\n";
-        for s in self.ran() {
-            out += &self.name_cell(s);
-            for n in 0..TARGETS.len() {
-                out += &spread(&self.savings.spread(&s.id, measure, Baseline::Uniform, Column::At(n)));
-            }
-            for baseline in Baseline::ALL {
-                out += &spread(&self.savings.spread(&s.id, measure, baseline, Column::Average));
-            }
-            out += "</tr>\n";
-        }
-        out + "</tbody></table></div>\n"
-    }
-
-    fn savings(&self, out: &mut String) {
-        let terms = self.terms();
-        *out += "<section id=\"savings\">\n<h2>Bandwidth at equal accuracy</h2>\n";
-        *out += &format!(
-            "<p>Change of bandwidth against a baseline: <b class=\"win\">{}</b> takes fewer bits, <b class=\"loss\">{}</b> more. \
-             Large: median over clips; under it the least and the most, and on how many clips of those that the system ran on \
-             there is a number. There is none where a system is never as accurate, or never as inaccurate; nothing is \
-             extrapolated.</p>\n",
-            signed(-30.0),
-            signed(30.0)
-        );
-        *out += &self.savings_table(
-            Measure::Published,
-            &format!("By {}, each system by its own rule for results", escape(terms.main)),
-        );
-        *out += "<p class=\"note\">Every curve is its upper convex hull over the logarithm of bandwidth, systems and baselines \
-                 alike; the hull of uniform is that of both GOP lengths together, the oracle of AWStream that of its grid. An \
-                 average is over the accuracies that both curves have, and \u{2020} marks one over less than a quarter of the \
-                 baseline\u{2019}s range of accuracy.</p>\n";
-        *out += "<h3>With and without the same post-processing</h3>\n";
-        *out += "<p>A system may owe its accuracy to what it does with results rather than to its bits. <b>Own rule</b>: two passes \
-                 united, skipped frames held or tracked. <b>Without</b>: no union, skipped frames hold the last result. <b>Same for \
-                 all</b>: overlapping boxes of a class joined, skipped frames interpolated. <b>With headers</b>: own rule, headers of \
-                 RTP, UDP and IP counted.</p>\n";
-        let columns = [
-            (Measure::Published, "own rule"),
-            (Measure::Plain, "without"),
-            (Measure::Equal, "same for all"),
-            (Measure::Headers, "with headers"),
-        ];
-        let baselines = [Baseline::Uniform, Baseline::Awstream];
-        *out += "<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of bandwidth, median over \
-                 clips</caption>\n<thead><tr><th scope=\"col\" rowspan=\"2\">system</th>";
-        for baseline in baselines {
-            *out += &format!(
-                "<th scope=\"colgroup\" colspan=\"{}\">against {}</th>",
-                columns.len(),
-                baseline.name()
-            );
-        }
-        *out += "</tr>\n<tr>";
-        for _ in baselines {
-            for (_, name) in columns {
-                *out += &format!("<th scope=\"col\">{name}</th>");
-            }
-        }
-        *out += "</tr></thead>\n<tbody>\n";
-        for s in self.ran() {
-            *out += &self.name_cell(s);
-            for baseline in baselines {
-                for (measure, _) in columns {
-                    *out += &spread(&self.savings.spread(&s.id, measure, baseline, Column::Average));
-                }
-            }
-            *out += "</tr>\n";
-        }
-        *out += "</tbody></table></div>\n";
-        if Measure::Paper.is_measured(self.summary) {
-            *out += "<h3>By the paper\u{2019}s metric</h3>\n";
-            *out += &format!("<p>{}</p>\n", terms.paper_long);
-            *out += &self.savings_table(
-                Measure::Paper,
-                &format!("By {}, each system by its own rule for results", escape(terms.paper)),
-            );
-        }
-        if Measure::Identity.is_measured(self.summary) {
-            *out += "<h3>By identity</h3>\n<p>Faces called by the right name, of all that the model recognises on the source.</p>\n";
-            *out += &self.savings_table(Measure::Identity, "By faces called by the right name");
-        }
-        *out += "<h3>Average of each clip</h3>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of \
-                 bandwidth against the hull of uniform, own rule</caption>\n<thead><tr><th scope=\"col\">system</th>";
-        let clips = clips(self.summary);
-        for clip in &clips {
-            *out += &format!("<th scope=\"col\">{}</th>", escape(clip));
-        }
-        *out += "</tr></thead>\n<tbody>\n";
-        for s in self.ran() {
-            *out += &self.name_cell(s);
-            for clip in &clips {
-                let row = self.savings.row(clip, &s.id, Measure::Published, Baseline::Uniform);
-                let sliver = row.and_then(|r| r.overlap).is_some_and(|o| o < Saving::SLIVER);
-                *out += &change(row.and_then(|r| r.average), sliver);
-            }
-            *out += "</tr>\n";
-        }
-        *out += "</tbody></table></div>\n</section>\n";
     }
 
     fn clips(&self, out: &mut String) -> Result<(), Error> {
@@ -601,69 +318,6 @@ impl Page<'_> {
             *out += &format!("<div class=\"strips\">\n{strips}</div>\n");
         }
         Ok(())
-    }
-
-    fn points(&self, out: &mut String, clip: &str) {
-        let terms = self.terms();
-        let identity = Measure::Identity.is_measured(self.summary);
-        let paper = Measure::Paper.is_measured(self.summary);
-        let mut heads = vec![
-            "system",
-            "point",
-            "kbit/s",
-            "with headers",
-            "of it down",
-            "norm.",
-            "2nd pass",
-            terms.main,
-            "without",
-            "same for all",
-        ];
-        if paper {
-            heads.push(terms.paper);
-        }
-        if identity {
-            heads.push("named rightly");
-        }
-        heads.extend(["age, ms", "p95, ms"]);
-        *out += "<details>\n<summary>All points of this clip</summary>\n<div class=\"scroll\" tabindex=\"0\"><table \
-                 class=\"points\">\n<thead><tr>";
-        for head in heads {
-            *out += &format!("<th scope=\"col\">{}</th>", escape(head));
-        }
-        *out += "</tr></thead>\n<tbody>\n";
-        for s in self.systems {
-            for p in s.points(self.summary, clip) {
-                *out += &self.name_cell(s);
-                let point = escape(&p.point);
-                let point = if p.shipped { format!("<b>{point}</b>") } else { point };
-                *out += &format!(
-                    "<td title=\"{}\">{point}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
-                     <td>{}</td>",
-                    escape(&p.settings),
-                    rate(p.kbps),
-                    rate(p.kbps_headers),
-                    rate(p.kbps_down),
-                    share(p.norm),
-                    share(p.refine_share),
-                    number(p.published.main, 3),
-                    number(p.plain.main, 3),
-                    number(p.equal.main, 3)
-                );
-                if paper {
-                    *out += &format!("<td>{}</td>", number(Measure::Paper.accuracy(p).unwrap_or(f64::NAN), 3));
-                }
-                if identity {
-                    *out += &format!("<td>{}</td>", number(p.published.identity.unwrap_or(f64::NAN), 3));
-                }
-                *out += &format!(
-                    "<td>{}</td><td>{}</td></tr>\n",
-                    number(p.freshness.mean, 0),
-                    number(p.freshness.p95, 0)
-                );
-            }
-        }
-        *out += "</tbody></table></div>\n</details>\n";
     }
 
     fn ages(&self, out: &mut String) -> Result<(), Error> {
@@ -810,22 +464,6 @@ impl Page<'_> {
         }
         *out += "</tbody></table></div>\n<p class=\"note\">The same numbers are beside this page in points.csv, savings.csv, \
                  savings.json and summary.json.</p>\n</section>\n";
-    }
-}
-
-/// A system's name inside a sentence: what stands behind a comma is put into brackets.
-fn spoken(system: &Shown) -> String {
-    match system.name.split_once(", ") {
-        Some((name, kind)) => format!("{} ({})", escape(name), escape(kind)),
-        None => escape(&system.name),
-    }
-}
-
-fn spoken_baseline(baseline: Baseline) -> &'static str {
-    match baseline {
-        Baseline::Uniform => "the better uniform x264",
-        Baseline::Awstream => "AWStream\u{2019}s oracle",
-        Baseline::UniformLong => "uniform x264 of GOP 250",
     }
 }
 

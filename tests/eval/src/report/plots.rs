@@ -15,6 +15,7 @@ use plotters::prelude::*;
 
 use super::html::{escape, number, rate};
 use super::shown::Shown;
+use crate::curve::{Front, Point};
 
 /// Size and use of a plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,7 @@ pub fn curves(layout: Layout, words: Words, series: &[(&Shown, Vec<Dot>)]) -> Re
         let (area, _) = root.split_horizontally(layout.width - layout.legend);
         let mut chart = ChartBuilder::on(&area)
             .margin(layout.text / 2)
+            .margin_right(layout.text)
             .set_label_area_size(LabelAreaPosition::Bottom, layout.text * 7 / 2)
             .set_label_area_size(LabelAreaPosition::Left, layout.text * 9 / 2)
             .build_cartesian_2d(
@@ -228,9 +230,9 @@ pub fn curves(layout: Layout, words: Words, series: &[(&Shown, Vec<Dot>)]) -> Re
     for (system, dots) in others.into_iter().chain(ours) {
         let dots: Vec<&Dot> = dots.iter().filter(is_drawn).collect();
         let color = system.hex();
-        let path: Vec<String> = dots
-            .iter()
-            .map(|d| format!("{:.1},{:.1}", x_at(d.x), y_at(d.y)))
+        let path: Vec<String> = swept(&dots)
+            .into_iter()
+            .map(|(x, y)| format!("{:.1},{:.1}", x_at(x), y_at(y)))
             .collect();
         writeln!(svg, "<g class=\"sys-{}\">", escape(&system.id))?;
         if path.len() > 1 {
@@ -384,6 +386,17 @@ pub fn chip(system: &Shown) -> String {
     )
 }
 
+/// Where the line of a system runs: along its sweep, or where that goes to and fro, as a grid of several settings does, along
+/// its front.
+fn swept(dots: &[&Dot]) -> Vec<(f64, f64)> {
+    let turns = dots.windows(3).filter(|d| (d[1].x - d[0].x) * (d[2].x - d[1].x) < 0.0);
+    if turns.count() <= 2 {
+        return dots.iter().map(|d| (d.x, d.y)).collect();
+    }
+    let front = Front::pareto(dots.iter().map(|d| Point::new(d.x, d.y)));
+    front.points().iter().map(|p| (p.kbps, p.accuracy)).collect()
+}
+
 fn along(value: f64, (from, to): (f64, f64), (start, end): (i32, i32)) -> f64 {
     f64::from(start) + (value - from) / (to - from) * f64::from(end - start)
 }
@@ -530,6 +543,29 @@ mod tests {
         assert_eq!(ticks((85.0, 260.0), 8), [90.0, 100.0, 150.0, 200.0, 250.0]);
         assert_eq!(step(130.0), 200.0);
         assert_eq!(step(0.5), 0.5);
+    }
+
+    #[test]
+    fn a_grid_is_joined_along_its_front() {
+        let dot = |x, y| Dot {
+            x,
+            y,
+            shipped: false,
+            title: String::new(),
+        };
+        let grid = [
+            (100.0, 0.5),
+            (400.0, 0.6),
+            (50.0, 0.3),
+            (200.0, 0.7),
+            (90.0, 0.2),
+            (800.0, 0.9),
+        ]
+        .map(|(x, y)| dot(x, y));
+        let line = swept(&grid.iter().collect::<Vec<_>>());
+        assert_eq!(line, [(50.0, 0.3), (100.0, 0.5), (200.0, 0.7), (800.0, 0.9)]);
+        let sweep = [(400.0, 0.9), (100.0, 0.95), (50.0, 0.3)].map(|(x, y)| dot(x, y));
+        assert_eq!(swept(&sweep.iter().collect::<Vec<_>>()).len(), 3);
     }
 
     #[test]
