@@ -38,9 +38,7 @@ impl Meter {
     pub fn ms(&self) -> f64 {
         match (self.begun, self.first) {
             (Some(begun), Some(_)) => self.last - begun,
-            (None, Some(first)) if self.marks > 1 => {
-                (self.last - first) * self.marks as f64 / (self.marks - 1) as f64
-            }
+            (None, Some(first)) if self.marks > 1 => (self.last - first) * self.marks as f64 / (self.marks - 1) as f64,
             _ => 0.0,
         }
     }

@@ -52,6 +52,7 @@ mod settings;
 mod state;
 mod stats;
 
+pub use negotiate::colour;
 pub use properties::{Analyse, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
 glib::wrapper! {

@@ -349,7 +349,7 @@ fn avc_configuration(format: PixelFormat, sps: &[u8], pps: &[u8]) -> Vec<u8> {
 }
 
 /// Colour description of the video.
-pub(super) fn colour(info: &gst_video::VideoInfo) -> Colour {
+pub fn colour(info: &gst_video::VideoInfo) -> Colour {
     let colorimetry = info.colorimetry();
     let code = |iso: u32| u8::try_from(iso).unwrap_or(2);
     let site = info.chroma_site();

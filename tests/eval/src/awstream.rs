@@ -203,7 +203,11 @@ fn profile<'a>(grid: &[(&'a Record, f64)], rate: f64) -> Vec<Level<'a>> {
         .iter()
         .map(|(record, accuracy)| {
             let bytes: f64 = record.frames.iter().map(|f| f64::from(f.bytes)).sum();
-            (bytes * 8.0 * rate / record.frames.len().max(1) as f64 / 1000.0, *accuracy, *record)
+            (
+                bytes * 8.0 * rate / record.frames.len().max(1) as f64 / 1000.0,
+                *accuracy,
+                *record,
+            )
         })
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));

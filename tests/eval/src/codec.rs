@@ -3,18 +3,18 @@
 //! Coding and decoding for the systems that are not ours: libx264 as `ddsencode` opens it, and the decoder that our own
 //! pipelines use.
 
+use crate::rival::SEGMENT;
 use dds_tests::{Error, bus_error, clip::Clip, cpu, launch};
 use gst::prelude::*;
 use gst_video::prelude::*;
-use crate::rival::SEGMENT;
 use gstdds::camera::{Geometry, QpMap};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
-    Colour, Config, EncoderOption, FrameControls, Guard, Origin, Picture, PixelFormat, Plane, RateControl,
+    Config, EncoderOption, FrameControls, Guard, NAL_SEI, Origin, Picture, PixelFormat, Plane, RateControl,
     RegionEncoder,
 };
-use gstdds::scale::{Scaler, scaled_size};
 use gstdds::picture::Layout;
+use gstdds::scale::{Scaler, scaled_size};
 
 /// The speed preset of every system.
 pub const PRESET: &str = "veryfast";
@@ -64,11 +64,11 @@ pub fn map<'a>(
 
 impl Coder {
     /// A coder for `clip` at `scale` of its size, with a key frame every `gop` frames, and at cuts too where that is more
-    /// than a segment.
+    /// than a segment. `qp` is the quantizer to begin with.
     ///
     /// # Errors
     /// What libx264 says.
-    pub fn open(clip: &Clip, scale: f64, gop: u32) -> Result<Self, Error> {
+    pub fn open(clip: &Clip, scale: f64, gop: u32, qp: u8) -> Result<Self, Error> {
         let info = gst_video::VideoInfo::from_caps(&clip.caps)?;
         let size = scaled_size(clip.size.0, clip.size.1, scale);
         let option = |key: &str, value: String| EncoderOption {
@@ -85,21 +85,13 @@ impl Coder {
             // Segments are all of one length, as in the paper.
             options.extend([option("min-keyint", gop.to_string()), option("scenecut", "0".into())]);
         }
-        let code = |value: u32| u8::try_from(value).unwrap_or(2);
-        let colorimetry = info.colorimetry();
         let config = Config {
             width: size.0,
             height: size.1,
             format: PixelFormat::I420,
             frame_rate: Some((clip.fps.numer() as u32, clip.fps.denom() as u32)),
             pixel_aspect_ratio: (1, 1),
-            colour: Some(Colour {
-                primaries: code(colorimetry.primaries().to_iso()),
-                transfer: code(colorimetry.transfer().to_iso()),
-                matrix: code(colorimetry.matrix().to_iso()),
-                full_range: colorimetry.range() == gst_video::VideoColorRange::Range0_255,
-                chroma_location: 0,
-            }),
+            colour: Some(gstdds::ddsencode::colour(&info)),
             interlaced: None,
             frame_packing: None,
             preset: Some(PRESET.into()),
@@ -108,7 +100,7 @@ impl Coder {
             intra_only: false,
             level_idc: None,
             byte_stream: true,
-            rate: RateControl::Quantizers { base_qp: 30 },
+            rate: RateControl::Quantizers { base_qp: qp },
             guard: Guard::OPEN,
             guarded: false,
             still_parts: false,
@@ -142,12 +134,16 @@ impl Coder {
         let mapped = map(frame, &self.info)?;
         let source = planes(&mapped)?;
         let planes = match &mut self.scaler {
-            Some(scaler) => scaler.scale(&source).ok_or("a frame is too short to be scaled")?.planes(),
+            Some(scaler) => scaler
+                .scale(&source)
+                .ok_or("a frame is too short to be scaled")?
+                .planes(),
             None => source,
         };
         self.map.begin(qp, 1.0);
         for &[x, y, width, height] in regions {
-            self.map.add(dds_protocol::feedback::Rect { x, y, width, height }, inner);
+            self.map
+                .add(dds_protocol::feedback::Rect { x, y, width, height }, inner);
         }
         let (base_qp, offsets) = self.map.finish();
         let controls = FrameControls {
@@ -157,7 +153,10 @@ impl Coder {
         };
         let picture = Picture { planes, pts: self.pts };
         self.pts += 1;
-        let data = self.x264.encode(&picture, &controls)?.data.to_vec();
+        let unit = self.x264.encode(&picture, &controls)?;
+        // Without libx264's note about itself, as ddsencode leaves it out too.
+        let kept = unit.nals.iter().filter(|nal| nal.kind != NAL_SEI);
+        let data = kept.flat_map(|nal| &unit.data[nal.start..nal.end]).copied().collect();
         Ok(Coded {
             data,
             ms: cpu::thread_ms() - begun,
@@ -182,8 +181,12 @@ impl Decoder {
         let pipeline = launch(
             "appsrc name=in format=time ! avdec_h264 max-threads=1 ! appsink name=out sync=false max-buffers=4",
         )?;
-        let source = pipeline.by_name("in").and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
-        let sink = pipeline.by_name("out").and_then(|e| e.downcast::<gst_app::AppSink>().ok());
+        let source = pipeline
+            .by_name("in")
+            .and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
+        let sink = pipeline
+            .by_name("out")
+            .and_then(|e| e.downcast::<gst_app::AppSink>().ok());
         let (source, sink) = source.zip(sink).ok_or("no appsrc or appsink")?;
         let caps = gst::Caps::builder("video/x-h264")
             .field("stream-format", "byte-stream")

@@ -3,7 +3,8 @@
 //! How old the newest result is, by a model of a link and a server: what a record sent when, how long the link takes for
 //! it, when the server is free for it.
 //!
-//! A frame is sent when the camera has coded it, or when its segment is whole. The link carries one access unit after the
+//! A frame is sent when it is captured, or when its segment is whole; coding takes no time here, since it would be measured
+//! and not the same twice. The link carries one access unit after the
 //! other at its rate, with headers; half a round trip later the server takes it, one frame after the other. What a second
 //! pass needs goes back for half a round trip, is coded, and takes the same way. The age at any moment is that of the newest
 //! frame of which a result is there; a result that only a camera has (a tracker's) is none at the server.
@@ -54,7 +55,6 @@ fn us(ms: f64) -> u64 {
 fn results(record: &Record, path: &Path) -> Vec<Option<[f64; 2]>> {
     let frames = record.frames.len();
     let captured = |n: usize| n as f64 * 1000.0 / path.rate;
-    let coding = us(record.camera_ms);
     let mut events = BinaryHeap::new();
     for (n, frame) in record.frames.iter().enumerate() {
         if frame.bytes == 0 {
@@ -64,8 +64,11 @@ fn results(record: &Record, path: &Path) -> Vec<Option<[f64; 2]>> {
             0 => n,
             segment => ((n / segment + 1) * segment).min(frames) - 1,
         };
-        let what = What::Coded { frame: n, second: false };
-        events.push(Reverse((us(captured(ready)) + coding, n, what)));
+        let what = What::Coded {
+            frame: n,
+            second: false,
+        };
+        events.push(Reverse((us(captured(ready)), n, what)));
     }
     let (mut link_free, mut server_free) = (0, 0);
     let half = us(path.rtt_ms / 2.0);
@@ -89,7 +92,7 @@ fn results(record: &Record, path: &Path) -> Vec<Option<[f64; 2]>> {
                 entry[1] = now;
                 if !second && record.frames[frame].refine_bytes > 0 {
                     let what = What::Coded { frame, second: true };
-                    events.push(Reverse((server_free + half + coding / 2, order, what)));
+                    events.push(Reverse((server_free + half, order, what)));
                 }
             }
         }

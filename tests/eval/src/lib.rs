@@ -14,6 +14,7 @@ pub mod rival;
 pub mod run;
 pub mod score;
 pub mod server;
+pub mod strips;
 pub mod superres;
 pub mod system;
 pub mod track;

@@ -4,7 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use dds_eval::record::Summary;
 use dds_eval::run::{Options, read, run, write_whole};
+use dds_eval::score::summarise;
+use dds_eval::strips;
 use dds_eval::system::SYSTEMS;
 use dds_tests::{Error, init};
 
@@ -67,7 +70,10 @@ fn clips(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
         }
         let mut films: Vec<PathBuf> = std::fs::read_dir(path)?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|p| p.extension().is_some_and(|e| FILMS.iter().any(|f| e.eq_ignore_ascii_case(f))))
+            .filter(|p| {
+                p.extension()
+                    .is_some_and(|e| FILMS.iter().any(|f| e.eq_ignore_ascii_case(f)))
+            })
             .collect();
         films.sort();
         if films.is_empty() {
@@ -86,7 +92,11 @@ fn demo_clip() -> Result<PathBuf, Error> {
     if clip.is_file() {
         return Ok(clip);
     }
-    Err(format!("no --clips, and {} is not there: run pipelines/setup.sh", clip.display()).into())
+    Err(format!(
+        "no --clips, and {} is not there: run pipelines/setup.sh",
+        clip.display()
+    )
+    .into())
 }
 
 /// Puts the built-in detector beside the results.
@@ -193,7 +203,10 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
     if o.camera_model.as_os_str().is_empty() {
         o.camera_model = built_in(&out)?;
     }
-    for model in [Some(&o.model), Some(&o.camera_model), o.sr_model.as_ref()].into_iter().flatten() {
+    for model in [Some(&o.model), Some(&o.camera_model), o.sr_model.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         if !model.is_file() {
             return Err(format!("there is no model {}", model.display()).into());
         }
@@ -202,8 +215,11 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
 }
 
 fn report(dir: &Path) -> Result<(), Error> {
-    let summary = dds_eval::score::summarise(dir)?;
+    let summary = summary(dir)?;
     write_whole(&dir.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
+    strips::write(dir, &summary)?;
+    dds_eval::report::write(dir, &summary)?;
+    println!("{}", dir.join("index.html").display());
     Ok(())
 }
 
@@ -223,8 +239,8 @@ fn main() -> std::process::ExitCode {
             let (dir, options) = options(rest)?;
             let ran = run(&dir, &options);
             // What there is can be looked at, also where points failed.
-            report(&dir)?;
-            ran.map(|()| true)
+            let reported = report(&dir);
+            ran.and(reported).map(|()| true)
         }
         ("report", [dir]) => report(Path::new(dir)).map(|()| true),
         ("compare", [a, b]) => compare(Path::new(a), Path::new(b)),
@@ -241,7 +257,16 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn compare(_a: &Path, _b: &Path) -> Result<bool, Error> {
-    let _ = read::<dds_eval::record::Summary>;
-    Ok(true)
+/// Scores a run, so that a run without a summary, or with an old one, is compared as it is.
+fn summary(dir: &Path) -> Result<Summary, Error> {
+    if dir.join("records").is_dir() {
+        return summarise(dir);
+    }
+    read(&dir.join("summary.json"))
+}
+
+fn compare(a: &Path, b: &Path) -> Result<bool, Error> {
+    let comparison = dds_eval::compare::compare(&summary(a)?, &summary(b)?);
+    print!("{comparison}");
+    Ok(comparison.same())
 }

@@ -61,7 +61,13 @@ fn choose<T: Copy + PartialEq>(all: &[T], count: usize, keep: T) -> Vec<T> {
     }
     let last = all.len() - 1;
     let mut places: Vec<usize> = (0..count.max(1))
-        .map(|n| if count <= 1 { last / 2 } else { (n * last + (count - 1) / 2) / (count - 1) })
+        .map(|n| {
+            if count <= 1 {
+                last / 2
+            } else {
+                (n * last + (count - 1) / 2) / (count - 1)
+            }
+        })
         .collect();
     if let Some(kept) = all.iter().position(|v| *v == keep)
         && !places.contains(&kept)
@@ -105,7 +111,12 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
     let uniform = |gop: u32| {
         let qps = choose(&UNIFORM, count, SHIPPED);
         let at = |qp: u8| {
-            let how = How::Uniform { gop, qp, scale: 1.0, every: 1 };
+            let how = How::Uniform {
+                gop,
+                qp,
+                scale: 1.0,
+                every: 1,
+            };
             point(format!("qp{qp}"), qp == SHIPPED, 1.0, how)
         };
         qps.into_iter().map(at).collect::<Vec<_>>()
@@ -129,7 +140,12 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
             for every in [1usize, 3] {
                 for scale in [1.0, 0.75, 0.5] {
                     for &qp in &qps {
-                        let how = How::Uniform { gop: SEGMENT, qp, scale, every };
+                        let how = How::Uniform {
+                            gop: SEGMENT,
+                            qp,
+                            scale,
+                            every,
+                        };
                         let name = format!("s{:.0}-qp{qp}-1in{every}", scale * 100.0);
                         all.push(point(name, false, 1.0 / every as f64, how));
                     }

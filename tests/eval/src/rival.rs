@@ -71,7 +71,9 @@ pub fn objects(found: &[Found]) -> Vec<Object> {
 
 /// The class map of a line, as ddsinfer wrote it.
 pub fn map_of(line: &dds_tests::score::Line) -> serde_json::Value {
-    line.map.as_ref().map_or(serde_json::Value::Null, gstddsinfer::segmentation::map_json)
+    line.map
+        .as_ref()
+        .map_or(serde_json::Value::Null, gstddsinfer::segmentation::map_json)
 }
 
 impl Bench<'_> {
@@ -103,8 +105,15 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// What encoder, decoder and model say.
-    pub fn uniform(&self, gop: u32, scale: f64, every: usize, qp: u8, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
-        let mut coder = Coder::open(self.clip, scale, (gop / every as u32).max(1))?;
+    pub fn uniform(
+        &self,
+        gop: u32,
+        scale: f64,
+        every: usize,
+        qp: u8,
+        step: &mut dyn FnMut(),
+    ) -> Result<Outcome, Error> {
+        let mut coder = Coder::open(self.clip, scale, (gop / every as u32).max(1), qp)?;
         let mut link = Link::open(self, coder.size)?;
         for (n, buffer) in self.clip.frames.iter().enumerate() {
             if n.is_multiple_of(every) {
@@ -125,7 +134,7 @@ impl Bench<'_> {
     pub fn vigil(&self, inner: u8, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
         const OUTER: u8 = 51;
         let mut camera = Server::new(self.camera, self.memory);
-        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP)?;
+        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP, OUTER)?;
         let mut link = Link::open(self, coder.size)?;
         for buffer in &self.clip.frames {
             let line = camera.ask(buffer, &self.clip.caps)?;
@@ -147,7 +156,7 @@ impl Bench<'_> {
         /// Least objectness and largest area, as a share of the frame, of a proposal.
         const OBJECTNESS: f32 = 0.7;
         const AREA: f32 = 0.1;
-        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP)?;
+        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP, outer)?;
         let mut link = Link::open(self, coder.size)?;
         let frame_area = self.clip.size.0 as f32 * self.clip.size.1 as f32;
         let mut answers: Vec<Vec<[u32; 4]>> = Vec::new();
@@ -186,7 +195,7 @@ impl Bench<'_> {
         /// Boxes below are not tracked: no threshold that is tried would show them.
         const LEAST: f32 = 0.2;
         let info = gst_video::VideoInfo::from_caps(&self.clip.caps)?;
-        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP)?;
+        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP, QP)?;
         let mut link = Link::open(self, coder.size)?;
         let mut tracked: Vec<(Object, Tracker)> = Vec::new();
         let mut lost = false;
@@ -213,7 +222,11 @@ impl Bench<'_> {
                             false
                         }
                     });
-                    let differ = before.iter().zip(&luma).filter(|(a, b)| a.abs_diff(**b) > LEVELS).count();
+                    let differ = before
+                        .iter()
+                        .zip(&luma)
+                        .filter(|(a, b)| a.abs_diff(**b) > LEVELS)
+                        .count();
                     n - last >= SPACING && (lost || differ as f64 > share * luma.len() as f64)
                 }
             };
@@ -255,7 +268,7 @@ impl Bench<'_> {
         restore: &mut SuperResolution,
         step: &mut dyn FnMut(),
     ) -> Result<Outcome, Error> {
-        let mut coder = Coder::open(self.clip, 0.5, SEGMENT)?;
+        let mut coder = Coder::open(self.clip, 0.5, SEGMENT, qp)?;
         let mut decoder = Decoder::open(coder.size)?;
         let mut server = self.server();
         let mut outcome = Outcome::default();

@@ -68,7 +68,10 @@ pub fn delay_frames(rate: f64, rtt_ms: f64, inference_ms: f64) -> usize {
 
 /// Where the record of a point lies.
 pub fn record_path(dir: &Path, clip: &str, system: &str, point: &str) -> PathBuf {
-    dir.join("records").join(clip).join(system).join(format!("{point}.json"))
+    dir.join("records")
+        .join(clip)
+        .join(system)
+        .join(format!("{point}.json"))
 }
 
 /// Writes a file as a whole, or not at all.
@@ -97,12 +100,15 @@ pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
 
 fn machine() -> String {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processor = text("/proc/cpuinfo")
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|v| v.1.trim().to_owned()));
-    let system = text("/etc/os-release")
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME=").map(|v| v.trim_matches('"').to_owned()));
+    let processor = text("/proc/cpuinfo").lines().find_map(|line| {
+        line.strip_prefix("model name")?
+            .split_once(':')
+            .map(|v| v.1.trim().to_owned())
+    });
+    let system = text("/etc/os-release").lines().find_map(|line| {
+        line.strip_prefix("PRETTY_NAME=")
+            .map(|v| v.trim_matches('"').to_owned())
+    });
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "{}, {cores} cores, {}",
@@ -145,11 +151,17 @@ impl Context<'_> {
             How::Uniform { gop, qp, scale, every } => {
                 format!("x264 {PRESET}, quantizer {qp}, GOP {gop}, size x {scale}, 1 frame in {every}")
             }
-            How::Glimpse(share) => format!("{} % of pixels differ by more than 21, x264 quantizer 30", share * 100.0),
+            How::Glimpse(share) => format!(
+                "{} % of pixels differ by more than 21, x264 quantizer 30",
+                share * 100.0
+            ),
             How::Vigil(inner) => format!("quantizer {inner} in the camera's boxes, 51 outside"),
             How::Eaar(inner, outer) => format!("quantizer {inner} in proposals, {outer} outside"),
             How::CloudSeg(qp) => {
-                format!("quantizer {qp}, size x 0.5, restored, 1 frame in {} looked at", self.options.sr_every)
+                format!(
+                    "quantizer {qp}, size x 0.5, restored, 1 frame in {} looked at",
+                    self.options.sr_every
+                )
             }
             How::Elements { scale, encode, infer } => format!("size x {scale}, ddsencode {encode}, ddsinfer {infer}"),
         }
@@ -157,9 +169,11 @@ impl Context<'_> {
 
     /// Hash of all that the point's record depends on.
     fn key(&self, point: &Point) -> String {
+        // With a number that rises where the coding of the others changes.
         let models = match point.how {
-            How::Vigil(_) => self.camera.salt(),
-            _ => String::new(),
+            How::Vigil(_) => format!("2 {}", self.camera.salt()),
+            How::Elements { .. } => String::new(),
+            _ => "2".into(),
         };
         let text = format!(
             "{FORMAT} {} {} {} {} {} {} {models} {} {}",
@@ -217,7 +231,9 @@ impl Context<'_> {
         let looped = lockstep::Loop {
             clip: self.clip,
             encode: &encode,
-            infer: &self.server.with(&format!("feedback-threshold=0.3 refine-deadline=60000 {infer}")),
+            infer: &self
+                .server
+                .with(&format!("feedback-threshold=0.3 refine-deadline=60000 {infer}")),
             // A frame of two passes waits for its feedback; what that costs is in its freshness.
             delay: if two_passes { 1 } else { self.delay() },
             keep_stream: true,
@@ -236,7 +252,11 @@ impl Context<'_> {
                 feedback_bytes: sizes[2],
                 origin: Origin::Inferred,
                 objects: rival::objects(&line.objects_at(self.clip.size)),
-                regions: line.regions.iter().map(|r| [x_of(r.0), y_of(r.1), x_of(r.2), y_of(r.3)]).collect(),
+                regions: line
+                    .regions
+                    .iter()
+                    .map(|r| [x_of(r.0), y_of(r.1), x_of(r.2), y_of(r.3)])
+                    .collect(),
                 map: rival::map_of(line),
             }
         });
@@ -245,14 +265,23 @@ impl Context<'_> {
             camera_ms: run.camera_ms * self.clip.frames.len() as f64,
             inferences: inferences.unwrap_or_default(),
             stream: run.stream,
-            segment: if encode.contains("segment-length") { rival::SEGMENT } else { 0 },
+            segment: if encode.contains("segment-length") {
+                rival::SEGMENT
+            } else {
+                0
+            },
             server_extra_ms: 0.0,
         })
     }
 
     fn keep(&self, job: &Job<'_>, outcome: Outcome) -> Result<(), Error> {
         let count = outcome.frames.len().max(1) as f64;
-        let looked = outcome.frames.iter().filter(|f| f.origin == Origin::Inferred).count().max(1);
+        let looked = outcome
+            .frames
+            .iter()
+            .filter(|f| f.origin == Origin::Inferred)
+            .count()
+            .max(1);
         if job.point.shipped && !outcome.stream.is_empty() {
             let path = self.dir.join("streams").join(&self.info.name);
             write_whole(&path.join(format!("{}.h264", job.point.system)), &outcome.stream)?;
@@ -279,6 +308,9 @@ fn infos(options: &Options) -> Result<Vec<ClipInfo>, Error> {
     for path in &options.clips {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = stem.ok_or_else(|| format!("{} is no file", path.display()))?;
+        if name == "pooled" {
+            return Err("a clip may not be called pooled: the report calls all clips together so".into());
+        }
         if infos.iter().any(|i| i.name == name) {
             return Err(format!("two clips are called {name}: rename one").into());
         }
@@ -320,7 +352,11 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
     let manifest_path = dir.join("run.json");
     let spent = read::<Manifest>(&manifest_path).map_or(0.0, |m| m.seconds);
     let threads = "threads=1";
-    let map = if options.task == "segmentation" { "segmentation-map=true" } else { "" };
+    let map = if options.task == "segmentation" {
+        "segmentation-map=true"
+    } else {
+        ""
+    };
     let properties = format!("{threads} box-confidence-threshold=0.05 {map} {}", options.infer);
     let server = Infer::open(&options.model, properties.trim())?;
     let camera = Infer::open(
@@ -363,7 +399,12 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             command: options.command.clone(),
             machine: machine(),
             versions: versions(),
-            model: server.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            model: server
+                .model
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             task: options.task.clone(),
             rtt_ms: options.rtt_ms,
             inference_ms: options.inference_ms,
@@ -395,7 +436,9 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
         let jobs = Mutex::new(jobs);
         let work = || {
             loop {
-                let Some(job) = jobs.lock().unwrap().pop_front() else { return };
+                let Some(job) = jobs.lock().unwrap().pop_front() else {
+                    return;
+                };
                 let mut done = 0;
                 let frames = clip.frames.len().max(1);
                 let mut steps = 0;
@@ -427,7 +470,12 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
     if failures.is_empty() {
         Ok(())
     } else {
-        Err(format!("{} points failed, all others are kept:\n  {}", failures.len(), failures.join("\n  ")).into())
+        Err(format!(
+            "{} points failed, all others are kept:\n  {}",
+            failures.len(),
+            failures.join("\n  ")
+        )
+        .into())
     }
 }
 

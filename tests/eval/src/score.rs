@@ -171,8 +171,15 @@ struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// Rules for a clip; without vehicles in it, the paper's metric counts all that there is.
     fn new(reference: &'a [Frame], info: &ClipInfo, threshold: f32, task: &str) -> Self {
-        let objects = || reference.iter().flat_map(|f| &f.objects).filter(|o| o.score >= REFERENCE_SCORE);
-        let vehicles = objects().filter(|o| PaperMetric::VEHICLES.contains(&o.label.as_str())).count();
+        let objects = || {
+            reference
+                .iter()
+                .flat_map(|f| &f.objects)
+                .filter(|o| o.score >= REFERENCE_SCORE)
+        };
+        let vehicles = objects()
+            .filter(|o| PaperMetric::VEHICLES.contains(&o.label.as_str()))
+            .count();
         let labels = if vehicles >= reference.len() {
             PaperMetric::VEHICLES.to_vec()
         } else {
@@ -275,7 +282,12 @@ fn scored(
     let up: f64 = record.frames.iter().map(|f| f64::from(f.bytes + f.refine_bytes)).sum();
     let refined: f64 = record.frames.iter().map(|f| f64::from(f.refine_bytes)).sum();
     // A restored frame stands for those between that were not looked at.
-    let looked = record.frames.iter().filter(|f| f.origin != Origin::Unscored).count().max(1);
+    let looked = record
+        .frames
+        .iter()
+        .filter(|f| f.origin != Origin::Unscored)
+        .count()
+        .max(1);
     Scored {
         clip: info.name.clone(),
         system: record.system.clone(),
@@ -313,7 +325,10 @@ fn threshold(clips: &[(ClipInfo, Vec<Frame>, Vec<(Record, bool)>)]) -> f32 {
     TEST_SCORES
         .iter()
         .map(|&score| (mean(score), score))
-        .fold((-1.0, TEST_SCORES[0]), |best, one| if one.0 > best.0 { one } else { best })
+        .fold(
+            (-1.0, TEST_SCORES[0]),
+            |best, one| if one.0 > best.0 { one } else { best },
+        )
         .1
 }
 
@@ -328,7 +343,10 @@ fn pooled(points: &[Scored], clips: &[String]) -> Vec<Scored> {
         }
         groups.entry(key).or_default().push(point);
     }
-    let complete = order.into_iter().filter_map(|key| groups.get(&key)).filter(|g| g.len() == clips.len());
+    let complete = order
+        .into_iter()
+        .filter_map(|key| groups.get(&key))
+        .filter(|g| g.len() == clips.len());
     complete
         .map(|group| {
             let mean = |of: &dyn Fn(&Scored) -> f64| group.iter().map(|p| of(p)).sum::<f64>() / group.len() as f64;
@@ -395,7 +413,15 @@ pub fn summarise(dir: &Path) -> Result<Summary, Error> {
             if let Some(played) = awstream::play(&grid, info.rate, SEGMENT as usize, mean) {
                 let shipped = mean == 900.0;
                 let link = mean;
-                of_clip.push(scored(&played.record, &played.source, shipped, &rules, info, &manifest, link));
+                of_clip.push(scored(
+                    &played.record,
+                    &played.source,
+                    shipped,
+                    &rules,
+                    info,
+                    &manifest,
+                    link,
+                ));
             }
         }
         let full = of_clip
@@ -467,14 +493,22 @@ mod tests {
         let mut two = frame(Origin::Inferred, vec![object(0.0, 1), object(40.0, 2)]);
         two.refine_bytes = 10;
         let one = frame(Origin::Inferred, vec![object(0.0, 1)]);
-        let count = |post| -> Vec<usize> { boxes(&[two.clone(), one.clone()], post, 0.3).iter().map(Vec::len).collect() };
+        let count = |post| -> Vec<usize> {
+            boxes(&[two.clone(), one.clone()], post, 0.3)
+                .iter()
+                .map(Vec::len)
+                .collect()
+        };
         assert_eq!(count(Post::Published), [2, 1]);
         assert_eq!(count(Post::Plain), [1, 1]);
     }
 
     #[test]
     fn boxes_of_a_class_that_overlap_are_one_for_all() {
-        let frames = [frame(Origin::Inferred, vec![object(0.0, 1), object(4.0, 1), object(40.0, 1)])];
+        let frames = [frame(
+            Origin::Inferred,
+            vec![object(0.0, 1), object(4.0, 1), object(40.0, 1)],
+        )];
         let joined = &boxes(&frames, Post::Equal, 0.3)[0];
         assert_eq!(joined.len(), 2);
         assert_eq!((joined[0].x, joined[0].w), (0.0, 14.0));

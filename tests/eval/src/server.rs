@@ -153,11 +153,15 @@ impl Running {
              infer.results ! appsink name=results sync=false"
         ))?;
         let sink = |name: &str| {
-            let element = pipeline.by_name(name).and_then(|e| e.downcast::<gst_app::AppSink>().ok());
+            let element = pipeline
+                .by_name(name)
+                .and_then(|e| e.downcast::<gst_app::AppSink>().ok());
             element.ok_or_else(|| format!("no appsink {name}"))
         };
         let (out, results) = (sink("out")?, sink("results")?);
-        let source = pipeline.by_name("in").and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
+        let source = pipeline
+            .by_name("in")
+            .and_then(|e| e.downcast::<gst_app::AppSrc>().ok());
         let source = source.ok_or("no appsrc")?;
         source.set_caps(Some(caps));
         pipeline.set_state(gst::State::Playing)?;
@@ -237,14 +241,21 @@ impl<'a> Server<'a> {
     fn hash(&self, picture: &gst::Buffer, info: &gst_video::VideoInfo) -> Result<String, Error> {
         let mut hasher = Sha256::new();
         hasher.update(self.salt.as_bytes());
-        hasher.update(format!("{}x{} {} {}", info.width(), info.height(), info.name(), info.colorimetry()));
+        hasher.update(format!(
+            "{}x{} {} {}",
+            info.width(),
+            info.height(),
+            info.name(),
+            info.colorimetry()
+        ));
         let frame = codec::map(picture, info)?;
         let format = info.format_info();
         for plane in 0..info.n_planes() {
             let component = (0..info.n_components() as usize)
                 .find(|c| format.plane()[*c] == plane)
                 .ok_or("a plane without components")? as u8;
-            let row = format.scale_width(component, info.width()) as usize * format.pixel_stride()[component as usize] as usize;
+            let row = format.scale_width(component, info.width()) as usize
+                * format.pixel_stride()[component as usize] as usize;
             let rows = format.scale_height(component, info.height()) as usize;
             let stride = frame.plane_stride()[plane as usize] as usize;
             let data = frame.plane_data(plane)?;

@@ -54,10 +54,9 @@ impl SuperResolution {
         if shape.iter().copied().collect::<Vec<_>>() != [1, 3, out_height as i64, out_width as i64] {
             return Err(format!("the super-resolution gave {shape:?} for {width}x{height} pixels").into());
         }
-        let out_info =
-            gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, out_width as u32, out_height as u32)
-                .fps(gst::Fraction::new(30, 1))
-                .build()?;
+        let out_info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, out_width as u32, out_height as u32)
+            .fps(gst::Fraction::new(30, 1))
+            .build()?;
         let mut out = gst_video::VideoFrame::from_buffer_writable(gst::Buffer::with_size(out_info.size())?, &out_info)
             .map_err(|_| "a picture cannot be mapped")?;
         let stride = out.plane_stride()[0] as usize;
