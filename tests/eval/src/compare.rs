@@ -278,7 +278,8 @@ fn savings(a: &Summary, b: &Summary) -> Vec<(String, Option<f64>, Option<f64>)> 
 }
 
 fn times(pairs: &[(&Scored, &Scored)]) -> Vec<Change> {
-    let kinds: [(&str, fn(&Scored) -> f64); 2] = [
+    type Of = fn(&Scored) -> f64;
+    let kinds: [(&str, Of); 2] = [
         ("camera, median ms per frame", |p| p.camera_ms),
         ("mean age of results, median ms", |p| p.freshness.mean),
     ];

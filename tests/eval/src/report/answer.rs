@@ -15,16 +15,27 @@ impl Page<'_> {
         self.systems.iter().find(|s| s.ours && s.ran())
     }
 
-    /// The subject beside uniform and AWStream: at the middle accuracy where any clip has it, else at the next best.
+    /// The subject against uniform and AWStream, at the first of these that half of the clips have a number at: the middle
+    /// accuracy, the lower, the higher, the average. Where none is, at what most clips have.
     fn compared(&self, ours: &Shown) -> Option<(Column, [(Baseline, Spread); 2])> {
         let against = |column| {
             let baselines = [Baseline::UniformLong, Baseline::Awstream];
             baselines.map(|b| (b, self.savings.spread(&ours.id, Measure::Published, b, column)))
         };
-        let columns = [1, 2, 0].map(Column::At).into_iter().chain([Column::Average]);
-        columns
-            .map(|column| (column, against(column)))
-            .find(|(_, spreads)| spreads.iter().any(|(_, s)| s.clips > 0))
+        let all = [1, 2, 0].map(Column::At).into_iter().chain([Column::Average]);
+        let all: Vec<_> = all.map(|column| (column, against(column))).collect();
+        let clips = |spreads: &[(Baseline, Spread); 2]| spreads.iter().map(|(_, s)| s.clips).sum::<usize>();
+        let on_half =
+            |spreads: &[(Baseline, Spread); 2]| spreads.iter().any(|(_, s)| s.clips > 0 && 2 * s.clips >= s.of);
+        let most = all
+            .iter()
+            .map(|(_, spreads)| clips(spreads))
+            .max()
+            .filter(|most| *most > 0)?;
+        let chosen = all.iter().find(|(_, spreads)| on_half(spreads));
+        chosen
+            .or_else(|| all.iter().find(|(_, spreads)| clips(spreads) == most))
+            .copied()
     }
 
     /// One sentence, computed.

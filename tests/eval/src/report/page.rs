@@ -333,7 +333,7 @@ impl Page<'_> {
         );
         *out += &figure(&self.freshness(Layout::WIDE)?, &self.freshness(Layout::NARROW)?);
         *out += "<figcaption>Bar and number: mean. Line and number in brackets: 95th percentile. Shorter is better.</figcaption>\n</figure>\n";
-        *out += "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>At the shipped or published setting of every \
+        *out += "<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table>\n<caption>At the shipped or published setting of every \
                  system</caption>\n<thead><tr><th scope=\"col\">system</th><th scope=\"col\">point</th><th scope=\"col\">mean, \
                  ms</th><th scope=\"col\">median, ms</th><th scope=\"col\">p95, ms</th><th scope=\"col\">accuracy</th><th \
                  scope=\"col\">norm.</th><th scope=\"col\">camera, ms per frame</th><th scope=\"col\">inferences per \
@@ -364,8 +364,7 @@ impl Page<'_> {
                 number(c.mean(|p| p.inferences), 2)
             );
         }
-        *out += "</tbody></table></div>\n<p class=\"note\">Camera time is processor time as measured on the machine of this run; all \
-                 else is the same in every run.";
+        *out += "</tbody></table></div>\n<p class=\"note\">Camera time is processor time as measured on the machine of this run.";
         if picked {
             *out += &format!(
                 " \u{2021} has no setting of its own: its cheapest point of at least {} {}, or its best.",
@@ -398,7 +397,7 @@ impl Page<'_> {
         *out += "<section id=\"published\">\n<h2>Against published figures</h2>\n<p>Whether the systems were rebuilt well is for the \
                  reader to judge: what their authors, or the authors of AccMPEG, published, beside what this run measured. The \
                  published figures are of other clips, other models and mostly another metric, so their size should agree, not \
-                 their last digit. Ratios under 1 are fewer bytes.</p>\n<div class=\"scroll\" tabindex=\"0\"><table \
+                 their last digit. Ratios under 1 are fewer bytes.</p>\n<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table \
                  class=\"words\">\n<thead><tr><th scope=\"col\">figure</th><th scope=\"col\">published</th><th \
                  scope=\"col\">here</th><th scope=\"col\">how to read it</th></tr></thead>\n<tbody>\n";
         for line in published::lines(self.summary, self.savings, self.systems) {
@@ -447,7 +446,7 @@ impl Page<'_> {
         for (name, value) in facts {
             *out += &format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n");
         }
-        *out += "</dl>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"files\">\n<caption>Clips</caption>\n<thead><tr><th \
+        *out += "</dl>\n<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table class=\"files\">\n<caption>Clips</caption>\n<thead><tr><th \
                  scope=\"col\">clip</th><th scope=\"col\">size</th><th scope=\"col\">frames/s</th><th \
                  scope=\"col\">frames</th><th scope=\"col\">file</th><th scope=\"col\">SHA-256</th></tr></thead>\n<tbody>\n";
         for c in &m.clips {

@@ -75,7 +75,7 @@ impl Beside {
         let Some(median) = median(self.ratios.iter().copied()) else {
             return match self.of {
                 0 => NOT_RUN.into(),
-                of => format!("reached on 0 of {of} {unit}"),
+                of => format!("none: the other is never as accurate (0 of {of} {unit})"),
             };
         };
         let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
@@ -454,5 +454,76 @@ fn gain(summary: &Summary, measure: Measure) -> String {
                 gains.len()
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Accuracy, Freshness, Manifest};
+
+    fn point(clip: &str, system: &str, shipped: bool, kbps: f64, main: f64) -> Scored {
+        let accuracy = Accuracy {
+            main,
+            paper: main,
+            ..Accuracy::default()
+        };
+        Scored {
+            clip: clip.into(),
+            system: system.into(),
+            point: kbps.to_string(),
+            settings: String::new(),
+            shipped,
+            kbps,
+            kbps_down: 0.0,
+            kbps_headers: kbps,
+            norm: kbps / 1000.0,
+            refine_share: 0.25,
+            published: accuracy,
+            plain: accuracy,
+            equal: accuracy,
+            freshness: Freshness::default(),
+            camera_ms: 0.0,
+            inferences: 1.0,
+        }
+    }
+
+    fn run() -> Summary {
+        Summary {
+            manifest: Manifest::default(),
+            threshold: 0.3,
+            pooled_clips: Vec::new(),
+            points: vec![
+                point("a", "uniform-short", false, 1000.0, 0.9),
+                point("a", "uniform-short", false, 500.0, 0.8),
+                point("a", "dds", true, 300.0, 0.8),
+                point("a", "dds", false, 450.0, 0.85),
+                point("b", "uniform-short", false, 1000.0, 0.7),
+                point("b", "dds", true, 400.0, 0.8),
+                point("pooled", "dds", true, 350.0, 0.8),
+            ],
+        }
+    }
+
+    #[test]
+    fn points_are_compared_with_the_cheapest_that_is_as_accurate() {
+        let of = |shipped| Beside::of(&run(), "dds", shipped, "uniform-short", Measure::Published);
+        // On clip b no uniform point is as accurate.
+        assert_eq!((of(true).ratios, of(true).of), (vec![0.6], 2));
+        assert_eq!((of(false).ratios, of(false).of), (vec![0.6, 0.45], 3));
+        assert_eq!(
+            Beside::of(&run(), "eaar", false, "uniform-short", Measure::Paper),
+            Beside::default()
+        );
+    }
+
+    #[test]
+    fn figures_that_cannot_be_had_say_why() {
+        let beside = |system| Beside::of(&run(), system, true, "awstream", Measure::Published).text("clips");
+        assert_eq!(beside("eaar"), NOT_RUN);
+        assert_eq!(beside("dds"), "none: the other is never as accurate (0 of 2 clips)");
+        assert_eq!(over_best(&run()), "1 of 2");
+        // DDS is cheaper than every uniform point.
+        assert_eq!(gain(&run(), Measure::Published), "comparable on 0 of 2 clips");
     }
 }

@@ -305,3 +305,96 @@ pub fn hull(summary: &Summary, clip: &str, systems: &[&str], measure: Measure) -
         .filter(|p| p.clip == clip && systems.contains(&p.system.as_str()));
     Front::hull(points.filter_map(|p| Some(Point::new(measure.kbps(p), measure.accuracy(p)?))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Accuracy, Freshness, Manifest};
+
+    fn points(system: &str, list: &[(f64, f64)]) -> Vec<Scored> {
+        let points = list.iter().map(|&(kbps, main)| {
+            let accuracy = Accuracy {
+                main,
+                ..Accuracy::default()
+            };
+            Scored {
+                clip: "a".into(),
+                system: system.into(),
+                point: kbps.to_string(),
+                settings: String::new(),
+                shipped: false,
+                kbps,
+                kbps_down: 0.0,
+                kbps_headers: kbps + 100.0,
+                norm: 0.0,
+                refine_share: 0.0,
+                published: accuracy,
+                plain: accuracy,
+                equal: accuracy,
+                freshness: Freshness::default(),
+                camera_ms: 0.0,
+                inferences: 1.0,
+            }
+        });
+        points.collect()
+    }
+
+    fn run(points: Vec<Scored>) -> Savings {
+        Savings::of(&Summary {
+            manifest: Manifest::default(),
+            threshold: 0.3,
+            pooled_clips: Vec::new(),
+            points,
+        })
+    }
+
+    #[test]
+    fn bandwidth_is_compared_at_shares_of_the_best_uniform_accuracy() {
+        // The hull of uniform runs from 100 kbit/s for 0.4 over 400 for 0.8 to 1600 for 1: 0.95, 0.9 and 0.85 cost
+        // 1600 / sqrt(2), 800 and 400 * sqrt(2).
+        let mut all = points("uniform-short", &[(100.0, 0.4), (800.0, 0.8), (1600.0, 1.0)]);
+        all.extend(points("uniform-long", &[(400.0, 0.8)]));
+        all.extend(points("x", &[(100.0, 0.8), (200.0, 0.9)]));
+        all.extend(points("y", &[(4000.0, 0.92), (9000.0, 0.99)]));
+        let savings = run(all);
+        let row = |system| savings.row("a", system, Measure::Published, Baseline::Uniform).unwrap();
+        let near = |a: Result<f64, Gap>, b: f64| (a.unwrap() - b).abs() < 1e-9;
+        let x = row("x");
+        assert_eq!(x.at[0], Err(Gap::Never));
+        assert!(near(x.at[1], -75.0), "{x:?}");
+        // At 0.85 it takes 100 * sqrt(2).
+        assert!(near(x.at[2], -75.0), "{x:?}");
+        assert!(
+            (x.average.unwrap() + 75.0).abs() < 1e-9 && (x.overlap.unwrap() - 0.1 / 0.6).abs() < 1e-9,
+            "{x:?}"
+        );
+        let y = row("y");
+        assert_eq!((y.at[1], y.at[2]), (Err(Gap::Under), Err(Gap::Under)));
+        let own = savings.row("a", "x", Measure::Published, Baseline::Awstream).unwrap();
+        assert_eq!((own.at[1], own.average), (Err(Gap::Baseline), None));
+        // Tasks without the paper's metric have no rows of it.
+        assert!(savings.row("a", "x", Measure::Paper, Baseline::Uniform).is_none());
+        let headers = savings.row("a", "x", Measure::Headers, Baseline::Uniform).unwrap();
+        assert!(headers.average > x.average);
+    }
+
+    #[test]
+    fn spreads_count_clips_and_what_is_missing() {
+        let mut all = Vec::new();
+        for (clip, factor) in [("a", 0.5), ("b", 1.5), ("c", 0.9), ("pooled", 0.1)] {
+            let mut both = points("uniform-long", &[(100.0, 0.5), (1600.0, 1.0)]);
+            both.extend(points("x", &[(100.0 * factor, 0.5), (1600.0 * factor, 1.0)]));
+            both.extend(points("y", &[(10.0, 0.2), (20.0, 0.3)]));
+            both.iter_mut().for_each(|p| p.clip = clip.into());
+            all.extend(both);
+        }
+        let savings = run(all);
+        let spread = |system, column| savings.spread(system, Measure::Published, Baseline::UniformLong, column);
+        let x = spread("x", Column::Average);
+        assert_eq!((x.of, x.clips, x.fewer, x.sliver), (3, 3, 2, false));
+        assert!((x.median + 10.0).abs() < 1e-9 && (x.least + 50.0).abs() < 1e-9 && (x.most - 50.0).abs() < 1e-9);
+        let y = spread("y", Column::At(1));
+        assert_eq!((y.of, y.clips, y.never, y.under), (3, 0, 3, 0));
+        assert_eq!(spread("z", Column::Average).of, 0);
+    }
+}

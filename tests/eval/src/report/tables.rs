@@ -14,7 +14,7 @@ impl Page<'_> {
     /// Table of one measure: three accuracies beside the uniform hull, and averages beside three baselines.
     fn savings_table(&self, measure: Measure, caption: &str) -> String {
         let mut out = format!(
-            "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>{caption}</caption>\n<thead><tr><th scope=\"col\">system</th>"
+            "<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table>\n<caption>{caption}</caption>\n<thead><tr><th scope=\"col\">system</th>"
         );
         for target in TARGETS {
             out += &format!(
@@ -73,7 +73,7 @@ impl Page<'_> {
             (Measure::Headers, "with headers"),
         ];
         let baselines = [Baseline::Uniform, Baseline::Awstream];
-        *out += "<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of bandwidth, median over \
+        *out += "<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of bandwidth, median over \
                  clips</caption>\n<thead><tr><th scope=\"col\" rowspan=\"2\">system</th>";
         for baseline in baselines {
             *out += &format!(
@@ -111,7 +111,7 @@ impl Page<'_> {
             *out += "<h3>By identity</h3>\n<p>Faces called by the right name, of all that the model recognises on the source.</p>\n";
             *out += &self.savings_table(Measure::Identity, "By faces called by the right name");
         }
-        *out += "<h3>Average of each clip</h3>\n<div class=\"scroll\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of \
+        *out += "<h3>Average of each clip</h3>\n<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table class=\"tight\">\n<caption>Average change of \
                  bandwidth against the hull of uniform, own rule</caption>\n<thead><tr><th scope=\"col\">system</th>";
         let clips = clips(self.summary);
         for clip in &clips {
@@ -153,7 +153,7 @@ impl Page<'_> {
             heads.push("named rightly");
         }
         heads.extend(["age, ms", "p95, ms", "settings"]);
-        *out += "<details>\n<summary>All points of this clip</summary>\n<div class=\"scroll\" tabindex=\"0\"><table \
+        *out += "<details>\n<summary>All points of this clip</summary>\n<div class=\"scroll\" role=\"group\" aria-label=\"Table, scrolls sideways\" tabindex=\"0\"><table \
                  class=\"points\">\n<thead><tr>";
         for head in heads {
             *out += &format!("<th scope=\"col\">{}</th>", escape(head));
