@@ -46,7 +46,7 @@ pub struct Comparison {
     pub points: Vec<Change>,
     /// Points that both have.
     pub common: usize,
-    /// Average savings by the main measure beside the hull of uniform, median over clips, in per cent: system, first, second.
+    /// Average savings by the main measure against the hull of uniform, median over clips, in per cent: system, first, second.
     pub savings: Vec<(String, Option<f64>, Option<f64>)>,
     /// Medians over common points of what is measured by a clock: camera milliseconds and age of results.
     pub times: Vec<Change>,
@@ -81,7 +81,7 @@ impl fmt::Display for Comparison {
         if !self.savings.is_empty() {
             writeln!(
                 f,
-                "\naverage change of bandwidth beside the hull of uniform, median over clips"
+                "\naverage change of bandwidth against the hull of uniform, median over clips"
             )?;
             writeln!(f, "  {:<24}{:>10}{:>10}{:>12}", "", "first", "second", "difference")?;
             for (system, first, second) in &self.savings {

@@ -16,11 +16,8 @@ use gst::prelude::*;
 pub fn from_svg(from: &Path, to: &Path) -> Result<(), Error> {
     gst::init()?;
     if gst::ElementFactory::find("rsvgdec").is_none() {
-        return Err(
-            "GStreamer has no element rsvgdec to draw plots as PNG; install gstreamer1.0-plugins-bad \
-                    (Fedora: gstreamer1-plugins-bad-free-extras)"
-                .into(),
-        );
+        let why = "GStreamer has no element rsvgdec to draw plots as PNG; install gstreamer1.0-plugins-bad";
+        return Err(why.into());
     }
     let pipeline = launch("filesrc name=in ! rsvgdec ! videoconvert ! pngenc snapshot=true ! filesink name=out")?;
     for (name, path) in [("in", from), ("out", to)] {
