@@ -9,7 +9,7 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: pipelines/setup.sh [--env] [--no-clip] [--help]
+usage: pipelines/setup.sh [--env] [--no-clip] [--tests] [--help]
 
 Installs, each only where it is missing:
   - Debian packages (apt-get; as root, or through sudo)
@@ -23,6 +23,7 @@ options:
   --env      install nothing; print the shell lines that make these tools usable, for
              eval "$(pipelines/setup.sh --env)"
   --no-clip  leave the clip out (95 MB of download on a fresh machine)
+  --tests    what only the tests need, too: Chromium, where it is a Debian package (Ubuntu has none)
   --help     this text
 USAGE
 }
@@ -36,9 +37,10 @@ CLIP_SHA256=45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf
 CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 
 # libclang: x264-sys reads the installed x264.h at build time. ugly: x264enc, the demo's yardstick.
-# bad: h264parse. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
+# bad: h264parse, rsvgdec. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
+# fonts: the plots of dds-eval as PNG.
 PACKAGES=(
-  build-essential ca-certificates curl ffmpeg libclang-dev pkg-config python3
+  build-essential ca-certificates curl ffmpeg fonts-dejavu-core libclang-dev pkg-config python3
   libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libx264-dev
   gstreamer1.0-libav gstreamer1.0-plugins-bad gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-ugly gstreamer1.0-tools
@@ -197,11 +199,25 @@ print_env() {
   if [ -z "${ORT_DYLIB_PATH:-}" ] && [ -f "$ort" ]; then printf 'export ORT_DYLIB_PATH=%q\n' "$ort"; fi
 }
 
+# The page of dds-eval is looked at in a browser.
+set_up_chromium() {
+  command -v chromium >/dev/null && return 0
+  apt_update
+  if [ "$(apt-cache policy chromium | sed -n 's/^ *Candidate: //p')" = '(none)' ] ||
+    [ -z "$(apt-cache policy chromium)" ]; then
+    say "there is no package chromium here: set DDS_NO_CHROMIUM=1, or put a chromium on PATH"
+    return 0
+  fi
+  install_packages chromium
+}
+
 with_clip=yes
+for_tests=
 for option in "$@"; do
   case $option in
     --env) print_env; exit 0 ;;
     --no-clip) with_clip= ;;
+    --tests) for_tests=yes ;;
     --help | -h) usage; exit 0 ;;
     *) usage >&2; fail "unknown option $option" ;;
   esac
@@ -213,3 +229,4 @@ install_packages "${PACKAGES[@]}"
 set_up_rust
 set_up_onnxruntime
 if [ -n "$with_clip" ]; then set_up_clip; fi
+if [ -n "$for_tests" ]; then set_up_chromium; fi

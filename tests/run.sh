@@ -20,8 +20,12 @@ fail() {
 }
 
 step 'set-up'
-bash pipelines/setup.sh --no-clip
+bash pipelines/setup.sh --no-clip --tests
 eval "$(bash pipelines/setup.sh --env)"
+if ! command -v chromium >/dev/null; then
+  echo 'skipped: no chromium, the page of dds-eval is not looked at in a browser'
+  export DDS_NO_CHROMIUM=1
+fi
 
 step 'formatting'
 cargo fmt --all --check

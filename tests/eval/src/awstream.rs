@@ -17,7 +17,9 @@ pub const MEANS: [f64; 7] = [300.0, 500.0, 700.0, 900.0, 1300.0, 2000.0, 3500.0]
 /// Standard deviation of a trace against its mean.
 const DEVIATION: f64 = 0.2;
 /// Length of a run, seconds; the clip is played again and again.
-const SECONDS: f64 = 30.0;
+const SECONDS: f64 = 90.0;
+/// The beginning that does not count, seconds: the climb from the lowest level.
+const WARM_UP: f64 = 30.0;
 /// Quiet segments that make a queue empty: two seconds of the published controller's ticks.
 const QUIET: u32 = 4;
 /// Times that congestion is borne at startup, and that a level is held in trouble.
@@ -164,7 +166,8 @@ pub fn play(grid: &[(&Record, f64)], rate: f64, segment: usize, mean: f64) -> Op
             probe = ((next.kbps - level.kbps).max(0.0) * length * 1000.0 / 8.0) as u32;
         }
         sent += f64::from(probe);
-        for (offset, frame) in frames.iter().enumerate() {
+        let counts = n as f64 * length >= WARM_UP;
+        for (offset, frame) in frames.iter().enumerate().filter(|_| counts) {
             let extra = if offset == 0 { probe } else { 0 };
             played.record.frames.push(Frame {
                 bytes: frame.bytes + extra,
@@ -172,8 +175,10 @@ pub fn play(grid: &[(&Record, f64)], rate: f64, segment: usize, mean: f64) -> Op
             });
             played.source.push(from + offset);
         }
-        camera_ms += level.record.camera_ms;
-        inferences += level.record.inferences as f64 * segment as f64 / level.record.frames.len() as f64;
+        if counts {
+            camera_ms += level.record.camera_ms;
+            inferences += level.record.inferences as f64 * segment as f64 / level.record.frames.len() as f64;
+        }
         let capacity = (mean * (1.0 + DEVIATION * noise.gauss())).max(mean * 0.1) * length * 1000.0 / 8.0;
         let drained = capacity.min(queue + sent);
         queue = queue + sent - drained;

@@ -182,20 +182,19 @@ impl Bench<'_> {
     }
 
     /// Glimpse: a frame is sent where more than `share` of its pixels differ from the last sent one, or a tracker lost its
-    /// object, but never within [`SPACING`] frames; trackers move the boxes between.
+    /// object, but never within 6 frames; trackers move the boxes between.
     ///
     /// # Errors
     /// What encoder, decoder and model say.
-    pub fn glimpse(&self, share: f64, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
+    pub fn glimpse(&self, share: f64, qp: u8, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
         /// Difference of a pixel that counts, grey levels (Reducto's re-implementation).
         const LEVELS: u8 = 21;
         /// Least distance of sent frames.
         const SPACING: usize = 6;
-        const QP: u8 = 30;
         /// Boxes below are not tracked: no threshold that is tried would show them.
         const LEAST: f32 = 0.2;
         let info = gst_video::VideoInfo::from_caps(&self.clip.caps)?;
-        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP, QP)?;
+        let mut coder = Coder::open(self.clip, 1.0, LONG_GOP, qp)?;
         let mut link = Link::open(self, coder.size)?;
         let mut tracked: Vec<(Object, Tracker)> = Vec::new();
         let mut lost = false;
@@ -232,7 +231,7 @@ impl Bench<'_> {
             };
             link.outcome.camera_ms += cpu::thread_ms() - begun;
             if due {
-                let coded = coder.code(buffer, QP, &[], QP)?;
+                let coded = coder.code(buffer, qp, &[], qp)?;
                 link.send(coded)?;
                 link.feed_back(link.found.len());
                 let begun = cpu::thread_ms();

@@ -151,8 +151,8 @@ impl Context<'_> {
             How::Uniform { gop, qp, scale, every } => {
                 format!("x264 {PRESET}, quantizer {qp}, GOP {gop}, size x {scale}, 1 frame in {every}")
             }
-            How::Glimpse(share) => format!(
-                "{} % of pixels differ by more than 21, x264 quantizer 30",
+            How::Glimpse(share, qp) => format!(
+                "{} % of pixels differ by more than 21, x264 quantizer {qp}",
                 share * 100.0
             ),
             How::Vigil(inner) => format!("quantizer {inner} in the camera's boxes, 51 outside"),
@@ -204,7 +204,7 @@ impl Context<'_> {
         match &point.how {
             How::Reference => bench.reference(step),
             How::Uniform { gop, qp, scale, every } => bench.uniform(*gop, *scale, *every, *qp, step),
-            How::Glimpse(share) => bench.glimpse(*share, step),
+            How::Glimpse(share, qp) => bench.glimpse(*share, *qp, step),
             How::Vigil(inner) => bench.vigil(*inner, step),
             How::Eaar(inner, outer) => bench.eaar(*inner, *outer, step),
             How::CloudSeg(qp) => {
@@ -282,7 +282,7 @@ impl Context<'_> {
             .filter(|f| f.origin == Origin::Inferred)
             .count()
             .max(1);
-        if job.point.shipped && !outcome.stream.is_empty() {
+        if job.point.keep && !outcome.stream.is_empty() {
             let path = self.dir.join("streams").join(&self.info.name);
             write_whole(&path.join(format!("{}.h264", job.point.system)), &outcome.stream)?;
         }

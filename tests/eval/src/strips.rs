@@ -13,6 +13,7 @@ use dds_tests::score::Found;
 use dds_tests::{qp, sheet::View};
 use gst_video::prelude::*;
 
+use crate::plan::points;
 use crate::record::{ClipInfo, Record, Summary};
 use crate::run::{read, record_path};
 
@@ -104,7 +105,8 @@ fn strip(stream: &Path, record: &Record, info: &ClipInfo, threshold: f32) -> Res
 pub fn write(dir: &Path, summary: &Summary) -> Result<(), Error> {
     let mut due = Vec::new();
     for info in &summary.manifest.clips {
-        for point in summary.points.iter().filter(|p| p.clip == info.name && p.shipped) {
+        let kept = SHOWN.iter().flat_map(|id| points(id, usize::MAX)).filter(|p| p.keep);
+        for point in kept {
             let stream = dir
                 .join("streams")
                 .join(&info.name)
@@ -112,7 +114,7 @@ pub fn write(dir: &Path, summary: &Summary) -> Result<(), Error> {
             let strip = dir.join("strips").join(format!("{}-{}.jpg", info.name, point.system));
             let changed = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
             let old = changed(&strip).is_none_or(|made| changed(&stream).is_some_and(|s| s > made));
-            if SHOWN.contains(&point.system.as_str()) && stream.is_file() && old {
+            if stream.is_file() && old {
                 due.push((info, point, stream, strip));
             }
         }
@@ -123,7 +125,7 @@ pub fn write(dir: &Path, summary: &Summary) -> Result<(), Error> {
     std::fs::create_dir_all(dir.join("strips"))?;
     let mut bar = Bar::new("pictures", due.len());
     for (info, point, stream, path) in due {
-        let record: Record = read(&record_path(dir, &info.name, &point.system, &point.point))?;
+        let record: Record = read(&record_path(dir, &info.name, point.system, &point.name))?;
         let picture = strip(&stream, &record, info, summary.threshold)?;
         write_video([picture], gst::Fraction::new(1, 1), "jpegenc quality=70", &path)?;
         bar.step();

@@ -87,7 +87,7 @@ pub const SYSTEMS: &[System] = &[
         ours: false,
         rule: "A frame is sent when enough pixels differ from the last one sent, or a tracker failed, never within 6 \
                frames; a correlation tracker moves the boxes between. Sent as H.264, which is cheaper than its JPEG. \
-               Sweep: share of differing pixels.",
+               Published: half of the pixels; sweep: 1 % of the pixels, quantizer.",
     },
     System {
         id: "vigil",

@@ -334,7 +334,7 @@ fn glimpse_sends_what_differs_and_tracks_the_rest() {
     let still = Clip::load(&run.clips[0], 0, FRAMES).unwrap();
     let cut = Clip::load(&run.clips[1], 0, FRAMES).unwrap();
     let sent = |clip: &Clip, share| -> Vec<usize> {
-        let outcome = run.bench(clip, 1, |bench| bench.glimpse(share, &mut || ()).unwrap());
+        let outcome = run.bench(clip, 1, |bench| bench.glimpse(share, 30, &mut || ()).unwrap());
         let frames = outcome.frames.iter().enumerate();
         assert!(
             frames

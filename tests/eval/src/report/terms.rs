@@ -32,7 +32,7 @@ impl Terms {
                 main_long: "F1 of faces against the same model on the source video: IoU of at least 0.5, one to one, all frames \
                         pooled.",
                 paper: "F1, paper\u{2019}s metric",
-                paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from 0.5, boxes \
+                paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from this page\u{2019}s threshold, boxes \
                          of at most 4 % of the frame.",
             },
             _ => Terms {
@@ -40,7 +40,7 @@ impl Terms {
                 main_long: "F1 against the same model on the source video: same class, IoU of at least 0.5, one to one, all \
                         frames pooled.",
                 paper: "F1, paper\u{2019}s metric",
-                paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from 0.5, boxes \
+                paper_long: "The DDS paper\u{2019}s metric: IoU of at least 0.3, several boxes may match one, scores from this page\u{2019}s threshold, boxes \
                          of at most 4 % of the frame.",
             },
         }
