@@ -325,7 +325,7 @@ impl Page<'_> {
         let least = asked(self.summary, self.systems);
         *out += "<section id=\"freshness\">\n<h2>Freshness and work</h2>\n";
         *out += &format!(
-            "<p>Age of the newest result that the server has, at every millisecond: camera, link of {} kbit/s, half the round trip \
+            "<p>Age of the newest result that the server has, at every millisecond: link of {} kbit/s, half the round trip \
              of {} ms each way, {} ms per inference, and the wait for whole segments where a system sends those.</p>\n<figure>\n",
             rate(m.link_kbps),
             number(m.rtt_ms, 0),
