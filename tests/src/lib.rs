@@ -6,6 +6,7 @@ pub mod clip;
 pub mod cpu;
 pub mod draw;
 pub mod lockstep;
+pub mod noise;
 pub mod plot;
 pub mod progress;
 pub mod qp;

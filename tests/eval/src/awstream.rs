@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+use dds_tests::noise::Noise;
+
 use crate::record::{Frame, Record};
 
 /// Mean rates of the traces, kbit/s; 900 is the published one.
@@ -39,23 +41,6 @@ pub struct Played {
 struct Level<'a> {
     record: &'a Record,
     kbps: f64,
-}
-
-/// Deterministic numbers of a normal distribution.
-struct Noise(u64);
-
-impl Noise {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 40) as f64 / (1u64 << 24) as f64
-    }
-
-    fn gauss(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -282,9 +282,7 @@ fn savings(a: &Summary, b: &Summary) -> Vec<(String, Option<f64>, Option<f64>)> 
 
 fn times(pairs: &[(&Scored, &Scored)]) -> Vec<Change> {
     type Of = fn(&Scored) -> f64;
-    let kinds: [(&str, Of); 1] = [
-        ("camera, median ms per frame", |p| p.camera_ms),
-    ];
+    let kinds: [(&str, Of); 1] = [("camera, median ms per frame", |p| p.camera_ms)];
     let differing = kinds
         .into_iter()
         .filter(|(_, of)| pairs.iter().any(|(a, b)| !is_near(of(a), of(b))));

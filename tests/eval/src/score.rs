@@ -26,7 +26,8 @@ const JOIN_IOU: f32 = 0.3;
 /// What a run of the super-resolution takes at a server, milliseconds (CloudSeg's own figure).
 const RESTORE_MS: f64 = 6.2;
 
-fn found(object: &Object) -> Found {
+/// A box as the scoring knows it.
+pub fn found(object: &Object) -> Found {
     Found {
         label: object.label.clone(),
         score: object.score,

@@ -16,6 +16,7 @@ use gst_video::prelude::*;
 use crate::plan::points;
 use crate::record::{ClipInfo, Record, Summary};
 use crate::run::{read, record_path};
+use crate::score::found;
 
 /// Systems that have a strip: those whose quantizers tell something.
 const SHOWN: [&str; 5] = ["ours-one-pass", "ours-two-pass", "dds", "uniform-long", "eaar"];
@@ -64,15 +65,11 @@ fn strip(stream: &Path, record: &Record, info: &ClipInfo, threshold: f32) -> Res
         .objects
         .iter()
         .map(|o| Found {
-            label: o.label.clone(),
-            score: o.score,
             x: o.x * x,
             y: o.y * y,
             width: o.w * x,
             height: o.h * y,
-            identity: o.identity.clone(),
-            pass: o.pass,
-            objectness: None,
+            ..found(o)
         })
         .collect();
     let at = |v: u32, scale: f32| (v as f32 * scale) as u32;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use dds_tests::draw::Color;
 use dds_tests::plot::{self, Chart, Curve, Stroke};
-use dds_tests::{Error, clip::Clip, init, progress::Bar};
+use dds_tests::{Error, clip::Clip, init, noise::Noise, progress::Bar};
 use gst_video::prelude::*;
 use gstdds::camera::{Camera, Controller, ControllerSettings, Geometry, Knobs, Settings, Vbv};
 use gstdds::encoder::x264::X264;
@@ -103,23 +103,6 @@ fn options() -> Result<Option<Options>, Error> {
         }
     }
     Ok(Some(o))
-}
-
-/// Deterministic noise.
-struct Noise(u64);
-
-impl Noise {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 40) as f64 / (1u64 << 24) as f64
-    }
-
-    fn gauss(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
 }
 
 /// Frames as packed I420, played forth and back.
