@@ -163,8 +163,16 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         "glimpse" => {
             // As DDS tuned it, and as tuned here: there trackers that fail make it send, hardly ever differences.
             let published = (0.5, 30u8);
-            let tuned = [22u8, 26, 30, 34, 38, 42].map(|qp| (0.01, qp));
-            choose(&[&tuned[..], &[published]].concat(), count, published)
+            let sweep = [
+                (0.01, 22),
+                (0.01, 26),
+                (0.01, 30),
+                published,
+                (0.01, 34),
+                (0.01, 38),
+                (0.01, 42),
+            ];
+            choose(&sweep, count, published)
                 .into_iter()
                 .map(|(share, qp)| {
                     let name = format!("share{share}-qp{qp}");

@@ -21,7 +21,7 @@ use crate::score::found;
 /// Systems that have a strip: those whose quantizers tell something.
 const SHOWN: [&str; 5] = ["ours-one-pass", "ours-two-pass", "dds", "uniform-long", "eaar"];
 /// Width of a panel, pixels.
-const PANEL: usize = 400;
+const PANEL: usize = 320;
 /// Colours of quantizers range from the first to the second.
 const RANGE: (u8, u8) = (22, 42);
 
@@ -124,7 +124,7 @@ pub fn write(dir: &Path, summary: &Summary) -> Result<(), Error> {
     for (info, point, stream, path) in due {
         let record: Record = read(&record_path(dir, &info.name, point.system, &point.name))?;
         let picture = strip(&stream, &record, info, summary.threshold)?;
-        write_video([picture], gst::Fraction::new(1, 1), "jpegenc quality=70", &path)?;
+        write_video([picture], gst::Fraction::new(1, 1), "jpegenc quality=55", &path)?;
         bar.step();
     }
     Ok(())
