@@ -173,7 +173,9 @@ impl Impairment {
     pub fn new(seed: u64, conditions: Conditions) -> Self {
         let mut noise = Noise(seed);
         // The first values of small seeds are alike.
-        (0..8).for_each(|_| drop(noise.uniform()));
+        for _ in 0..8 {
+            noise.uniform();
+        }
         Self {
             noise,
             conditions,
