@@ -39,8 +39,8 @@ fn a_thin_link_lowers_the_bandwidth_to_what_it_carries() {
     path.feed(2 * FPS);
     assert_eq!(available(&path), 1000);
     let rate = Some(Rate {
-        kbps: 500,
-        queue: 15_000,
+        kbps: 300,
+        queue: 10_000,
     });
     path.media.set(
         Direction::Forward,

@@ -24,12 +24,12 @@ struct Steering {
 
 fn run(name: &str, loss: f64) -> Steering {
     const BEGIN: u64 = FPS;
-    let mut path = Path::new("", 40, 21);
+    let mut path = Path::new("", 50, 21);
     path.feed(BEGIN);
     let counts = |path: &Path| (path.camera_count("frames-steered"), path.camera_count("frames"));
     let (steered, frames) = counts(&path);
     path.reports.set(Direction::Backward, Conditions::lossy(loss));
-    path.feed(5 * FPS);
+    path.feed_in_step(5 * FPS);
     path.settle();
     path.assert_healthy();
     let (steered, frames) = (counts(&path).0 - steered, counts(&path).1 - frames);

@@ -19,6 +19,7 @@ use gst::prelude::*;
 use super::{launch, wait_for};
 
 pub const FPS: u64 = 30;
+const FRAME: Duration = Duration::from_micros(1_000_000 / FPS);
 /// Of the picture, in pixels.
 pub const WIDTH: u32 = 320;
 pub const HEIGHT: u32 = 192;
@@ -118,7 +119,7 @@ impl Path {
         ));
         let camera = launch(&format!(
             "rtpbin name=r rtp-profile=avpf \
-             appsrc name=in is-live=true format=time caps=video/x-raw,format=I420,width={WIDTH},height={HEIGHT},framerate={FPS}/1 \
+             appsrc name=in is-live=true do-timestamp=true format=time caps=video/x-raw,format=I420,width={WIDTH},height={HEIGHT},framerate={FPS}/1 \
              ! ddsencode name=encoder background-qp={} region-qp={} speed-preset=superfast threads=1 option-string=scenecut=0 {encoder} \
              ! video/x-h264,stream-format=byte-stream \
              ! rtph264pay config-interval=-1 aggregate-mode=zero-latency timestamp-offset=0 mtu=1000 ! r.send_rtp_sink_0 \
@@ -163,17 +164,34 @@ impl Path {
         }
     }
 
-    /// Codes so many frames more, at the pace of a camera or slower: after a pause of the machine none are hurried, so that
-    /// stream time never runs faster than any other.
+    /// Codes so many frames more, each of the time it is fed at: after a pause of the machine frames are missing, as a
+    /// camera's would be, and none are hurried.
     pub fn feed(&mut self, frames: u64) {
         for _ in 0..frames {
-            let mut buffer = gst::Buffer::from_mut_slice(picture(self.fed));
-            let buffer_ref = buffer.make_mut();
-            buffer_ref.set_pts(time(self.fed));
-            buffer_ref.set_duration(time(1));
-            self.source.push_buffer(buffer).unwrap();
-            self.fed += 1;
-            std::thread::sleep(Duration::from_micros(1_000_000 / FPS));
+            self.feed_one();
+            std::thread::sleep(FRAME);
+        }
+    }
+
+    fn feed_one(&mut self) {
+        let picture = gst::Buffer::from_mut_slice(picture(self.fed));
+        self.source.push_buffer(picture).unwrap();
+        self.fed += 1;
+    }
+
+    /// Feeds no faster than feedback comes: before each frame, that of the second last has left the server, whether or not
+    /// the network lets it through. So a busy machine makes no feedback older, in frames. Only where no frame is lost.
+    pub fn feed_in_step(&mut self, frames: u64) {
+        // It is seen before it arrives.
+        let way = Duration::from_millis(10);
+        for _ in 0..frames {
+            self.feed_one();
+            let due = self.fed.saturating_sub(2);
+            std::thread::sleep(FRAME - way);
+            wait_for("feedback", || {
+                self.log.lock().unwrap().told.last().is_some_and(|t| t.frame >= due)
+            });
+            std::thread::sleep(way);
         }
     }
 
@@ -237,10 +255,6 @@ fn stat<T: for<'a> glib::value::FromValue<'a> + 'static>(pipeline: &gst::Pipelin
 
 fn pad(pipeline: &gst::Pipeline, element: &str, pad: &str) -> gst::Pad {
     pipeline.by_name(element).unwrap().static_pad(pad).unwrap()
-}
-
-fn time(frames: u64) -> gst::ClockTime {
-    gst::ClockTime::from_nseconds(frames * 1_000_000_000 / FPS)
 }
 
 /// Relays between the sockets that both pipelines have opened.
