@@ -179,14 +179,14 @@ impl Path {
         self.fed += 1;
     }
 
-    /// Feeds no faster than feedback comes: before each frame, that of the second last has left the server, whether or not
-    /// the network lets it through. So a busy machine makes no feedback older, in frames. Only where no frame is lost.
+    /// Feeds in step with feedback: before each frame, that of the frame before has left the server, whether or not the
+    /// network lets it through. So a busy machine makes no feedback older, in frames. Only where no frame is lost.
     pub fn feed_in_step(&mut self, frames: u64) {
         // It is seen before it arrives.
         let way = Duration::from_millis(10);
         for _ in 0..frames {
             self.feed_one();
-            let due = self.fed.saturating_sub(2);
+            let due = self.fed - 1;
             std::thread::sleep(FRAME - way);
             wait_for("feedback", || {
                 self.log.lock().unwrap().told.last().is_some_and(|t| t.frame >= due)
