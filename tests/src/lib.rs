@@ -10,6 +10,7 @@ pub mod noise;
 pub mod plot;
 pub mod progress;
 pub mod qp;
+pub mod relay;
 pub mod score;
 pub mod sheet;
 

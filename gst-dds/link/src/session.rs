@@ -8,7 +8,8 @@
 //! Timing (RFC 4585): an early RTCP packet is allowed once per T_rr = 8 × average RTCP size × members / RTCP bandwidth.
 //! With the session's default of 5 % of 64 kbit/s that is 0.3-0.5 s, far too long for a closed loop, so the server raises
 //! the session's RTCP bandwidth. A session that began as AVP refuses early packets until its first regular one: a minimum
-//! interval of 1 ms until the first feedback has left brings that forward; left on, it would flood.
+//! interval of 1 ms until the first feedback has left brings that forward; left on, it would flood. Early packets carry no
+//! report blocks, so the regular ones come every half second from then on: what they tell of losses steers the bandwidth.
 
 #![allow(unsafe_code)]
 
@@ -28,6 +29,9 @@ use dds_protocol::rtcp;
 pub const RTCP_BANDWIDTH: f64 = 1_000_000.0;
 const DEFAULT_MIN_INTERVAL: u64 = 5_000_000_000;
 const ATTACH_MIN_INTERVAL: u64 = 1_000_000;
+/// Between regular packets of the server once feedback flows: early ones carry no report blocks, and the camera should hear
+/// of losses within its second.
+const REPORT_MIN_INTERVAL: u64 = 500_000_000;
 
 /// An `RTPSession` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,7 +270,7 @@ impl ServerChannel {
             .and_then(|v| v.get::<bool>().ok())
             .unwrap_or(false);
         if outbox.flowing.load(Ordering::Relaxed) {
-            restore_min_interval(&handler.session);
+            lengthen_min_interval(&handler.session);
         }
         if accepted { Sent::Now } else { Sent::Held }
     }
@@ -277,7 +281,8 @@ fn attach(session: RtpSession) -> (Handler, Arc<Outbox>) {
     if fraction < RTCP_BANDWIDTH {
         session.0.set_property("rtcp-fraction", RTCP_BANDWIDTH);
     }
-    if session.0.property::<u64>("rtcp-min-interval") == DEFAULT_MIN_INTERVAL {
+    let interval = session.0.property::<u64>("rtcp-min-interval");
+    if matches!(interval, DEFAULT_MIN_INTERVAL | REPORT_MIN_INTERVAL) {
         session.0.set_property("rtcp-min-interval", ATTACH_MIN_INTERVAL);
     }
     let outbox = Arc::new(Outbox::default());
@@ -288,10 +293,10 @@ fn attach(session: RtpSession) -> (Handler, Arc<Outbox>) {
     (Handler { session, id: Some(id) }, outbox)
 }
 
-/// Undoes the short interval of [`attach`]; an interval the user chose stays.
-fn restore_min_interval(session: &RtpSession) {
+/// Ends the short interval of [`attach`]; an interval the user chose stays.
+fn lengthen_min_interval(session: &RtpSession) {
     if session.0.property::<u64>("rtcp-min-interval") == ATTACH_MIN_INTERVAL {
-        session.0.set_property("rtcp-min-interval", DEFAULT_MIN_INTERVAL);
+        session.0.set_property("rtcp-min-interval", REPORT_MIN_INTERVAL);
     }
 }
 

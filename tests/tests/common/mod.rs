@@ -3,6 +3,8 @@
 //! What the cross-element tests share: plugins, pictures, lockstep encoding, quantizers read back from the bitstream.
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub mod network;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
