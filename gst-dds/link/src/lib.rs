@@ -14,7 +14,9 @@
 pub mod event;
 pub mod path;
 pub mod report;
+pub mod secure;
 pub mod session;
+pub mod uri;
 
 use std::sync::LazyLock;
 
