@@ -11,6 +11,7 @@
 //! Nothing here looks at pipelines as a whole: with two cameras and an audio stream in one pipeline each element finds
 //! the session of its own media and no other.
 
+pub mod channel;
 pub mod event;
 pub mod path;
 pub mod report;
