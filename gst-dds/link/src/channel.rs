@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dds_protocol::feedback;
+use gst::prelude::*;
 
 use crate::secure::{self, Key, KeyError, MAX_KEY, MAX_MESSAGE, Received, Receiver, Rejection, Sender, random};
 use crate::session::Deliver;
@@ -54,7 +55,7 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the properties of an element say of its channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Setup {
     /// Property `feedback-uri`; empty: no channel.
     pub uri: String,
@@ -64,6 +65,15 @@ pub struct Setup {
     pub key_file: String,
     /// Property `feedback-plain`.
     pub plain: bool,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // No key goes into a log.
+        let mut setup = f.debug_struct("Setup");
+        setup.field("uri", &self.uri).field("key_file", &self.key_file);
+        setup.field("plain", &self.plain).finish_non_exhaustive()
+    }
 }
 
 /// Why a channel is not opened.
@@ -184,13 +194,6 @@ pub enum Notice {
     OneKeyOnly(SocketAddr),
 }
 
-impl Notice {
-    /// Whether something is wrong.
-    pub fn is_warning(&self) -> bool {
-        !matches!(self, Self::Joined(_))
-    }
-}
-
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -220,6 +223,23 @@ impl std::fmt::Display for Notice {
 
 /// Hears notices, on threads of the channel. Each kind of warning comes once; that nobody is there, once in each outage.
 pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// Posts warnings on the bus of an element as its own, as long as it lives, and logs the rest.
+pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
+    let weak = element.upcast_ref::<gst::Element>().downgrade();
+    Arc::new(move |notice| {
+        let Some(element) = weak.upgrade() else { return };
+        match notice {
+            Notice::Joined(_) => gst::info!(crate::CAT, obj = element, "{notice}"),
+            Notice::OtherKey(_) | Notice::OneKeyOnly(_) => {
+                gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
+            }
+            Notice::Silent(_) | Notice::Unreachable(..) => {
+                gst::element_warning!(element, gst::ResourceError::OpenReadWrite, ("{notice}"));
+            }
+        }
+    })
+}
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident = $field:literal,)*) => {

@@ -328,8 +328,13 @@ impl Camera {
             Source::Event => self.stats.packets_event += 1,
             Source::Uri => self.stats.packets_uri += 1,
         }
-        self.gate
-            .push(now, (source, packet), self.current_frame, &self.settings, &mut self.stats)
+        self.gate.push(
+            now,
+            (source, packet),
+            self.current_frame,
+            &self.settings,
+            &mut self.stats,
+        )
     }
 
     /// Says when a complete generation came that did not come through [`Self::push_feedback`]: in two passes it names
