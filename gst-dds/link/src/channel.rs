@@ -6,7 +6,7 @@
 //! The camera's end ([`CameraEnd`]) takes packets of any number of servers, the server's end ([`ServerEnd`]) gives each
 //! packet to every camera that is there. Either may listen or dial. All sockets are served by threads of the channel; who
 //! sends or takes packets never waits for them. Dropping an end closes its sockets and ends its threads, within
-//! [`TICK`], or within [`CONNECT`] while it dials by TCP.
+//! [`TICK`], or within [`CONNECT`] while it dials or writes by TCP.
 //!
 //! Over UDP each message is a datagram. Over TCP each stands behind its length in 16 bits, at most
 //! [`MAX_MESSAGE`](crate::secure::MAX_MESSAGE); a length beyond that ends the connection. A connection that fails is
@@ -38,7 +38,9 @@ pub const TICK: Duration = Duration::from_millis(50);
 pub const CONNECT: Duration = Duration::from_secs(1);
 /// Packets that may wait to be sent; older ones go first.
 const QUEUE: usize = 64;
-/// A camera that dials by UDP calls so often, so that a server that was restarted knows it again.
+/// A camera that dials by UDP calls so often until it is answered, and then, so that a server that was restarted knows it
+/// again.
+const CALL_FIRST: Duration = Duration::from_millis(500);
 const CALL_EVERY: Duration = Duration::from_secs(2);
 /// A camera that called and was not heard for so long is gone.
 const CALLER_LIFE: Duration = Duration::from_secs(10);
@@ -173,9 +175,18 @@ impl Setup {
 fn read_key_file(path: &str) -> Result<Vec<u8>, OpenError> {
     let mut text = Vec::new();
     let most = (2 * MAX_KEY + 16) as u64;
-    std::fs::File::open(path)
-        .and_then(|file| file.take(most).read_to_end(&mut text))
-        .map_err(|e| OpenError::KeyFile(path.to_owned(), e.to_string()))?;
+    let failed = |e: std::io::Error| OpenError::KeyFile(path.to_owned(), e.to_string());
+    let file = std::fs::File::open(path).map_err(failed)?;
+    #[cfg(unix)]
+    if let Ok(of_file) = file.metadata()
+        && std::os::unix::fs::MetadataExt::mode(&of_file) & 0o007 != 0
+    {
+        gst::warning!(
+            crate::CAT,
+            "{path} can be read by every user: chmod o-rwx keeps the key"
+        );
+    }
+    file.take(most).read_to_end(&mut text).map_err(failed)?;
     Ok(text)
 }
 
@@ -410,6 +421,7 @@ impl Shared {
     fn dial_tcp(&self, serve: impl Fn(TcpStream, SocketAddr) -> bool) {
         let mut back_off = BACK_OFF;
         let mut told = false;
+        let mut failing_since = self.now();
         while !self.is_stopped() {
             let connected = self
                 .resolve()
@@ -418,7 +430,9 @@ impl Shared {
                 Ok((stream, to)) => {
                     add(&self.counters.connections);
                     if set_options(&stream).is_ok() && serve(stream, to) {
-                        (back_off, told) = (BACK_OFF, false);
+                        (back_off, told, failing_since) = (BACK_OFF, false, self.now());
+                    } else if self.now() - failing_since > SILENCE && !self.is_stopped() {
+                        self.silent();
                     }
                 }
                 Err(error) if !told && !self.is_stopped() => {
@@ -744,18 +758,18 @@ impl Camera {
     fn read_udp(&self, socket: &UdpSocket, called: Option<SocketAddr>) {
         let shared = &self.shared;
         let mut buffer = [0; MAX_MESSAGE + 1];
-        let (begun, mut calls) = (shared.now(), 0);
-        let mut answered = begun;
+        let (mut call_at, mut answered) = (shared.now(), None);
+        let begun = call_at;
         while !shared.is_stopped() {
             let now = shared.now();
             if let Some(to) = called {
                 // With a key the server says hello every two seconds, whether it has feedback or not.
-                if now - answered > SILENCE && self.receiver.is_some() {
+                if now - answered.unwrap_or(begun) > SILENCE && self.receiver.is_some() {
                     shared.silent();
                     return;
                 }
-                if now >= begun + CALL_EVERY * calls {
-                    calls += 1;
+                if now >= call_at {
+                    call_at = now + if answered.is_some() { CALL_EVERY } else { CALL_FIRST };
                     let call = match &self.receiver {
                         Some(receiver) => random().map(|random| receiver.lock().unwrap().call(&random)),
                         None => Some(secure::plain_call()),
@@ -770,7 +784,7 @@ impl Camera {
                 Ok((length, from)) => {
                     let taken = self.take(&buffer[..length], from);
                     if taken.is_ok() {
-                        answered = now;
+                        answered = Some(now);
                     }
                     if let Ok(Some(answer)) = taken {
                         let _ = socket.send_to(&answer, from);
@@ -910,8 +924,9 @@ struct Peer {
     address: SocketAddr,
     /// `None` without a key.
     sealer: Option<Sender>,
-    /// When it called last.
+    /// When it called last, and whether that call has had no hello yet.
     called: Duration,
+    asked: bool,
     /// Of one that was dialled its calls are not waited for.
     dialled: bool,
 }
@@ -971,8 +986,15 @@ impl Server {
         let mut silent = false;
         peers.retain_mut(|peer| {
             let mut failed = false;
+            let called_only = matches!(peer.link, Link::Udp(_)) && !peer.dialled && !peer.is_open();
             if let Some(sealer) = &mut peer.sealer {
-                let hello = sealer.poll(now, random);
+                // A call may be forged or said again: until the camera has answered it gets one hello for each.
+                let hello = if called_only && !peer.asked {
+                    None
+                } else {
+                    sealer.poll(now, random)
+                };
+                peer.asked &= hello.is_none();
                 let unanswered = sealer.unanswered(now);
                 silent |= unanswered > SILENCE && peer.dialled;
                 let tcp = matches!(peer.link, Link::Tcp(_));
@@ -1019,6 +1041,7 @@ impl Server {
             address,
             sealer: self.key.clone().map(Sender::new),
             called: self.shared.now(),
+            asked: true,
             dialled,
         }
     }
@@ -1058,7 +1081,7 @@ impl Server {
         let known = peers.iter_mut().find(|peer| peer.address == from || peer.dialled);
         if called && let Some(socket) = socket {
             match known {
-                Some(peer) => peer.called = shared.now(),
+                Some(peer) => (peer.called, peer.asked) = (shared.now(), true),
                 None => {
                     drop(peers);
                     self.add_peer(self.peer(Link::Udp(socket.clone()), from, false));

@@ -20,7 +20,8 @@
 //! and the challenge by HKDF-SHA256 (RFC 5869); the counter, which starts at 0, is the nonce, and the 28 bytes before
 //! the ciphertext are authenticated with it. A key belongs to one session and a counter is used once, so that no nonce
 //! comes twice. Tags of the other messages are the first 16 bytes of HMAC-SHA256 over all that stands before them, with
-//! a key of their own. An answer is no longer than its question: a forged source address makes no camera an amplifier.
+//! a key of their own. A hello and a call have one answer each, and it is no longer than they are: a forged source
+//! address makes neither end an amplifier.
 //!
 //! A server draws a new session every [`RENEW`], so that a camera that was restarted is fed again after that time. A
 //! camera that dials says so by a call, and the server answers it by a hello. Plain calls stand before bare feedback

@@ -6,7 +6,9 @@
 mod common;
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::wait_for;
@@ -208,6 +210,10 @@ fn another_key_is_refused_counted_and_told() {
         assert!(!server.end.send(&[packet(1)]));
         let notices = camera.notices.lock().unwrap().clone();
         assert!(matches!(&notices[..], [Notice::OtherKey(_)]), "{notices:?}");
+        // The other side hears nothing, and says so.
+        wait_for("the warning", || !server.notices.lock().unwrap().is_empty());
+        let notices = server.notices.lock().unwrap().clone();
+        assert!(matches!(&notices[..], [Notice::Silent(_)]), "{notices:?}");
         // One key only, in either direction.
         let bare = Server::new(&address, "");
         wait_for("the other refusal", || {
@@ -227,7 +233,8 @@ fn another_key_is_refused_counted_and_told() {
 /// Passes datagrams on both ways and keeps those to the camera.
 struct Wire {
     front: u16,
-    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Vec<u8>>>,
 }
 
 impl Wire {
@@ -235,29 +242,37 @@ impl Wire {
         let front = UdpSocket::bind("127.0.0.1:0").unwrap();
         let back = UdpSocket::bind("127.0.0.1:0").unwrap();
         back.connect(("127.0.0.1", camera)).unwrap();
-        let wire = Self {
-            front: front.local_addr().unwrap().port(),
-            recorded: Arc::default(),
-        };
-        let recorded = wire.recorded.clone();
+        let (port, ends) = (front.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let ending = ends.clone();
         for socket in [&front, &back] {
             socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
         }
-        std::thread::spawn(move || {
-            let mut buffer = [0; 2000];
-            let mut server = None;
-            while Arc::strong_count(&recorded) > 1 {
+        let thread = std::thread::spawn(move || {
+            let (mut buffer, mut server, mut recorded) = ([0; 2000], None, Vec::new());
+            loop {
                 if let Ok((length, from)) = front.recv_from(&mut buffer) {
                     server = Some(from);
-                    recorded.lock().unwrap().push(buffer[..length].to_vec());
+                    recorded.push(buffer[..length].to_vec());
                     let _ = back.send(&buffer[..length]);
+                } else if ending.load(Ordering::Relaxed) {
+                    return recorded;
                 }
                 if let (Ok(length), Some(to)) = (back.recv(&mut buffer), server) {
                     let _ = front.send_to(&buffer[..length], to);
                 }
             }
         });
-        wire
+        Self {
+            front: port,
+            ends,
+            thread,
+        }
+    }
+
+    /// What was sent to the camera, when all of it has been passed on.
+    fn end(self) -> Vec<Vec<u8>> {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
     }
 }
 
@@ -273,10 +288,12 @@ fn what_was_recorded_is_refused_at_once_and_after_a_restart() {
         bring(&server, &camera, generation);
     }
     drop(server);
-    let sealed = || wire.recorded.lock().unwrap().iter().filter(|m| m[3] == 3).count() as u64;
-    wait_for("what is on the wire", || camera.counts().received == sealed());
-    let (sealed, recorded) = (sealed(), wire.recorded.lock().unwrap().clone());
+    let recorded = wire.end();
+    let sealed = recorded.iter().filter(|m| m[3] == 3).count() as u64;
     assert!(sealed >= 20);
+    wait_for("what was passed on", || {
+        camera.packets.lock().unwrap().len() as u64 == sealed
+    });
     let attacker = UdpSocket::bind("127.0.0.1:0").unwrap();
     let replay = || {
         recorded.iter().for_each(|message| {
@@ -285,10 +302,9 @@ fn what_was_recorded_is_refused_at_once_and_after_a_restart() {
             std::thread::sleep(Duration::from_micros(200));
         });
     };
-    let before = camera.packets.lock().unwrap().len();
     replay();
     wait_for("the refusals", || camera.counts().rejected_replay >= sealed);
-    assert_eq!(camera.packets.lock().unwrap().len(), before);
+    assert_eq!(camera.packets.lock().unwrap().len() as u64, sealed);
     drop(camera);
     let camera = Camera::new(&address, KEY);
     replay();
@@ -313,6 +329,31 @@ fn a_camera_that_was_restarted_is_fed_again() {
         bring(&server, &second, 2);
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
+}
+
+#[test]
+fn a_call_said_again_from_elsewhere_has_one_answer_and_gets_no_feedback() {
+    let _alone = alone();
+    let (server_port, wire_port) = (port(), port());
+    let server = Server::new(format!("udp://127.0.0.1:{server_port}?mode=listener"), KEY);
+    let wire = UdpSocket::bind(("127.0.0.1", wire_port)).unwrap();
+    let camera = Camera::new(format!("udp://127.0.0.1:{wire_port}?mode=caller"), KEY);
+    let mut call = [0; 2000];
+    let length = wire.recv(&mut call).unwrap();
+    drop(camera);
+    let victim = UdpSocket::bind("127.0.0.1:0").unwrap();
+    victim.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    victim.send_to(&call[..length], ("127.0.0.1", server_port)).unwrap();
+    let (begun, mut answers) = (Instant::now(), Vec::new());
+    while begun.elapsed() < Duration::from_secs(3) {
+        server.end.send(&[packet(1)]);
+        let mut answer = [0; 2000];
+        if let Ok(length) = victim.recv(&mut answer) {
+            answers.push(length);
+        }
+    }
+    assert_eq!(answers, [length]);
+    assert_eq!(server.counts().sent, 0);
 }
 
 #[test]
