@@ -9,7 +9,7 @@
 //! [`TICK`], or within [`CONNECT`] while it dials or writes by TCP.
 //!
 //! Over UDP each message is a datagram. Over TCP each stands behind its length in 16 bits, at most
-//! [`MAX_MESSAGE`](crate::secure::MAX_MESSAGE); a length beyond that ends the connection. A connection that fails is
+//! [`MAX_MESSAGE`]; a length beyond that ends the connection. A connection that fails is
 //! made anew after 250 ms, then after twice as long each time, up to 5 s.
 //!
 //! Without a key ([`Setup::plain`], or both ends on one machine) messages are the bare feedback packets, which the pads
