@@ -274,6 +274,21 @@ fn what_was_recorded_steers_nothing_after_a_restart_and_a_restarted_server_does(
 }
 
 #[test]
+fn many_starts_and_stops_leave_no_thread_and_no_port_behind() {
+    let _alone = alone();
+    let address = format!("tcp://127.0.0.1:{}", port());
+    for _ in 0..20 {
+        let camera = Camera::new(&sealed(&address));
+        drop(Server::new(&camera, &sealed(&address)));
+        drop(camera);
+        assert_eq!(threads(), 0);
+    }
+    let camera = Camera::new(&sealed(&address));
+    let _server = Server::new(&camera, &sealed(&address));
+    camera.is_steered();
+}
+
+#[test]
 fn beside_another_way_each_packet_counts_once() {
     let _alone = alone();
     let address = format!("udp://127.0.0.1:{}", port());

@@ -380,9 +380,10 @@ impl Shared {
         gst::debug!(crate::CAT, "{} bytes from {peer} refused: {why:?}", message.len());
     }
 
-    /// Addresses of the other end. Names are looked up on a thread that is not waited for when the channel is closed: it
-    /// holds nothing and ends with the look-up.
-    fn resolve(&self) -> Result<SocketAddr, std::io::Error> {
+    /// The address of the other end; where its name has several, another one at each attempt, IPv4 first, because who
+    /// listens on all addresses listens there. Names are looked up on a thread that is not waited for when the channel is
+    /// closed: it holds nothing and ends with the look-up.
+    fn resolve(&self, attempt: usize) -> Result<SocketAddr, std::io::Error> {
         let port = self.uri.port;
         let name = match &self.uri.host {
             Host::Ip(ip) => return Ok((*ip, port).into()),
@@ -390,13 +391,16 @@ impl Shared {
         };
         let (tx, rx) = mpsc::channel();
         std::thread::Builder::new().name("dds-resolve".into()).spawn(move || {
-            let found = (name.as_str(), port).to_socket_addrs().map(|mut all| all.next());
-            let _ = tx.send(found);
+            let _ = tx.send((name.as_str(), port).to_socket_addrs());
         })?;
         loop {
             match rx.recv_timeout(TICK) {
-                Ok(Ok(Some(address))) => return Ok(address),
-                Ok(Ok(None)) => return Err(ErrorKind::NotFound.into()),
+                Ok(Ok(found)) => {
+                    let mut found: Vec<_> = found.collect();
+                    found.sort_by_key(SocketAddr::is_ipv6);
+                    let place = attempt.checked_rem(found.len()).ok_or(ErrorKind::NotFound)?;
+                    return Ok(found[place]);
+                }
                 Ok(Err(error)) => return Err(error),
                 Err(mpsc::RecvTimeoutError::Timeout) if !self.is_stopped() => (),
                 Err(_) => return Err(ErrorKind::Interrupted.into()),
@@ -405,8 +409,8 @@ impl Shared {
     }
 
     /// A socket of our own for datagrams to the other end, and where that is.
-    fn dial_udp(&self) -> Result<(UdpSocket, SocketAddr), std::io::Error> {
-        let to = self.resolve()?;
+    fn dial_udp(&self, attempt: usize) -> Result<(UdpSocket, SocketAddr), std::io::Error> {
+        let to = self.resolve(attempt)?;
         let any: IpAddr = match to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -422,9 +426,12 @@ impl Shared {
         let mut back_off = BACK_OFF;
         let mut told = false;
         let mut failing_since = self.now();
-        while !self.is_stopped() {
+        for attempt in 0.. {
+            if self.is_stopped() {
+                return;
+            }
             let connected = self
-                .resolve()
+                .resolve(attempt)
                 .and_then(|to| Ok((TcpStream::connect_timeout(&to, CONNECT)?, to)));
             match connected {
                 Ok((stream, to)) => {
@@ -801,8 +808,11 @@ impl Camera {
 
     fn dial_udp(&self) {
         let shared = &self.shared;
-        while !shared.is_stopped() {
-            match shared.dial_udp() {
+        for attempt in 0.. {
+            if shared.is_stopped() {
+                return;
+            }
+            match shared.dial_udp(attempt) {
                 Ok((socket, to)) => self.read_udp(&socket, Some(to)),
                 Err(error) => {
                     gst::debug!(crate::CAT, "{}: {error}", shared.text);
@@ -1146,8 +1156,11 @@ impl Server {
 
     fn dial_udp(&self) {
         let shared = &self.shared;
-        while !shared.is_stopped() {
-            match shared.dial_udp() {
+        for attempt in 0.. {
+            if shared.is_stopped() {
+                return;
+            }
+            match shared.dial_udp(attempt) {
                 Ok((socket, to)) => self.read_udp(&Arc::new(socket), Some(to)),
                 Err(error) => {
                     gst::debug!(crate::CAT, "{}: {error}", shared.text);

@@ -25,7 +25,8 @@
 //!
 //! Relays and recorders that restream drop RTCP. With `feedback-uri=udp://0.0.0.0:5006` the camera listens there for any
 //! number of servers, and with `?mode=caller` it dials one behind its own network's walls. Packets are sealed with
-//! `feedback-key`; how is written in [`gst_dds_link::secure`].
+//! `feedback-key`; how is written in [`gst_dds_link::secure`]. Of several servers one steers; the others, whose generations
+//! count as stale, take over when it has been silent for `feedback-timeout`.
 //!
 //! ```text
 //! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode feedback-uri=udp://0.0.0.0:5006 feedback-key-file=dds.key \
