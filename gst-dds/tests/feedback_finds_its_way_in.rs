@@ -10,6 +10,7 @@ use common::{Camera, STREAM, element, packets, quantizers, region};
 use dds_protocol::feedback::Quality;
 use dds_protocol::rtcp;
 use gst::prelude::*;
+use gst_dds_link::channel::{ServerEnd, Setup};
 
 /// A pad that feeds the element's `feedback` pad.
 struct Feeder {
@@ -112,6 +113,59 @@ fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     assert_eq!(numbers, [1, 1]);
     assert!(applied > 0 && heard[0] > 0);
     assert_eq!(heard[1], 0);
+}
+
+/// A server's end of the channel, joined with the element.
+fn join(uri: &str, key: &str) -> ServerEnd {
+    let setup = Setup {
+        uri: uri.into(),
+        key: key.into(),
+        ..Setup::default()
+    };
+    let server = ServerEnd::open(&setup, std::sync::Arc::new(|_| ())).unwrap().unwrap();
+    let begun = std::time::Instant::now();
+    while !server.send(&[]) {
+        assert!(begun.elapsed().as_secs() < 20, "no session");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    server
+}
+
+fn wait_for_count(camera: &Camera, name: &str, count: u64) {
+    let begun = std::time::Instant::now();
+    while camera.count(name) < count {
+        assert!(begun.elapsed().as_secs() < 20, "{name} is {}", camera.count(name));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_channel_of_its_own_asks_like_the_others_in_one_pass_and_in_two() {
+    const KEY: &str = "a key of the tests";
+    for mode in ["one-pass", "two-pass"] {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let uri = format!("tcp://127.0.0.1:{port}");
+        let element = element();
+        element.set_property("feedback-uri", &uri);
+        element.set_property("feedback-key", KEY);
+        element.set_property_from_str("mode", mode);
+        let mut camera = Camera::new(element, 320, 240);
+        camera.push();
+        let server = join(&uri, KEY);
+        server.send(&packets(1, 0, &[region(0, 0, 32, 32, Quality::Camera)]));
+        wait_for_count(&camera, "feedback-uri-received", 1);
+        camera.push();
+        assert_eq!(camera.count("feedback-packets-uri"), 1, "{mode}");
+        if mode == "two-pass" {
+            assert_eq!(camera.count("refine-requests"), 1);
+        } else {
+            assert_eq!(fine(&camera, 1), 4);
+        }
+    }
 }
 
 #[test]

@@ -18,7 +18,8 @@
  * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. A segmenter's classes leave by
  * the request pad `classes` as gray pictures, one byte for the class of each pixel. Feedback leaves by the linked
  * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
- * the video came through.
+ * the video came through; and beside all these by a channel of its own to the camera where `feedback-uri` names one, sealed
+ * with `feedback-key`.
  *
  * Since: 0.1
  */
@@ -27,6 +28,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::channel::{self, Counters, ServerEnd};
 
 use super::analysis::Network;
 use super::probe::{EarlyProbes, KeptProbe};
@@ -88,6 +90,8 @@ pub struct DdsInfer {
     probe: KeptProbe,
     pub(super) early: Mutex<Option<EarlyProbes>>,
     sender: Mutex<Sender>,
+    /// Of the channel of `feedback-uri`; apart, because `sender` may be held for a push.
+    channel_counters: Mutex<Arc<Counters>>,
     side_pads: Mutex<SidePads>,
     pub(super) stats: Mutex<Stats>,
     live: AtomicBool,
@@ -158,7 +162,8 @@ impl ObjectSubclass for DdsInfer {
             tracker: Mutex::default(),
             probe: KeptProbe::default(),
             early: Mutex::new(None),
-            sender: Mutex::new(Sender::new()),
+            sender: Mutex::new(Sender::new(None)),
+            channel_counters: Mutex::default(),
             side_pads: Mutex::default(),
             stats: Mutex::default(),
             live: AtomicBool::new(false),
@@ -182,10 +187,11 @@ impl ObjectImpl for DdsInfer {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         if pspec.name() == "stats" {
             let tracker = self.tracker().lock().unwrap().stats();
-            return self.stats.lock().unwrap().structure(&tracker).to_value();
+            let channel = self.channel_counters.lock().unwrap().counts();
+            return self.stats.lock().unwrap().structure(&tracker, &channel).to_value();
         }
         let value = self.settings.lock().unwrap().get(pspec.name());
-        value.expect("every property but stats is a setting")
+        value.expect("every readable property but stats is a setting")
     }
 
     fn constructed(&self) {
@@ -372,6 +378,14 @@ impl DdsInfer {
                 return Err(gst::StateChangeError);
             }
         };
+        let channel = match ServerEnd::open(&settings.channel, channel::tell_by(&*self.obj())) {
+            Ok(channel) => channel,
+            Err(error) => {
+                gst::element_imp_error!(self, gst::ResourceError::OpenReadWrite, ("{error}"));
+                return Err(gst::StateChangeError);
+            }
+        };
+        *self.channel_counters.lock().unwrap() = channel.as_ref().map(ServerEnd::counters).unwrap_or_default();
         gst::info!(CAT, imp = self, "{}", network.summary());
         let warnings = network.warnings().into_iter().chain(network.class_warning(&settings));
         for warning in warnings {
@@ -379,7 +393,7 @@ impl DdsInfer {
         }
         *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
         *self.tracker.lock().unwrap() = Arc::default();
-        *self.sender.lock().unwrap() = Sender::new();
+        *self.sender.lock().unwrap() = Sender::new(channel);
         *self.stats.lock().unwrap() = Stats::default();
         self.live.store(false, Ordering::Relaxed);
         self.same_process.store(false, Ordering::Relaxed);
@@ -409,7 +423,12 @@ impl DdsInfer {
             input.reset();
         }
         *self.worker.lock().unwrap() = None;
-        self.sender.lock().unwrap().forget();
+        let channel = {
+            let mut sender = self.sender.lock().unwrap();
+            sender.forget();
+            sender.take_channel()
+        };
+        drop(channel);
     }
 
     /// A thread that keeps the camera from taking a quiet scene, or a slow model, for a dead server.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Sends feedback by the first way there is: the linked `feedback` pad, an event to a camera in the same process, RTCP on
-//! the session of the element's own data path.
+//! the session of the element's own data path. Where `feedback-uri` names a channel, it leaves by that one as well.
 //!
 //! Feedback is state: each inferred frame gives a whole new generation. When nothing new comes, the last state is
 //! repeated under a new generation before [`REPEAT`] is over, because silence means that the server is gone. Repeats
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use dds_protocol::feedback::{self, FeedbackState, Region};
 use dds_protocol::serial::Serial16;
 use gst::prelude::*;
+use gst_dds_link::channel::ServerEnd;
 use gst_dds_link::session::{Sent, ServerChannel};
 
 use super::imp::CAT;
@@ -44,6 +45,8 @@ pub enum Way {
     Event,
     /// RTCP APP packets.
     Rtcp,
+    /// The channel of `feedback-uri` alone.
+    Uri,
     /// There was none.
     None,
 }
@@ -54,14 +57,17 @@ pub struct Sender {
     generation: Serial16,
     last: Option<Last>,
     channel: ServerChannel,
+    /// Of `feedback-uri`.
+    own_channel: Option<ServerEnd>,
     refreshed: Option<Instant>,
     way: Way,
 }
 
 impl Sender {
     /// A sender whose generations begin anywhere, so that a server that restarted is not taken for its former self.
-    pub fn new() -> Self {
+    pub fn new(own_channel: Option<ServerEnd>) -> Self {
         Self {
+            own_channel,
             generation: Serial16(glib::random_int() as u16),
             last: None,
             channel: ServerChannel::default(),
@@ -73,6 +79,11 @@ impl Sender {
     /// The way the last generation left.
     pub fn way(&self) -> Way {
         self.way
+    }
+
+    /// The channel of `feedback-uri`, to be dropped where nothing is locked: its threads are waited for.
+    pub fn take_channel(&mut self) -> Option<ServerEnd> {
+        self.own_channel.take()
     }
 
     /// Forgets the last state: the stream ended or is another one.
@@ -158,11 +169,20 @@ impl Sender {
         });
         stats.feedback += 1;
         stats.regions_left_out += encoded.dropped_regions as u64;
-        self.way = self.by_first_way(encoded.packets, sink_pad, side, stats);
+        let by_channel = self
+            .own_channel
+            .as_ref()
+            .is_some_and(|channel| channel.send(&encoded.packets));
+        stats.feedback_uri += u64::from(by_channel);
+        self.way = match self.by_first_way(encoded.packets, sink_pad, side, stats) {
+            Way::None if by_channel => Way::Uri,
+            way => way,
+        };
         match self.way {
             Way::Pad => stats.feedback_pad += 1,
             Way::Event => stats.feedback_event += 1,
             Way::Rtcp => stats.feedback_rtcp += 1,
+            Way::Uri => (),
             Way::None => stats.feedback_unsent += 1,
         }
         self.generation

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use glib::prelude::*;
 use gst::prelude::*;
+use gst_dds_link::channel::Setup;
 
 use super::{FeedbackPolicy, TaskChoice};
 use crate::feedback::uncertainty::UncertaintySettings;
@@ -48,6 +49,7 @@ pub struct Settings {
     pub feedback_max_regions: u32,
     pub feedback_ttl_ms: u32,
     pub feedback_objectness: bool,
+    pub channel: Setup,
     pub refine_deadline_ms: u32,
     pub capture_clock_synchronised: bool,
 }
@@ -84,6 +86,7 @@ impl Default for Settings {
             feedback_max_regions: policy.max_regions as u32,
             feedback_ttl_ms: policy.ttl_ms,
             feedback_objectness: policy.use_objectness,
+            channel: Setup::default(),
             refine_deadline_ms: 250,
             capture_clock_synchronised: false,
         }
@@ -294,6 +297,10 @@ impl Settings {
             "feedback-max-regions" => self.feedback_max_regions = get(value),
             "feedback-ttl" => self.feedback_ttl_ms = get(value),
             "feedback-objectness" => self.feedback_objectness = get(value),
+            "feedback-uri" => self.channel.uri = get::<Option<String>>(value).unwrap_or_default(),
+            "feedback-key" => self.channel.key = get::<Option<String>>(value).unwrap_or_default(),
+            "feedback-key-file" => self.channel.key_file = get::<Option<String>>(value).unwrap_or_default(),
+            "feedback-plain" => self.channel.plain = get(value),
             "refine-deadline" => self.refine_deadline_ms = get(value),
             "capture-clock-synchronised" => self.capture_clock_synchronised = get(value),
             _ => return false,
@@ -333,6 +340,9 @@ impl Settings {
             "feedback-max-regions" => self.feedback_max_regions.to_value(),
             "feedback-ttl" => self.feedback_ttl_ms.to_value(),
             "feedback-objectness" => self.feedback_objectness.to_value(),
+            "feedback-uri" => self.channel.uri.to_value(),
+            "feedback-key-file" => self.channel.key_file.to_value(),
+            "feedback-plain" => self.channel.plain.to_value(),
             "refine-deadline" => self.refine_deadline_ms.to_value(),
             "capture-clock-synchronised" => self.capture_clock_synchronised.to_value(),
             _ => return None,
@@ -546,6 +556,30 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .blurb("Boxes whose objectness lies in the band are undecided too (policy 'undecided', models that give objectness)")
             .default_value(d.feedback_objectness)
             .mutable_playing()
+            .build(),
+        glib::ParamSpecString::builder("feedback-uri")
+            .nick("Feedback address")
+            .blurb("Channel of its own that feedback leaves by too, for video that came through what drops RTCP: udp://HOST:PORT or tcp://HOST:PORT, with ?mode=caller (default: HOST is the camera) or ?mode=listener. Empty: none")
+            .default_value(Some(""))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("feedback-key")
+            .nick("Feedback key")
+            .blurb("Key that feedback-uri is sealed with, the same at both ends: at least 16 bytes that nobody can guess, as text or as hex: and digits. Needed unless the address is of this machine")
+            .write_only()
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("feedback-key-file")
+            .nick("Feedback key file")
+            .blurb("File that holds feedback-key; a line end behind it does not count")
+            .default_value(Some(""))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecBoolean::builder("feedback-plain")
+            .nick("Feedback in the clear")
+            .blurb("Do without a key at feedback-uri: whoever reaches the port can steer the camera, and whoever listens sees where people are")
+            .default_value(d.channel.plain)
+            .mutable_ready()
             .build(),
         glib::ParamSpecUInt::builder("refine-deadline")
             .nick("Refinement deadline")

@@ -2,6 +2,8 @@
 
 //! The `stats` property.
 
+use gst_dds_link::channel::Counts;
+
 use crate::identity::TrackerStats;
 use crate::results::Refined;
 
@@ -48,6 +50,8 @@ pub struct Stats {
     pub feedback_pad: u64,
     pub feedback_event: u64,
     pub feedback_rtcp: u64,
+    /// Generations that left by the channel of `feedback-uri`, beside any other way.
+    pub feedback_uri: u64,
     /// Generations that RTCP's rate rule held back for its next packet.
     pub feedback_rtcp_held: u64,
     /// Generations that found no way out.
@@ -115,15 +119,20 @@ impl Stats {
         self.feedback_pad += sent.feedback_pad;
         self.feedback_event += sent.feedback_event;
         self.feedback_rtcp += sent.feedback_rtcp;
+        self.feedback_uri += sent.feedback_uri;
         self.feedback_rtcp_held += sent.feedback_rtcp_held;
         self.feedback_unsent += sent.feedback_unsent;
         self.feedback_packets_dropped += sent.feedback_packets_dropped;
     }
 
-    pub fn structure(&self, tracker: &TrackerStats) -> gst::Structure {
+    /// `channel`: what went through the channel of `feedback-uri`.
+    pub fn structure(&self, tracker: &TrackerStats, channel: &Counts) -> gst::Structure {
         let mean = self.inference_sum_ns.checked_div(self.inferences).unwrap_or(0);
-        gst::Structure::builder("application/x-ddsinfer-stats")
-            .field("frames", self.frames)
+        let mut s = gst::Structure::builder("application/x-ddsinfer-stats");
+        for (name, count) in channel.fields() {
+            s = s.field(name, count);
+        }
+        s.field("frames", self.frames)
             .field("frames-inferred", self.inferred)
             .field("frames-skipped", self.skipped)
             .field("frames-not-due", self.not_due)
@@ -147,6 +156,7 @@ impl Stats {
             .field("feedback-pad", self.feedback_pad)
             .field("feedback-event", self.feedback_event)
             .field("feedback-rtcp", self.feedback_rtcp)
+            .field("feedback-uri", self.feedback_uri)
             .field("feedback-rtcp-held", self.feedback_rtcp_held)
             .field("feedback-unsent", self.feedback_unsent)
             .field("feedback-packets-dropped", self.feedback_packets_dropped)

@@ -6,15 +6,20 @@
 //! - [`event`]: a custom upstream event, for a camera and a server in one process;
 //! - [`path`]: follows an element's own data path to the RTP session it runs through;
 //! - [`session`]: sends and receives RTCP APP packets (`DDS1`) on that session;
-//! - [`report`]: what receivers report of the stream there.
+//! - [`report`]: what receivers report of the stream there;
+//! - [`channel`]: a way beside the video by UDP or TCP, for paths that drop RTCP; [`uri`]: its addresses; [`secure`]: its
+//!   messages, sealed.
 //!
 //! Nothing here looks at pipelines as a whole: with two cameras and an audio stream in one pipeline each element finds
 //! the session of its own media and no other.
 
+pub mod channel;
 pub mod event;
 pub mod path;
 pub mod report;
+pub mod secure;
 pub mod session;
+pub mod uri;
 
 use std::sync::LazyLock;
 

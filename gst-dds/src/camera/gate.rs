@@ -25,6 +25,13 @@ pub enum Source {
     Rtcp,
     /// Custom upstream event of a server in the same process.
     Event,
+    /// Own channel (`feedback-uri`).
+    Uri,
+}
+
+impl Source {
+    /// How many there are.
+    const COUNT: usize = 4;
 }
 
 /// What became of a feedback packet.
@@ -66,8 +73,9 @@ pub(super) struct Gate {
     assembler: Assembler,
     /// What of the assembler's counts is in the statistics already.
     counted: Counts,
-    /// Unspent time of the token bucket; a packet costs the reciprocal of the permitted rate.
-    credit_ns: u64,
+    /// Unspent time of the token bucket of each way; a packet costs the reciprocal of the permitted rate. What comes by
+    /// two ways does not count double, and a flood by one leaves the others open.
+    credit_ns: [u64; Source::COUNT],
     refilled_at: u64,
     pending: Option<FeedbackState>,
     last_complete: Option<u64>,
@@ -80,7 +88,7 @@ impl Gate {
         Self {
             assembler: Assembler::new(stream_id),
             counted: Counts::default(),
-            credit_ns: BURST_NS,
+            credit_ns: [BURST_NS; Source::COUNT],
             refilled_at: 0,
             pending: None,
             last_complete: None,
@@ -92,7 +100,7 @@ impl Gate {
     pub(super) fn push(
         &mut self,
         now: u64,
-        packet: &[u8],
+        (source, packet): (Source, &[u8]),
         newest_frame: Option<u64>,
         settings: &Settings,
         stats: &mut Stats,
@@ -101,7 +109,7 @@ impl Gate {
             stats.packets_refused += 1;
             return Outcome::Refused;
         }
-        if !self.take_token(now, settings.frame_rate) {
+        if !self.take_token(now, source, settings.frame_rate) {
             stats.packets_rate_limited += 1;
             return Outcome::RateLimited;
         }
@@ -176,14 +184,17 @@ impl Gate {
         self.counted = counts;
     }
 
-    fn take_token(&mut self, now: u64, frame_rate: f64) -> bool {
+    fn take_token(&mut self, now: u64, source: Source, frame_rate: f64) -> bool {
         let gained = now.saturating_sub(self.refilled_at);
         self.refilled_at = now;
-        self.credit_ns = self.credit_ns.saturating_add(gained).min(BURST_NS);
+        for credit in &mut self.credit_ns {
+            *credit = credit.saturating_add(gained).min(BURST_NS);
+        }
         let price = (1e9 / (2.0 * frame_rate).max(MIN_PACKET_RATE)) as u64;
-        match self.credit_ns.checked_sub(price) {
+        let credit = &mut self.credit_ns[source as usize];
+        match credit.checked_sub(price) {
             Some(rest) => {
-                self.credit_ns = rest;
+                *credit = rest;
                 true
             }
             None => false,
@@ -205,7 +216,7 @@ impl Gate {
         self.last_complete
     }
 
-    /// Begins another stream. The bucket keeps its level.
+    /// Begins another stream. The buckets keep their level.
     pub(super) fn restart(&mut self, stream_id: u32) {
         *self = Self {
             credit_ns: self.credit_ns,
@@ -278,7 +289,12 @@ mod tests {
         }
 
         fn push(&mut self, now: u64, packet: &[u8]) -> Outcome {
-            self.gate.push(now, packet, Some(100), &self.settings, &mut self.stats)
+            self.push_by(now, Source::Pad, packet)
+        }
+
+        fn push_by(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
+            self.gate
+                .push(now, (source, packet), Some(100), &self.settings, &mut self.stats)
         }
     }
 
@@ -348,6 +364,16 @@ mod tests {
         }
         assert!((549..=550).contains(&parsed), "{parsed} packets parsed");
         assert_eq!(bench.stats.packets_rate_limited, 10_000 - parsed);
+    }
+
+    #[test]
+    fn a_flood_by_one_way_leaves_the_others_open() {
+        let mut bench = Bench::new();
+        while bench.push_by(0, Source::Rtcp, &packet(1, 1)) != Outcome::RateLimited {}
+        for source in [Source::Pad, Source::Event, Source::Uri] {
+            assert_eq!(bench.push_by(0, source, &packet(1, 1)), Outcome::Duplicate);
+        }
+        assert_eq!(bench.push_by(0, Source::Rtcp, &packet(2, 1)), Outcome::RateLimited);
     }
 
     #[test]

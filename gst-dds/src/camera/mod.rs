@@ -318,7 +318,7 @@ impl Camera {
     }
 
     /// Takes one bare feedback packet (no RTCP framing), whichever way it came. Cheap and bounded: at most twice the
-    /// frame rate of them is parsed, the rest counted as rate limited.
+    /// frame rate of them is parsed by each way, the rest counted as rate limited.
     pub fn push_feedback(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
         let now = self.observe(now);
         self.stats.packets += 1;
@@ -326,9 +326,15 @@ impl Camera {
             Source::Pad => self.stats.packets_pad += 1,
             Source::Rtcp => self.stats.packets_rtcp += 1,
             Source::Event => self.stats.packets_event += 1,
+            Source::Uri => self.stats.packets_uri += 1,
         }
-        self.gate
-            .push(now, packet, self.current_frame, &self.settings, &mut self.stats)
+        self.gate.push(
+            now,
+            (source, packet),
+            self.current_frame,
+            &self.settings,
+            &mut self.stats,
+        )
     }
 
     /// Says when a complete generation came that did not come through [`Self::push_feedback`]: in two passes it names

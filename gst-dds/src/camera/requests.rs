@@ -142,10 +142,11 @@ impl Requests {
             Source::Pad => self.stats.packets_pad += 1,
             Source::Rtcp => self.stats.packets_rtcp += 1,
             Source::Event => self.stats.packets_event += 1,
+            Source::Uri => self.stats.packets_uri += 1,
         }
         let outcome = self
             .gate
-            .push(self.now, packet, self.newest, &self.settings, &mut self.stats);
+            .push(self.now, (source, packet), self.newest, &self.settings, &mut self.stats);
         let requests = match self.gate.take_pending() {
             Some(state) => self.requests(&state),
             None => Vec::new(),

@@ -126,6 +126,8 @@ counters! {
     packets_rtcp = "feedback-packets-rtcp",
     /// Of those, through an upstream event.
     packets_event = "feedback-packets-event",
+    /// Of those, through the channel of `feedback-uri`.
+    packets_uri = "feedback-packets-uri",
     /// Packets that completed a generation.
     packets_complete = "feedback-complete",
     /// Packets kept as parts of an incomplete generation.

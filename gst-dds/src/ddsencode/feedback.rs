@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::channel::{self, CameraEnd};
 use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::{CameraChannel, Deliver};
 use gst_video::prelude::*;
@@ -100,6 +101,34 @@ impl DdsEncode {
         }
     }
 
+    /// The same for those who must not keep the element alive.
+    fn delivery(&self, source: Source) -> Deliver {
+        let (inbox, refine) = (Arc::downgrade(&self.inbox), Arc::downgrade(&self.refine));
+        Arc::new(move |packet| {
+            if let Some((inbox, refine)) = inbox.upgrade().zip(refine.upgrade())
+                && !refine.deliver(source, packet)
+            {
+                inbox.lock().unwrap().push(source, packet);
+            }
+        })
+    }
+
+    /// Opens the channel that `feedback-uri` names.
+    pub(super) fn open_channel(&self, setup: &channel::Setup) -> Result<(), gst::ErrorMessage> {
+        // Its port must be free before it is taken again.
+        self.close_channel();
+        let opened = CameraEnd::open(setup, self.delivery(Source::Uri), channel::tell_by(&*self.obj()));
+        *self.channel.lock().unwrap() =
+            opened.map_err(|e| gst::error_msg!(gst::ResourceError::OpenReadWrite, ["{e}"]))?;
+        Ok(())
+    }
+
+    pub(super) fn close_channel(&self) {
+        // Taken out first: its threads are waited for.
+        let channel = self.channel.lock().unwrap().take();
+        drop(channel);
+    }
+
     fn feedback_chain(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         let Ok(map) = buffer.map_readable() else {
             gst::warning!(CAT, imp = self, "A feedback buffer cannot be read");
@@ -173,14 +202,7 @@ impl DdsEncode {
         {
             return;
         }
-        let (inbox, refine) = (Arc::downgrade(&self.inbox), Arc::downgrade(&self.refine));
-        let deliver: Deliver = Arc::new(move |packet| {
-            if let Some((inbox, refine)) = inbox.upgrade().zip(refine.upgrade())
-                && !refine.deliver(Source::Rtcp, packet)
-            {
-                inbox.lock().unwrap().push(Source::Rtcp, packet);
-            }
-        });
+        let deliver = self.delivery(Source::Rtcp);
         let mut sessions = rtp.channel.refresh(&src_pad, &deliver);
         if let Some(pad) = self.refine.pad() {
             sessions += rtp.refine.refresh(&pad, &deliver);

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::channel::{CameraEnd, Counts};
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
@@ -54,6 +55,8 @@ pub struct DdsEncode {
     pub(super) state: Mutex<Option<State>>,
     pub(super) inbox: Arc<Mutex<Inbox>>,
     pub(super) rtp: Mutex<Rtp>,
+    /// Where `feedback-uri` asks for it.
+    pub(super) channel: Mutex<Option<CameraEnd>>,
     pub(super) refine: Arc<Refine>,
     /// Counts of the last run, for `stats` after the end.
     pub(super) last_stats: Mutex<Option<gst::Structure>>,
@@ -193,12 +196,14 @@ impl VideoEncoderImpl for DdsEncode {
                 .map(drop)
             });
         *self.last_stats.lock().unwrap() = None;
-        refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))
+        refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
+        self.open_channel(&settings.channel())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         let stats = self.stats();
         *self.last_stats.lock().unwrap() = Some(stats);
+        self.close_channel();
         *self.state.lock().unwrap() = None;
         *self.inbox.lock().unwrap() = Inbox::default();
         self.refine.stop();
@@ -272,12 +277,17 @@ impl VideoEncoderImpl for DdsEncode {
 
 impl DdsEncode {
     fn stats(&self) -> gst::Structure {
+        let counters = self.channel.lock().unwrap().as_ref().map(CameraEnd::counters);
+        let channel = counters.map_or_else(Counts::default, |counters| counters.counts());
         let state = self.state.lock().unwrap();
         let Some(state) = state.as_ref() else {
             let last = self.last_stats.lock().unwrap().clone();
             return last.unwrap_or_else(|| {
                 stats::structure(
-                    &ElementStats::default(),
+                    &ElementStats {
+                        channel,
+                        ..ElementStats::default()
+                    },
                     &camera::Stats::default(),
                     &RefineStats::default(),
                     None,
@@ -285,6 +295,7 @@ impl DdsEncode {
             });
         };
         let mut element = state.stats;
+        element.channel = channel;
         element.inbox_full = self.inbox.lock().unwrap().dropped;
         let stream = (state.stream_id, state.next_frame, state.next_access_unit);
         let (refine, feedback) = self.refine.stats();

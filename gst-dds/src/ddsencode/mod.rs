@@ -15,11 +15,23 @@
 //!
 //! Without `bitrate` it codes with two quantizers, `background-qp` and `region-qp`, exact in every coded macroblock.
 //! Regions come from the `feedback` pad, by RTCP from the RTP session the stream is sent through, by an upstream event
-//! from a `ddsinfer` in the same process, and from `GstVideoRegionOfInterestMeta` on input buffers that carries a
+//! from a `ddsinfer` in the same process, by a channel of their own (`feedback-uri`), and from `GstVideoRegionOfInterestMeta` on input buffers that carries a
 //! `roi/ddsencode` structure with an integer `delta-qp`. How they are merged is written in [`crate::camera`].
 //!
 //! Regions act with the next frame: the element never delays one. Its clock for time-outs, times to live and rate
 //! limits is the running time of the video: equal video and equal feedback give equal streams, live or not.
+//!
+//! # A channel of its own
+//!
+//! Relays and recorders that restream drop RTCP. With `feedback-uri=udp://0.0.0.0:5006` the camera listens there for any
+//! number of servers, and with `?mode=caller` it dials one behind its own network's walls. Packets are sealed with
+//! `feedback-key`; how is written in [`gst_dds_link::secure`]. Of several servers one steers; the others, whose generations
+//! count as stale, take over when it has been silent for `feedback-timeout`.
+//!
+//! ```text
+//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode feedback-uri=udp://0.0.0.0:5006 feedback-key-file=dds.key \
+//!     ! rtspclientsink location=rtsp://RELAY/camera
+//! ```
 //!
 //! # Two passes
 //!

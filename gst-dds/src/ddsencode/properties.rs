@@ -488,6 +488,33 @@ fn ours() -> Vec<glib::ParamSpec> {
             .default_value(default::MAX_REGION_AREA)
             .mutable_playing()
             .build(),
+        string(
+            "feedback-uri",
+            "Feedback address",
+            "Channel of its own for feedback, for video that goes through what drops RTCP: udp://HOST:PORT or tcp://HOST:PORT, \
+             with ?mode=listener (default: HOST is the address to listen on) or ?mode=caller. What comes by other ways counts \
+             as well. Empty: none",
+        ),
+        glib::ParamSpecString::builder("feedback-key")
+            .nick("Feedback key")
+            .blurb(
+                "Key that feedback-uri is sealed with, the same at both ends: at least 16 bytes that nobody can guess, as text \
+                 or as hex: and digits. Needed unless the address is of this machine",
+            )
+            .write_only()
+            .mutable_ready()
+            .build(),
+        string(
+            "feedback-key-file",
+            "Feedback key file",
+            "File that holds feedback-key; a line end behind it does not count",
+        ),
+        boolean(
+            "feedback-plain",
+            "Feedback in the clear",
+            "Do without a key at feedback-uri: whoever reaches the port can steer the camera, and whoever listens sees where \
+             people are",
+        ),
         uint(
             "stream-id",
             "Stream ID",

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use glib::prelude::*;
+use gst_dds_link::channel::Setup;
 
 use crate::camera::ring::Bounds;
 use crate::camera::{self, Knobs};
@@ -630,6 +631,16 @@ impl Settings {
             },
             hold: self.enumerated("refine-canvas", RefineCanvas::Hold as i32) == RefineCanvas::Hold as i32,
         })
+    }
+
+    /// The channel of its own that feedback may come by.
+    pub fn channel(&self) -> Setup {
+        Setup {
+            uri: self.text("feedback-uri").into(),
+            key: self.text("feedback-key").into(),
+            key_file: self.text("feedback-key-file").into(),
+            plain: self.boolean("feedback-plain"),
+        }
     }
 
     /// Fixed stream ID, 0 = random.

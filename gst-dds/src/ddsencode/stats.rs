@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use gst_dds_link::channel::Counts;
+
 use crate::camera::{self, DelayStats, RefineCounts};
 
 /// Counts of the element itself; the camera logic keeps the rest.
@@ -34,6 +36,8 @@ pub(super) struct ElementStats {
     /// Reports of receivers, and the share of packets lost in the last one, 0 to 1.
     pub receiver_reports: u64,
     pub receiver_loss: f64,
+    /// Of the channel of `feedback-uri`.
+    pub channel: Counts,
 }
 
 /// Counts of the refinement stream.
@@ -92,6 +96,9 @@ pub(super) fn structure(
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
         .field("rtp-sessions", element.rtp_sessions);
+    for (name, count) in element.channel.fields() {
+        s = s.field(name, count);
+    }
     let (counts, delay) = (&refine.counts, &refine.delay);
     s = s
         .field("refine-requests", counts.requests)

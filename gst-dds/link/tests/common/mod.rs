@@ -2,6 +2,8 @@
 
 //! What the tests of the link share: ports, pipelines, patience.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the application may want to know.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gst::prelude::*;
+
+/// What the application may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The other end is there.
+    Joined(SocketAddr),
+    /// Nobody has answered for 5 s.
+    Silent(String),
+    /// The connection cannot be made.
+    Unreachable(String, String),
+    /// Somebody has another key.
+    OtherKey(SocketAddr),
+    /// One end has a key and the other has none.
+    OneKeyOnly(SocketAddr),
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Joined(peer) => write!(f, "The feedback channel to {peer} is open"),
+            Self::Silent(uri) => write!(
+                f,
+                "Nobody answers at {uri}, and it is tried on. See whether the other end runs, whether a firewall is \
+                 between, and whether both ends have the same feedback-key"
+            ),
+            Self::Unreachable(uri, error) => write!(
+                f,
+                "No connection to {uri} ({error}), and it is tried on. See whether the other end runs and listens there"
+            ),
+            Self::OtherKey(peer) => write!(
+                f,
+                "A message from {peer} was made with another key and refused. Set the same feedback-key at both ends; if \
+                 that is so, somebody else sends there"
+            ),
+            Self::OneKeyOnly(peer) => write!(
+                f,
+                "Feedback from {peer} was refused: one end has a key and the other has none. Set the same feedback-key at \
+                 both ends"
+            ),
+        }
+    }
+}
+
+/// Hears notices, on threads of the channel. Each kind of warning comes once; that nobody is there, once in each outage.
+pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// Posts warnings on the bus of an element as its own, as long as it lives, and logs the rest.
+pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
+    let weak = element.upcast_ref::<gst::Element>().downgrade();
+    Arc::new(move |notice| {
+        let Some(element) = weak.upgrade() else { return };
+        match notice {
+            Notice::Joined(_) => gst::info!(crate::CAT, obj = element, "{notice}"),
+            Notice::OtherKey(_) | Notice::OneKeyOnly(_) => {
+                gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
+            }
+            Notice::Silent(_) | Notice::Unreachable(..) => {
+                gst::element_warning!(element, gst::ResourceError::OpenReadWrite, ("{notice}"));
+            }
+        }
+    })
+}

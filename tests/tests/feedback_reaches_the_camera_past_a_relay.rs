@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Camera and server are joined by H.264 alone, as behind a relay that drops RTCP; feedback comes by `feedback-uri`.
+//! It steers by UDP and TCP whoever dials; another key leaves the camera in fallback and is told; what was recorded is
+//! refused after a restart, and a server that was restarted is heard again.
+
+mod common;
+
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use common::*;
+use gst::prelude::*;
+
+const KEY: &str = "a key of the tests";
+
+/// Threads are counted, so that tests must not see each other's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    init();
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn port() -> u16 {
+    free_ports(1)[0]
+}
+
+/// Passes access units on, to whichever server there is, and nothing back.
+#[derive(Clone, Default)]
+struct Relay(Arc<Mutex<Option<gst_app::AppSrc>>>);
+
+struct Camera {
+    pipeline: gst::Pipeline,
+    relay: Relay,
+}
+
+impl Camera {
+    fn new(channel: &str) -> Self {
+        let pipeline = launch(&format!(
+            "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
+             ! ddsencode name=e threads=1 key-int-max=10 feedback-timeout=500 {channel} \
+             ! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=relay sync=false"
+        ));
+        let relay = Relay::default();
+        let to = relay.clone();
+        let sink = pipeline
+            .by_name("relay")
+            .unwrap()
+            .downcast::<gst_app::AppSink>()
+            .unwrap();
+        let pass = move |sink: &gst_app::AppSink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            if let Some(server) = &*to.0.lock().unwrap() {
+                let _ = server.push_sample(&sample);
+            }
+            Ok(gst::FlowSuccess::Ok)
+        };
+        sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(pass).build());
+        pipeline.set_property("auto-flush-bus", false);
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self { pipeline, relay }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        count(&self.pipeline, "e", name)
+    }
+
+    /// Waits for steered frames beyond those there were.
+    fn is_steered(&self) {
+        let before = self.count("frames-steered");
+        wait_for("steered frames", || self.count("frames-steered") > before + 5);
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        self.relay.0.lock().unwrap().take();
+        self.pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+struct Server {
+    pipeline: gst::Pipeline,
+    relay: Relay,
+}
+
+impl Server {
+    fn new(camera: &Camera, channel: &str) -> Self {
+        Self::with(camera, channel, "")
+    }
+
+    fn with(camera: &Camera, channel: &str, more: &str) -> Self {
+        let pipeline = launch(&format!(
+            "appsrc name=relay is-live=true format=time \
+             caps=video/x-h264,stream-format=byte-stream,alignment=au,width=160,height=128,framerate=30/1 \
+             ! h264parse ! avdec_h264 max-threads=1 ! ddsinfer name=i {channel} ! fakesink sync=false {more}"
+        ));
+        let source = pipeline
+            .by_name("relay")
+            .unwrap()
+            .downcast::<gst_app::AppSrc>()
+            .unwrap();
+        pipeline.set_property("auto-flush-bus", false);
+        pipeline.set_state(gst::State::Playing).unwrap();
+        *camera.relay.0.lock().unwrap() = Some(source);
+        let relay = camera.relay.clone();
+        Self { pipeline, relay }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        count(&self.pipeline, "i", name)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.relay.0.lock().unwrap().take();
+        self.pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+fn count(pipeline: &gst::Pipeline, element: &str, name: &str) -> u64 {
+    let stats = pipeline.by_name(element).unwrap().property::<gst::Structure>("stats");
+    stats.get::<u64>(name).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Warnings, and names of element messages, on the bus so far.
+fn told(pipeline: &gst::Pipeline) -> (Vec<String>, Vec<String>) {
+    let bus = pipeline.bus().unwrap();
+    let (mut warnings, mut names) = (Vec::new(), Vec::new());
+    while let Some(message) = bus.pop() {
+        match message.view() {
+            gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
+            gst::MessageView::Element(element) => names.extend(element.structure().map(|s| s.name().to_string())),
+            _ => (),
+        }
+    }
+    (warnings, names)
+}
+
+/// Threads of channels in this process.
+fn threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("dds-feedback"))
+        .count()
+}
+
+fn sealed(uri: &str) -> String {
+    format!("feedback-uri={uri} feedback-key=\"{KEY}\"")
+}
+
+#[test]
+fn it_steers_by_udp_and_tcp_whoever_dials() {
+    let _alone = alone();
+    for scheme in ["udp", "tcp"] {
+        for (camera_mode, server_mode) in [("listener", "caller"), ("caller", "listener")] {
+            let address = format!("{scheme}://127.0.0.1:{}", port());
+            let camera = Camera::new(&sealed(&format!("{address}?mode={camera_mode}")));
+            let server = Server::new(&camera, &sealed(&format!("{address}?mode={server_mode}")));
+            camera.is_steered();
+            assert!(camera.count("feedback-packets-uri") > 0 && camera.count("generations-applied") > 0);
+            assert!(camera.count("feedback-uri-received") > 0 && camera.count("feedback-uri-peers") == 1);
+            assert!(server.count("feedback-uri") > 0 && server.count("feedback-uri-sent") > 0);
+            assert_eq!(
+                camera.count("feedback-packets-rtcp") + camera.count("feedback-packets-event"),
+                0
+            );
+            for refused in ["tag", "session", "replay", "malformed"] {
+                let name = format!("feedback-uri-rejected-{refused}");
+                assert_eq!((camera.count(&name), server.count(&name)), (0, 0), "{address}: {name}");
+            }
+            // READY is enough to end the channel; what it did can still be read.
+            camera.pipeline.set_state(gst::State::Ready).unwrap();
+            server.pipeline.set_state(gst::State::Ready).unwrap();
+            assert_eq!(threads(), 0);
+            assert!(camera.count("feedback-uri-received") > 0 && server.count("feedback-uri-sent") > 0);
+        }
+    }
+}
+
+#[test]
+fn another_key_is_refused_told_and_leaves_the_camera_in_fallback() {
+    let _alone = alone();
+    for scheme in ["udp", "tcp"] {
+        let address = format!("{scheme}://127.0.0.1:{}", port());
+        let camera = Camera::new(&sealed(&address));
+        let server = Server::new(
+            &camera,
+            &format!("feedback-uri={address} feedback-key=\"another key altogether\""),
+        );
+        wait_for("the refusal", || camera.count("feedback-uri-rejected-tag") > 0);
+        wait_for("fallback", || camera.count("frames-fallback") > 20);
+        wait_for("feedback that nobody took", || server.count("feedback-unsent") > 0);
+        assert_eq!(
+            (camera.count("frames-steered"), camera.count("feedback-packets")),
+            (0, 0)
+        );
+        let (warnings, messages) = told(&camera.pipeline);
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("another key"),
+            "{warnings:?}"
+        );
+        assert_eq!(messages, ["ddsencode-feedback-lost"]);
+    }
+}
+
+#[test]
+fn what_was_recorded_steers_nothing_after_a_restart_and_a_restarted_server_does() {
+    let _alone = alone();
+    let camera_port = port();
+    let channel = sealed(&format!("udp://127.0.0.1:{camera_port}"));
+    // The same stream again, so that nothing but the seal keeps the old packets out.
+    let restartable = format!("{channel} stream-id=7");
+    let camera = Camera::new(&restartable);
+
+    // Somebody on the wire.
+    let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for socket in [&front, &back] {
+        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+    }
+    let wire_port = front.local_addr().unwrap().port();
+    let recorded = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
+    let keep = recorded.clone();
+    let wire = std::thread::spawn(move || {
+        let (mut buffer, mut server) = ([0; 2000], None);
+        while Arc::strong_count(&keep) > 1 {
+            if let Ok((length, from)) = front.recv_from(&mut buffer) {
+                server = Some(from);
+                keep.lock().unwrap().push(buffer[..length].to_vec());
+                back.send_to(&buffer[..length], ("127.0.0.1", camera_port)).unwrap();
+            }
+            if let (Ok((length, _)), Some(server)) = (back.recv_from(&mut buffer), server) {
+                front.send_to(&buffer[..length], server).unwrap();
+            }
+        }
+    });
+    let server = Server::new(&camera, &sealed(&format!("udp://127.0.0.1:{wire_port}")));
+    camera.is_steered();
+    drop((server, camera));
+    let messages = std::mem::take(&mut *recorded.lock().unwrap());
+    drop(recorded);
+    wire.join().unwrap();
+
+    let camera = Camera::new(&restartable);
+    wait_for("frames", || camera.count("frames-coded") > 30);
+    let attacker = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for message in &messages {
+        attacker.send_to(message, ("127.0.0.1", camera_port)).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sealed_ones = messages.iter().filter(|m| m[3] == 3).count() as u64;
+    assert!(sealed_ones > 5);
+    wait_for("the refusals", || {
+        camera.count("feedback-uri-rejected-session") >= sealed_ones
+    });
+    assert_eq!(
+        (camera.count("feedback-packets"), camera.count("frames-steered")),
+        (0, 0)
+    );
+
+    for _ in 0..2 {
+        let server = Server::new(&camera, &channel);
+        camera.is_steered();
+        drop(server);
+        let lost = camera.count("feedback-lost");
+        wait_for("the silence to be noticed", || camera.count("feedback-lost") > lost);
+    }
+}
+
+#[test]
+fn many_starts_and_stops_leave_no_thread_and_no_port_behind() {
+    let _alone = alone();
+    let address = format!("tcp://127.0.0.1:{}", port());
+    for _ in 0..20 {
+        let camera = Camera::new(&sealed(&address));
+        drop(Server::new(&camera, &sealed(&address)));
+        drop(camera);
+        assert_eq!(threads(), 0);
+    }
+    let camera = Camera::new(&sealed(&address));
+    let _server = Server::new(&camera, &sealed(&address));
+    camera.is_steered();
+}
+
+#[test]
+fn beside_another_way_each_packet_counts_once() {
+    let _alone = alone();
+    let address = format!("udp://127.0.0.1:{}", port());
+    let pads = port();
+    let channel = sealed(&address);
+    let camera = Camera::new(&channel);
+    let feedback = gst::parse::bin_from_description(&format!("udpsrc port={pads} ! identity"), true).unwrap();
+    camera.pipeline.add(&feedback).unwrap();
+    let pad = camera
+        .pipeline
+        .by_name("e")
+        .unwrap()
+        .request_pad_simple("feedback")
+        .unwrap();
+    feedback.static_pad("src").unwrap().link(&pad).unwrap();
+    feedback.sync_state_with_parent().unwrap();
+    let more = format!("i.feedback ! udpsink host=127.0.0.1 port={pads} sync=false async=false");
+    let server = Server::with(&camera, &channel, &more);
+    camera.is_steered();
+    wait_for("both ways", || {
+        camera.count("feedback-packets-pad") > 30 && camera.count("feedback-packets-uri") > 30
+    });
+    assert!(camera.count("feedback-duplicate") + camera.count("feedback-stale") > 20);
+    assert_eq!(camera.count("feedback-rate-limited"), 0);
+    assert!(server.count("feedback-pad") > 0 && server.count("feedback-uri") > 0);
+}
+
+#[test]
+fn what_cannot_work_is_refused_by_name() {
+    let _alone = alone();
+    for element in ["ddsencode", "ddsinfer"] {
+        for (settings, word) in [
+            ("feedback-uri=http://host:1", "feedback-uri"),
+            ("feedback-uri=udp://camera.example:5006", "feedback-key"),
+            (
+                "feedback-uri=udp://camera.example:5006 feedback-key=short",
+                "feedback-key",
+            ),
+            ("feedback-key=\"sixteen bytes ...\"", "feedback-uri"),
+            (
+                "feedback-uri=udp://127.0.0.1:5006 feedback-key-file=/nowhere",
+                "feedback-key-file",
+            ),
+            (
+                "feedback-uri=udp://127.0.0.1:5006 feedback-plain=true feedback-key=\"sixteen bytes ...\"",
+                "feedback-plain",
+            ),
+            (
+                "feedback-uri=tcp://192.0.2.1:5006?mode=listener feedback-key=\"sixteen bytes ...\"",
+                "listened",
+            ),
+        ] {
+            let pipeline = launch(&format!("videotestsrc ! {element} name=e {settings} ! fakesink"));
+            let refused = pipeline.by_name("e").unwrap().set_state(gst::State::Paused);
+            let message = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]);
+            pipeline.set_state(gst::State::Null).unwrap();
+            assert!(refused.is_err(), "{element} {settings} started");
+            let message = message.unwrap_or_else(|| panic!("{element} {settings}: no message"));
+            let gst::MessageView::Error(error) = message.view() else {
+                unreachable!()
+            };
+            let text = format!("{} {:?}", error.error(), error.debug());
+            assert!(text.contains(word), "{element} {settings}: {text}");
+        }
+        // The key cannot be read back, so that no saved preset and no graph of the pipeline shows it.
+        let element = gst::ElementFactory::make(element).build().unwrap();
+        let key = element.find_property("feedback-key").unwrap();
+        assert_eq!(key.flags() & glib::ParamFlags::READWRITE, glib::ParamFlags::WRITABLE);
+    }
+}
