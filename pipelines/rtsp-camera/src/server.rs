@@ -114,7 +114,7 @@ fn launch_line(encoder: &str) -> String {
     format!(
         "( appsrc name={INPUT} is-live=true do-timestamp=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
          ! ddsencode name={ENCODER} {encoder} ! video/x-h264,stream-format=byte-stream \
-         ! rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency )"
+         ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency )"
     )
 }
 
