@@ -191,9 +191,12 @@ impl Sender {
         }
         // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
         if self.way == Way::Event || look || !self.channel.is_attached() {
-            let taken = packets
-                .iter()
-                .all(|packet| sink_pad.push_event(gst_dds_link::event::feedback(packet)));
+            let attached = self.channel.is_attached();
+            let taken = packets.iter().all(|packet| {
+                let (event, receipt) = gst_dds_link::event::feedback_with_receipt(packet);
+                // Elements that receive from a network may claim to have taken any event.
+                sink_pad.push_event(event) && (!attached || receipt.is_signed())
+            });
             if taken {
                 return Way::Event;
             }

@@ -52,6 +52,9 @@ impl Source {
             }
             _ => {}
         }
+        if let (Some(decoder), Some(first)) = (pipeline.by_name("decoder"), pipeline.by_name("first")) {
+            link_video(&decoder, &first);
+        }
         let outlet = Arc::new(Outlet::default());
         let frames = pipeline
             .by_name("frames")
@@ -154,17 +157,17 @@ fn launch_line(options: &Options) -> (String, String) {
             format!("test:{pattern}"),
             format!(
                 "videotestsrc is-live=true pattern={pattern} \
-                 ! video/x-raw,format=I420,width={width},height={height},framerate={rate}/1"
+                 ! video/x-raw,format=I420,width={width},height={height},framerate={rate}/1 ! "
             ),
         ),
-        options::Source::Device(path) => (path.display().to_string(), "v4l2src name=input ! decodebin".into()),
-        options::Source::File(path) => (path.display().to_string(), "filesrc name=input ! decodebin".into()),
+        options::Source::Device(path) => (path.display().to_string(), "v4l2src name=input ! decodebin name=decoder ".into()),
+        options::Source::File(path) => (path.display().to_string(), "filesrc name=input ! decodebin name=decoder ".into()),
     };
     let mut caps = String::from("video/x-raw,format=(string){I420,NV12}");
     if let Some((width, height)) = options.size {
         caps += &format!(",width={width},height={height},pixel-aspect-ratio=1/1");
     }
-    let mut steps = String::from("videoconvert");
+    let mut steps = String::from("videoconvert name=first");
     if options.size.is_some() {
         steps += " ! videoscale";
     }
@@ -173,8 +176,23 @@ fn launch_line(options: &Options) -> (String, String) {
         caps += &format!(",framerate={rate}/1");
     }
     // sync: a file is read at the pace of a camera.
-    let line = format!("{input} ! {steps} ! {caps} ! appsink name=frames sync=true max-buffers=2 drop=true");
+    let line = format!("{input}{steps} ! {caps} ! appsink name=frames sync=true max-buffers=2 drop=true");
     (name, line)
+}
+
+/// Links what the decoder finds, again each time the source starts: a launch line does so once only.
+fn link_video(decoder: &gst::Element, first: &gst::Element) {
+    let first = first.downgrade();
+    decoder.connect_pad_added(move |_, pad| {
+        let video = pad
+            .current_caps()
+            .is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
+        let sink = first.upgrade().and_then(|e| e.static_pad("sink"));
+        // A second video track is left alone; what cannot be linked says so by itself.
+        if let Some(sink) = sink.filter(|sink| video && !sink.is_linked()) {
+            let _ = pad.link(&sink);
+        }
+    });
 }
 
 /// Rewinds at the end and reports errors.
