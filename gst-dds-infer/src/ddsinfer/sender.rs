@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use dds_protocol::feedback::{self, FeedbackState, Region};
 use dds_protocol::serial::Serial16;
 use gst::prelude::*;
+use gst_dds_link::path;
 use gst_dds_link::session::{Sent, ServerChannel};
 
 use super::imp::CAT;
@@ -24,6 +25,9 @@ use super::worker::Request;
 pub const REPEAT: Duration = Duration::from_millis(500);
 /// How often the data path is looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// Longest time that packets should wait for late ones, in milliseconds.
+const MAX_JITTER_BUFFER: u32 = 500;
 
 /// The last state and when it was made.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ pub struct Sender {
     channel: ServerChannel,
     refreshed: Option<Instant>,
     way: Way,
+    /// The path has been looked at for what makes feedback late.
+    latency_seen: bool,
 }
 
 impl Sender {
@@ -67,6 +73,7 @@ impl Sender {
             channel: ServerChannel::default(),
             refreshed: None,
             way: Way::None,
+            latency_seen: false,
         }
     }
 
@@ -187,7 +194,9 @@ impl Sender {
         let look = self.refreshed.is_none_or(|t| now - t >= REFRESH);
         if look {
             self.refreshed = Some(now);
-            self.channel.refresh(sink_pad);
+            if self.channel.refresh(sink_pad) && !std::mem::replace(&mut self.latency_seen, true) {
+                warn_of_latency(sink_pad);
+            }
         }
         // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
         if self.way == Way::Event || look || !self.channel.is_attached() {
@@ -213,4 +222,24 @@ impl Sender {
             }
         }
     }
+}
+
+/// In-order packets pass a jitter buffer at once, so the default of `rtspsrc`, 2000 ms, does not show before the first loss.
+fn warn_of_latency(sink_pad: &gst::Pad) {
+    let Some(jitter_buffer) = path::jitter_buffer(sink_pad) else {
+        return;
+    };
+    let (Some(element), true) = (sink_pad.parent_element(), jitter_buffer.latency_ms > MAX_JITTER_BUFFER) else {
+        return;
+    };
+    let owner = jitter_buffer.owner.name();
+    gst::element_warning!(
+        element,
+        gst::LibraryError::Settings,
+        (
+            "after a lost packet {owner} keeps video, and the feedback that comes of it, back for up to {} ms; set the property \
+             latency of {owner}, in milliseconds (20 to 100 on a local network)",
+            jitter_buffer.latency_ms
+        )
+    );
 }
