@@ -160,8 +160,14 @@ fn launch_line(options: &Options) -> (String, String) {
                  ! video/x-raw,format=I420,width={width},height={height},framerate={rate}/1 ! "
             ),
         ),
-        options::Source::Device(path) => (path.display().to_string(), "v4l2src name=input ! decodebin name=decoder ".into()),
-        options::Source::File(path) => (path.display().to_string(), "filesrc name=input ! decodebin name=decoder ".into()),
+        options::Source::Device(path) => (
+            path.display().to_string(),
+            "v4l2src name=input ! decodebin name=decoder ".into(),
+        ),
+        options::Source::File(path) => (
+            path.display().to_string(),
+            "filesrc name=input ! decodebin name=decoder ".into(),
+        ),
     };
     let mut caps = String::from("video/x-raw,format=(string){I420,NV12}");
     if let Some((width, height)) = options.size {
