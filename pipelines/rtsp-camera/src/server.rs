@@ -112,7 +112,7 @@ fn number(value: &glib::Value) -> Option<serde_json::Value> {
 /// byte-stream: from `avc`, depayloaders of GStreamer 1.22 drop the first frame's identity.
 fn launch_line(encoder: &str) -> String {
     format!(
-        "( appsrc name={INPUT} is-live=true do-timestamp=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
+        "( appsrc name={INPUT} is-live=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
          ! ddsencode name={ENCODER} {encoder} ! video/x-h264,stream-format=byte-stream \
          ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency )"
     )

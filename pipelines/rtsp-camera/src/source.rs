@@ -65,7 +65,7 @@ impl Source {
             gst_app::AppSinkCallbacks::builder()
                 .new_sample(move |sink| {
                     let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    to.push(&sample);
+                    to.push(sink, &sample);
                     Ok(gst::FlowSuccess::Ok)
                 })
                 .build(),
@@ -129,17 +129,19 @@ impl Drop for Source {
 }
 
 impl Outlet {
-    fn push(&self, sample: &gst::Sample) {
+    fn push(&self, sink: &gst_app::AppSink, sample: &gst::Sample) {
         let Some(appsrc) = self.appsrc.lock().unwrap().clone() else {
             return;
         };
-        let (Some(buffer), Some(caps)) = (sample.buffer_owned(), sample.caps_owned()) else {
+        let (Some(mut buffer), Some(caps)) = (sample.buffer_owned(), sample.caps_owned()) else {
             return;
         };
-        let mut buffer = buffer;
-        // The encoder's pipeline has another clock start and stamps frames when they arrive.
+        // Not running yet, or a frame from before it ran.
+        let Some(pts) = moment(sink, sample, &appsrc) else {
+            return;
+        };
         let stamps = buffer.make_mut();
-        stamps.set_pts(None);
+        stamps.set_pts(pts);
         stamps.set_dts(None);
         if appsrc.caps().as_ref() != Some(&caps) {
             appsrc.set_caps(Some(&caps));
@@ -147,6 +149,17 @@ impl Outlet {
         // A full or stopped encoder loses frames, as in any camera.
         let _ = appsrc.push_buffer(buffer);
     }
+}
+
+/// When a frame was taken, as running time of the encoder's pipeline. Both pipelines run on the system's clock, so the
+/// spacing of frames does not suffer from how late threads wake up.
+fn moment(sink: &gst_app::AppSink, sample: &gst::Sample, appsrc: &gst_app::AppSrc) -> Option<gst::ClockTime> {
+    if sink.clock() != appsrc.clock() {
+        return appsrc.current_running_time();
+    }
+    let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
+    let running = segment.to_running_time(sample.buffer()?.pts()?)?;
+    (sink.base_time()? + running).checked_sub(appsrc.base_time()?)
 }
 
 /// A name for messages, and the pipeline.
