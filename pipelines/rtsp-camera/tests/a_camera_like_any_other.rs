@@ -198,6 +198,12 @@ fn feedback_finds_the_encoder_by_udp_and_by_tcp() {
         );
         let report = camera.wait_for("steered frames", steered);
         assert_one_healthy_encoder(&report);
+        let delay = |name| count(&report, name) as f64 / 1e6;
+        println!(
+            "{protocol} {options:?}: feedback delay p50 {:.1} ms, p95 {:.1} ms",
+            delay("feedback-delay-p50-ns"),
+            delay("feedback-delay-p95-ns")
+        );
         let receivers = report["receivers"].as_array().unwrap();
         assert_eq!(receivers.len(), 1, "{report}");
         assert_eq!(
