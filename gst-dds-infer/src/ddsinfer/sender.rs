@@ -224,7 +224,8 @@ impl Sender {
     }
 }
 
-/// In-order packets pass a jitter buffer at once, so the default of `rtspsrc`, 2000 ms, does not show before the first loss.
+/// In-order packets pass a jitter buffer at once, so that the default of `rtspsrc`, 2000 ms, goes unnoticed before the first
+/// loss. Sinks that show frames at their time make feedback late by it from the start.
 fn warn_of_latency(sink_pad: &gst::Pad) {
     let Some(jitter_buffer) = path::jitter_buffer(sink_pad) else {
         return;
@@ -237,8 +238,8 @@ fn warn_of_latency(sink_pad: &gst::Pad) {
         element,
         gst::LibraryError::Settings,
         (
-            "after a lost packet {owner} keeps video, and the feedback that comes of it, back for up to {} ms; set the property \
-             latency of {owner}, in milliseconds (20 to 100 on a local network)",
+            "{owner} keeps video back for up to {} ms, after a lost packet or for a sink that waits, and feedback with it; set \
+             the property latency of {owner}, in milliseconds (20 to 100 on a local network)",
             jitter_buffer.latency_ms
         )
     );

@@ -29,8 +29,8 @@ options:
   --user NAME:PASS    ask clients for this name and password (digest). DDS_RTSP_USER in the environment does the same
                       and is not seen in the process list
   --certificate FILE  PEM file of certificate and private key: rtsps, and --tcp-only
-  --tcp-only          media and RTCP through the RTSP connection only, not by UDP. Over UDP, whoever can reach the RTCP
-                      port can send feedback, with no password
+  --tcp-only          media and RTCP through the RTSP connection only. By UDP, feedback counts where it comes from an address
+                      that the stream is sent to, and addresses can be forged
   --avpf              announce the profile RTP/AVPF. Recorders that only know RTP/AVP (FFmpeg among them) then cannot
                       watch; ddsinfer does not need it
   --steer WHO         whose feedback counts: first, the first client that sends any until it is silent for 2 s, or all,

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,7 +13,7 @@ use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile};
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPMediaFactory, RTSPServer, RTSPToken, gio};
+use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPMediaFactory, RTSPServer, RTSPToken, gio, gst_net};
 
 use crate::options::Options;
 use crate::source::Source;
@@ -73,6 +74,9 @@ impl Camera {
             .unwrap()
             .as_ref()
             .map(|c| (c.encoder.clone(), c.steering.clone()));
+        let strangers = current
+            .as_ref()
+            .map_or(0, |(_, steering)| steering.lock().unwrap().strangers());
         let receivers: Vec<_> = current
             .iter()
             .flat_map(|(_, steering)| {
@@ -96,6 +100,7 @@ impl Camera {
             "clients_ever": self.clients_ever.load(Ordering::Relaxed),
             "media": self.media.load(Ordering::Relaxed),
             "receivers": receivers,
+            "strangers": strangers,
             "encoder": stats,
         })
     }
@@ -251,18 +256,37 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     )));
 
     // Before the encoder looks for the session, so that our handler is called first and can end the emission.
-    let (shared, to) = (camera.clone(), steering.clone());
-    top.connect_deep_element_added(move |_, _, element| {
-        if element.factory().is_some_and(|f| f.name() == "rtpsession")
-            && let Some(session) = element.property::<Option<glib::Object>>("internal-session")
-        {
-            let (shared, to) = (shared.clone(), to.clone());
-            session.connect("on-app-rtcp", false, move |values| {
-                on_app_rtcp(values, &shared, &to);
-                None
-            });
-        }
-    });
+    let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
+    top.connect_deep_element_added(
+        move |top, _, element| match element.factory().as_ref().map(|f| f.name()) {
+            Some(name) if name == "rtpsession" => {
+                if let Some(session) = element.property::<Option<glib::Object>>("internal-session") {
+                    let (shared, to, connections) = (shared.clone(), to.clone(), connections.clone());
+                    let top = top.downgrade();
+                    session.connect("on-app-rtcp", false, move |values| {
+                        let watches = |address: &str| {
+                            connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address))
+                        };
+                        on_app_rtcp(values, &shared, &to, watches);
+                        None
+                    });
+                }
+            }
+            // RTCP that comes through RTSP connections enters here.
+            Some(name) if name == "appsrc" => {
+                if let Some(pad) = element.static_pad("src") {
+                    let connections = connections.clone();
+                    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+                            connections.note(buffer);
+                        }
+                        gst::PadProbeReturn::Ok
+                    });
+                }
+            }
+            _ => {}
+        },
+    );
     if camera.rule == Rule::All
         && let Some(pad) = encoder.static_pad("sink")
     {
@@ -304,7 +328,7 @@ fn ask_for_picture_loss(pad: &gst::Pad) {
 }
 
 /// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
-fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steering>) {
+fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steering>, watches: impl Fn(&str) -> bool) {
     let [session, subtype, ssrc, name, data] = values else {
         return;
     };
@@ -321,11 +345,68 @@ fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steerin
         return;
     }
     let Ok(map) = data.map_readable() else { return };
-    let verdict = steering
-        .lock()
-        .unwrap()
-        .packet(camera.now(), ssrc, rtcp::strip_app_data(&map));
+    // Before the lock: the question goes through GStreamer's own.
+    let watches = sender_address(&session, ssrc).is_some_and(|address| watches(&address));
+    let verdict = {
+        let mut steering = steering.lock().unwrap();
+        if watches {
+            steering.packet(camera.now(), ssrc, rtcp::strip_app_data(&map))
+        } else {
+            steering.stranger()
+        }
+    };
     if verdict == Verdict::Keep {
         session.stop_signal_emission_by_name("on-app-rtcp");
     }
+}
+
+/// Addresses of RTSP connections that RTCP has come through: their owners have logged in.
+#[derive(Default)]
+struct Connections(Mutex<HashSet<String>>);
+
+impl Connections {
+    /// More are forgotten, and noted again with their next packet.
+    const MOST: usize = 1024;
+
+    fn note(&self, buffer: &gst::BufferRef) {
+        let address = buffer.meta::<gst_net::NetAddressMeta>().map(|meta| meta.addr());
+        let Some(address) = address.and_downcast::<gio::InetSocketAddress>() else {
+            return;
+        };
+        let mut known = self.0.lock().unwrap();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        // As an RTP session writes it.
+        known.insert(format!("{}:{}", address.address().to_str(), address.port()));
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0.lock().unwrap().contains(address)
+    }
+}
+
+/// Where a receiver's RTCP comes from, as address:port.
+fn sender_address(session: &glib::Object, ssrc: u32) -> Option<String> {
+    let source = session
+        .emit_by_name_with_values("get-source-by-ssrc", &[ssrc.to_value()])?
+        .get::<Option<glib::Object>>()
+        .ok()??;
+    source.find_property("stats")?;
+    let stats = source.property_value("stats").get::<gst::Structure>().ok()?;
+    stats.get::<String>("rtcp-from").ok()
+}
+
+/// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and who does not watch does not
+/// steer.
+fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
+    let mut found = false;
+    // An iteration that a change of the pipeline breaks off refuses one packet; the next one says the same.
+    let _ = top.iterate_recurse().foreach(|element| {
+        if element.factory().is_some_and(|f| f.name() == "multiudpsink") && element.find_property("clients").is_some() {
+            let clients = element.property_value("clients").get::<Option<String>>().ok().flatten();
+            found |= clients.is_some_and(|clients| clients.split(',').any(|client| client == address));
+        }
+    });
+    found
 }

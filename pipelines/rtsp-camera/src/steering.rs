@@ -59,6 +59,7 @@ pub struct Steering {
     rule: Rule,
     stream_id: u32,
     receivers: Vec<Receiver>,
+    strangers: u64,
     /// SSRC of the one that steers, and when it was heard last ([`Rule::First`]).
     holder: Option<(u32, u64)>,
     generation: Serial16,
@@ -74,6 +75,7 @@ impl Steering {
             rule,
             stream_id,
             receivers: Vec::new(),
+            strangers: 0,
             holder: None,
             generation: Serial16(generation),
             news: false,
@@ -87,6 +89,17 @@ impl Steering {
             Rule::First => self.first(now, ssrc, packet),
             Rule::All => self.all(now, ssrc, packet),
         }
+    }
+
+    /// A feedback packet from somebody who does not watch. Only counted: a flood of them displaces nobody.
+    pub fn stranger(&mut self) -> Verdict {
+        self.strangers += 1;
+        Verdict::Keep
+    }
+
+    /// Packets of those who do not watch.
+    pub fn strangers(&self) -> u64 {
+        self.strangers
     }
 
     fn first(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {

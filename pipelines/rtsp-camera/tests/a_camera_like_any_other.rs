@@ -3,11 +3,15 @@
 //! The camera as a process, watched over loopback by servers in gst-launch syntax and by FFmpeg.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use dds_protocol::feedback::{self, FeedbackState};
+use dds_protocol::rtcp;
+use dds_protocol::serial::Serial16;
 use dds_tests::launch;
 use gst::prelude::*;
 use serde_json::Value;
@@ -260,7 +264,7 @@ fn feedback_finds_the_encoder_through_tls() {
 fn a_wrong_password_is_refused_with_401_and_the_right_one_is_not() {
     dds_tests::init().unwrap();
     let camera = Camera::pattern(&["--user", "ada:secret"]);
-    let mut bare = std::net::TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    let mut bare = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
     write!(
         bare,
         "DESCRIBE {} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n",
@@ -387,6 +391,78 @@ fn clients_share_one_encoder_and_the_first_to_ask_steers_until_it_goes() {
     assert_eq!(
         (&report["media"], count(&report, "encoders-opened")),
         (&1.into(), 1),
+        "{report}"
+    );
+}
+
+/// A client by hand: the address of the camera's RTCP, and the sockets that it sends to.
+fn play_by_hand(camera: &Camera) -> (TcpStream, SocketAddr, [UdpSocket; 2]) {
+    let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sockets = [bind(), bind()];
+    let ports = sockets.each_ref().map(|s| s.local_addr().unwrap().port());
+    let mut connection = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = |request: &str, headers: &str| {
+        write!(connection, "{request} RTSP/1.0\r\nCSeq: 1\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        // Header and body of these answers come together, and are short.
+        while !answer.contains("\r\n\r\n") {
+            let mut piece = [0; 8192];
+            let length = connection.read(&mut piece).unwrap();
+            assert!(length > 0, "{request}: {answer}");
+            answer += &String::from_utf8_lossy(&piece[..length]);
+        }
+        assert!(answer.starts_with("RTSP/1.0 200"), "{request}: {answer}");
+        answer
+    };
+    let url = camera.url();
+    ask(&format!("DESCRIBE {url}"), "Accept: application/sdp\r\n");
+    let transport = format!("Transport: RTP/AVP;unicast;client_port={}-{}\r\n", ports[0], ports[1]);
+    let answer = ask(&format!("SETUP {url}/stream=0"), &transport);
+    let after = |key: &str| {
+        let (_, rest) = answer.split_once(key).unwrap_or_else(|| panic!("no {key} in {answer}"));
+        rest.split([';', '\r']).next().unwrap().to_string()
+    };
+    let session = after("Session: ");
+    let rtcp = after("server_port=").split_once('-').unwrap().1.parse().unwrap();
+    ask(&format!("PLAY {url}"), &format!("Session: {session}\r\n"));
+    (connection, SocketAddr::from(([127, 0, 0, 1], rtcp)), sockets)
+}
+
+#[test]
+fn who_does_not_watch_does_not_steer() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let (_connection, to, [_, own]) = play_by_hand(&camera);
+    let report = camera.wait_for("frames", |r| count(r, "frames") > 5);
+    let stream_id = count(&report, "stream-id") as u32;
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut generation = Serial16(0);
+    let mut send = |socket: &UdpSocket, ssrc: u32| {
+        generation = generation.next();
+        let state = FeedbackState {
+            stream_id,
+            generation,
+            frame: 1,
+            regions: Vec::new(),
+        };
+        for packet in feedback::encode(&state).packets {
+            socket.send_to(&rtcp::compound(ssrc, &packet), to).unwrap();
+        }
+    };
+    for _ in 0..5 {
+        send(&stranger, 111);
+    }
+    let report = camera.wait_for("the stranger to be heard", |r| r["strangers"] == 5);
+    assert_eq!(
+        (&report["receivers"], count(&report, "feedback-packets")),
+        (&serde_json::json!([]), 0)
+    );
+    send(&own, 222);
+    let report = camera.wait_for("the client to be heard", |r| count(r, "feedback-complete") == 1);
+    assert_eq!(
+        (&report["receivers"][0]["packets"], &report["strangers"]),
+        (&1.into(), &5.into()),
         "{report}"
     );
 }
