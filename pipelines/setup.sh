@@ -38,12 +38,12 @@ CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 
 # libclang: x264-sys reads the installed x264.h at build time. ugly: x264enc, the demo's yardstick.
 # bad: h264parse, rsvgdec. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
-# fonts: the plots of dds-eval as PNG.
+# fonts: the plots of dds-eval as PNG. rtspserver, rtsp: dds-rtsp-camera and its clients. glib-networking: rtsps.
 PACKAGES=(
   build-essential ca-certificates curl ffmpeg fonts-dejavu-core libclang-dev pkg-config python3
-  libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libx264-dev
+  libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev libx264-dev glib-networking
   gstreamer1.0-libav gstreamer1.0-plugins-bad gstreamer1.0-plugins-base gstreamer1.0-plugins-good
-  gstreamer1.0-plugins-ugly gstreamer1.0-tools
+  gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gstreamer1.0-tools
 )
 
 data="${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds"

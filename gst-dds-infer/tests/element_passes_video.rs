@@ -207,3 +207,22 @@ fn results_are_told_once_per_inferred_frame_on_the_bus() {
     run_to_eos(&pipeline);
     assert_eq!(*messages.lock().unwrap(), [0, 80, 160, 240, 320]);
 }
+
+#[test]
+fn a_sink_that_waits_for_its_time_does_not_stop_inference() {
+    init();
+    let pipeline = launch(&format!(
+        "videotestsrc is-live=true num-buffers=50 ! {CAPS} ! ddsinfer name=i ! fakesink name=s sync=true"
+    ));
+    // As behind a jitter buffer: the sink shows frames so late that others wait behind each of them.
+    pipeline.set_latency(gst::ClockTime::from_mseconds(10 * MILLISECONDS));
+    run_to_eos(&pipeline);
+    let i = element(&pipeline, "i");
+    let (frames, inferred) = (stat(&i, "frames"), stat(&i, "frames-inferred"));
+    assert_eq!(frames, 50);
+    assert!(
+        inferred >= 40,
+        "{inferred} of {frames} frames inferred, {} skipped",
+        stat(&i, "frames-skipped")
+    );
+}

@@ -25,12 +25,14 @@
  */
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::time::Instant;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_dds_link::channel::{self, Counters, ServerEnd};
 
 use super::analysis::Network;
+use super::pace::Pace;
 use super::probe::{EarlyProbes, KeptProbe};
 use super::queue::{Arrival, Item, Queue, Turn};
 use super::refine::RefineInput;
@@ -95,6 +97,7 @@ pub struct DdsInfer {
     side_pads: Mutex<SidePads>,
     pub(super) stats: Mutex<Stats>,
     live: AtomicBool,
+    pace: Pace,
     /// The camera has our clock: feedback reaches it within this process.
     same_process: AtomicBool,
     /// Latency told to the pipeline, in nanoseconds.
@@ -167,6 +170,7 @@ impl ObjectSubclass for DdsInfer {
             side_pads: Mutex::default(),
             stats: Mutex::default(),
             live: AtomicBool::new(false),
+            pace: Pace::default(),
             same_process: AtomicBool::new(false),
             latency: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -396,6 +400,7 @@ impl DdsInfer {
         *self.sender.lock().unwrap() = Sender::new(channel);
         *self.stats.lock().unwrap() = Stats::default();
         self.live.store(false, Ordering::Relaxed);
+        self.pace.reset();
         self.same_process.store(false, Ordering::Relaxed);
         self.refine_works.store(false, Ordering::Relaxed);
         self.latency.store(0, Ordering::Relaxed);
@@ -568,6 +573,9 @@ impl DdsInfer {
     }
 
     fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        if let gst::EventView::Latency(latency) = event.view() {
+            self.pace.set_latency(latency.latency().nseconds());
+        }
         if event.type_() == gst::EventType::Qos {
             self.stats.lock().unwrap().qos_events += 1;
             // A decoder that hears of a late display leaves frames out. Of a recording every frame is wanted.
@@ -644,6 +652,7 @@ impl DdsInfer {
 
     /// First pass of a frame.
     fn take_frame(&self, buffer: gst::Buffer, lookup: Lookup, overtaken: bool) {
+        let overtaken = overtaken && !self.has_time(&buffer);
         let settings = self.settings.lock().unwrap().clone();
         let refine = self.can_refine();
         let looked = match &mut *self.worker.lock().unwrap() {
@@ -753,7 +762,10 @@ impl DdsInfer {
         if let Some(result) = ready.result {
             self.report(result, &settings);
         }
-        self.src_pad.push(ready.buffer)
+        let started = Instant::now();
+        let flow = self.src_pad.push(ready.buffer);
+        self.pace.pushed(started.elapsed().as_nanos() as u64);
+        flow
     }
 
     /// The class of each pixel, one byte each, as a picture on the pad `classes`.
@@ -922,6 +934,22 @@ impl DdsInfer {
         if self.waiting.fetch_max(waiting, Ordering::Relaxed) < waiting {
             self.tell_latency(gst::ClockTime::ZERO);
         }
+    }
+
+    /// Whether downstream only waits for the time to show the frame.
+    fn has_time(&self, buffer: &gst::BufferRef) -> bool {
+        let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
+        let segment = segment
+            .as_ref()
+            .and_then(|s| s.segment().downcast_ref::<gst::ClockTime>());
+        let frame = segment
+            .zip(buffer.pts())
+            .and_then(|(segment, pts)| segment.to_running_time(pts));
+        let now = self.obj().current_running_time();
+        now.zip(frame).is_some_and(|(now, frame)| {
+            let duration = self.frame_duration().nseconds();
+            self.pace.has_time(now.nseconds(), frame.nseconds(), duration)
+        })
     }
 
     /// Frames per second; 0 where unknown.

@@ -6,6 +6,7 @@
 mod analysis;
 mod compose;
 mod imp;
+mod pace;
 mod probe;
 mod queue;
 mod refine;

@@ -13,8 +13,9 @@ use crate::identity::Lookup;
 
 /// Frames that may wait where the stream is not live: enough to keep decoder and worker busy at once.
 const CAPACITY: usize = 4;
-/// Frames that may wait where it is live. The worker takes only the newest for inference, so what waits is bounded by
-/// the time of one inference; this bounds memory when that is very long.
+/// Frames that may wait where it is live. The worker takes only the newest for inference, or as many as a waiting sink leaves
+/// time for, so what waits is bounded by the time of one inference or by the latency; this bounds memory when that is very
+/// long.
 const CAPACITY_LIVE: usize = 60;
 
 /// Refinements that may wait for their frames: above what two decoders get apart. Older ones go first.

@@ -14,6 +14,7 @@ use dds_protocol::feedback::{self, FeedbackState, Region};
 use dds_protocol::serial::Serial16;
 use gst::prelude::*;
 use gst_dds_link::channel::ServerEnd;
+use gst_dds_link::path;
 use gst_dds_link::session::{Sent, ServerChannel};
 
 use super::imp::CAT;
@@ -25,6 +26,9 @@ use super::worker::Request;
 pub const REPEAT: Duration = Duration::from_millis(500);
 /// How often the data path is looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// Longest time that packets should wait for late ones, in milliseconds.
+const MAX_JITTER_BUFFER: u32 = 500;
 
 /// The last state and when it was made.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub struct Sender {
     own_channel: Option<ServerEnd>,
     refreshed: Option<Instant>,
     way: Way,
+    /// The path has been looked at for what makes feedback late.
+    latency_seen: bool,
 }
 
 impl Sender {
@@ -73,6 +79,7 @@ impl Sender {
             channel: ServerChannel::default(),
             refreshed: None,
             way: Way::None,
+            latency_seen: false,
         }
     }
 
@@ -207,13 +214,18 @@ impl Sender {
         let look = self.refreshed.is_none_or(|t| now - t >= REFRESH);
         if look {
             self.refreshed = Some(now);
-            self.channel.refresh(sink_pad);
+            if self.channel.refresh(sink_pad) && !std::mem::replace(&mut self.latency_seen, true) {
+                warn_of_latency(sink_pad);
+            }
         }
         // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
         if self.way == Way::Event || look || !self.channel.is_attached() {
-            let taken = packets
-                .iter()
-                .all(|packet| sink_pad.push_event(gst_dds_link::event::feedback(packet)));
+            let attached = self.channel.is_attached();
+            let taken = packets.iter().all(|packet| {
+                let (event, receipt) = gst_dds_link::event::feedback_with_receipt(packet);
+                // Elements that receive from a network may claim to have taken any event.
+                sink_pad.push_event(event) && (!attached || receipt.is_signed())
+            });
             if taken {
                 return Way::Event;
             }
@@ -230,4 +242,25 @@ impl Sender {
             }
         }
     }
+}
+
+/// In-order packets pass a jitter buffer at once, so that the default of `rtspsrc`, 2000 ms, goes unnoticed before the first
+/// loss. Sinks that show frames at their time make feedback late by it from the start.
+fn warn_of_latency(sink_pad: &gst::Pad) {
+    let Some(jitter_buffer) = path::jitter_buffer(sink_pad) else {
+        return;
+    };
+    let (Some(element), true) = (sink_pad.parent_element(), jitter_buffer.latency_ms > MAX_JITTER_BUFFER) else {
+        return;
+    };
+    let owner = jitter_buffer.owner.name();
+    gst::element_warning!(
+        element,
+        gst::LibraryError::Settings,
+        (
+            "{owner} keeps video back for up to {} ms, after a lost packet or for a sink that waits, and feedback with it; set \
+             the property latency of {owner}, in milliseconds (20 to 100 on a local network)",
+            jitter_buffer.latency_ms
+        )
+    );
 }

@@ -2,27 +2,68 @@
 
 //! Feedback as a custom upstream event. Decoders, parsers, payloaders, queues and tees pass it on, so a server behind
 //! its camera in the same process needs nothing else.
+//!
+//! That a push returned `true` does not mean that a camera took the event: `rtspsrc` says so of every event while it
+//! receives through the RTSP connection. So the event brings a receipt along, which the camera signs.
 
 /// Name of the event's structure.
 pub const NAME: &str = "dds-feedback";
 const FIELD: &str = "packet";
+const RECEIPT: &str = "receipt";
 
-/// An upstream event that carries one bare feedback packet. Pushing it returns `true` only where a camera took it.
-pub fn feedback(packet: &[u8]) -> gst::Event {
-    gst::event::CustomUpstream::new(
-        gst::Structure::builder(NAME)
-            .field(FIELD, glib::Bytes::from(packet))
-            .build(),
-    )
+/// Tells whether a camera took the event that it came with.
+///
+/// The mark must mean the same in two plugins that share no code at run time, may be set by several cameras at once, and
+/// outlives the event: the flags of an object that GStreamer itself guards by a lock.
+#[derive(Debug)]
+pub struct Receipt(gst::Stream);
+
+impl Receipt {
+    fn new() -> Self {
+        let (kind, flags) = (gst::StreamType::UNKNOWN, gst::StreamFlags::empty());
+        Self(gst::Stream::new(Some(NAME), None, kind, flags))
+    }
+
+    /// Whether a camera has taken the event by now.
+    pub fn is_signed(&self) -> bool {
+        self.0.stream_flags().contains(gst::StreamFlags::SELECT)
+    }
 }
 
-/// The feedback packet in an event, `None` for any other event.
+/// An upstream event that carries one bare feedback packet.
+pub fn feedback(packet: &[u8]) -> gst::Event {
+    feedback_with_receipt(packet).0
+}
+
+/// An upstream event that carries one bare feedback packet, and what tells whether a camera took it.
+pub fn feedback_with_receipt(packet: &[u8]) -> (gst::Event, Receipt) {
+    let receipt = Receipt::new();
+    let structure = gst::Structure::builder(NAME)
+        .field(FIELD, glib::Bytes::from(packet))
+        .field(RECEIPT, &receipt.0)
+        .build();
+    (gst::event::CustomUpstream::new(structure), receipt)
+}
+
+/// The feedback packet in an event, `None` for any other event. For those who only watch.
 pub fn parse(event: &gst::EventRef) -> Option<glib::Bytes> {
+    structure_of(event)?.get::<glib::Bytes>(FIELD).ok()
+}
+
+/// The feedback packet in an event, for the camera that it was meant for: signs the receipt. `None` for any other event.
+pub fn take(event: &gst::EventRef) -> Option<glib::Bytes> {
+    let packet = parse(event)?;
+    if let Ok(receipt) = structure_of(event)?.get::<gst::Stream>(RECEIPT) {
+        receipt.set_stream_flags(gst::StreamFlags::SELECT);
+    }
+    Some(packet)
+}
+
+fn structure_of(event: &gst::EventRef) -> Option<&gst::StructureRef> {
     if event.type_() != gst::EventType::CustomUpstream {
         return None;
     }
-    let structure = event.structure().filter(|s| s.name() == NAME)?;
-    structure.get::<glib::Bytes>(FIELD).ok()
+    event.structure().filter(|s| s.name() == NAME)
 }
 
 #[cfg(test)]
@@ -35,7 +76,25 @@ mod tests {
         let event = feedback(&[1, 2, 3]);
         assert_eq!(parse(&event).as_deref(), Some(&[1u8, 2, 3][..]));
         let other = gst::event::CustomUpstream::new(gst::Structure::new_empty("other"));
-        assert!(parse(&other).is_none());
+        assert!(parse(&other).is_none() && take(&other).is_none());
         assert!(parse(&gst::event::Reconfigure::new()).is_none());
+    }
+
+    #[test]
+    fn a_receipt_is_signed_by_taking_alone() {
+        gst::init().unwrap();
+        let (event, receipt) = feedback_with_receipt(&[1]);
+        assert!(parse(&event).is_some());
+        assert!(!receipt.is_signed());
+        let (event, receipt) = feedback_with_receipt(&[1]);
+        for _ in 0..2 {
+            assert_eq!(take(&event).as_deref(), Some(&[1u8][..]));
+        }
+        assert!(receipt.is_signed() && receipt.is_signed());
+        // An event of somebody who asks for no receipt is taken all the same.
+        let bare = gst::Structure::builder(NAME)
+            .field(FIELD, glib::Bytes::from(&[7u8]))
+            .build();
+        assert!(take(&gst::event::CustomUpstream::new(bare)).is_some());
     }
 }

@@ -97,6 +97,46 @@ pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pa
     }
 }
 
+/// A buffer on the path in which received packets wait for late ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JitterBuffer {
+    /// Element whose property `latency` says how long: the outermost of `rtspsrc`, `rtpbin` and `rtpjitterbuffer`.
+    pub owner: gst::Element,
+    /// How long, in milliseconds.
+    pub latency_ms: u32,
+}
+
+/// The jitter buffer nearest upstream of the sink pad `pad`.
+pub fn jitter_buffer(pad: &gst::Pad) -> Option<JitterBuffer> {
+    let mut found = None;
+    walk(pad, Direction::Upstream, |pad, _| {
+        found = pad.parent_element().filter(|e| is_made_by(e, &["rtpjitterbuffer"]));
+        if found.is_some() {
+            Visit::Finish
+        } else {
+            Visit::Continue
+        }
+    });
+    let buffer = found?;
+    buffer.find_property("latency")?;
+    let latency_ms = buffer.property_value("latency").get::<u32>().ok()?;
+    let mut owner = buffer.clone();
+    let mut above = buffer.parent();
+    while let Some(element) = above.and_downcast::<gst::Element>() {
+        if is_made_by(&element, &["rtpbin", "rtspsrc"]) {
+            owner = element.clone();
+        }
+        above = element.parent();
+    }
+    Some(JitterBuffer { owner, latency_ms })
+}
+
+fn is_made_by(element: &gst::Element, factories: &[&str]) -> bool {
+    element
+        .factory()
+        .is_some_and(|f| factories.contains(&f.name().as_str()))
+}
+
 fn internal_links(pad: &gst::Pad) -> Vec<gst::Pad> {
     let mut links = Vec::new();
     // A bare pad (an application's own) has nothing behind it, and no iterator either.
@@ -119,7 +159,7 @@ fn internal_links(pad: &gst::Pad) -> Vec<gst::Pad> {
 
 fn rtp_session_of(pad: &gst::Pad) -> Option<gst::Element> {
     let element = pad.parent_element()?;
-    (element.factory()?.name() == "rtpsession").then_some(element)
+    is_made_by(&element, &["rtpsession"]).then_some(element)
 }
 
 fn ssrc_of(pad: &gst::Pad) -> Option<u32> {

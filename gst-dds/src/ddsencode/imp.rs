@@ -265,7 +265,7 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
-        match gst_dds_link::event::parse(&event) {
+        match gst_dds_link::event::take(&event) {
             Some(packet) => {
                 self.deliver(Source::Event, &packet);
                 true

@@ -941,7 +941,7 @@ impl DdsEncode {
     }
 
     fn refine_event(&self, event: gst::Event) -> bool {
-        if let Some(packet) = gst_dds_link::event::parse(&event) {
+        if let Some(packet) = gst_dds_link::event::take(&event) {
             self.deliver(Source::Event, &packet);
             return true;
         }

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# An RTSP camera as any recorder knows it: one URL, one H.264 track, by UDP or through the RTSP connection. The first server
+# that sends feedback steers it (rtsp-server.sh); everybody else just watches, and all share one encoder.
+#
+# Expected output, then a line of JSON with what happened when it ends:
+#   dds-rtsp-camera: rtsp://0.0.0.0:8554/camera
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+usage() {
+  cat <<'USAGE'
+usage: [NAME=VALUE ...] pipelines/rtsp-camera.sh [--help] [option of dds-rtsp-camera ...]
+
+Serves one camera's video. Watch it with pipelines/rtsp-server.sh, ffplay, VLC or a recorder. Ctrl-C ends it.
+
+parameters, by environment:
+  SOURCE           what to show: a file in a loop (default: the clip of setup.sh), a device (/dev/video0) or test:ball
+  PORT             TCP port (8554)
+  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (40)
+  REGION_QP        quantizer inside regions (30)
+  KEY_INT_MAX      frames between key frames (250)
+  DDS_RTSP_USER    NAME:PASSWORD that clients must give (none)
+  DDS_RTSP_CAMERA  the program (target/release/dds-rtsp-camera of this repository); its --help has the other options
+USAGE
+}
+case "${1:-}" in
+  --help | -h) usage; exit 0 ;;
+esac
+
+SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
+PORT=${PORT:-8554}
+BACKGROUND_QP=${BACKGROUND_QP:-40}
+REGION_QP=${REGION_QP:-30}
+KEY_INT_MAX=${KEY_INT_MAX:-250}
+DDS_RTSP_CAMERA=${DDS_RTSP_CAMERA:-$here/../target/release/dds-rtsp-camera}
+
+exec "$DDS_RTSP_CAMERA" "$SOURCE" --port "$PORT" \
+  --encoder "background-qp=$BACKGROUND_QP region-qp=$REGION_QP speed-preset=veryfast key-int-max=$KEY_INT_MAX" "$@"

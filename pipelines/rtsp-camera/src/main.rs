@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! `dds-rtsp-camera`: an H.264 RTSP camera that the neural networks at its receivers steer.
+
+mod options;
+mod server;
+mod signals;
+mod source;
+mod steering;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use gst_rtsp_server::prelude::*;
+
+use options::Options;
+use server::Camera;
+use source::Source;
+
+fn main() -> ExitCode {
+    let options = match options::parse(std::env::args().skip(1), std::env::var("DDS_RTSP_USER").ok()) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{}", options::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return failed(2, &error),
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(1, &error),
+    }
+}
+
+fn failed(status: u8, error: &str) -> ExitCode {
+    eprintln!("dds-rtsp-camera: {error}");
+    ExitCode::from(status)
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let main = glib::MainLoop::new(None, false);
+    {
+        let main = main.clone();
+        signals::on_end(move || main.quit());
+    }
+    gst::init().map_err(|e| e.to_string())?;
+    gstdds::plugin_register_static().map_err(|e| e.to_string())?;
+    let broken = Arc::new(Mutex::new(None));
+    let source = {
+        let (main, broken) = (main.clone(), broken.clone());
+        Source::open(options, move |error| {
+            *broken.lock().unwrap() = Some(error);
+            main.quit();
+        })?
+    };
+    let camera = Camera::new(source, options.steer);
+    let (server, listener) = server::listen(options, &camera)?;
+
+    let scheme = if options.certificate.is_some() { "rtsps" } else { "rtsp" };
+    eprintln!(
+        "dds-rtsp-camera: {scheme}://{}:{}{}",
+        options.address,
+        server.bound_port(),
+        options.path
+    );
+    if options.report > 0 {
+        let camera = camera.clone();
+        glib::timeout_add_seconds(options.report, move || {
+            println!("{}", camera.report());
+            glib::ControlFlow::Continue
+        });
+    }
+    main.run();
+    println!("{}", camera.report());
+    listener.remove();
+    // Says goodbye to clients, so that they do not wait for a time-out.
+    server.client_filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));
+    let broken = broken.lock().unwrap().take();
+    broken.map_or(Ok(()), Err)
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The command line.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use crate::steering::Rule;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+usage: dds-rtsp-camera [SOURCE] [options]
+
+An H.264 RTSP camera with one video track, as recorders know it. A server that watches it with rtspsrc and ddsinfer
+steers its quality by RTCP. All clients share one encoder, which runs while somebody watches. Ctrl-C ends it.
+
+SOURCE is a file, which is played in a loop, a device (/dev/video0), or test, test:ball, test:snow, ... for a pattern
+of videotestsrc (test).
+
+options:
+  --size WxH          size to send (the source's own; a pattern: 1280x720)
+  --rate N            frames per second to send (the source's own; a pattern: 25)
+  --encoder PROPS     properties of ddsencode, as in a gst-launch line
+                      (background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250)
+  --address IP        address to listen on (0.0.0.0: all)
+  --port N            TCP port (8554; 0: any free one)
+  --path PATH         path of the URL (/camera)
+  --user NAME:PASS    ask clients for this name and password (digest). DDS_RTSP_USER in the environment does the same
+                      and is not seen in the process list
+  --certificate FILE  PEM file of certificate and private key: rtsps, and --tcp-only
+  --tcp-only          media and RTCP through the RTSP connection only. By UDP, feedback counts where it comes from an address
+                      that the stream is sent to, and addresses can be forged
+  --avpf              announce the profile RTP/AVPF. Recorders that only know RTP/AVP (FFmpeg among them) then cannot
+                      watch; ddsinfer does not need it
+  --steer WHO         whose feedback counts: first, the first client that sends any until it is silent for 2 s, or all,
+                      everybody's regions together (first)
+  --report SECONDS    print a line of JSON this often: clients, who steers, who is refused, and stats of ddsencode.
+                      0: when it ends only (0)
+  --help              this text";
+
+/// Where pictures come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A pattern of `videotestsrc`.
+    Pattern(String),
+    /// A capture device.
+    Device(PathBuf),
+    /// A file, in a loop.
+    File(PathBuf),
+}
+
+/// The command line, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where pictures come from.
+    pub source: Source,
+    /// Width and height in pixels.
+    pub size: Option<(u32, u32)>,
+    /// Frames per second.
+    pub rate: Option<u32>,
+    /// Properties of `ddsencode`.
+    pub encoder: String,
+    /// Address to listen on.
+    pub address: String,
+    /// TCP port, 0 = any free one.
+    pub port: u16,
+    /// Path of the URL, with its slash.
+    pub path: String,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    /// PEM file.
+    pub certificate: Option<PathBuf>,
+    /// No UDP.
+    pub tcp_only: bool,
+    /// RTP/AVPF.
+    pub avpf: bool,
+    /// Whose feedback counts.
+    pub steer: Rule,
+    /// Seconds between reports, 0 = none before the end.
+    pub report: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: Source::Pattern("smpte".into()),
+            size: None,
+            rate: None,
+            encoder: "background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250".into(),
+            address: "0.0.0.0".into(),
+            port: 8554,
+            path: "/camera".into(),
+            user: None,
+            certificate: None,
+            tcp_only: false,
+            avpf: false,
+            steer: Rule::First,
+            report: 0,
+        }
+    }
+}
+
+/// Reads the command line. `user` is what the environment says. `None`: help is asked for.
+///
+/// # Errors
+/// One sentence that names the option.
+pub fn parse(args: impl IntoIterator<Item = String>, user: Option<String>) -> Result<Option<Options>, String> {
+    let mut o = Options::default();
+    let mut source = None;
+    if let Some(user) = user.filter(|u| !u.is_empty()) {
+        o.user = Some(name_and_password(&user, "DDS_RTSP_USER")?);
+    }
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value; see --help"));
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--size" => o.size = Some(size(&value()?)?),
+            "--rate" => o.rate = Some(number(&arg, &value()?, 1, 1000)?),
+            "--encoder" => o.encoder = value()?,
+            "--address" => {
+                o.address = value()?;
+                if o.address.parse::<std::net::IpAddr>().is_err() {
+                    return Err(format!("--address {}: give an IP address, such as 0.0.0.0", o.address));
+                }
+            }
+            "--port" => o.port = number(&arg, &value()?, 0, u32::from(u16::MAX))? as u16,
+            "--path" => o.path = path(&value()?)?,
+            "--user" => o.user = Some(name_and_password(&value()?, "--user")?),
+            "--certificate" => o.certificate = Some(value()?.into()),
+            "--tcp-only" => o.tcp_only = true,
+            "--avpf" => o.avpf = true,
+            "--steer" => {
+                o.steer = match value()?.as_str() {
+                    "first" => Rule::First,
+                    "all" => Rule::All,
+                    other => return Err(format!("--steer {other}: give first or all")),
+                }
+            }
+            "--report" => o.report = number(&arg, &value()?, 0, 86_400)?,
+            other if !other.starts_with('-') && source.is_none() => source = Some(kind_of_source(other)?),
+            other => return Err(format!("unknown option {other}; see --help")),
+        }
+    }
+    if let Some(source) = source {
+        o.source = source;
+    }
+    // Video in the clear beside an encrypted control connection would protect nothing.
+    o.tcp_only |= o.certificate.is_some();
+    if o.steer == Rule::All && o.encoder.contains("two-pass") {
+        return Err("--steer all: requests for second passes cannot be joined. Use --steer first".into());
+    }
+    Ok(Some(o))
+}
+
+fn number(option: &str, text: &str, least: u32, most: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| format!("{option} {text}: give a number from {least} to {most}"))
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    text.split_once('x')
+        .and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)))
+        .filter(|(w, h)| [w, h].iter().all(|n| (16..=16_384).contains(*n) && *n % 2 == 0))
+        .ok_or_else(|| format!("--size {text}: give width and height, even, from 16 to 16384, such as 1280x720"))
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let path = format!("/{}", text.trim_start_matches('/'));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    if path.len() < 2 || path.ends_with('/') || !path.chars().all(plain) {
+        return Err(format!(
+            "--path {text}: give letters, digits, - . _ ~ and / between them, such as /camera"
+        ));
+    }
+    Ok(path)
+}
+
+fn name_and_password(text: &str, option: &str) -> Result<(String, String), String> {
+    // A quote would end the field in the digest header.
+    text.split_once(':')
+        .filter(|(name, password)| !name.is_empty() && !password.is_empty() && !name.contains('"'))
+        .map(|(name, password)| (name.into(), password.into()))
+        .ok_or_else(|| format!("{option}: give NAME:PASSWORD, neither empty, no \" in the name"))
+}
+
+fn kind_of_source(text: &str) -> Result<Source, String> {
+    if text == "test" {
+        return Ok(Options::default().source);
+    }
+    if let Some(pattern) = text.strip_prefix("test:") {
+        let word = !pattern.is_empty() && pattern.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        return word
+            .then(|| Source::Pattern(pattern.into()))
+            .ok_or_else(|| format!("{text}: give a pattern of videotestsrc, such as test:ball"));
+    }
+    if text.contains("://") {
+        return Err(format!(
+            "{text}: the source is a file, a device or test; addresses are not read"
+        ));
+    }
+    let path = PathBuf::from(text);
+    Ok(if path.starts_with("/dev") {
+        Source::Device(path)
+    } else {
+        Source::File(path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Option<Options>, String> {
+        parse(line.split_whitespace().map(String::from), None)
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --address 127.0.0.1 --port 0 --path a/b \
+                    --user ada:pass:word --certificate c.pem --avpf --steer all --report 2";
+        let expected = Options {
+            source: Source::File("clip.mp4".into()),
+            size: Some((640, 360)),
+            rate: Some(15),
+            encoder: "qp-max=40".into(),
+            address: "127.0.0.1".into(),
+            port: 0,
+            path: "/a/b".into(),
+            user: Some(("ada".into(), "pass:word".into())),
+            certificate: Some("c.pem".into()),
+            tcp_only: true,
+            avpf: true,
+            steer: Rule::All,
+            report: 2,
+        };
+        assert_eq!(read(line), Ok(Some(expected)));
+        assert_eq!(read(""), Ok(Some(Options::default())));
+        assert_eq!(
+            read("--nonsense --help").unwrap_err(),
+            "unknown option --nonsense; see --help"
+        );
+        assert_eq!(read("--help"), Ok(None));
+    }
+
+    #[test]
+    fn sources_are_told_apart() {
+        let source = |text: &str| read(text).unwrap().unwrap().source;
+        assert_eq!(source("test"), Source::Pattern("smpte".into()));
+        assert_eq!(source("test:ball"), Source::Pattern("ball".into()));
+        assert_eq!(source("/dev/video2"), Source::Device("/dev/video2".into()));
+        assert_eq!(source("./test"), Source::File("./test".into()));
+    }
+
+    #[test]
+    fn nothing_wrong_is_taken_silently() {
+        for line in [
+            "--size 640",
+            "--size 641x360",
+            "--size 0x0",
+            "--rate 0",
+            "--rate x",
+            "--port 70000",
+            "--path /",
+            "--path a?b",
+            "--user ada",
+            "--user :x",
+            "--steer none",
+            "--report",
+            "--address here",
+            "test: ",
+            "test:a!b",
+            "rtsp://x/y",
+            "a b",
+            "--steer all --encoder mode=two-pass",
+        ] {
+            assert!(read(line).is_err(), "{line}");
+        }
+        assert!(parse([], Some("ada".into())).is_err());
+        let user = parse([], Some("ada:x".into())).unwrap().unwrap().user;
+        assert_eq!(user, Some(("ada".into(), "x".into())));
+    }
+}

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The RTSP server: one shared media with one encoder.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use dds_protocol::rtcp;
+use gst::prelude::*;
+use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile};
+use gst_rtsp_server::prelude::*;
+use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPMediaFactory, RTSPServer, RTSPToken, gio, gst_net};
+
+use crate::options::Options;
+use crate::source::Source;
+use crate::steering::{Rule, Steering, Verdict};
+
+const INPUT: &str = "dds_input";
+const ENCODER: &str = "dds_encoder";
+/// The one role: those who know the password, or everybody where there is none.
+const ROLE: &str = "viewer";
+
+/// What the server, its media and the reports share.
+pub struct Camera {
+    source: Source,
+    rule: Rule,
+    started: Instant,
+    /// Connections now and ever.
+    pub clients: AtomicU64,
+    pub clients_ever: AtomicU64,
+    /// Media made: each has opened an encoder of its own.
+    pub media: AtomicU64,
+    current: Mutex<Option<Current>>,
+}
+
+/// The media that clients watch, or watched last.
+struct Current {
+    encoder: gst::Element,
+    steering: Arc<Mutex<Steering>>,
+}
+
+impl Camera {
+    /// A camera that nobody watches yet.
+    pub fn new(source: Source, rule: Rule) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            rule,
+            started: Instant::now(),
+            clients: AtomicU64::new(0),
+            clients_ever: AtomicU64::new(0),
+            media: AtomicU64::new(0),
+            current: Mutex::new(None),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn encoder(&self) -> Option<gst::Element> {
+        self.current.lock().unwrap().as_ref().map(|c| c.encoder.clone())
+    }
+
+    /// Everything worth knowing, as one JSON value.
+    pub fn report(&self) -> serde_json::Value {
+        let now = self.now();
+        let current = self
+            .current
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|c| (c.encoder.clone(), c.steering.clone()));
+        let strangers = current
+            .as_ref()
+            .map_or(0, |(_, steering)| steering.lock().unwrap().strangers());
+        let receivers: Vec<_> = current
+            .iter()
+            .flat_map(|(_, steering)| {
+                let steering = steering.lock().unwrap();
+                let one = |(r, steers): (&crate::steering::Receiver, bool)| {
+                    serde_json::json!({
+                        "ssrc": format!("{:08x}", r.ssrc), "steers": steers, "packets": r.steered, "refused": r.refused,
+                    })
+                };
+                steering.receivers(now).map(one).collect::<Vec<_>>()
+            })
+            .collect();
+        let stats = current.map(|(encoder, _)| encoder.property::<gst::Structure>("stats"));
+        let stats: serde_json::Map<_, _> = stats
+            .iter()
+            .flat_map(|s| s.iter())
+            .filter_map(|(name, value)| Some((name.to_string(), number(value)?)))
+            .collect();
+        serde_json::json!({
+            "clients": self.clients.load(Ordering::Relaxed),
+            "clients_ever": self.clients_ever.load(Ordering::Relaxed),
+            "media": self.media.load(Ordering::Relaxed),
+            "receivers": receivers,
+            "strangers": strangers,
+            "encoder": stats,
+        })
+    }
+}
+
+fn number(value: &glib::Value) -> Option<serde_json::Value> {
+    None.or_else(|| value.get::<u64>().ok().map(Into::into))
+        .or_else(|| value.get::<u32>().ok().map(Into::into))
+        .or_else(|| value.get::<f64>().ok().map(Into::into))
+}
+
+/// The media, as a line for `gst_rtsp_media_factory_set_launch`.
+///
+/// byte-stream: from `avc`, depayloaders of GStreamer 1.22 drop the first frame's identity.
+fn launch_line(encoder: &str) -> String {
+    format!(
+        "( appsrc name={INPUT} is-live=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
+         ! ddsencode name={ENCODER} {encoder} ! video/x-h264,stream-format=byte-stream \
+         ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency )"
+    )
+}
+
+/// Makes the server and listens. It serves while the main context iterates and the value lives.
+///
+/// # Errors
+/// One sentence that names the option to change.
+pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, glib::SourceId), String> {
+    let line = launch_line(&options.encoder);
+    // Clients would hear no more of a wrong line than a 503.
+    gst::parse::launch(&line).map_err(|e| format!("--encoder {}: {e}", options.encoder))?;
+
+    let factory = RTSPMediaFactory::new();
+    factory.set_launch(&line);
+    factory.set_shared(true);
+    factory.set_profiles(if options.avpf {
+        RTSPProfile::AVPF
+    } else {
+        RTSPProfile::AVP
+    });
+    factory.set_protocols(if options.tcp_only {
+        RTSPLowerTrans::TCP
+    } else {
+        RTSPLowerTrans::UDP | RTSPLowerTrans::TCP
+    });
+    let shared = camera.clone();
+    factory.connect_media_configure(move |_, media| configure(media, &shared));
+
+    let server = RTSPServer::new();
+    server.set_address(&options.address);
+    server.set_service(&options.port.to_string());
+    if let Some(auth) = auth(options)? {
+        factory.add_role_from_structure(
+            &gst::Structure::builder(ROLE)
+                .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
+                .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, true)
+                .build(),
+        );
+        server.set_auth(Some(&auth));
+    }
+    let mounts = server.mount_points().ok_or("the RTSP server has no mount points")?;
+    mounts.add_factory(&options.path, factory);
+    let shared = camera.clone();
+    server.connect_client_connected(move |_, client| watch_client(client, &shared));
+
+    let id = server.attach(None).map_err(|_| {
+        format!(
+            "cannot listen on {}:{}: is the port taken, or the address not this machine's? See --port and --address",
+            options.address, options.port
+        )
+    })?;
+    // Sessions of clients that went without a word end here; until then they are sent to.
+    let pool = server.session_pool();
+    glib::timeout_add_seconds(2, move || {
+        if let Some(pool) = &pool {
+            pool.cleanup();
+        }
+        glib::ControlFlow::Continue
+    });
+    Ok((server, id))
+}
+
+fn auth(options: &Options) -> Result<Option<RTSPAuth>, String> {
+    if options.user.is_none() && options.certificate.is_none() {
+        return Ok(None);
+    }
+    let auth = RTSPAuth::new();
+    auth.set_realm(Some("gst-dds camera"));
+    auth.set_supported_methods(RTSPAuthMethod::Digest);
+    let mut token = RTSPToken::builder()
+        .field(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, ROLE)
+        .build();
+    match &options.user {
+        Some((name, password)) => auth.add_digest(name, password, &token),
+        None => auth.set_default_token(Some(&mut token)),
+    }
+    if let Some(file) = &options.certificate {
+        let certificate = gio::TlsCertificate::from_file(file).map_err(|e| {
+            format!(
+                "--certificate {}: {e}. It must hold certificate and private key as PEM",
+                file.display()
+            )
+        })?;
+        auth.set_tls_certificate(Some(&certificate));
+    }
+    Ok(Some(auth))
+}
+
+fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
+    camera.clients.fetch_add(1, Ordering::Relaxed);
+    camera.clients_ever.fetch_add(1, Ordering::Relaxed);
+    let shared = camera.clone();
+    client.connect_closed(move |_| {
+        shared.clients.fetch_sub(1, Ordering::Relaxed);
+    });
+    let shared = camera.clone();
+    // Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
+    client.connect_play_request(move |_, _| {
+        if let Some(pad) = shared.encoder().and_then(|e| e.static_pad("src")) {
+            pad.send_event(
+                gst_video::UpstreamForceKeyUnitEvent::builder()
+                    .all_headers(true)
+                    .build(),
+            );
+        }
+    });
+}
+
+/// Wires a new media: pictures in, feedback through the rule.
+fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
+    let element = media.element();
+    let (Some(bin), Some(top)) = (
+        element.downcast_ref::<gst::Bin>(),
+        element.parent().and_downcast::<gst::Bin>(),
+    ) else {
+        return;
+    };
+    let (Some(encoder), Some(appsrc)) = (
+        bin.by_name(ENCODER),
+        bin.by_name(INPUT).and_downcast::<gst_app::AppSrc>(),
+    ) else {
+        return;
+    };
+    // Known from here on, so that joined feedback can be addressed.
+    let stream_id = match encoder.property::<u32>("stream-id") {
+        0 => glib::random_int().max(1),
+        id => id,
+    };
+    encoder.set_property("stream-id", stream_id);
+    let steering = Arc::new(Mutex::new(Steering::new(
+        camera.rule,
+        stream_id,
+        glib::random_int() as u16,
+    )));
+
+    // Before the encoder looks for the session, so that our handler is called first and can end the emission.
+    let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
+    top.connect_deep_element_added(
+        move |top, _, element| match element.factory().as_ref().map(|f| f.name()) {
+            Some(name) if name == "rtpsession" => {
+                if let Some(session) = element.property::<Option<glib::Object>>("internal-session") {
+                    let (shared, to, connections) = (shared.clone(), to.clone(), connections.clone());
+                    let top = top.downgrade();
+                    session.connect("on-app-rtcp", false, move |values| {
+                        let watches = |address: &str| {
+                            connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address))
+                        };
+                        on_app_rtcp(values, &shared, &to, watches);
+                        None
+                    });
+                }
+            }
+            // RTCP that comes through RTSP connections enters here.
+            Some(name) if name == "appsrc" => {
+                if let Some(pad) = element.static_pad("src") {
+                    let connections = connections.clone();
+                    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+                            connections.note(buffer);
+                        }
+                        gst::PadProbeReturn::Ok
+                    });
+                }
+            }
+            _ => {}
+        },
+    );
+    if camera.rule == Rule::All
+        && let Some(pad) = encoder.static_pad("sink")
+    {
+        let (shared, from) = (camera.clone(), steering.clone());
+        let weak = encoder.downgrade();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            let packets = from.lock().unwrap().joined(shared.now());
+            if let Some(pad) = weak.upgrade().and_then(|e| e.static_pad("src")) {
+                packets.iter().for_each(|packet| {
+                    pad.send_event(gst_dds_link::event::feedback(packet));
+                });
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+    if let Some(pad) = bin.by_name("pay0").and_then(|pay| pay.static_pad("src")) {
+        ask_for_picture_loss(&pad);
+    }
+
+    *camera.current.lock().unwrap() = Some(Current { encoder, steering });
+    camera.media.fetch_add(1, Ordering::Relaxed);
+    camera.source.start(appsrc.clone());
+    let shared = camera.clone();
+    media.connect_unprepared(move |_| shared.source.stop(&appsrc));
+}
+
+/// Lets clients ask for a key frame by RTCP: the SDP says so (RFC 4585, section 4.2) because the stream's caps do.
+fn ask_for_picture_loss(pad: &gst::Pad) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &info.data
+            && let gst::EventView::Caps(caps) = event.view()
+        {
+            let mut caps = caps.caps_owned();
+            caps.make_mut().set("rtcp-fb-nack-pli", true);
+            info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
+fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steering>, watches: impl Fn(&str) -> bool) {
+    let [session, subtype, ssrc, name, data] = values else {
+        return;
+    };
+    let (Ok(session), Ok(subtype), Ok(ssrc), Ok(name), Ok(Some(data))) = (
+        session.get::<glib::Object>(),
+        subtype.get::<u32>(),
+        ssrc.get::<u32>(),
+        name.get::<&str>(),
+        data.get::<Option<gst::Buffer>>(),
+    ) else {
+        return;
+    };
+    if subtype != u32::from(rtcp::SUBTYPE_FEEDBACK) || name.as_bytes() != rtcp::APP_NAME {
+        return;
+    }
+    let Ok(map) = data.map_readable() else { return };
+    // Before the lock: the question goes through GStreamer's own.
+    let watches = sender_address(&session, ssrc).is_some_and(|address| watches(&address));
+    let verdict = {
+        let mut steering = steering.lock().unwrap();
+        if watches {
+            steering.packet(camera.now(), ssrc, rtcp::strip_app_data(&map))
+        } else {
+            steering.stranger()
+        }
+    };
+    if verdict == Verdict::Keep {
+        session.stop_signal_emission_by_name("on-app-rtcp");
+    }
+}
+
+/// Addresses of RTSP connections that RTCP has come through: their owners have logged in.
+#[derive(Default)]
+struct Connections(Mutex<HashSet<String>>);
+
+impl Connections {
+    /// More are forgotten, and noted again with their next packet.
+    const MOST: usize = 1024;
+
+    fn note(&self, buffer: &gst::BufferRef) {
+        let address = buffer.meta::<gst_net::NetAddressMeta>().map(|meta| meta.addr());
+        let Some(address) = address.and_downcast::<gio::InetSocketAddress>() else {
+            return;
+        };
+        let mut known = self.0.lock().unwrap();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        // As an RTP session writes it.
+        known.insert(format!("{}:{}", address.address().to_str(), address.port()));
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0.lock().unwrap().contains(address)
+    }
+}
+
+/// Where a receiver's RTCP comes from, as address:port.
+fn sender_address(session: &glib::Object, ssrc: u32) -> Option<String> {
+    let source = session
+        .emit_by_name_with_values("get-source-by-ssrc", &[ssrc.to_value()])?
+        .get::<Option<glib::Object>>()
+        .ok()??;
+    source.find_property("stats")?;
+    let stats = source.property_value("stats").get::<gst::Structure>().ok()?;
+    stats.get::<String>("rtcp-from").ok()
+}
+
+/// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and who does not watch does not
+/// steer.
+fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
+    let mut found = false;
+    // An iteration that a change of the pipeline breaks off refuses one packet; the next one says the same.
+    let _ = top.iterate_recurse().foreach(|element| {
+        if element.factory().is_some_and(|f| f.name() == "multiudpsink") && element.find_property("clients").is_some() {
+            let clients = element.property_value("clients").get::<Option<String>>().ok().flatten();
+            found |= clients.is_some_and(|clients| clients.split(',').any(|client| client == address));
+        }
+    });
+    found
+}

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Who steers: several receivers watch one stream, and each may send feedback.
+//!
+//! Receivers are told apart by the SSRC of their RTCP. Feedback is state and its generations are numbered by each server
+//! for itself, so packets of two servers must never reach one encoder unsorted: either one of them is heard
+//! ([`Rule::First`]), or their states are joined and numbered anew ([`Rule::All`]).
+
+#![forbid(unsafe_code)]
+
+use dds_protocol::assembler::{Assembler, Outcome};
+use dds_protocol::feedback::{self, FeedbackState, MAX_REGIONS, Region};
+use dds_protocol::serial::Serial16;
+
+/// Silence in nanoseconds after which a receiver's turn is over. Servers repeat their state every 500 ms; the encoder's
+/// own `feedback-timeout` of 2000 ms lets it take up the numbering of a successor at the same time.
+pub const RELEASE_NS: u64 = 2_000_000_000;
+/// Most receivers told apart; the one that was silent longest makes room. Bounds what forged SSRCs can cost.
+const MAX_RECEIVERS: usize = 64;
+
+/// Whose feedback counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Rule {
+    /// The first receiver that sends feedback, until it is silent for [`RELEASE_NS`].
+    #[default]
+    First,
+    /// Everybody's regions together.
+    All,
+}
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The encoder gets it as it is.
+    Pass,
+    /// It ends here: refused, or kept for [`Steering::joined`].
+    Keep,
+}
+
+/// A receiver that sends feedback.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    /// SSRC of its RTCP.
+    pub ssrc: u32,
+    /// Packets that steered.
+    pub steered: u64,
+    /// Packets refused because another one steers, or because they cannot be read.
+    pub refused: u64,
+    /// When its last packet came, in nanoseconds.
+    heard: u64,
+    assembler: Assembler,
+    /// Its last whole state and when it came.
+    state: Option<(u64, FeedbackState)>,
+}
+
+/// The receivers of one stream.
+#[derive(Clone, Debug)]
+pub struct Steering {
+    rule: Rule,
+    stream_id: u32,
+    receivers: Vec<Receiver>,
+    strangers: u64,
+    /// SSRC of the one that steers, and when it was heard last ([`Rule::First`]).
+    holder: Option<(u32, u64)>,
+    generation: Serial16,
+    /// A state has come since the last [`Self::joined`].
+    news: bool,
+    frames: u64,
+}
+
+impl Steering {
+    /// For the stream `stream_id`. Generations of [`Self::joined`] begin behind `generation`.
+    pub fn new(rule: Rule, stream_id: u32, generation: u16) -> Self {
+        Self {
+            rule,
+            stream_id,
+            receivers: Vec::new(),
+            strangers: 0,
+            holder: None,
+            generation: Serial16(generation),
+            news: false,
+            frames: 0,
+        }
+    }
+
+    /// A feedback packet from the receiver `ssrc`, without RTCP framing. `now` in nanoseconds of any steady clock.
+    pub fn packet(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
+        match self.rule {
+            Rule::First => self.first(now, ssrc, packet),
+            Rule::All => self.all(now, ssrc, packet),
+        }
+    }
+
+    /// A feedback packet from somebody who does not watch. Only counted: a flood of them displaces nobody.
+    pub fn stranger(&mut self) -> Verdict {
+        self.strangers += 1;
+        Verdict::Keep
+    }
+
+    /// Packets of those who do not watch.
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
+    fn first(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
+        let stream_id = self.stream_id;
+        let holder = self.holder.filter(|(_, heard)| now.saturating_sub(*heard) < RELEASE_NS);
+        let receiver = self.receiver(now, ssrc);
+        if holder.is_some_and(|(holder, _)| holder != ssrc) {
+            receiver.refused += 1;
+            return Verdict::Keep;
+        }
+        // Nobody takes the wheel with what the encoder would not read; the encoder counts it.
+        if feedback::decode(packet).is_ok_and(|part| part.stream_id == stream_id) {
+            receiver.steered += 1;
+            self.holder = Some((ssrc, now));
+        } else {
+            receiver.refused += 1;
+        }
+        Verdict::Pass
+    }
+
+    fn all(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
+        let frames = self.frames;
+        let receiver = self.receiver(now, ssrc);
+        // As in the encoder: a server that restarts may number its generations behind those of its former self.
+        if receiver
+            .state
+            .as_ref()
+            .is_some_and(|(came, _)| now.saturating_sub(*came) >= RELEASE_NS)
+        {
+            receiver.assembler.reset();
+            receiver.state = None;
+        }
+        match receiver.assembler.push(packet) {
+            // One state from the future would make the encoder refuse everybody's.
+            Outcome::Complete(state) if state.frame < frames => {
+                receiver.steered += 1;
+                receiver.state = Some((now, state));
+                self.news = true;
+            }
+            Outcome::Partial => receiver.steered += 1,
+            _ => receiver.refused += 1,
+        }
+        Verdict::Keep
+    }
+
+    fn receiver(&mut self, now: u64, ssrc: u32) -> &mut Receiver {
+        let known = self.receivers.iter().position(|r| r.ssrc == ssrc);
+        let at = known.unwrap_or_else(|| {
+            if self.receivers.len() >= MAX_RECEIVERS
+                && let Some(oldest) = (0..self.receivers.len()).min_by_key(|&i| self.receivers[i].heard)
+            {
+                self.receivers.swap_remove(oldest);
+            }
+            self.receivers.push(Receiver {
+                ssrc,
+                steered: 0,
+                refused: 0,
+                heard: now,
+                assembler: Assembler::new(self.stream_id),
+                state: None,
+            });
+            self.receivers.len() - 1
+        });
+        let receiver = &mut self.receivers[at];
+        receiver.heard = now;
+        receiver
+    }
+
+    /// Call it before each frame. With [`Rule::All`]: the packets of one generation that holds everybody's regions, empty
+    /// where nothing new has come.
+    ///
+    /// Each receiver's regions stand in the order of their value; they are dealt out in turns, so that a long list does
+    /// not crowd out the others'. Their time to live is less by what has passed, and they are moved to where they are in
+    /// the newest frame that anybody has seen.
+    pub fn joined(&mut self, now: u64) -> Vec<Vec<u8>> {
+        self.frames += 1;
+        if !std::mem::take(&mut self.news) {
+            return Vec::new();
+        }
+        let states: Vec<_> = self
+            .receivers
+            .iter()
+            .filter_map(|r| r.state.as_ref())
+            .filter(|(came, _)| now.saturating_sub(*came) < RELEASE_NS)
+            .collect();
+        let frame = states.iter().map(|(_, state)| state.frame).max().unwrap_or(0);
+        let longest = states.iter().map(|(_, state)| state.regions.len()).max().unwrap_or(0);
+        let regions = (0..longest)
+            .flat_map(|rank| {
+                states
+                    .iter()
+                    .filter_map(move |(came, state)| Some((came, state, state.regions.get(rank)?)))
+            })
+            .filter_map(|(came, state, region)| later(region, now.saturating_sub(*came), frame - state.frame))
+            .take(MAX_REGIONS)
+            .collect();
+        self.generation = self.generation.next();
+        feedback::encode(&FeedbackState {
+            stream_id: self.stream_id,
+            generation: self.generation,
+            frame,
+            regions,
+        })
+        .packets
+    }
+
+    /// Receivers that have sent feedback, each with whether it steers now.
+    pub fn receivers(&self, now: u64) -> impl Iterator<Item = (&Receiver, bool)> {
+        self.receivers.iter().map(move |r| {
+            let steers = match self.rule {
+                Rule::First => self
+                    .holder
+                    .is_some_and(|(ssrc, heard)| ssrc == r.ssrc && now.saturating_sub(heard) < RELEASE_NS),
+                Rule::All => r
+                    .state
+                    .as_ref()
+                    .is_some_and(|(came, _)| now.saturating_sub(*came) < RELEASE_NS),
+            };
+            (r, steers)
+        })
+    }
+}
+
+/// A region `age_ns` later and as many `frames` on. `None` where its time is over.
+fn later(region: &Region, age_ns: u64, frames: u64) -> Option<Region> {
+    let age_ms = u32::try_from(age_ns / 1_000_000).ok()?;
+    let moved = |at: u32, quarter_pixels: i16| {
+        let frames = i64::try_from(frames).unwrap_or(i64::MAX);
+        let by = i64::from(quarter_pixels).saturating_mul(frames) / 4;
+        u32::try_from(i64::from(at).saturating_add(by).max(0)).unwrap_or(u32::MAX)
+    };
+    let mut region = *region;
+    region.ttl_ms = region.ttl_ms.checked_sub(age_ms).filter(|ttl| *ttl > 0)?;
+    region.rect.x = moved(region.rect.x, region.motion.dx);
+    region.rect.y = moved(region.rect.y, region.motion.dy);
+    Some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use dds_protocol::feedback::{Motion, Quality, Rect};
+
+    use super::*;
+
+    const STREAM: u32 = 7;
+    const MS: u64 = 1_000_000;
+
+    fn region(x: u32, dx: i16, ttl_ms: u32) -> Region {
+        Region {
+            rect: Rect {
+                x,
+                y: 64,
+                width: 32,
+                height: 32,
+            },
+            quality: Quality::Camera,
+            motion: Motion { dx, dy: 0 },
+            ttl_ms,
+            frame_offset: 0,
+        }
+    }
+
+    fn packet(stream_id: u32, generation: u16, frame: u64, regions: Vec<Region>) -> Vec<u8> {
+        let state = FeedbackState {
+            stream_id,
+            generation: Serial16(generation),
+            frame,
+            regions,
+        };
+        feedback::encode(&state).packets.remove(0)
+    }
+
+    fn state_of(packets: &[Vec<u8>]) -> FeedbackState {
+        let mut assembler = Assembler::new(STREAM);
+        for packet in packets {
+            if let Outcome::Complete(state) = assembler.push(packet) {
+                return state;
+            }
+        }
+        panic!("no whole generation in {packets:?}");
+    }
+
+    fn counts(steering: &Steering, ssrc: u32) -> (u64, u64) {
+        let r = steering.receivers.iter().find(|r| r.ssrc == ssrc).unwrap();
+        (r.steered, r.refused)
+    }
+
+    #[test]
+    fn the_first_steers_until_it_is_silent() {
+        let mut steering = Steering::new(Rule::First, STREAM, 0);
+        let p = |generation| packet(STREAM, generation, 1, vec![]);
+        assert_eq!(steering.packet(0, 1, &p(1)), Verdict::Pass);
+        assert_eq!(steering.packet(MS, 2, &p(9)), Verdict::Keep);
+        assert_eq!(steering.packet(1000 * MS, 1, &p(2)), Verdict::Pass);
+        assert_eq!(steering.packet(2999 * MS, 2, &p(10)), Verdict::Keep);
+        // Two seconds after its last packet the other one takes over, and the former first waits its turn.
+        assert_eq!(steering.packet(3000 * MS, 2, &p(11)), Verdict::Pass);
+        assert_eq!(steering.packet(3001 * MS, 1, &p(3)), Verdict::Keep);
+        assert_eq!(counts(&steering, 1), (2, 1));
+        assert_eq!(counts(&steering, 2), (1, 2));
+        let steers: Vec<_> = steering
+            .receivers(3001 * MS)
+            .map(|(r, steers)| (r.ssrc, steers))
+            .collect();
+        assert_eq!(steers, [(1, false), (2, true)]);
+    }
+
+    #[test]
+    fn nobody_takes_the_wheel_with_rubbish() {
+        let mut steering = Steering::new(Rule::First, STREAM, 0);
+        assert_eq!(steering.packet(0, 1, b"rubbish"), Verdict::Pass);
+        assert_eq!(steering.packet(0, 1, &packet(STREAM + 1, 1, 1, vec![])), Verdict::Pass);
+        assert_eq!(steering.packet(0, 2, &packet(STREAM, 1, 1, vec![])), Verdict::Pass);
+        assert_eq!(steering.packet(0, 1, &packet(STREAM, 1, 1, vec![])), Verdict::Keep);
+        assert_eq!(counts(&steering, 1), (0, 3));
+    }
+
+    #[test]
+    fn everybodys_regions_are_joined_under_one_numbering() {
+        let mut steering = Steering::new(Rule::All, STREAM, 100);
+        for _ in 0..20 {
+            assert!(steering.joined(0).is_empty());
+        }
+        // Unlike numberings, and the second server has seen four frames more.
+        steering.packet(
+            0,
+            1,
+            &packet(STREAM, 5000, 10, vec![region(80, 8, 1000), region(160, 0, 200)]),
+        );
+        steering.packet(400 * MS, 2, &packet(STREAM, 3, 14, vec![region(400, 0, 1000)]));
+        let state = state_of(&steering.joined(400 * MS));
+        assert_eq!((state.generation, state.frame), (Serial16(101), 14));
+        // The first one's first region has moved by 4 frames of 2 pixels, and its second one is over.
+        assert_eq!(state.regions, [region(88, 8, 600), region(400, 0, 1000)]);
+        assert!(steering.joined(500 * MS).is_empty(), "nothing new");
+        // The first falls silent: what is left is the second's alone.
+        steering.packet(2100 * MS, 2, &packet(STREAM, 4, 15, vec![]));
+        let state = state_of(&steering.joined(2100 * MS));
+        assert_eq!(
+            (state.generation, state.frame, state.regions),
+            (Serial16(102), 15, vec![])
+        );
+    }
+
+    #[test]
+    fn a_long_list_does_not_crowd_out_the_others() {
+        let mut steering = Steering::new(Rule::All, STREAM, 0);
+        steering.joined(0);
+        let many = (0..250).map(|i| region(i * 8, 0, 1000)).collect();
+        let state = FeedbackState {
+            stream_id: STREAM,
+            generation: Serial16(1),
+            frame: 0,
+            regions: many,
+        };
+        for packet in feedback::encode(&state).packets {
+            steering.packet(0, 1, &packet);
+        }
+        let few: Vec<_> = (0..40).map(|i| region(4000 + i * 8, 0, 1000)).collect();
+        steering.packet(0, 2, &packet(STREAM, 1, 0, few.clone()));
+        let state = state_of(&steering.joined(0));
+        assert_eq!(state.regions.len(), MAX_REGIONS);
+        assert!(few.iter().all(|region| state.regions.contains(region)));
+    }
+
+    #[test]
+    fn a_state_of_the_future_spoils_nobody_elses() {
+        let mut steering = Steering::new(Rule::All, STREAM, 0);
+        steering.joined(0);
+        steering.packet(0, 1, &packet(STREAM, 1, 1 << 40, vec![region(0, 0, 1000)]));
+        steering.packet(0, 2, &packet(STREAM, 1, 0, vec![region(8, 0, 1000)]));
+        assert_eq!(state_of(&steering.joined(0)).regions, [region(8, 0, 1000)]);
+        assert_eq!(counts(&steering, 1), (0, 1));
+    }
+
+    #[test]
+    fn forged_receivers_cost_bounded_memory() {
+        for rule in [Rule::First, Rule::All] {
+            let mut steering = Steering::new(rule, STREAM, 0);
+            for ssrc in 0..1000 {
+                steering.packet(u64::from(ssrc), ssrc, &packet(STREAM, 1, 0, vec![]));
+            }
+            assert_eq!(steering.receivers.len(), MAX_RECEIVERS);
+        }
+    }
+}

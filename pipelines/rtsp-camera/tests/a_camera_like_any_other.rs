@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The camera as a process, watched over loopback by servers in gst-launch syntax and by FFmpeg.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use dds_protocol::feedback::{self, FeedbackState};
+use dds_protocol::rtcp;
+use dds_protocol::serial::Serial16;
+use dds_tests::launch;
+use gst::prelude::*;
+use serde_json::Value;
+
+/// Far longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dds-rtsp-camera"));
+    command.env_remove("DDS_RTSP_USER");
+    command
+}
+
+/// A camera on a free port of loopback.
+struct Camera {
+    child: Child,
+    port: u16,
+    reports: Receiver<Value>,
+}
+
+impl Camera {
+    fn start(source: &str, options: &[&str]) -> Self {
+        let mut child = program()
+            .args([source, "--address", "127.0.0.1", "--port", "0", "--report", "1"])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let port = line
+            .rsplit(':')
+            .next()
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
+        let port = port.unwrap_or_else(|| panic!("no address in {line:?}"));
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let (tell, reports) = channel();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let _ = tell.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { child, port, reports }
+    }
+
+    fn pattern(options: &[&str]) -> Self {
+        let size = [
+            "--size",
+            "320x240",
+            "--rate",
+            "20",
+            "--encoder",
+            "background-qp=40 region-qp=30 key-int-max=40",
+        ];
+        Self::start("test:ball", &[&size, options].concat())
+    }
+
+    fn url(&self) -> String {
+        format!("rtsp://127.0.0.1:{}/camera", self.port)
+    }
+
+    /// The first report that has what is waited for.
+    fn wait_for(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + PATIENCE;
+        let mut last = Value::Null;
+        while let Ok(report) = self
+            .reports
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if done(&report) {
+                return report;
+            }
+            last = report;
+        }
+        panic!("timed out waiting for {what}; last report: {last}");
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn count(report: &Value, name: &str) -> u64 {
+    report["encoder"][name].as_u64().unwrap_or(0)
+}
+
+/// A server that sees one undecided object at `x` in each frame: metas of another detector, no model needed.
+struct Server(gst::Pipeline);
+
+impl Server {
+    fn watch(source: &str, x: u32) -> Self {
+        let pipeline = launch(&format!(
+            "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
+             ! ddsinfer name=infer ! fakesink name=end async=false"
+        ))
+        .unwrap();
+        let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
+        detector.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
+                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
+                let score = gst::Structure::builder("detection")
+                    .field("confidence", 0.3f64)
+                    .field("label_id", 0i32);
+                meta.add_param(score.build());
+            }
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self(pipeline)
+    }
+
+    /// The first error or warning.
+    fn complaint(&self) -> String {
+        let wait = gst::ClockTime::from_nseconds(PATIENCE.as_nanos() as u64);
+        let kinds = [gst::MessageType::Error, gst::MessageType::Warning];
+        match self
+            .0
+            .bus()
+            .unwrap()
+            .timed_pop_filtered(wait, &kinds)
+            .as_ref()
+            .map(|m| m.view())
+        {
+            Some(gst::MessageView::Error(e)) => format!("{} {}", e.error(), e.debug().unwrap_or_default()),
+            Some(gst::MessageView::Warning(w)) => w.error().to_string(),
+            _ => panic!("no complaint"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+fn steered(report: &Value) -> bool {
+    count(report, "frames-steered") >= 20 && count(report, "feedback-packets-rtcp") >= 20
+}
+
+fn assert_one_healthy_encoder(report: &Value) {
+    assert_eq!(
+        (&report["media"], count(report, "encoders-opened")),
+        (&Value::from(1), 1),
+        "{report}"
+    );
+    assert!(count(report, "regions-applied") > 0, "{report}");
+    for name in ["feedback-malformed", "feedback-foreign", "feedback-stale"] {
+        assert_eq!(count(report, name), 0, "{name}: {report}");
+    }
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn ffmpeg(program: &str, args: &[&str]) -> Output {
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("ffmpeg is installed")
+}
+
+#[test]
+fn feedback_finds_the_encoder_by_udp_and_by_tcp() {
+    dds_tests::init().unwrap();
+    for (protocol, options) in [
+        ("udp", [].as_slice()),
+        ("tcp", &[]),
+        ("tcp", &["--tcp-only"]),
+        ("udp", &["--avpf"]),
+    ] {
+        let camera = Camera::pattern(options);
+        let server = Server::watch(
+            &format!("location={} latency=50 protocols={protocol}", camera.url()),
+            32,
+        );
+        let report = camera.wait_for("steered frames", steered);
+        assert_one_healthy_encoder(&report);
+        let delay = |name| count(&report, name) as f64 / 1e6;
+        println!(
+            "{protocol} {options:?}: feedback delay p50 {:.1} ms, p95 {:.1} ms",
+            delay("feedback-delay-p50-ns"),
+            delay("feedback-delay-p95-ns")
+        );
+        let receivers = report["receivers"].as_array().unwrap();
+        assert_eq!(receivers.len(), 1, "{report}");
+        assert_eq!(
+            (&receivers[0]["steers"], &receivers[0]["refused"]),
+            (&true.into(), &0.into()),
+            "{report}"
+        );
+        drop(server);
+        let report = camera.wait_for("the client to be gone", |r| r["clients"] == 0);
+        assert_eq!(report["clients_ever"], 1);
+    }
+}
+
+#[test]
+fn feedback_finds_the_encoder_through_tls() {
+    dds_tests::init().unwrap();
+    let dir = scratch("tls");
+    let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+        ])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no openssl to make a certificate with");
+        return;
+    }
+    let both = dir.join("both.pem");
+    std::fs::write(
+        &both,
+        [std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap()].concat(),
+    )
+    .unwrap();
+    let camera = Camera::pattern(&["--certificate", both.to_str().unwrap(), "--user", "ada:secret"]);
+    // The certificate is nobody's; what is tested is the way of the feedback.
+    let url = camera.url().replace("rtsp://", "rtsps://ada:secret@");
+    let _server = Server::watch(&format!("location={url} latency=50 tls-validation-flags=0"), 32);
+    assert_one_healthy_encoder(&camera.wait_for("steered frames", steered));
+}
+
+#[test]
+fn a_wrong_password_is_refused_with_401_and_the_right_one_is_not() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&["--user", "ada:secret"]);
+    let mut bare = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    write!(
+        bare,
+        "DESCRIBE {} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n",
+        camera.url()
+    )
+    .unwrap();
+    let mut answer = [0; 4096];
+    let length = bare.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("RTSP/1.0 401"), "{answer}");
+    assert!(
+        answer.contains("WWW-Authenticate: Digest") && !answer.contains("Basic"),
+        "{answer}"
+    );
+
+    let complaint = Server::watch(&format!("location={} user-id=ada user-pw=wrong", camera.url()), 32).complaint();
+    assert!(complaint.contains("401"), "{complaint}");
+    let _server = Server::watch(
+        &format!("location={} latency=50 user-id=ada user-pw=secret", camera.url()),
+        32,
+    );
+    camera.wait_for("steered frames", steered);
+}
+
+#[test]
+fn a_recorder_finds_one_video_track_and_decodes_it_without_a_complaint() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let dir = scratch("recorder");
+    // The second recording joins a stream that runs already.
+    let server = Server::watch(&format!("location={} latency=50", camera.url()), 32);
+    camera.wait_for("steered frames", steered);
+    for transport in ["udp", "tcp"] {
+        let url = camera.url();
+        let probe = ffmpeg(
+            "ffprobe",
+            &[
+                "-v",
+                "error",
+                "-rtsp_transport",
+                transport,
+                "-show_entries",
+                "stream=codec_type,codec_name",
+                "-of",
+                "csv=p=0",
+                &url,
+            ],
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&probe.stdout).trim(),
+            "h264,video",
+            "{transport}"
+        );
+        let file = dir.join(format!("{transport}.mkv"));
+        let file = file.to_str().unwrap();
+        let record = ffmpeg(
+            "ffmpeg",
+            &[
+                "-v",
+                "error",
+                "-rtsp_transport",
+                transport,
+                "-i",
+                &url,
+                "-t",
+                "3",
+                "-c",
+                "copy",
+                "-y",
+                file,
+            ],
+        );
+        assert!(record.status.success(), "{transport}: {record:?}");
+        let decode = ffmpeg("ffmpeg", &["-v", "warning", "-i", file, "-f", "null", "-"]);
+        assert_eq!(String::from_utf8_lossy(&decode.stderr), "", "{transport}");
+        let frames = ffmpeg(
+            "ffprobe",
+            &[
+                "-v",
+                "error",
+                "-count_frames",
+                "-show_entries",
+                "stream=nb_read_frames",
+                "-of",
+                "csv=p=0",
+                file,
+            ],
+        );
+        let frames: u32 = String::from_utf8_lossy(&frames.stdout).trim().parse().unwrap();
+        assert!(frames >= 40, "{transport}: {frames} frames in 3 s");
+    }
+    drop(server);
+    let report = camera.wait_for("all to be gone", |r| r["clients"] == 0);
+    assert_one_healthy_encoder(&report);
+}
+
+#[test]
+fn clients_share_one_encoder_and_the_first_to_ask_steers_until_it_goes() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let first = Server::watch(&format!("location={} latency=50", camera.url()), 32);
+    camera.wait_for("steered frames", steered);
+    let _second = Server::watch(&format!("location={} latency=50", camera.url()), 192);
+    let report = camera.wait_for("the second to be refused", |r| {
+        r["receivers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["refused"].as_u64() >= Some(10))
+    });
+    assert_one_healthy_encoder(&report);
+    let receivers = report["receivers"].as_array().unwrap();
+    let wheel: Vec<_> = receivers
+        .iter()
+        .map(|r| (r["steers"].as_bool().unwrap(), r["refused"].as_u64() > Some(0)))
+        .collect();
+    assert_eq!(wheel, [(true, false), (false, true)], "{report}");
+
+    drop(first);
+    let report = camera.wait_for("the second to take over", |r| {
+        let receivers = r["receivers"].as_array().unwrap();
+        receivers.len() == 2 && receivers[1]["steers"] == true && receivers[1]["packets"].as_u64() >= Some(10)
+    });
+    assert_eq!(
+        (&report["media"], count(&report, "encoders-opened")),
+        (&1.into(), 1),
+        "{report}"
+    );
+}
+
+/// A client by hand: the address of the camera's RTCP, and the sockets that it sends to.
+fn play_by_hand(camera: &Camera) -> (TcpStream, SocketAddr, [UdpSocket; 2]) {
+    let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sockets = [bind(), bind()];
+    let ports = sockets.each_ref().map(|s| s.local_addr().unwrap().port());
+    let mut connection = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = |request: &str, headers: &str| {
+        write!(connection, "{request} RTSP/1.0\r\nCSeq: 1\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        // Header and body of these answers come together, and are short.
+        while !answer.contains("\r\n\r\n") {
+            let mut piece = [0; 8192];
+            let length = connection.read(&mut piece).unwrap();
+            assert!(length > 0, "{request}: {answer}");
+            answer += &String::from_utf8_lossy(&piece[..length]);
+        }
+        assert!(answer.starts_with("RTSP/1.0 200"), "{request}: {answer}");
+        answer
+    };
+    let url = camera.url();
+    ask(&format!("DESCRIBE {url}"), "Accept: application/sdp\r\n");
+    let transport = format!("Transport: RTP/AVP;unicast;client_port={}-{}\r\n", ports[0], ports[1]);
+    let answer = ask(&format!("SETUP {url}/stream=0"), &transport);
+    let after = |key: &str| {
+        let (_, rest) = answer.split_once(key).unwrap_or_else(|| panic!("no {key} in {answer}"));
+        rest.split([';', '\r']).next().unwrap().to_string()
+    };
+    let session = after("Session: ");
+    let rtcp = after("server_port=").split_once('-').unwrap().1.parse().unwrap();
+    ask(&format!("PLAY {url}"), &format!("Session: {session}\r\n"));
+    (connection, SocketAddr::from(([127, 0, 0, 1], rtcp)), sockets)
+}
+
+#[test]
+fn who_does_not_watch_does_not_steer() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let (_connection, to, [_, own]) = play_by_hand(&camera);
+    let report = camera.wait_for("frames", |r| count(r, "frames") > 5);
+    let stream_id = count(&report, "stream-id") as u32;
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut generation = Serial16(0);
+    let mut send = |socket: &UdpSocket, ssrc: u32| {
+        generation = generation.next();
+        let state = FeedbackState {
+            stream_id,
+            generation,
+            frame: 1,
+            regions: Vec::new(),
+        };
+        for packet in feedback::encode(&state).packets {
+            socket.send_to(&rtcp::compound(ssrc, &packet), to).unwrap();
+        }
+    };
+    for _ in 0..5 {
+        send(&stranger, 111);
+    }
+    let report = camera.wait_for("the stranger to be heard", |r| r["strangers"] == 5);
+    assert_eq!(
+        (&report["receivers"], count(&report, "feedback-packets")),
+        (&serde_json::json!([]), 0)
+    );
+    send(&own, 222);
+    let report = camera.wait_for("the client to be heard", |r| count(r, "feedback-complete") == 1);
+    assert_eq!(
+        (&report["receivers"][0]["packets"], &report["strangers"]),
+        (&1.into(), &5.into()),
+        "{report}"
+    );
+}
+
+#[test]
+fn with_steer_all_everybodys_regions_count() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&["--steer", "all"]);
+    let _servers = [32, 192].map(|x| Server::watch(&format!("location={} latency=50", camera.url()), x));
+    let report = camera.wait_for("both to steer", |r| {
+        let receivers = r["receivers"].as_array().unwrap();
+        receivers
+            .iter()
+            .filter(|one| one["steers"] == true && one["packets"].as_u64() >= Some(20))
+            .count()
+            == 2
+    });
+    assert_one_healthy_encoder(&report);
+    // Joined and numbered anew: nothing of it is stale to the encoder, and two regions come in each generation.
+    assert_eq!(count(&report, "feedback-packets-rtcp"), 0, "{report}");
+    assert!(
+        count(&report, "regions-requested") > count(&report, "feedback-complete"),
+        "{report}"
+    );
+}
+
+#[test]
+fn the_long_jitter_buffer_of_rtspsrc_is_told_of_by_the_name_of_its_property() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let complaint = Server::watch(&format!("location={}", camera.url()), 32).complaint();
+    assert!(
+        complaint.contains("2000 ms") && complaint.contains("property latency of source"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_file_is_played_in_a_loop_and_the_end_is_reported() {
+    dds_tests::init().unwrap();
+    let clip = scratch("loop").join("clip.mkv");
+    let making = launch(&format!(
+        "videotestsrc num-buffers=20 ! video/x-raw,format=I420,width=320,height=240,framerate=20/1 ! ddsencode ! h264parse \
+         ! matroskamux ! filesink location={}",
+        clip.display()
+    ))
+    .unwrap();
+    making.set_state(gst::State::Playing).unwrap();
+    let ended = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = making
+        .bus()
+        .unwrap()
+        .timed_pop_filtered(gst::ClockTime::from_seconds(20), &ended);
+    assert_eq!(message.map(|m| m.type_()), Some(gst::MessageType::Eos));
+    making.set_state(gst::State::Null).unwrap();
+
+    let mut camera = Camera::start(clip.to_str().unwrap(), &[]);
+    // A second client opens the source again after the first has gone.
+    for _ in 0..2 {
+        let server = Server::watch(&format!("location={} latency=50", camera.url()), 32);
+        camera.wait_for("more than two rounds", |r| count(r, "frames") > 50);
+        drop(server);
+        camera.wait_for("the client to be gone", |r| r["clients"] == 0);
+    }
+    let told = Command::new("kill")
+        .args(["-INT", &camera.child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(told.success());
+    assert!(camera.child.wait().unwrap().success());
+    let last = camera.reports.iter().last().expect("a last report");
+    assert_eq!(
+        (&last["media"], &last["clients_ever"]),
+        (&2.into(), &2.into()),
+        "{last}"
+    );
+}
+
+#[test]
+fn mistakes_are_named() {
+    let run = |args: &[&str]| {
+        let output = program().args(args).stdin(Stdio::null()).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    for (args, status, words) in [
+        (["--size", "big"].as_slice(), 2, "--size big"),
+        (&["--nonsense"], 2, "--nonsense"),
+        (&["no-such-file.mp4"], 1, "no-such-file.mp4"),
+        (&["test:no-such-pattern"], 1, "no-such-pattern"),
+        (&["--encoder", "no-such-property=1"], 1, "no-such-property"),
+        (&["--certificate", "no-such-file.pem"], 1, "no-such-file.pem"),
+    ] {
+        let (code, said) = run(args);
+        assert_eq!(code, Some(status), "{args:?}: {said}");
+        assert!(said.contains(words) && !said.contains("panicked"), "{args:?}: {said}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, said) = run(&["test", "--address", "127.0.0.1", "--port", &port]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("--port"), "{said}");
+}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# The server of an RTSP camera: watches it with rtspsrc, runs the model with ddsinfer and prints one line of JSON per frame.
+# Where the camera codes with ddsencode (rtsp-camera.sh), feedback goes back to it by RTCP; nothing in the line says so.
+# Other cameras are inferred all the same.
+#
+# Expected output (rtsp-camera.sh running), one line for each frame:
+#   {"age_ms":null,...,"damaged":false,"frame":12,"generation":17,...,"objects":[{"class":0,"height":90,"label":"person",
+#   "score":0.71,...}],...,"regions":[{"height":96,"width":48,"x":288,"y":160}],"stream_id":2868303105,"width":768}
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+usage() {
+  cat <<'USAGE'
+usage: [NAME=VALUE ...] pipelines/rtsp-server.sh [--help]
+
+Watches an RTSP camera. Results go to standard output, everything else to standard error. Ctrl-C ends it.
+
+parameters, by environment:
+  URL              the camera (rtsp://127.0.0.1:8554/camera)
+  USER_ID          name that the camera asks for (none)
+  USER_PW          password (none)
+  PROTOCOLS        udp: feedback leaves at once; tcp: through the RTSP connection, where it may wait for up to one frame
+                   (udp+tcp: by UDP, and where that is refused, by TCP)
+  LATENCY          milliseconds that the jitter buffer waits for late packets (50; the default of rtspsrc is 2000)
+  MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx); a MODEL.modelinfo beside it describes it
+  THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
+  GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
+USAGE
+}
+case "${1:-}" in
+  '') ;;
+  --help | -h) usage; exit 0 ;;
+  *) usage >&2; exit 2 ;;
+esac
+
+URL=${URL:-rtsp://127.0.0.1:8554/camera}
+PROTOCOLS=${PROTOCOLS:-udp+tcp}
+LATENCY=${LATENCY:-50}
+MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
+THRESHOLD=${THRESHOLD:-0.3}
+export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+login=()
+if [ -n "${USER_ID:-}" ]; then login=(user-id="$USER_ID" user-pw="${USER_PW:-}"); fi
+
+gst-launch-1.0 -q \
+  rtspsrc location="$URL" "${login[@]}" protocols="$PROTOCOLS" latency="$LATENCY" \
+  ! rtph264depay \
+  ! h264parse \
+  ! avdec_h264 max-threads=1 \
+  ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
+  ! fakesink async=false \
+  infer.results ! queue ! fdsink fd=1 sync=false async=false
