@@ -442,12 +442,16 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
                 let mut done = 0;
                 let frames = clip.frames.len().max(1);
                 let mut steps = 0;
-                let ran = context.run(job.point, &mut || {
+                let mut step = || {
                     steps += 1;
-                    let now = cost(job.point) * steps / frames;
+                    let now = (cost(job.point) * steps / frames).min(cost(job.point));
                     advance(now.saturating_sub(done));
                     done = done.max(now);
-                });
+                };
+                // On a machine under load a second pass may be refused, and lockstep cannot go on without it.
+                let ran = context
+                    .run(job.point, &mut step)
+                    .or_else(|_| context.run(job.point, &mut step));
                 advance(cost(job.point).saturating_sub(done));
                 if let Err(e) = ran.and_then(|outcome| context.keep(&job, outcome)) {
                     let name = format!("{} {} {}", context.info.name, job.point.system, job.point.name);

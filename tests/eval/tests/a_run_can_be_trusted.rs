@@ -107,7 +107,9 @@ impl Run {
             .arg(&self.sr)
             .arg("--out")
             .arg(self.folder.path(out));
-        command.args(["--frames", "20", "--points", "2", "--sr-every", "8"]).args(more);
+        command
+            .args(["--frames", "20", "--points", "2", "--sr-every", "8"])
+            .args(more);
         if let Some(library) = onnx::library() {
             command.env("ORT_DYLIB_PATH", library);
         }
