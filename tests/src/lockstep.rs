@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 
@@ -142,6 +143,42 @@ fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
     });
 }
 
+/// What became of a wait.
+enum Pulled {
+    Frame,
+    Refused,
+    Nothing,
+}
+
+/// Waits for a frame for as long as `patience`, or until `refused` says that it will not come by itself.
+fn pull(out: &gst_app::AppSink, patience: gst::ClockTime, refused: impl Fn() -> bool) -> Pulled {
+    let until = Instant::now() + Duration::from(patience);
+    loop {
+        if out.try_pull_sample(gst::ClockTime::from_mseconds(100)).is_some() {
+            return Pulled::Frame;
+        }
+        if refused() {
+            return Pulled::Refused;
+        }
+        if Instant::now() > until {
+            return Pulled::Nothing;
+        }
+    }
+}
+
+/// Second passes that the camera has refused so far.
+fn refused(pipeline: &gst::Pipeline) -> u64 {
+    let Ok(encoder) = element::<gst::Element>(pipeline, "encoder") else {
+        return 0;
+    };
+    if encoder.find_property("stats").is_none() {
+        return 0;
+    }
+    let stats = encoder.property::<gst::Structure>("stats");
+    let counts = stats.iter().filter(|(name, _)| name.starts_with("refine-refused-"));
+    counts.filter_map(|(_, value)| value.get::<u64>().ok()).sum()
+}
+
 impl Loop<'_> {
     /// Runs all frames; `step` is called for each result.
     ///
@@ -210,7 +247,8 @@ impl Loop<'_> {
         let patience = gst::ClockTime::from_seconds(60);
         let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
         let mut run = || -> Result<(), Error> {
-            for n in 0..clip.frames.len() {
+            let mut told = 0;
+            'frames: for n in 0..clip.frames.len() {
                 // Feedback of frame n - delay is taken before frame n.
                 if delay > 1
                     && n >= delay
@@ -233,8 +271,19 @@ impl Loop<'_> {
                     continue;
                 }
                 while outcome.lines.len() <= n {
-                    out.try_pull_sample(patience)
-                        .ok_or_else(|| failed("a frame did not come out before the next went in"))?;
+                    match pull(&out, patience, || refused(&pipeline) > told) {
+                        Pulled::Frame => {}
+                        // The next access unit, or the end, tells the server that no second pass comes.
+                        Pulled::Refused => {
+                            told += 1;
+                            if !last {
+                                continue 'frames;
+                            }
+                            let _ = source.end_of_stream();
+                            continue;
+                        }
+                        Pulled::Nothing => return Err(failed("a frame did not come out before the next went in")),
+                    }
                     let sample = results
                         .try_pull_sample(patience)
                         .ok_or_else(|| failed("a frame gave no result"))?;

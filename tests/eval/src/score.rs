@@ -309,8 +309,11 @@ fn scored(
     }
 }
 
+/// A clip, its reference, and its records with whether they are shipped or published settings.
+type ClipRecords = (ClipInfo, Vec<Frame>, Vec<(Record, bool)>);
+
 /// The threshold at which uniform encodes score best on all clips.
-fn threshold(clips: &[(ClipInfo, Vec<Frame>, Vec<(Record, bool)>)]) -> f32 {
+fn threshold(clips: &[ClipRecords]) -> f32 {
     let mean = |score: f32| {
         let mut all = Vec::new();
         for (_, reference, records) in clips {
@@ -390,7 +393,7 @@ fn pooled(points: &[Scored], clips: &[String]) -> Vec<Scored> {
 /// A folder that no run has written, or whose references are missing.
 pub fn summarise(dir: &Path) -> Result<Summary, Error> {
     let manifest: Manifest = read(&dir.join("run.json"))?;
-    let mut clips = Vec::new();
+    let mut clips: Vec<ClipRecords> = Vec::new();
     for info in &manifest.clips {
         let reference: Record = read(&record_path(dir, &info.name, "reference", "source"))?;
         clips.push((info.clone(), reference.frames, records(dir, &info.name)));
