@@ -26,7 +26,7 @@ options of run:
   --model MODEL      ONNX model of the server (default: the built-in street detector)
   --out DIR          where everything is kept
   --systems LIST     names separated by commas, or all (all): SYSTEMS
-  --frames N         frames of each clip (60)
+  --frames N         frames of each clip, down to whole segments of 15 (60)
   --first N          first frame (0)
   --points N         points along each sweep at most (7)
   --quick            two clips, 30 frames, 3 points; named options still win

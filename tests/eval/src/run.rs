@@ -393,7 +393,11 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
     };
     let failures: Mutex<Vec<String>> = Mutex::default();
     for n in 0..infos.len() {
-        let clip = Clip::load(Path::new(&infos[n].path), options.first, options.frames)?;
+        let mut clip = Clip::load(Path::new(&infos[n].path), options.first, options.frames)?;
+        // Whole segments: what a broken last one is answered with hangs on the moment at which the stream ends.
+        let segment = rival::SEGMENT as usize;
+        let whole = clip.frames.len() / segment * segment;
+        clip.frames.truncate(if whole > 0 { whole } else { clip.frames.len() });
         infos[n].frames = clip.frames.len();
         let manifest = Manifest {
             command: options.command.clone(),
