@@ -141,6 +141,8 @@ struct Context<'a> {
     info: &'a ClipInfo,
     server: &'a Infer,
     camera: &'a Infer,
+    /// SHA-256 of the super-resolution, where there is one.
+    restorer: &'a str,
     memory: &'a Memory,
 }
 
@@ -172,6 +174,7 @@ impl Context<'_> {
         // With a number that rises where the coding of the others changes.
         let models = match point.how {
             How::Vigil(_) => format!("2 {}", self.camera.salt()),
+            How::CloudSeg(_) => format!("2 {}", self.restorer),
             How::Elements { .. } => String::new(),
             _ => "2".into(),
         };
@@ -363,6 +366,12 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
         &options.camera_model,
         &format!("{threads} box-confidence-threshold=0.01 max-detections=100"),
     )?;
+    let restorer = options
+        .sr_model
+        .as_deref()
+        .map(hash_file)
+        .transpose()?
+        .unwrap_or_default();
     let mut infos = infos(options)?;
     let small = small_clips(options, &infos)?;
     let mut plan: Vec<Point> = points("reference", options.points);
@@ -425,6 +434,7 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             info: &infos[n],
             server: &server,
             camera: &camera,
+            restorer: &restorer,
             memory: &memory,
         };
         let mut jobs = VecDeque::new();

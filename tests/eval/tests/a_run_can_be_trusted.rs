@@ -207,6 +207,17 @@ fn a_run_goes_on_where_it_was_and_gives_the_same_numbers_again() {
         assert_eq!(numbers(path), before[n], "{}", path.display());
     }
 
+    // Another super-resolution under the same name: what was restored is made anew, and nothing else.
+    let restored = onnx::Output::new("sr", &[1, 3, SIZE.1, SIZE.0], vec![0.4; 3 * SIZE.0 * SIZE.1]);
+    let other = Model::new(&[1, 3, SIZE.1 / 2, SIZE.0 / 2], vec![restored]).bytes();
+    let earlier = records(&a);
+    run.folder.file("sr.onnx", &other);
+    succeeded(&run.command("a", &["--jobs", "1"]));
+    for ((path, time), (_, now)) in earlier.iter().zip(records(&a)) {
+        let is_restored = path.to_string_lossy().contains("/cloudseg/");
+        assert_eq!(*time != now, is_restored, "{}", path.display());
+    }
+
     // Another folder, one job at a time: the same numbers; another round trip: others.
     succeeded(&run.command("b", &["--jobs", "1"]));
     succeeded(&run.command("c", &["--rtt", "300", "--systems", "uniform-long,ours-one-pass"]));
