@@ -273,9 +273,9 @@ impl Loop<'_> {
                 while outcome.lines.len() <= n {
                     match pull(&out, patience, || refused(&pipeline) > told) {
                         Pulled::Frame => {}
-                        // The next access unit, or the end, tells the server that no second pass comes.
+                        // The next access unit, or the end, tells the server of all that do not come.
                         Pulled::Refused => {
-                            told += 1;
+                            told = refused(&pipeline);
                             if !last {
                                 continue 'frames;
                             }

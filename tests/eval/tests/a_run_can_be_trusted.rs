@@ -301,6 +301,31 @@ fn uniform_is_what_ddsencode_codes_at_one_quantizer() {
     }
 }
 
+#[test]
+fn lockstep_goes_on_where_a_second_pass_is_refused() {
+    let run = Run::new("refused");
+    let clip = Clip::load(&run.clips[1], 0, 6).unwrap();
+    let infer = format!(
+        "ddsinfer model-file=\"{}\" threads=1 box-confidence-threshold=0.05 feedback-threshold=0.3 refine-deadline=60000",
+        run.model.display()
+    );
+    let looped = lockstep::Loop {
+        clip: &clip,
+        encode: "ddsencode name=encoder stream-id=1 speed-preset=veryfast threads=1 wall-clock=false mode=two-pass \
+                 max-region-area=0",
+        infer: &infer,
+        delay: 1,
+        keep_stream: false,
+    };
+    let outcome = looped.run(&mut || ()).unwrap();
+    assert_eq!(outcome.lines.len(), 6);
+    let refused = outcome
+        .lines
+        .iter()
+        .filter(|l| l.refinement.as_deref() == Some("refused"));
+    assert!(refused.count() >= 4, "{:?}", outcome.lines);
+}
+
 /// Quantizers of a macroblock in all frames where it is coded.
 fn quantizers(folder: &Folder, stream: &[u8], column: usize, row: usize) -> Vec<u8> {
     let path = folder.file("stream.h264", stream);
