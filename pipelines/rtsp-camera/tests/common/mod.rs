@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The camera as a process, and servers and FFmpeg that watch it.
+#![allow(dead_code)] // Each test file uses its own part.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use dds_tests::launch;
+use gst::prelude::*;
+use serde_json::Value;
+
+/// Far longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dds-rtsp-camera"));
+    command.env_remove("DDS_RTSP_USER");
+    command
+}
+
+/// A camera on a free port of loopback.
+pub struct Camera {
+    pub child: Child,
+    pub port: u16,
+    pub reports: Receiver<Value>,
+}
+
+impl Camera {
+    pub fn start(source: &str, options: &[&str]) -> Self {
+        let mut child = program()
+            .args([source, "--address", "127.0.0.1", "--port", "0", "--report", "1"])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let port = line
+            .rsplit(':')
+            .next()
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
+        let port = port.unwrap_or_else(|| panic!("no address in {line:?}"));
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let (tell, reports) = channel();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let _ = tell.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { child, port, reports }
+    }
+
+    pub fn pattern(options: &[&str]) -> Self {
+        let size = [
+            "--size",
+            "320x240",
+            "--rate",
+            "20",
+            "--encoder",
+            "background-qp=40 region-qp=30 key-int-max=40",
+        ];
+        Self::start("test:ball", &[&size, options].concat())
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtsp://127.0.0.1:{}/camera", self.port)
+    }
+
+    /// The first report that has what is waited for.
+    pub fn wait_for(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + PATIENCE;
+        let mut last = Value::Null;
+        while let Ok(report) = self
+            .reports
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if done(&report) {
+                return report;
+            }
+            last = report;
+        }
+        panic!("timed out waiting for {what}; last report: {last}");
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn count(report: &Value, name: &str) -> u64 {
+    report["encoder"][name].as_u64().unwrap_or(0)
+}
+
+/// A server that sees one undecided object at `x` in each frame: metas of another detector, no model needed.
+pub struct Server(pub gst::Pipeline);
+
+impl Server {
+    pub fn watch(source: &str, x: u32) -> Self {
+        let pipeline = launch(&format!(
+            "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
+             ! ddsinfer name=infer ! fakesink name=end async=false"
+        ))
+        .unwrap();
+        let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
+        detector.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
+                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
+                let score = gst::Structure::builder("detection")
+                    .field("confidence", 0.3f64)
+                    .field("label_id", 0i32);
+                meta.add_param(score.build());
+            }
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self(pipeline)
+    }
+
+    /// The first error or warning.
+    pub fn complaint(&self) -> String {
+        let wait = gst::ClockTime::from_nseconds(PATIENCE.as_nanos() as u64);
+        let kinds = [gst::MessageType::Error, gst::MessageType::Warning];
+        match self
+            .0
+            .bus()
+            .unwrap()
+            .timed_pop_filtered(wait, &kinds)
+            .as_ref()
+            .map(|m| m.view())
+        {
+            Some(gst::MessageView::Error(e)) => format!("{} {}", e.error(), e.debug().unwrap_or_default()),
+            Some(gst::MessageView::Warning(w)) => w.error().to_string(),
+            _ => panic!("no complaint"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+pub fn steered(report: &Value) -> bool {
+    count(report, "frames-steered") >= 20 && count(report, "feedback-packets-rtcp") >= 20
+}
+
+pub fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+pub fn ffmpeg(program: &str, args: &[&str]) -> Output {
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("ffmpeg is installed")
+}
+
+pub fn assert_one_healthy_encoder(report: &Value) {
+    assert_eq!(
+        (&report["media"], count(report, "encoders-opened")),
+        (&Value::from(1), 1),
+        "{report}"
+    );
+    assert!(count(report, "regions-applied") > 0, "{report}");
+    for name in ["feedback-malformed", "feedback-foreign", "feedback-stale"] {
+        assert_eq!(count(report, name), 0, "{name}: {report}");
+    }
+}
