@@ -144,7 +144,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecFloat::builder("text-scale")
             .nick("Text scale")
-            .blurb("Height of the letters, as a multiple of a 50th of the picture's height; never under 8 pixels")
+            .blurb("Height of the letters, as a multiple of a 56th of the picture's height or of 11 pixels, whichever is more")
             .minimum(0.1)
             .maximum(10.0)
             .default_value(d.text_scale)

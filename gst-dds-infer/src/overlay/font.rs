@@ -13,7 +13,7 @@ const CELL: usize = 8;
 /// The bitmap after three doublings.
 const FINE: usize = 64;
 /// Letters are drawn narrower than their square bitmaps.
-const NARROW: f32 = 0.84;
+const NARROW: f32 = 0.78;
 /// Width of a space in columns of the bitmap.
 const SPACE: usize = 4;
 
@@ -30,6 +30,7 @@ pub struct Mask {
 
 /// The bitmap of a letter: eight rows from the top, the lowest bit at the left. Letters that the font lacks are `?`.
 pub fn bitmap(letter: char) -> [u8; 8] {
+    let letter = if letter.is_control() { '?' } else { letter };
     font8x8::BASIC_FONTS
         .get(letter)
         .or_else(|| font8x8::LATIN_FONTS.get(letter))
@@ -153,7 +154,7 @@ fn doubled(small: Vec<Vec<bool>>) -> Vec<Vec<bool>> {
                     here
                 }
             };
-            large[2 * y][2 * x] = corner(left, up, right, down).to_owned();
+            large[2 * y][2 * x] = corner(left, up, right, down);
             large[2 * y][2 * x + 1] = corner(up, right, down, left);
             large[2 * y + 1][2 * x] = corner(down, left, up, right);
             large[2 * y + 1][2 * x + 1] = corner(right, down, left, up);
