@@ -42,7 +42,7 @@ fn run(name: &str, properties: &str, more: &str) -> (Vec<Seen>, Vec<Vec<u8>>) {
     if let Some(library) = onnx::library() {
         infer.set_property("onnxruntime-library", library.to_str().unwrap());
     }
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::new(Mutex::new(Vec::<Seen>::new()));
     let log = seen.clone();
     infer
         .static_pad("src")

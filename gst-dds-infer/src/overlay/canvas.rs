@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::font::Mask;
 
 /// A colour, 0 to 255 each.
@@ -192,14 +194,23 @@ impl Canvas<'_> {
         }
         let part = |first: usize, sub: u32, from: i64, to: i64, limit: usize| {
             let (start, end) = (first << sub, ((first + 1) << sub).min(limit));
+            if from <= start as i64 && to >= end as i64 {
+                return 256;
+            }
             let covered = (to.min(end as i64) - from.max(start as i64)).max(0) as u32;
             covered * 256 / (end - start).max(1) as u32
         };
         let (width, height) = (self.layout.width, self.layout.height);
-        self.mix(inside, color, |component, x, y| {
-            let across = part(x, component.w_sub, inside.left, inside.right, width);
+        self.mix(inside, color, |component, y, columns, row| {
             let down = part(y, component.h_sub, inside.top, inside.bottom, height);
-            across * down * (ALL / 256) / 256
+            row.fill(down * (ALL / 256));
+            // Only the outermost samples reach beyond the rectangle.
+            let across = |x: usize| part(x, component.w_sub, inside.left, inside.right, width);
+            let last = row.len() - 1;
+            row[0] = row[0] * across(columns.start) / 256;
+            if last > 0 {
+                row[last] = row[last] * across(columns.end - 1) / 256;
+            }
         });
     }
 
@@ -221,48 +232,50 @@ impl Canvas<'_> {
             }
         };
         let (width, height) = (self.layout.width, self.layout.height);
-        self.mix(inside, color, |component, x, y| {
-            if component.w_sub == 0 && component.h_sub == 0 {
-                return cover(x, y) * 256;
-            }
-            let columns = x << component.w_sub..((x + 1) << component.w_sub).min(width);
+        self.mix(inside, color, |component, y, columns, row| {
             let rows = y << component.h_sub..((y + 1) << component.h_sub).min(height);
-            let pixels = (columns.len() * rows.len()).max(1) as u32;
-            let sum: u32 = rows
-                .flat_map(|y| columns.clone().map(move |x| (x, y)))
-                .map(|(x, y)| cover(x, y))
-                .sum();
-            sum * 256 / pixels
+            for (x, weight) in columns.zip(row) {
+                if component.w_sub == 0 && component.h_sub == 0 {
+                    *weight = cover(x, y) * 256;
+                    continue;
+                }
+                let across = x << component.w_sub..((x + 1) << component.w_sub).min(width);
+                let pixels = (across.len() * rows.len()).max(1) as u32;
+                let covers = rows.clone().flat_map(|y| across.clone().map(move |x| (x, y)));
+                *weight = covers.map(|(x, y)| cover(x, y)).sum::<u32>() * 256 / pixels;
+            }
         });
     }
 
-    /// Mixes a colour into every sample of `inside`, as far as `cover` (0 to [`ALL`], for a component, column and row of its
-    /// samples) says.
-    fn mix(&mut self, inside: Area, color: Color, cover: impl Fn(&Component, usize, usize) -> u32) {
+    /// Mixes a colour into every sample of `inside`. `cover` writes how far each sample of a row is covered, 0 to [`ALL`]:
+    /// of a component, the row of this number, in these columns, all counted in samples.
+    fn mix(&mut self, inside: Area, color: Color, cover: impl Fn(&Component, usize, Range<usize>, &mut [u32])) {
         if color.alpha == 0 {
             return;
         }
         let range = |from: i64, to: i64, sub: u32| (from as usize) >> sub..(to as usize).div_ceil(1 << sub);
+        let mut weights = Vec::new();
         for component in &self.layout.components {
             let Some(plane) = self.planes.get_mut(component.plane) else {
                 continue;
             };
             let target = component.sample(color);
-            let bytes = if component.depth > 8 { 2 } else { 1 };
+            let wide = component.depth > 8;
+            let columns = range(inside.left, inside.right, component.w_sub);
+            weights.resize(columns.len(), 0);
             for y in range(inside.top, inside.bottom, component.h_sub) {
-                for x in range(inside.left, inside.right, component.w_sub) {
-                    let weight = cover(component, x, y) * u32::from(color.alpha) / 255 / (ALL / 256);
-                    let at = y * plane.stride + component.offset + x * component.step;
-                    let Some(sample) = plane.data.get_mut(at..at + bytes).filter(|_| weight > 0) else {
-                        continue;
-                    };
+                cover(component, y, columns.clone(), &mut weights);
+                let start = y * plane.stride + component.offset + columns.start * component.step;
+                let row = plane.data.get_mut(start..).unwrap_or_default();
+                for (weight, sample) in weights.iter().zip(row.chunks_mut(component.step.max(1))) {
+                    let weight = weight * u32::from(color.alpha) / (255 * (ALL / 256));
                     match sample {
-                        [byte] => *byte = blend(u32::from(*byte), target, weight) as u8,
-                        [low, high] => {
+                        [low, high, ..] if wide => {
                             let old = u32::from(u16::from_le_bytes([*low, *high]));
                             let new = blend(old, target, weight) >> component.shift << component.shift;
                             [*low, *high] = (new as u16).to_le_bytes();
                         }
+                        [byte, ..] if !wide => *byte = blend(u32::from(*byte), target, weight) as u8,
                         _ => (),
                     }
                 }
