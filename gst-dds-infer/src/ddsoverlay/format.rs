@@ -60,7 +60,11 @@ pub fn layout(info: &gst_video::VideoInfo) -> Layout {
     let format = info.format_info();
     let components = (0..format.n_components() as usize).map(|c| Component {
         plane: format.plane()[c] as usize,
-        offset: format.poffset()[c] as usize,
+        // GStreamer's table counts samples, not bytes, in formats like P010.
+        offset: match format.poffset()[c] as usize {
+            1 if format.depth()[c] > 8 => 2,
+            offset => offset,
+        },
         step: usize::try_from(format.pixel_stride()[c]).unwrap_or(1),
         w_sub: format.w_sub()[c],
         h_sub: format.h_sub()[c],
