@@ -288,6 +288,22 @@ fn odd_boxes_and_tiny_pictures_do_no_harm() {
 }
 
 #[test]
+fn upstream_learns_what_memory_downstream_takes() {
+    let info = info(VideoFormat::I420, SIZE);
+    let mut harness = harness(&info, &[]);
+    harness.add_propose_allocation_meta(gst_video::VideoMeta::meta_api(), None);
+    // Drawing and passing.
+    for buffer in [with_object(frame(&info, 0), BOX), frame(&info, 10_000)] {
+        harness.push(buffer).unwrap();
+        harness.pull().unwrap();
+        let mut query = gst::query::Allocation::new(Some(&info.to_caps().unwrap()), true);
+        let sink = harness.element().unwrap().static_pad("sink").unwrap();
+        assert!(sink.query(&mut query));
+        assert!(query.find_allocation_meta::<gst_video::VideoMeta>().is_some());
+    }
+}
+
+#[test]
 fn state_cycles_leave_it_working() {
     let pipeline = launch("videotestsrc ! video/x-raw,format=NV12,width=64,height=48 ! ddsoverlay name=o ! fakesink");
     detect(

@@ -122,6 +122,18 @@ impl BaseTransformImpl for DdsOverlay {
         Ok(())
     }
 
+    /// Frames leave in the memory they came in: what suits downstream suits us, passing or drawing.
+    fn propose_allocation(
+        &self,
+        _decide_query: Option<&gst::query::Allocation>,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        match self.obj().src_pad().peer_query(query) {
+            true => Ok(()),
+            false => Err(gst::loggable_error!(CAT, "Downstream proposes no allocation")),
+        }
+    }
+
     fn sink_event(&self, event: gst::Event) -> bool {
         if matches!(event.type_(), gst::EventType::FlushStop | gst::EventType::StreamStart) {
             self.state.lock().unwrap().hold.clear();
