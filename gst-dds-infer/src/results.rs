@@ -10,6 +10,27 @@ use serde_json::{Value, json};
 
 use crate::model::{Detection, Landmarks};
 
+/// Name of the [`gst::meta::CustomMeta`] on every inferred frame. Its structure has the fields of the element message
+/// ([`FrameResult::to_structure`]); rectangles in it are in pixels of a picture of its `width` x `height`, also behind
+/// elements that scale. It has no tags, so that elements keep it as long as they keep any meta.
+pub const META: &str = "ddsinfer-results";
+
+/// Makes [`META`] known to GStreamer, once.
+pub fn register_meta() {
+    if !gst::meta::CustomMeta::is_registered(META) {
+        gst::meta::CustomMeta::register_simple(META);
+    }
+}
+
+/// Attaches results as [`META`].
+pub fn attach(buffer: &mut gst::BufferRef, results: &gst::StructureRef) -> Result<(), glib::BoolError> {
+    let mut meta = gst::meta::CustomMeta::add(buffer, META)?;
+    for (name, value) in results.iter() {
+        meta.mut_structure().set_value(name, value.clone());
+    }
+    Ok(())
+}
+
 /// One object in pixels of the frame, inside it, at least one pixel large.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {

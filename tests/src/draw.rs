@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use font8x8::UnicodeFonts;
 use gst::prelude::*;
+use gstddsinfer::overlay::font;
 
 use crate::{Error, launch};
 
@@ -64,11 +64,7 @@ impl Picture {
     /// A line of text, each dot of its 8x8 letters `scale` pixels large. Letters the font lacks show as `?`.
     pub fn text(&mut self, x: usize, y: usize, text: &str, color: Color, scale: usize) {
         for (n, letter) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS
-                .get(letter)
-                .or_else(|| font8x8::BASIC_FONTS.get('?'))
-                .unwrap_or_default();
-            for (row, bits) in glyph.iter().enumerate() {
+            for (row, bits) in font::bitmap(letter).into_iter().enumerate() {
                 for column in (0..8).filter(|c| bits >> c & 1 == 1) {
                     self.wash(x + (8 * n + column) * scale, y + row * scale, scale, scale, color, 1.0);
                 }

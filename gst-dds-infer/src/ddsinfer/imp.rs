@@ -14,8 +14,9 @@
  * With a camera of two passes (`ddsencode mode=two-pass`) the request pad `refine` takes the second one, decoded. A frame
  * whose regions were asked for waits for them up to `refine-deadline`; they are pasted over it and it is looked at again.
  *
- * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object. The same results go
- * to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. A segmenter's classes leave by
+ * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object, the same objects as
+ * #GstAnalyticsRelationMeta where GStreamer has it (1.24), and a #GstCustomMeta `ddsinfer-results` with all that the bus is
+ * told of it. `ddsoverlay` draws them. The same results go to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. A segmenter's classes leave by
  * the request pad `classes` as gray pictures, one byte for the class of each pixel. Feedback leaves by the linked
  * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
  * the video came through; and beside all these by a channel of its own to the camera where `feedback-uri` names one, sealed
@@ -41,9 +42,10 @@ use super::settings::{PROPERTIES, Settings};
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
 use super::worker::{Held, Out, Outcome, Request, Worker, unix_now};
+use crate::analytics;
 use crate::identity::{IdentityTracker, Lookup};
 use crate::model::Segmentation;
-use crate::results::FrameResult;
+use crate::results::{self, FrameResult};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -391,6 +393,14 @@ impl DdsInfer {
         };
         *self.channel_counters.lock().unwrap() = channel.as_ref().map(ServerEnd::counters).unwrap_or_default();
         gst::info!(CAT, imp = self, "{}", network.summary());
+        // Before data flows: the first call opens a library.
+        if let Some(Err(why)) = settings.analytics_meta.then(analytics::library) {
+            gst::info!(
+                CAT,
+                imp = self,
+                "Objects go out as region of interest metas only: {why}"
+            );
+        }
         let warnings = network.warnings().into_iter().chain(network.class_warning(&settings));
         for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
@@ -759,11 +769,15 @@ impl DdsInfer {
         if let Some(map) = &ready.segmentation {
             self.push_classes(map, &ready.caps, &ready.buffer);
         }
+        let mut buffer = ready.buffer;
         if let Some(result) = ready.result {
-            self.report(result, &settings);
+            let told = self.report(result, &settings);
+            if let Err(error) = results::attach(buffer.make_mut(), &told) {
+                gst::warning!(CAT, imp = self, "Results are not on their frame: {error}");
+            }
         }
         let started = Instant::now();
-        let flow = self.src_pad.push(ready.buffer);
+        let flow = self.src_pad.push(buffer);
         self.pace.pushed(started.elapsed().as_nanos() as u64);
         flow
     }
@@ -889,8 +903,8 @@ impl DdsInfer {
         generation.0
     }
 
-    /// Says what was seen.
-    fn report(&self, mut result: FrameResult, settings: &Settings) {
+    /// Says what was seen; gives what the bus was told.
+    fn report(&self, mut result: FrameResult, settings: &Settings) -> gst::Structure {
         let live = self.live.load(Ordering::Relaxed);
         // A camera in this process has our clock; any other's agrees with it only where the user says so.
         if live && (settings.capture_clock_synchronised || self.same_process.load(Ordering::Relaxed)) {
@@ -915,7 +929,9 @@ impl DdsInfer {
             stats.result_lines += u64::from(queued != Queued::NoTaker);
             stats.result_lines_dropped += u64::from(queued == Queued::DroppedOldest);
         }
-        self.post(result.to_structure());
+        let told = result.to_structure();
+        self.post(told.clone());
+        told
     }
 
     fn post(&self, structure: gst::Structure) {

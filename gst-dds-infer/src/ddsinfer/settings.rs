@@ -34,6 +34,7 @@ pub struct Settings {
     pub similarity_threshold: f32,
     pub min_face_size: u32,
     pub segmentation_map: bool,
+    pub analytics_meta: bool,
     pub feedback_classes: String,
     pub feedback_windows: u32,
     pub feedback_window_size: u32,
@@ -71,6 +72,7 @@ impl Default for Settings {
             similarity_threshold: FacePolicy::default().threshold,
             min_face_size: RecogniseSettings::default().min_size as u32,
             segmentation_map: false,
+            analytics_meta: true,
             feedback_classes: String::new(),
             feedback_windows: UncertaintySettings::default().windows as u32,
             feedback_window_size: UncertaintySettings::default().window,
@@ -282,6 +284,7 @@ impl Settings {
             "similarity-threshold" => self.similarity_threshold = get(value),
             "min-face-size" => self.min_face_size = get(value),
             "segmentation-map" => self.segmentation_map = get(value),
+            "analytics-meta" => self.analytics_meta = get(value),
             "feedback-classes" => self.feedback_classes = get::<Option<String>>(value).unwrap_or_default(),
             "feedback-windows" => self.feedback_windows = get(value),
             "feedback-window-size" => self.feedback_window_size = get(value),
@@ -325,6 +328,7 @@ impl Settings {
             "similarity-threshold" => self.similarity_threshold.to_value(),
             "min-face-size" => self.min_face_size.to_value(),
             "segmentation-map" => self.segmentation_map.to_value(),
+            "analytics-meta" => self.analytics_meta.to_value(),
             "feedback-classes" => self.feedback_classes.to_value(),
             "feedback-windows" => self.feedback_windows.to_value(),
             "feedback-window-size" => self.feedback_window_size.to_value(),
@@ -448,6 +452,12 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .nick("Segmentation map")
             .blurb("Results of a segmenter hold the whole map, run-length coded, beside the share of each class")
             .default_value(d.segmentation_map)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("analytics-meta")
+            .nick("Analytics meta")
+            .blurb("Objects go out as GstAnalytics metas too, beside region of interest metas of the same ids, where GStreamer is 1.24 or newer; without its library libgstanalytics-1.0 it has no effect")
+            .default_value(d.analytics_meta)
             .mutable_playing()
             .build(),
         glib::ParamSpecString::builder("feedback-classes")

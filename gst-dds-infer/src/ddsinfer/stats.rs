@@ -28,6 +28,8 @@ pub struct Stats {
     pub unidentified: u64,
     /// Objects in results.
     pub objects: u64,
+    /// Frames whose objects left as GstAnalytics metas too.
+    pub analytics_metas: u64,
     /// Runs of the model and the time in it, nanoseconds: last, largest and sum.
     pub inferences: u64,
     pub inference_last_ns: u64,
@@ -141,6 +143,7 @@ impl Stats {
             .field("frames-damaged", self.damaged)
             .field("frames-unidentified", self.unidentified)
             .field("objects", self.objects)
+            .field("analytics-metas", self.analytics_metas)
             .field("inference-last-ns", self.inference_last_ns)
             .field("inference-mean-ns", mean)
             .field("inference-max-ns", self.inference_max_ns)

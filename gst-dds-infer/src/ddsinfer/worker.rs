@@ -15,6 +15,7 @@ use super::compose::{self, Composer};
 use super::queue::{Arrival, FrameKey};
 use super::settings::Settings;
 use super::stats::Stats;
+use crate::analytics::{self, Analytics};
 use crate::feedback::Feedback;
 use crate::identity::{FrameRecord, IdentityTracker, Lookup, Origin};
 use crate::merge::Pass;
@@ -551,7 +552,9 @@ impl Worker {
         if let Some(result) = &mut result {
             result.refined = refined;
             if self.analyst.has_model() {
-                attach(&mut buffer, &result.objects, size.0, size.1);
+                let analytics = settings.analytics_meta.then(analytics::library).and_then(Result::ok);
+                let told = attach(&mut buffer, &result.objects, size, analytics);
+                stats.lock().unwrap().analytics_metas += u64::from(told);
             }
         }
         Ok(Ready {
@@ -650,16 +653,27 @@ fn scaled(
 }
 
 /// One meta per object, with the structure that DL Streamer's elements read; a face that was compared has one of its own,
-/// `face`, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger).
-fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, height: u32) {
+/// `face`, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger). With `analytics` the objects
+/// are there as GstAnalytics metas too, and a region's id is that of its object, by which readers of both know that the two
+/// are one. Returns whether they are.
+fn attach(
+    buffer: &mut gst::Buffer,
+    objects: &[results::Object],
+    (width, height): (u32, u32),
+    analytics: Option<&Analytics>,
+) -> bool {
     if objects.is_empty() {
-        return;
+        return false;
     }
     let buffer = buffer.make_mut();
+    let ids = analytics.and_then(|library| library.attach(buffer, objects));
     let (width, height) = (f64::from(width), f64::from(height));
-    for object in objects {
+    for (n, object) in objects.iter().enumerate() {
         let rect = (object.x, object.y, object.width, object.height);
         let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer, &object.label, rect);
+        if let Some(id) = ids.as_ref().and_then(|ids| i32::try_from(*ids.get(n)?).ok()) {
+            meta.set_id(id);
+        }
         meta.add_param(
             gst::Structure::builder("detection")
                 .field("x_min", f64::from(object.x) / width)
@@ -679,6 +693,7 @@ fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, hei
             );
         }
     }
+    ids.is_some()
 }
 
 /// The frame identity that a parser attached.
