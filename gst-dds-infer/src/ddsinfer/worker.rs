@@ -682,7 +682,7 @@ fn attach(buffer: &mut gst::Buffer, objects: &[results::Object], width: u32, hei
 }
 
 /// The frame identity that a parser attached.
-fn identity_meta(buffer: &gst::BufferRef) -> Option<FrameIdentity> {
+pub(super) fn identity_meta(buffer: &gst::BufferRef) -> Option<FrameIdentity> {
     buffer
         .iter_meta::<gst_video::video_meta::VideoSeiUserDataUnregisteredMeta>()
         .find_map(|meta| {
