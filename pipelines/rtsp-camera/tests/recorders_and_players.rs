@@ -275,6 +275,8 @@ fn assert_sound(file: &Path, least: usize, clock: Clock) -> Vec<u64> {
             &what,
             "-fps_mode",
             "passthrough",
+            "-enc_time_base",
+            "1:90000",
             "-f",
             "null",
             "-",
