@@ -339,10 +339,10 @@ fn ffmpeg_records_and_restreams_and_vlc_plays_it() {
     let (url, at) = (camera.url(), |name: &str| dir.join(name).display().to_string());
 
     // Whoever takes the restream waits for it.
-    let multicast = format!("udp://127.0.0.1:{}", port());
-    let of_restream = Recorder::ffmpeg(&format!("-i {multicast} -t 3.5 -c copy {}", at("restream.mp4")));
+    let address = format!("udp://127.0.0.1:{}", port());
+    let of_restream = Recorder::ffmpeg(&format!("-i {address} -t 3.5 -c copy {}", at("restream.mp4")));
     let _restream = Recorder::ffmpeg(&format!(
-        "-rtsp_transport tcp -i {url} -c copy -f mpegts {multicast}?pkt_size=1316"
+        "-rtsp_transport tcp -i {url} -c copy -f mpegts {address}?pkt_size=1316"
     ));
     let names = ["udp.mp4", "tcp.mp4", "udp.mkv", "tcp.mkv", "tcp.ts"];
     let recorders = names.map(|name| {
