@@ -312,14 +312,32 @@ impl IdentityTracker {
     /// What is known of a decoded frame, by its presentation time. Access units before it that gave no frame are
     /// forgotten only as room is needed: decoders may reorder.
     pub fn lookup(&mut self, pts: Option<u64>) -> Lookup {
+        self.lookup_told(pts, None)
+    }
+
+    /// The same, where a parser has told which frame it is. Of two access units with one time, as recorders write them,
+    /// decoders move the second to the next one's time; it counts where it still waits from before that. Later ones do
+    /// not: parsers of GStreamer 1.22 that cut by NAL unit attach to the wrong frame.
+    pub fn lookup_told(&mut self, pts: Option<u64>, told: Option<&FrameIdentity>) -> Lookup {
         let index = match pts {
             Some(_) => self.records.iter().position(|(at, _)| *at == pts),
             None => (!self.records.is_empty()).then_some(0),
         };
+        let own = told.map(|identity| (identity.stream_id, identity.access_unit));
+        let waits = |(_, record): &(Option<u64>, FrameRecord)| {
+            record
+                .identity
+                .map(|identity| (identity.stream_id, identity.access_unit))
+                == own
+        };
+        let index = match (index, own.and_then(|_| self.records.iter().position(waits))) {
+            (Some(at), Some(before)) => Some(at.min(before)),
+            (index, _) => index,
+        };
         // With pieces the last access unit may still be open when its frame comes.
         if index.is_none() && self.pieces.as_ref().is_some_and(|p| pts.is_none() || p.pts == pts) {
             self.end_of_pieces();
-            return self.lookup(pts);
+            return self.lookup_told(pts, told);
         }
         match index.and_then(|i| self.records.remove(i)) {
             Some((at, mut record)) => {
@@ -951,6 +969,27 @@ mod tests {
             tracker.lookup(Some(7)),
             Lookup::Known(FrameRecord { damaged: true, .. })
         ));
+    }
+
+    #[test]
+    fn a_frame_that_was_moved_to_the_next_ones_time_keeps_its_own_identity() {
+        let mut tracker = IdentityTracker::new();
+        let mut told = Vec::new();
+        // The decoder gives 0, 7 for the first two, as a recorder wrote one time for both, and 7 for the third.
+        for (n, pts) in [(0, 0), (1, 0), (2, 7), (3, 14)] {
+            let unit = pack(&units(n, 1), Format::ByteStream);
+            told.push(nal::summarize(&unit, Format::ByteStream).identity.unwrap().unwrap());
+            tracker.push(&unit, Format::ByteStream, Some(pts), false);
+        }
+        let mut frame = |pts, told| match tracker.lookup_told(Some(pts), told) {
+            Lookup::Known(record) => record.identity.map(|identity| identity.frame),
+            Lookup::Unknown => None,
+        };
+        assert_eq!(frame(0, Some(&told[0])), Some(told[0].frame));
+        assert_eq!(frame(7, Some(&told[1])), Some(told[1].frame));
+        // What a parser attached to the wrong frame moves none.
+        assert_eq!(frame(7, Some(&told[3])), Some(told[2].frame));
+        assert_eq!(frame(14, Some(&told[1])), Some(told[3].frame));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use super::sender::{Sender, Way};
 use super::settings::{PROPERTIES, Settings};
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
-use super::worker::{Held, Out, Outcome, Request, Worker, unix_now};
+use super::worker::{Held, Out, Outcome, Request, Worker, identity_meta, unix_now};
 use crate::analytics;
 use crate::identity::{IdentityTracker, Lookup};
 use crate::model::Segmentation;
@@ -522,11 +522,12 @@ impl DdsInfer {
 
     fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         self.look_for_encoded_stream(false);
+        let told = identity_meta(&buffer);
         let lookup = self
             .tracker()
             .lock()
             .unwrap()
-            .lookup(buffer.pts().map(gst::ClockTime::nseconds));
+            .lookup_told(buffer.pts().map(gst::ClockTime::nseconds), told.as_ref());
         gst::trace!(CAT, imp = self, "Frame {:?}: {lookup:?}", buffer.pts());
         if let Lookup::Known(record) = &lookup
             && let Some(identity) = record.identity

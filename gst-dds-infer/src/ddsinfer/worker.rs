@@ -697,7 +697,7 @@ fn attach(
 }
 
 /// The frame identity that a parser attached.
-fn identity_meta(buffer: &gst::BufferRef) -> Option<FrameIdentity> {
+pub(super) fn identity_meta(buffer: &gst::BufferRef) -> Option<FrameIdentity> {
     buffer
         .iter_meta::<gst_video::video_meta::VideoSeiUserDataUnregisteredMeta>()
         .find_map(|meta| {

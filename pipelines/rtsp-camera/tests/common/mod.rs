@@ -107,9 +107,14 @@ pub struct Server(pub gst::Pipeline);
 
 impl Server {
     pub fn watch(source: &str, x: u32) -> Self {
+        Self::watch_with(source, x, "")
+    }
+
+    /// With properties of `ddsinfer`.
+    pub fn watch_with(source: &str, x: u32, properties: &str) -> Self {
         let pipeline = launch(&format!(
             "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
-             ! ddsinfer name=infer ! fakesink name=end async=false"
+             ! ddsinfer name=infer {properties} ! fakesink name=end async=false"
         ))
         .unwrap();
         let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
