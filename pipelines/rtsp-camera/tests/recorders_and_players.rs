@@ -8,7 +8,8 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -339,10 +340,13 @@ fn ffmpeg_records_and_restreams_and_vlc_plays_it() {
     let (url, at) = (camera.url(), |name: &str| dir.join(name).display().to_string());
 
     // Whoever takes the restream waits for it.
-    let address = format!("udp://127.0.0.1:{}", port());
-    let of_restream = Recorder::ffmpeg(&format!("-i {address} -t 3.5 -c copy {}", at("restream.mp4")));
+    let addresses = [port(), port()].map(|port| format!("udp://127.0.0.1:{port}"));
+    let of_restream = Recorder::ffmpeg(&format!("-i {} -t 3.5 -c copy {}", addresses[0], at("restream.mp4")));
+    let live = Vlc::play(&addresses[1].replace("//", "//@"));
+    let outputs = addresses.each_ref().map(|a| format!("[f=mpegts]{a}?pkt_size=1316"));
     let _restream = Recorder::ffmpeg(&format!(
-        "-rtsp_transport tcp -i {url} -c copy -f mpegts {address}?pkt_size=1316"
+        "-rtsp_transport tcp -i {url} -map 0:v -c copy -f tee {}",
+        outputs.join("|")
     ));
     let names = ["udp.mp4", "tcp.mp4", "udp.mkv", "tcp.mkv", "tcp.ts"];
     let recorders = names.map(|name| {
@@ -364,11 +368,8 @@ fn ffmpeg_records_and_restreams_and_vlc_plays_it() {
     }
 
     for name in ["tcp.mp4", "tcp.ts"] {
-        let Some(seen) = vlc(&dir.join(name), &dir) else {
-            println!("skipped: no VLC (packages vlc-bin and vlc-plugin-base)");
-            break;
-        };
-        let whole = pictures(&dir.join(name));
+        let Some(vlc) = Vlc::play(&at(name)) else { break };
+        let (seen, whole) = (vlc.finish(), pictures(&dir.join(name)));
         // Of two that have one time it shows one, and may end before the last.
         let lost: Vec<_> = (0..whole.len()).filter(|n| !seen.contains(&whole[*n])).collect();
         assert!(
@@ -377,6 +378,19 @@ fn ffmpeg_records_and_restreams_and_vlc_plays_it() {
         );
         let order: Vec<_> = whole.iter().filter(|picture| seen.contains(picture)).collect();
         assert!(seen.iter().eq(order), "{name}: VLC shows {seen:?} of {whole:?}");
+    }
+    if let Some(vlc) = live {
+        // It waited for the same first packet as the recorder, and goes on longer or not so long. Live it leaves pictures out
+        // where its clock says so, but those it shows are whole, which no later one would be after an error.
+        let (seen, whole) = (vlc.finish(), pictures(&dir.join("restream.mp4")));
+        let places: Vec<_> = seen.iter().map(|p| whole.iter().position(|w| w == p)).collect();
+        let both: Vec<_> = places.iter().copied().take_while(Option::is_some).flatten().collect();
+        assert!(
+            both.windows(2).all(|pair| pair[1] > pair[0]) && places[both.len()..].iter().all(Option::is_none),
+            "VLC shows {places:?} of {}",
+            whole.len()
+        );
+        assert!(both.len() >= FRAMES / 2, "VLC shows {places:?}");
     }
 }
 
@@ -403,60 +417,90 @@ fn pictures(file: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The same, as VLC decodes it: it writes what it would show without loss. `None`: there is no VLC.
-fn vlc(file: &Path, dir: &Path) -> Option<Vec<String>> {
-    // Where nobody else may write either, nor read what lies in root's folders.
-    let home = std::env::temp_dir().join(format!("dds-vlc-{}", std::process::id()));
-    std::fs::create_dir_all(&home).unwrap();
-    let (own, shown) = (home.join(file.file_name().unwrap()), home.join("shown.mkv"));
-    std::fs::copy(file, &own).unwrap();
-    let output = run_vlc(&home, &own, &shown);
-    let kept = dir.join("shown.mkv");
-    let copied = std::fs::copy(&shown, &kept);
-    let _ = std::fs::remove_dir_all(&home);
-    let said = output?;
-    assert!(copied.is_ok(), "VLC wrote nothing: {said:?}");
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    for sign in [
-        "dropping frame",
-        "picture is too late",
-        "error while decoding",
-        "concealing",
-        "buffer deadlock",
-    ] {
-        assert!(!said.contains(sign), "{said}");
-    }
-    assert!(said.contains("using video decoder module"), "{said}");
-    Some(pictures(&kept))
+/// VLC at work: it writes what it would show without loss.
+struct Vlc {
+    home: PathBuf,
+    child: Child,
 }
 
-fn run_vlc(home: &Path, file: &Path, shown: &Path) -> Option<Output> {
-    // It refuses root.
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let mut command = Command::new(if root { "setpriv" } else { "vlc" });
-    if root {
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(home, open).unwrap();
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "vlc"]);
+impl Vlc {
+    /// Plays a file, or an address for 3 s. `None`: there is no VLC.
+    fn play(input: &str) -> Option<Self> {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let there =
+            std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join("vlc").exists()));
+        if !there {
+            println!("skipped: no VLC (packages vlc-bin and vlc-plugin-base)");
+            return None;
+        }
+        // Where nobody else may write either, nor read what lies in root's folders.
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let home = std::env::temp_dir().join(format!("dds-vlc-{}-{run}", std::process::id()));
+        std::fs::create_dir_all(&home).unwrap();
+        let mut input = input.to_string();
+        let mut limit = None;
+        if input.contains("://") {
+            limit = Some("--run-time=3");
+        } else {
+            let own = home.join(Path::new(&input).file_name().unwrap());
+            std::fs::copy(&input, &own).unwrap();
+            input = own.display().to_string();
+        }
+        // It refuses root.
+        let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+        let mut command = Command::new(if root { "setpriv" } else { "vlc" });
+        if root {
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            std::fs::set_permissions(&home, open).unwrap();
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "vlc"]);
+        }
+        let write = format!(
+            "#transcode{{vcodec=FFV1}}:std{{access=file,mux=mkv,dst={}/shown.mkv}}",
+            home.display()
+        );
+        let child = command
+            .args(["-vv", "-I", "dummy", "--no-audio", "--sout", &write])
+            .args(limit)
+            .args([&input, "vlc://quit"])
+            .env("HOME", &home)
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(home.join("said")).unwrap())
+            .spawn()
+            .unwrap();
+        Some(Self { home, child })
     }
-    let there =
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join("vlc").exists()));
-    if !there {
-        return None;
+
+    /// Waits for its end. A sum of each picture that it decoded.
+    fn finish(mut self) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "VLC does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let said = std::fs::read(self.home.join("said")).unwrap();
+        let said = String::from_utf8_lossy(&said);
+        for sign in [
+            "dropping frame",
+            "picture is too late",
+            "error while decoding",
+            "concealing",
+            "buffer deadlock",
+        ] {
+            assert!(!said.contains(sign), "{said}");
+        }
+        assert!(said.contains("using video decoder module"), "{said}");
+        pictures(&self.home.join("shown.mkv"))
     }
-    let write = format!(
-        "#transcode{{vcodec=FFV1}}:std{{access=file,mux=mkv,dst={}}}",
-        shown.display()
-    );
-    let output = command
-        .args(["-vv", "-I", "dummy", "--no-audio", "--sout", &write])
-        .arg(file)
-        .arg("vlc://quit")
-        .env("HOME", home)
-        .current_dir(home)
-        .stdin(Stdio::null())
-        .output();
-    output.ok()
+}
+
+impl Drop for Vlc {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
 }
 
 #[test]
