@@ -21,7 +21,8 @@ pub fn rtcp_addresses() -> Vec<String> {
     let mut addresses = Vec::new();
     if !context.conn.is_null() {
         // SAFETY: The connection lives while its request is answered; the socket is borrowed from it and may be null.
-        let socket: Option<gio::Socket> = unsafe { from_glib_none(rtsp::gst_rtsp_connection_get_read_socket(context.conn)) };
+        let socket: Option<gio::Socket> =
+            unsafe { from_glib_none(rtsp::gst_rtsp_connection_get_read_socket(context.conn)) };
         let remote = socket.and_then(|socket| socket.remote_address().ok());
         if let Some(remote) = remote.and_downcast::<gio::InetSocketAddress>() {
             addresses.push(format!("{}:{}", remote.address().to_str(), remote.port()));
@@ -34,7 +35,12 @@ pub fn rtcp_addresses() -> Vec<String> {
             // SAFETY: A string that ends in 0, of the transport.
             let host = unsafe { CStr::from_ptr(transport.destination) }.to_string_lossy();
             let ports = [transport.client_port.min, transport.client_port.max];
-            addresses.extend(ports.iter().filter(|port| **port > 0).map(|port| format!("{host}:{port}")));
+            addresses.extend(
+                ports
+                    .iter()
+                    .filter(|port| **port > 0)
+                    .map(|port| format!("{host}:{port}")),
+            );
         }
     }
     addresses

@@ -7,31 +7,34 @@
 
 use gst_rtsp_server::gst_sdp::SDPMessage;
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::subclass::prelude::*;
 use gst_rtsp_server::subclass::SDPInfo;
+use gst_rtsp_server::subclass::prelude::*;
 use gst_rtsp_server::{RTSPContext, RTSPMediaFactory, gst_rtsp, gst_sdp};
 
-/// Query of the URL that tells of the second stream as well.
-pub const REFINE: &str = "refine=1";
+/// What in the URL's query asks for the second stream.
+const REFINE: &str = "refine=1";
 
-/// A factory of such media, to be mounted at each URL.
+/// A factory of such media.
 pub fn factory() -> RTSPMediaFactory {
     let factory: Factory = glib::Object::new();
     factory.set_media_gtype(Media::static_type());
     factory.upcast()
 }
 
-/// Whether the request that is answered now asks for the second stream.
-fn refine_is_asked_for() -> bool {
-    let query = RTSPContext::with_current_context(|context| {
-        let uri = context.uri()?.request_uri();
-        Some(uri.split_once('?')?.1.trim_end_matches('/') == REFINE)
-    });
-    query.flatten().unwrap_or(false)
+/// Whether a request asks for the second stream.
+pub fn asks_for_refine(context: &RTSPContext) -> bool {
+    let uri = context.uri().map(|uri| uri.request_uri());
+    let query = uri.as_ref().and_then(|uri| uri.split_once('?'));
+    query.is_some_and(|(_, query)| query.split('&').any(|part| part == REFINE))
 }
 
 mod imp {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+
+    /// Media that have ended.
+    static ENDED: AtomicU64 = AtomicU64::new(0);
 
     #[derive(Default)]
     pub struct Factory;
@@ -46,9 +49,10 @@ mod imp {
     impl ObjectImpl for Factory {}
 
     impl RTSPMediaFactoryImpl for Factory {
-        /// The same for every URL: one media.
+        /// The same for every query: one media. Another one from when it begins to end: who comes just when the last client
+        /// goes would be handed a media that cannot be used again, and be told 503.
         fn gen_key(&self, _url: &gst_rtsp::RTSPUrl) -> Option<glib::GString> {
-            Some("camera".into())
+            Some(ENDED.load(Ordering::SeqCst).to_string().into())
         }
     }
 
@@ -65,12 +69,13 @@ mod imp {
     impl ObjectImpl for Media {}
 
     impl RTSPMediaImpl for Media {
-        fn setup_sdp(
-            &self,
-            sdp: &mut gst_sdp::SDPMessageRef,
-            info: &SDPInfo,
-        ) -> Result<(), gst::LoggableError> {
-            if refine_is_asked_for() {
+        fn unprepare(&self) -> Result<(), gst::LoggableError> {
+            ENDED.fetch_add(1, Ordering::SeqCst);
+            self.parent_unprepare()
+        }
+
+        fn setup_sdp(&self, sdp: &mut gst_sdp::SDPMessageRef, info: &SDPInfo) -> Result<(), gst::LoggableError> {
+            if RTSPContext::with_current_context(asks_for_refine) == Some(true) {
                 return self.parent_setup_sdp(sdp, info);
             }
             let mut whole = SDPMessage::new();

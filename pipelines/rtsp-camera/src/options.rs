@@ -188,7 +188,9 @@ fn check_logins(o: &Options) -> Result<(), String> {
     let mut names = vec![user];
     for (name, _) in &o.viewers {
         if names.contains(&name) {
-            return Err(format!("--viewer {name}: the name is taken. Give each --user and --viewer its own"));
+            return Err(format!(
+                "--viewer {name}: the name is taken. Give each --user and --viewer its own"
+            ));
         }
         names.push(name);
     }

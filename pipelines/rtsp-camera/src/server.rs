@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use dds_protocol::rtcp;
 use gst::prelude::*;
-use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile};
+use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
 
-use crate::{caller, media};
 use crate::options::Options;
 use crate::source::Source;
 use crate::steering::{Refusal, Rule, Steering, Verdict};
+use crate::{caller, media};
 
 const INPUT: &str = "dds_input";
 const ENCODER: &str = "dds_encoder";
@@ -57,7 +57,11 @@ impl Steerers {
     }
 
     fn holds(&self, address: &str) -> bool {
-        self.0.lock().unwrap().values().any(|addresses| addresses.contains(address))
+        self.0
+            .lock()
+            .unwrap()
+            .values()
+            .any(|addresses| addresses.contains(address))
     }
 }
 
@@ -198,13 +202,17 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
         server.set_auth(Some(&auth));
     }
     let mounts = server.mount_points().ok_or("the RTSP server has no mount points")?;
-    if two_pass {
-        // The server looks up path and query together. Without this one it answers 404.
-        mounts.add_factory(&format!("{}?{}", options.path, media::REFINE), factory.clone());
-    }
     mounts.add_factory(&options.path, factory);
     let shared = camera.clone();
-    server.connect_client_connected(move |_, client| watch_client(client, &shared));
+    server.connect_client_connected(move |_, client| {
+        watch_client(client, &shared);
+        if !two_pass {
+            client.connect_pre_describe_request(|_, context| match media::asks_for_refine(context) {
+                true => RTSPStatusCode::NotFound,
+                false => RTSPStatusCode::Ok,
+            });
+        }
+    });
 
     let id = server.attach(None).map_err(|_| {
         format!(

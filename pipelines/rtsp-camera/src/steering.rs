@@ -436,4 +436,39 @@ mod tests {
             assert_eq!(steering.receivers.len(), MAX_RECEIVERS);
         }
     }
+
+    #[test]
+    fn viewers_are_counted_and_displace_nobody_who_steers() {
+        for rule in [Rule::First, Rule::All] {
+            let mut steering = Steering::new(rule, STREAM, 0);
+            let _ = steering.joined(0);
+            steering.packet(0, 1, &packet(STREAM, 1, 0, vec![region(0, 0, 5000)]));
+            for ssrc in 100..300 {
+                assert_eq!(steering.viewer(MS, ssrc), Verdict::Keep);
+            }
+            // By the SSRC of one who steers as well.
+            assert_eq!(steering.viewer(MS, 1), Verdict::Keep);
+            let all: Vec<_> = steering.receivers(MS).collect();
+            assert_eq!(all.len(), MAX_RECEIVERS);
+            let (first, steers) = all.iter().find(|(r, _)| r.ssrc == 1).expect("still there");
+            assert_eq!(
+                (*steers, first.refused, first.why),
+                (true, 1, Some(Refusal::MayOnlyWatch))
+            );
+            let viewers = all
+                .iter()
+                .filter(|(r, steers)| r.why == Some(Refusal::MayOnlyWatch) && !steers);
+            assert_eq!(viewers.count(), MAX_RECEIVERS - 1);
+        }
+    }
+
+    #[test]
+    fn where_all_places_are_taken_by_those_who_steer_viewers_get_none() {
+        let mut steering = Steering::new(Rule::First, STREAM, 0);
+        for ssrc in 0..MAX_RECEIVERS as u32 {
+            steering.packet(u64::from(ssrc), ssrc, &[]);
+        }
+        assert_eq!(steering.viewer(MS, 1000), Verdict::Keep);
+        assert!(steering.receivers(MS).all(|(r, _)| r.ssrc != 1000));
+    }
 }

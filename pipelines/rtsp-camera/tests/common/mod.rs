@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dds-rtsp-camera"));
-    command.env_remove("DDS_RTSP_USER");
+    command.env_remove("DDS_RTSP_USER").env_remove("DDS_RTSP_VIEWER");
     command
 }
 
@@ -70,6 +70,15 @@ impl Camera {
         Self::start("test:ball", &[&size, options].concat())
     }
 
+    /// Of two passes.
+    pub fn two_pass(options: &[&str]) -> Self {
+        let encoder = [
+            "--encoder",
+            "mode=two-pass background-qp=44 region-qp=24 key-int-max=40 refine-canvas=black",
+        ];
+        Self::pattern(&[&encoder, options].concat())
+    }
+
     pub fn url(&self) -> String {
         format!("rtsp://127.0.0.1:{}/camera", self.port)
     }
@@ -107,11 +116,32 @@ pub struct Server(pub gst::Pipeline);
 
 impl Server {
     pub fn watch(source: &str, x: u32) -> Self {
-        let pipeline = launch(&format!(
-            "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
-             ! ddsinfer name=infer ! fakesink name=end async=false"
-        ))
-        .unwrap();
+        Self::run(
+            &format!(
+                "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
+                 ! ddsinfer name=infer ! fakesink name=end async=false"
+            ),
+            x,
+        )
+    }
+
+    /// Both passes of a camera. The payload type tells its tracks apart.
+    pub fn watch_both(source: &str, x: u32) -> Self {
+        let decoder = "rtph264depay ! h264parse ! avdec_h264 max-threads=1";
+        Self::run(
+            &format!(
+                "rtspsrc name=source {source} source. ! application/x-rtp,payload=96 ! {decoder} ! identity name=detector \
+                 ! ddsinfer name=infer refine-deadline=2000 ! fakesink name=end async=false \
+                 source. ! application/x-rtp,payload=97 ! {decoder} ! infer.refine \
+                 infer.results ! appsink name=results sync=false async=false"
+            ),
+            x,
+        )
+    }
+
+    /// Any line in which `detector` comes before `ddsinfer`.
+    pub fn run(line: &str, x: u32) -> Self {
+        let pipeline = launch(line).unwrap();
         let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
         detector.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
@@ -125,6 +155,14 @@ impl Server {
         });
         pipeline.set_state(gst::State::Playing).unwrap();
         Self(pipeline)
+    }
+
+    /// The next line of results.
+    pub fn result(&self) -> Value {
+        let results = self.0.by_name("results").and_downcast::<gst_app::AppSink>().unwrap();
+        let wait = gst::ClockTime::from_nseconds(PATIENCE.as_nanos() as u64);
+        let sample = results.try_pull_sample(wait).expect("a line of results");
+        serde_json::from_slice(&sample.buffer().unwrap().map_readable().unwrap()).unwrap()
     }
 
     /// The first error or warning.
@@ -172,12 +210,17 @@ pub fn ffmpeg(program: &str, args: &[&str]) -> Output {
 }
 
 pub fn assert_one_healthy_encoder(report: &Value) {
+    assert!(count(report, "regions-applied") > 0, "{report}");
+    assert_feedback_is_whole(report);
+}
+
+/// One encoder for all, and nothing but feedback for it.
+pub fn assert_feedback_is_whole(report: &Value) {
     assert_eq!(
         (&report["media"], count(report, "encoders-opened")),
         (&Value::from(1), 1),
         "{report}"
     );
-    assert!(count(report, "regions-applied") > 0, "{report}");
     for name in ["feedback-malformed", "feedback-foreign", "feedback-stale"] {
         assert_eq!(count(report, name), 0, "{name}: {report}");
     }
