@@ -111,6 +111,23 @@ pub fn count(report: &Value, name: &str) -> u64 {
     report["encoder"][name].as_u64().unwrap_or(0)
 }
 
+/// Metas of a detector that sees one undecided object at `x` in each frame that comes to `element`.
+pub fn see_something_undecided(element: &gst::Element, x: u32) {
+    element
+        .static_pad("sink")
+        .unwrap()
+        .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
+                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
+                let score = gst::Structure::builder("detection")
+                    .field("confidence", 0.3f64)
+                    .field("label_id", 0i32);
+                meta.add_param(score.build());
+            }
+            gst::PadProbeReturn::Ok
+        });
+}
+
 /// A server that sees one undecided object at `x` in each frame: metas of another detector, no model needed.
 pub struct Server(pub gst::Pipeline);
 
@@ -142,17 +159,7 @@ impl Server {
     /// Any line in which `detector` comes before `ddsinfer`.
     pub fn run(line: &str, x: u32) -> Self {
         let pipeline = launch(line).unwrap();
-        let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
-        detector.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
-                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
-                let score = gst::Structure::builder("detection")
-                    .field("confidence", 0.3f64)
-                    .field("label_id", 0i32);
-                meta.add_param(score.build());
-            }
-            gst::PadProbeReturn::Ok
-        });
+        see_something_undecided(&pipeline.by_name("detector").unwrap(), x);
         pipeline.set_state(gst::State::Playing).unwrap();
         Self(pipeline)
     }
