@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # SPDX-License-Identifier: MPL-2.0
 #
 # For the RTSP servers beside this file: runs a pipeline again whenever its camera has gone.
