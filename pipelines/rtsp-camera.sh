@@ -14,6 +14,7 @@ usage() {
 usage: [NAME=VALUE ...] pipelines/rtsp-camera.sh [--help] [option of dds-rtsp-camera ...]
 
 Serves one camera's video. Watch it with pipelines/rtsp-server.sh, ffplay, VLC or a recorder. Ctrl-C ends it.
+With --encoder "mode=two-pass background-qp=40 region-qp=30" pipelines/rtsp-two-pass-server.sh watches both passes.
 
 parameters, by environment:
   SOURCE           what to show: a file in a loop (default: the clip of setup.sh), a device (/dev/video0) or test:ball
@@ -22,6 +23,7 @@ parameters, by environment:
   REGION_QP        quantizer inside regions (30)
   KEY_INT_MAX      frames between key frames (250)
   DDS_RTSP_USER    NAME:PASSWORD that clients must give (none)
+  DDS_RTSP_VIEWER  NAME:PASSWORD of one who may watch and not steer (none)
   DDS_RTSP_CAMERA  the program (target/release/dds-rtsp-camera of this repository); its --help has the other options
 USAGE
 }

@@ -24,7 +24,7 @@
  *
  * Since: 0.1
  */
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Instant;
 
@@ -68,6 +68,9 @@ impl SidePads {
     }
 }
 
+/// Frames in a row after which a decoder that holds frames back is told of: not those of its beginning.
+const HELD_BACK_FRAMES: u32 = 30;
+
 /// What comes downstream behind caps that are not settled before the first frame is.
 #[derive(Default)]
 struct CapsDue {
@@ -102,6 +105,10 @@ pub struct DdsInfer {
     pace: Pace,
     /// The camera has our clock: feedback reaches it within this process.
     same_process: AtomicBool,
+    /// Feedback leaves by RTCP.
+    by_rtcp: AtomicBool,
+    /// Frames in a row that the decoder gave with others still inside; `u32::MAX`: that was said.
+    held_back: AtomicU32,
     /// Latency told to the pipeline, in nanoseconds.
     latency: AtomicU64,
     /// The part of it that a second pass may take.
@@ -174,6 +181,8 @@ impl ObjectSubclass for DdsInfer {
             live: AtomicBool::new(false),
             pace: Pace::default(),
             same_process: AtomicBool::new(false),
+            by_rtcp: AtomicBool::new(false),
+            held_back: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             repeater: Mutex::new(None),
@@ -523,11 +532,12 @@ impl DdsInfer {
     fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         self.look_for_encoded_stream(false);
         let told = identity_meta(&buffer);
-        let lookup = self
-            .tracker()
-            .lock()
-            .unwrap()
-            .lookup_told(buffer.pts().map(gst::ClockTime::nseconds), told.as_ref());
+        let (lookup, waiting) = {
+            let tracker = self.tracker();
+            let mut tracker = tracker.lock().unwrap();
+            let lookup = tracker.lookup_told(buffer.pts().map(gst::ClockTime::nseconds), told.as_ref());
+            (lookup, tracker.waiting())
+        };
         gst::trace!(CAT, imp = self, "Frame {:?}: {lookup:?}", buffer.pts());
         if let Lookup::Known(record) = &lookup
             && let Some(identity) = record.identity
@@ -535,8 +545,32 @@ impl DdsInfer {
             for refused in &record.extension.refused {
                 self.queue.arrive((identity.stream_id, *refused), Arrival::Refused);
             }
+            self.watch_first_decoder(waiting);
         }
         self.queue.push_frame(buffer, lookup)
+    }
+
+    /// Cameras that are steered send no frames out of order: what a decoder keeps, it keeps for its threads' sake, and feedback
+    /// is as many frames late.
+    fn watch_first_decoder(&self, waiting: usize) {
+        let frames = self.held_back.load(Ordering::Relaxed);
+        if frames == u32::MAX {
+            return;
+        }
+        let holds = waiting > 0 && self.by_rtcp.load(Ordering::Relaxed) && self.live.load(Ordering::Relaxed);
+        let frames = if holds { frames + 1 } else { 0 };
+        self.held_back.store(frames, Ordering::Relaxed);
+        if frames < HELD_BACK_FRAMES {
+            return;
+        }
+        self.held_back.store(u32::MAX, Ordering::Relaxed);
+        let decoder = self.probe.decoder().unwrap_or_default();
+        gst::element_imp_warning!(
+            self,
+            gst::StreamError::Decode,
+            ("The decoder {decoder} holds {waiting} frames back, and feedback comes as many frames late; use avdec_h264 \
+                 with the property max-threads=1, or thread-type=slice")
+        );
     }
 
     /// Puts the probe on the encoded stream, again where the upstream side was rebuilt. Cheap while all is well.
@@ -899,6 +933,7 @@ impl DdsInfer {
         let mut sender = self.sender.lock().unwrap();
         let generation = sender.send(request, &self.sink_pad, side.as_ref(), &mut stats);
         self.same_process.store(sender.way() == Way::Event, Ordering::Relaxed);
+        self.by_rtcp.store(sender.way() == Way::Rtcp, Ordering::Relaxed);
         drop(sender);
         self.stats.lock().unwrap().add_feedback(&stats);
         generation.0

@@ -168,6 +168,11 @@ impl KeptProbe {
         self.probe.lock().unwrap().as_ref().map(|p| p.tracker().clone())
     }
 
+    /// Name of the decoder that the encoded stream goes into.
+    pub fn decoder(&self) -> Option<glib::GString> {
+        self.probe.lock().unwrap().as_ref().map(|p| parent_name(&p.pad))
+    }
+
     /// Takes the probe away.
     pub fn clear(&self) {
         *self.probe.lock().unwrap() = None;

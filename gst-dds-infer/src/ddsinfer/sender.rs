@@ -29,6 +29,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 
 /// Longest time that packets should wait for late ones, in milliseconds.
 const MAX_JITTER_BUFFER: u32 = 500;
+/// The same where nobody has chosen it: `rtpbin` comes with 200 ms.
+const MAX_DEFAULT_JITTER_BUFFER: u32 = 100;
 
 /// The last state and when it was made.
 #[derive(Debug)]
@@ -250,7 +252,13 @@ fn warn_of_latency(sink_pad: &gst::Pad) {
     let Some(jitter_buffer) = path::jitter_buffer(sink_pad) else {
         return;
     };
-    let (Some(element), true) = (sink_pad.parent_element(), jitter_buffer.latency_ms > MAX_JITTER_BUFFER) else {
+    let default = jitter_buffer.owner.find_property("latency");
+    let default = default.and_then(|p| p.default_value().get::<u32>().ok());
+    let most = match default == Some(jitter_buffer.latency_ms) {
+        true => MAX_DEFAULT_JITTER_BUFFER,
+        false => MAX_JITTER_BUFFER,
+    };
+    let (Some(element), true) = (sink_pad.parent_element(), jitter_buffer.latency_ms > most) else {
         return;
     };
     let owner = jitter_buffer.owner.name();

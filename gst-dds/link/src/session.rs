@@ -33,9 +33,18 @@ const ATTACH_MIN_INTERVAL: u64 = 1_000_000;
 /// of losses within its second.
 const REPORT_MIN_INTERVAL: u64 = 500_000_000;
 
-/// An `RTPSession` object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct RtpSession(glib::Object);
+/// An `RTPSession` object, and the `rtpsession` element that it calls back: that one may go first, and the session would not
+/// know.
+#[derive(Clone, Debug)]
+struct RtpSession(glib::Object, glib::WeakRef<gst::Element>);
+
+impl PartialEq for RtpSession {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for RtpSession {}
 
 // SAFETY: `RTPSession` guards all its state with its own mutex, and the RTP manager itself emits and receives these
 // signals from several streaming threads. Reference counts of GObjects are atomic.
@@ -46,7 +55,8 @@ unsafe impl Sync for RtpSession {}
 impl RtpSession {
     fn of(element: &gst::Element) -> Option<Self> {
         element.find_property("internal-session")?;
-        element.property::<Option<glib::Object>>("internal-session").map(Self)
+        let session = element.property::<Option<glib::Object>>("internal-session")?;
+        Some(Self(session, element.downgrade()))
     }
 
     /// Whether the session knows a source with this SSRC.
@@ -259,6 +269,10 @@ impl ServerChannel {
     /// Sends the packets of one generation; what a former generation left unsent is replaced.
     pub fn send(&self, packets: Vec<Vec<u8>>) -> Sent {
         let Some((handler, outbox)) = &self.attached else {
+            return Sent::NoSession;
+        };
+        // Held while the session sends: a source that restarts takes its elements down on another thread.
+        let Some(_element) = handler.session.1.upgrade() else {
             return Sent::NoSession;
         };
         *outbox.pending.lock().unwrap() = packets;

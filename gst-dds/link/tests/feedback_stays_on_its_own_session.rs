@@ -138,6 +138,33 @@ fn two_cameras_and_audio_are_each_steered_by_their_own_server() {
 }
 
 #[test]
+fn nothing_is_sent_on_a_session_whose_element_has_gone() {
+    gst::init().unwrap();
+    let p = free_ports(1);
+    let camera = launch(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=30/1 ! x264enc tune=zerolatency ! rtph264pay ssrc=7 \
+         ! udpsink host=127.0.0.1 port={}",
+        p[0]
+    ));
+    let caps = "application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,ssrc=(uint)7";
+    let server = launch(&format!(
+        "udpsrc address=127.0.0.1 port={} caps={caps} ! r.recv_rtp_sink rtpsession name=r r.recv_rtp_src \
+         ! fakesink name=end async=false",
+        p[0]
+    ));
+    let sink = server.by_name("end").unwrap().static_pad("sink").unwrap();
+    server.set_state(gst::State::Playing).unwrap();
+    camera.set_state(gst::State::Playing).unwrap();
+    let mut channel = ServerChannel::default();
+    wait_for("the server to attach", || channel.refresh(&sink));
+    assert_ne!(channel.send(vec![b"tag".to_vec()]), Sent::NoSession);
+    server.set_state(gst::State::Null).unwrap();
+    camera.set_state(gst::State::Null).unwrap();
+    drop((server, sink));
+    assert_eq!(channel.send(vec![b"tag".to_vec()]), Sent::NoSession);
+}
+
+#[test]
 fn no_session_on_the_path_means_none_found() {
     gst::init().unwrap();
     let pipeline = launch("videotestsrc num-buffers=1 ! identity name=i ! fakesink name=s");

@@ -2,6 +2,8 @@
 
 //! `dds-rtsp-camera`: an H.264 RTSP camera that the neural networks at its receivers steer.
 
+mod caller;
+mod media;
 mod options;
 mod server;
 mod signals;
@@ -18,7 +20,7 @@ use server::Camera;
 use source::Source;
 
 fn main() -> ExitCode {
-    let options = match options::parse(std::env::args().skip(1), std::env::var("DDS_RTSP_USER").ok()) {
+    let options = match options::parse(std::env::args().skip(1), |name| std::env::var(name).ok()) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::HELP);
@@ -53,7 +55,7 @@ fn run(options: &Options) -> Result<(), String> {
             main.quit();
         })?
     };
-    let camera = Camera::new(source, options.steer);
+    let camera = Camera::new(source, options);
     let (server, listener) = server::listen(options, &camera)?;
 
     let scheme = if options.certificate.is_some() { "rtsps" } else { "rtsp" };

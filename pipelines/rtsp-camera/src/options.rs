@@ -15,6 +15,9 @@ usage: dds-rtsp-camera [SOURCE] [options]
 An H.264 RTSP camera with one video track, as recorders know it. A server that watches it with rtspsrc and ddsinfer
 steers its quality by RTCP. All clients share one encoder, which runs while somebody watches. Ctrl-C ends it.
 
+With --encoder \"mode=two-pass ...\" those who add ?refine=1 to the URL get the stream of second passes as a second video
+track. All others still see one track. Of a camera of one pass, that URL is answered with 404.
+
 SOURCE is a file, which is played in a loop, a device (/dev/video0), or test, test:ball, test:snow, ... for a pattern
 of videotestsrc (test).
 
@@ -28,6 +31,8 @@ options:
   --path PATH         path of the URL (/camera)
   --user NAME:PASS    ask clients for this name and password (digest). DDS_RTSP_USER in the environment does the same
                       and is not seen in the process list
+  --viewer NAME:PASS  beside --user, and again for more: who gives these may watch, and feedback of theirs is counted and
+                      refused. DDS_RTSP_VIEWER in the environment names one
   --certificate FILE  PEM file of certificate and private key: rtsps, and --tcp-only
   --tcp-only          media and RTCP through the RTSP connection only. By UDP, feedback counts where it comes from an address
                       that the stream is sent to, and addresses can be forged
@@ -35,7 +40,7 @@ options:
                       watch; ddsinfer does not need it
   --steer WHO         whose feedback counts: first, the first client that sends any until it is silent for 2 s, or all,
                       everybody's regions together (first)
-  --report SECONDS    print a line of JSON this often: clients, who steers, who is refused, and stats of ddsencode.
+  --report SECONDS    print a line of JSON this often: clients, who steers, who is refused and why, and stats of ddsencode.
                       0: when it ends only (0)
   --help              this text";
 
@@ -67,8 +72,10 @@ pub struct Options {
     pub port: u16,
     /// Path of the URL, with its slash.
     pub path: String,
-    /// Name and password.
+    /// Name and password of those who watch and steer.
     pub user: Option<(String, String)>,
+    /// Names and passwords of those who only watch.
+    pub viewers: Vec<(String, String)>,
     /// PEM file.
     pub certificate: Option<PathBuf>,
     /// No UDP.
@@ -92,6 +99,7 @@ impl Default for Options {
             port: 8554,
             path: "/camera".into(),
             user: None,
+            viewers: Vec::new(),
             certificate: None,
             tcp_only: false,
             avpf: false,
@@ -101,16 +109,29 @@ impl Default for Options {
     }
 }
 
-/// Reads the command line. `user` is what the environment says. `None`: help is asked for.
+impl Options {
+    /// Whether the encoder has a second stream.
+    pub fn two_pass(&self) -> bool {
+        self.encoder.contains("two-pass")
+    }
+}
+
+/// Reads the command line. `environment` gives what a variable says. `None`: help is asked for.
 ///
 /// # Errors
 /// One sentence that names the option.
-pub fn parse(args: impl IntoIterator<Item = String>, user: Option<String>) -> Result<Option<Options>, String> {
+pub fn parse(
+    args: impl IntoIterator<Item = String>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Options>, String> {
     let mut o = Options::default();
     let mut source = None;
-    if let Some(user) = user.filter(|u| !u.is_empty()) {
-        o.user = Some(name_and_password(&user, "DDS_RTSP_USER")?);
-    }
+    let login = |name: &str| {
+        let text = environment(name).filter(|text| !text.is_empty());
+        text.map(|text| name_and_password(&text, name)).transpose()
+    };
+    o.user = login("DDS_RTSP_USER")?;
+    o.viewers.extend(login("DDS_RTSP_VIEWER")?);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value; see --help"));
@@ -128,6 +149,7 @@ pub fn parse(args: impl IntoIterator<Item = String>, user: Option<String>) -> Re
             "--port" => o.port = number(&arg, &value()?, 0, u32::from(u16::MAX))? as u16,
             "--path" => o.path = path(&value()?)?,
             "--user" => o.user = Some(name_and_password(&value()?, "--user")?),
+            "--viewer" => o.viewers.push(name_and_password(&value()?, "--viewer")?),
             "--certificate" => o.certificate = Some(value()?.into()),
             "--tcp-only" => o.tcp_only = true,
             "--avpf" => o.avpf = true,
@@ -148,10 +170,31 @@ pub fn parse(args: impl IntoIterator<Item = String>, user: Option<String>) -> Re
     }
     // Video in the clear beside an encrypted control connection would protect nothing.
     o.tcp_only |= o.certificate.is_some();
-    if o.steer == Rule::All && o.encoder.contains("two-pass") {
+    if o.steer == Rule::All && o.two_pass() {
         return Err("--steer all: requests for second passes cannot be joined. Use --steer first".into());
     }
+    check_logins(&o)?;
     Ok(Some(o))
+}
+
+fn check_logins(o: &Options) -> Result<(), String> {
+    let Some((user, _)) = &o.user else {
+        // Without a user anybody could watch, and steer.
+        return match o.viewers.is_empty() {
+            true => Ok(()),
+            false => Err("--viewer: name those who may steer as well, by --user or DDS_RTSP_USER".into()),
+        };
+    };
+    let mut names = vec![user];
+    for (name, _) in &o.viewers {
+        if names.contains(&name) {
+            return Err(format!(
+                "--viewer {name}: the name is taken. Give each --user and --viewer its own"
+            ));
+        }
+        names.push(name);
+    }
+    Ok(())
 }
 
 fn number(option: &str, text: &str, least: u32, most: u32) -> Result<u32, String> {
@@ -215,13 +258,13 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Option<Options>, String> {
-        parse(line.split_whitespace().map(String::from), None)
+        parse(line.split_whitespace().map(String::from), |_| None)
     }
 
     #[test]
     fn every_option_is_read() {
         let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --address 127.0.0.1 --port 0 --path a/b \
-                    --user ada:pass:word --certificate c.pem --avpf --steer all --report 2";
+                    --user ada:pass:word --viewer bo:b --viewer cy:c --certificate c.pem --avpf --steer all --report 2";
         let expected = Options {
             source: Source::File("clip.mp4".into()),
             size: Some((640, 360)),
@@ -231,6 +274,7 @@ mod tests {
             port: 0,
             path: "/a/b".into(),
             user: Some(("ada".into(), "pass:word".into())),
+            viewers: vec![("bo".into(), "b".into()), ("cy".into(), "c".into())],
             certificate: Some("c.pem".into()),
             tcp_only: true,
             avpf: true,
@@ -268,6 +312,10 @@ mod tests {
             "--path a?b",
             "--user ada",
             "--user :x",
+            "--viewer bo",
+            "--viewer bo:b",
+            "--user ada:a --viewer ada:b",
+            "--user ada:a --viewer bo:b --viewer bo:c",
             "--steer none",
             "--report",
             "--address here",
@@ -279,8 +327,22 @@ mod tests {
         ] {
             assert!(read(line).is_err(), "{line}");
         }
-        assert!(parse([], Some("ada".into())).is_err());
-        let user = parse([], Some("ada:x".into())).unwrap().unwrap().user;
-        assert_eq!(user, Some(("ada".into(), "x".into())));
+    }
+
+    #[test]
+    fn passwords_come_from_the_environment_as_well() {
+        let read = |user: &'static str, viewer: &'static str| {
+            parse([], move |name| match name {
+                "DDS_RTSP_USER" => Some(user.into()),
+                "DDS_RTSP_VIEWER" => Some(viewer.into()),
+                _ => None,
+            })
+        };
+        let both = read("ada:x", "bo:y").unwrap().unwrap();
+        assert_eq!(both.user, Some(("ada".into(), "x".into())));
+        assert_eq!(both.viewers, [("bo".into(), "y".into())]);
+        assert_eq!(read("", ""), Ok(Some(Options::default())));
+        assert!(read("ada", "").unwrap_err().contains("DDS_RTSP_USER"));
+        assert!(read("ada:x", "bo").unwrap_err().contains("DDS_RTSP_VIEWER"));
     }
 }

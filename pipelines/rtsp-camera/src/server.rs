@@ -4,25 +4,28 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use dds_protocol::rtcp;
 use gst::prelude::*;
-use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile};
+use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPMediaFactory, RTSPServer, RTSPToken, gio, gst_net};
+use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
 
 use crate::options::Options;
 use crate::source::Source;
-use crate::steering::{Rule, Steering, Verdict};
+use crate::steering::{Refusal, Rule, Steering, Verdict};
+use crate::{caller, media};
 
 const INPUT: &str = "dds_input";
 const ENCODER: &str = "dds_encoder";
-/// The one role: those who know the password, or everybody where there is none.
-const ROLE: &str = "viewer";
+/// The role of those who watch and steer: who knows the user's password, or everybody where there is none.
+const STEERS: &str = "steers";
+/// The role of those who only watch.
+const WATCHES: &str = "watches";
 
 /// What the server, its media and the reports share.
 pub struct Camera {
@@ -35,6 +38,31 @@ pub struct Camera {
     /// Media made: each has opened an encoder of its own.
     pub media: AtomicU64,
     current: Mutex<Option<Current>>,
+    /// Where there are viewers: who is none.
+    steerers: Option<Steerers>,
+}
+
+/// RTCP addresses of clients that may steer, by their RTSP session.
+#[derive(Default)]
+struct Steerers(Mutex<HashMap<String, HashSet<String>>>);
+
+impl Steerers {
+    fn add(&self, session: &str, addresses: impl IntoIterator<Item = String>) {
+        let mut sessions = self.0.lock().unwrap();
+        sessions.entry(session.into()).or_default().extend(addresses);
+    }
+
+    fn remove(&self, session: &str) {
+        self.0.lock().unwrap().remove(session);
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0
+            .lock()
+            .unwrap()
+            .values()
+            .any(|addresses| addresses.contains(address))
+    }
 }
 
 /// The media that clients watch, or watched last.
@@ -45,10 +73,11 @@ struct Current {
 
 impl Camera {
     /// A camera that nobody watches yet.
-    pub fn new(source: Source, rule: Rule) -> Arc<Self> {
+    pub fn new(source: Source, options: &Options) -> Arc<Self> {
         Arc::new(Self {
             source,
-            rule,
+            rule: options.steer,
+            steerers: (!options.viewers.is_empty()).then(Steerers::default),
             started: Instant::now(),
             clients: AtomicU64::new(0),
             clients_ever: AtomicU64::new(0),
@@ -84,6 +113,7 @@ impl Camera {
                 let one = |(r, steers): (&crate::steering::Receiver, bool)| {
                     serde_json::json!({
                         "ssrc": format!("{:08x}", r.ssrc), "steers": steers, "packets": r.steered, "refused": r.refused,
+                        "reason": r.why.map(Refusal::words),
                     })
                 };
                 steering.receivers(now).map(one).collect::<Vec<_>>()
@@ -115,12 +145,20 @@ fn number(value: &glib::Value) -> Option<serde_json::Value> {
 /// The media, as a line for `gst_rtsp_media_factory_set_launch`.
 ///
 /// byte-stream: from `avc`, depayloaders of GStreamer 1.22 drop the first frame's identity.
-fn launch_line(encoder: &str) -> String {
-    format!(
+fn launch_line(encoder: &str, two_pass: bool) -> String {
+    let mut line = format!(
         "( appsrc name={INPUT} is-live=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
          ! ddsencode name={ENCODER} {encoder} ! video/x-h264,stream-format=byte-stream \
-         ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency )"
-    )
+         ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency "
+    );
+    if two_pass {
+        // A payload type of its own: by that a launch line tells the pads of rtspsrc apart.
+        line += &format!(
+            "{ENCODER}.refine ! video/x-h264,stream-format=byte-stream \
+             ! rtph264pay name=pay1 pt=97 aggregate-mode=zero-latency "
+        );
+    }
+    line + ")"
 }
 
 /// Makes the server and listens. It serves while the main context iterates and the value lives.
@@ -128,11 +166,12 @@ fn launch_line(encoder: &str) -> String {
 /// # Errors
 /// One sentence that names the option to change.
 pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, glib::SourceId), String> {
-    let line = launch_line(&options.encoder);
+    let two_pass = options.two_pass();
+    let line = launch_line(&options.encoder, two_pass);
     // Clients would hear no more of a wrong line than a 503.
     gst::parse::launch(&line).map_err(|e| format!("--encoder {}: {e}", options.encoder))?;
 
-    let factory = RTSPMediaFactory::new();
+    let factory = media::factory();
     factory.set_launch(&line);
     factory.set_shared(true);
     factory.set_profiles(if options.avpf {
@@ -152,18 +191,28 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
     server.set_address(&options.address);
     server.set_service(&options.port.to_string());
     if let Some(auth) = auth(options)? {
-        factory.add_role_from_structure(
-            &gst::Structure::builder(ROLE)
-                .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
-                .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, true)
-                .build(),
-        );
+        for role in [STEERS, WATCHES] {
+            factory.add_role_from_structure(
+                &gst::Structure::builder(role)
+                    .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
+                    .field(gst_rtsp_server::RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, true)
+                    .build(),
+            );
+        }
         server.set_auth(Some(&auth));
     }
     let mounts = server.mount_points().ok_or("the RTSP server has no mount points")?;
     mounts.add_factory(&options.path, factory);
     let shared = camera.clone();
-    server.connect_client_connected(move |_, client| watch_client(client, &shared));
+    server.connect_client_connected(move |_, client| {
+        watch_client(client, &shared);
+        if !two_pass {
+            client.connect_pre_describe_request(|_, context| match media::asks_for_refine(context) {
+                true => RTSPStatusCode::NotFound,
+                false => RTSPStatusCode::Ok,
+            });
+        }
+    });
 
     let id = server.attach(None).map_err(|_| {
         format!(
@@ -171,8 +220,16 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
             options.address, options.port
         )
     })?;
-    // Sessions of clients that went without a word end here; until then they are sent to.
     let pool = server.session_pool();
+    if let Some(pool) = &pool {
+        let shared = camera.clone();
+        pool.connect_session_removed(move |_, session| {
+            if let (Some(steerers), Some(id)) = (&shared.steerers, session.sessionid()) {
+                steerers.remove(&id);
+            }
+        });
+    }
+    // Sessions of clients that went without a word end here; until then they are sent to.
     glib::timeout_add_seconds(2, move || {
         if let Some(pool) = &pool {
             pool.cleanup();
@@ -189,12 +246,17 @@ fn auth(options: &Options) -> Result<Option<RTSPAuth>, String> {
     let auth = RTSPAuth::new();
     auth.set_realm(Some("gst-dds camera"));
     auth.set_supported_methods(RTSPAuthMethod::Digest);
-    let mut token = RTSPToken::builder()
-        .field(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, ROLE)
-        .build();
+    let token = |role: &str| {
+        RTSPToken::builder()
+            .field(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, role)
+            .build()
+    };
     match &options.user {
-        Some((name, password)) => auth.add_digest(name, password, &token),
-        None => auth.set_default_token(Some(&mut token)),
+        Some((name, password)) => auth.add_digest(name, password, &token(STEERS)),
+        None => auth.set_default_token(Some(&mut token(STEERS))),
+    }
+    for (name, password) in &options.viewers {
+        auth.add_digest(name, password, &token(WATCHES));
     }
     if let Some(file) = &options.certificate {
         let certificate = gio::TlsCertificate::from_file(file).map_err(|e| {
@@ -216,9 +278,23 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
         shared.clients.fetch_sub(1, Ordering::Relaxed);
     });
     let shared = camera.clone();
+    client.connect_setup_request(move |_, context| {
+        let role = context
+            .token()
+            .and_then(|token| token.string(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE));
+        if let (Some(steerers), Some(session), Some(STEERS)) = (
+            &shared.steerers,
+            context.session().and_then(|session| session.sessionid()),
+            role.as_deref(),
+        ) {
+            steerers.add(&session, caller::rtcp_addresses());
+        }
+    });
+    let shared = camera.clone();
     // Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
     client.connect_play_request(move |_, _| {
-        if let Some(pad) = shared.encoder().and_then(|e| e.static_pad("src")) {
+        let Some(encoder) = shared.encoder() else { return };
+        for pad in ["src", "refine"].iter().filter_map(|name| encoder.static_pad(name)) {
             pad.send_event(
                 gst_video::UpstreamForceKeyUnitEvent::builder()
                     .all_headers(true)
@@ -302,8 +378,12 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
             gst::PadProbeReturn::Ok
         });
     }
-    if let Some(pad) = bin.by_name("pay0").and_then(|pay| pay.static_pad("src")) {
-        ask_for_picture_loss(&pad);
+    for pay in ["pay0", "pay1"].iter().filter_map(|name| bin.by_name(name)) {
+        pay.static_pad("src").iter().for_each(ask_for_picture_loss);
+    }
+
+    if let Some(pad) = encoder.static_pad("refine") {
+        drop_what_nobody_takes(&pad, &top);
     }
 
     *camera.current.lock().unwrap() = Some(Current { encoder, steering });
@@ -311,6 +391,24 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     camera.source.start(appsrc.clone());
     let shared = camera.clone();
     media.connect_unprepared(move |_| shared.source.stop(&appsrc));
+}
+
+/// Keeps the second stream from the server until a client has set it up. The first picture goes through: without one the
+/// server would not know what to offer. Told that nobody takes it, the encoder would begin anew with each frame.
+fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
+    let (first, top) = (AtomicBool::new(true), top.downgrade());
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let taken = || {
+            let is_rtpbin = |e: &gst::Element| e.factory().is_some_and(|f| f.name() == "rtpbin");
+            let rtpbin = top.upgrade()?.children().into_iter().find(is_rtpbin)?;
+            Some(rtpbin.static_pad("send_rtp_src_1")?.is_linked())
+        };
+        if first.swap(false, Ordering::Relaxed) || taken().unwrap_or(true) {
+            gst::PadProbeReturn::Ok
+        } else {
+            gst::PadProbeReturn::Drop
+        }
+    });
 }
 
 /// Lets clients ask for a key frame by RTCP: the SDP says so (RFC 4585, section 4.2) because the stream's caps do.
@@ -346,13 +444,14 @@ fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steerin
     }
     let Ok(map) = data.map_readable() else { return };
     // Before the lock: the question goes through GStreamer's own.
-    let watches = sender_address(&session, ssrc).is_some_and(|address| watches(&address));
+    let address = sender_address(&session, ssrc).filter(|address| watches(address));
+    let may = |address: &String| camera.steerers.as_ref().is_none_or(|steerers| steerers.holds(address));
     let verdict = {
         let mut steering = steering.lock().unwrap();
-        if watches {
-            steering.packet(camera.now(), ssrc, rtcp::strip_app_data(&map))
-        } else {
-            steering.stranger()
+        match address {
+            None => steering.stranger(),
+            Some(address) if may(&address) => steering.packet(camera.now(), ssrc, rtcp::strip_app_data(&map)),
+            Some(_) => steering.viewer(camera.now(), ssrc),
         }
     };
     if verdict == Verdict::Keep {

@@ -37,6 +37,28 @@ pub enum Verdict {
     Keep,
 }
 
+/// Why a packet does not steer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// [`Rule::First`], and it is somebody else.
+    AnotherSteers,
+    /// The sender may not steer.
+    MayOnlyWatch,
+    /// It cannot be read, is of another stream, or out of order.
+    Unusable,
+}
+
+impl Refusal {
+    /// The reason in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::AnotherSteers => "another one steers",
+            Self::MayOnlyWatch => "may only watch",
+            Self::Unusable => "cannot be used",
+        }
+    }
+}
+
 /// A receiver that sends feedback.
 #[derive(Clone, Debug)]
 pub struct Receiver {
@@ -44,13 +66,24 @@ pub struct Receiver {
     pub ssrc: u32,
     /// Packets that steered.
     pub steered: u64,
-    /// Packets refused because another one steers, or because they cannot be read.
+    /// Packets refused.
     pub refused: u64,
+    /// Why the last one was that was refused.
+    pub why: Option<Refusal>,
+    /// Nothing but packets of viewers so far.
+    viewer: bool,
     /// When its last packet came, in nanoseconds.
     heard: u64,
     assembler: Assembler,
     /// Its last whole state and when it came.
     state: Option<(u64, FeedbackState)>,
+}
+
+impl Receiver {
+    fn refuse(&mut self, why: Refusal) {
+        self.refused += 1;
+        self.why = Some(why);
+    }
 }
 
 /// The receivers of one stream.
@@ -91,6 +124,17 @@ impl Steering {
         }
     }
 
+    /// A feedback packet from the receiver `ssrc`, who may only watch. Only counted: viewers displace each other, and nobody
+    /// who steers.
+    pub fn viewer(&mut self, now: u64, ssrc: u32) -> Verdict {
+        let known = self.receivers.iter().any(|r| r.ssrc == ssrc);
+        if known || self.receivers.len() < MAX_RECEIVERS || self.receivers.iter().any(|r| r.viewer) {
+            let receiver = self.receiver(now, ssrc, true);
+            receiver.refuse(Refusal::MayOnlyWatch);
+        }
+        Verdict::Keep
+    }
+
     /// A feedback packet from somebody who does not watch. Only counted: a flood of them displaces nobody.
     pub fn stranger(&mut self) -> Verdict {
         self.strangers += 1;
@@ -105,9 +149,9 @@ impl Steering {
     fn first(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
         let stream_id = self.stream_id;
         let holder = self.holder.filter(|(_, heard)| now.saturating_sub(*heard) < RELEASE_NS);
-        let receiver = self.receiver(now, ssrc);
+        let receiver = self.receiver(now, ssrc, false);
         if holder.is_some_and(|(holder, _)| holder != ssrc) {
-            receiver.refused += 1;
+            receiver.refuse(Refusal::AnotherSteers);
             return Verdict::Keep;
         }
         // Nobody takes the wheel with what the encoder would not read; the encoder counts it.
@@ -115,14 +159,14 @@ impl Steering {
             receiver.steered += 1;
             self.holder = Some((ssrc, now));
         } else {
-            receiver.refused += 1;
+            receiver.refuse(Refusal::Unusable);
         }
         Verdict::Pass
     }
 
     fn all(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
         let frames = self.frames;
-        let receiver = self.receiver(now, ssrc);
+        let receiver = self.receiver(now, ssrc, false);
         // As in the encoder: a server that restarts may number its generations behind those of its former self.
         if receiver
             .state
@@ -140,23 +184,26 @@ impl Steering {
                 self.news = true;
             }
             Outcome::Partial => receiver.steered += 1,
-            _ => receiver.refused += 1,
+            _ => receiver.refuse(Refusal::Unusable),
         }
         Verdict::Keep
     }
 
-    fn receiver(&mut self, now: u64, ssrc: u32) -> &mut Receiver {
+    fn receiver(&mut self, now: u64, ssrc: u32, viewer: bool) -> &mut Receiver {
         let known = self.receivers.iter().position(|r| r.ssrc == ssrc);
         let at = known.unwrap_or_else(|| {
+            let standing = |r: &Receiver| (!r.viewer, r.heard);
             if self.receivers.len() >= MAX_RECEIVERS
-                && let Some(oldest) = (0..self.receivers.len()).min_by_key(|&i| self.receivers[i].heard)
+                && let Some(least) = (0..self.receivers.len()).min_by_key(|&i| standing(&self.receivers[i]))
             {
-                self.receivers.swap_remove(oldest);
+                self.receivers.swap_remove(least);
             }
             self.receivers.push(Receiver {
                 ssrc,
                 steered: 0,
                 refused: 0,
+                why: None,
+                viewer,
                 heard: now,
                 assembler: Assembler::new(self.stream_id),
                 state: None,
@@ -164,7 +211,11 @@ impl Steering {
             self.receivers.len() - 1
         });
         let receiver = &mut self.receivers[at];
-        receiver.heard = now;
+        // Viewers cannot keep alive, by somebody else's SSRC, what they do not own.
+        if !viewer || receiver.viewer {
+            receiver.heard = now;
+        }
+        receiver.viewer &= viewer;
         receiver
     }
 
@@ -384,5 +435,40 @@ mod tests {
             }
             assert_eq!(steering.receivers.len(), MAX_RECEIVERS);
         }
+    }
+
+    #[test]
+    fn viewers_are_counted_and_displace_nobody_who_steers() {
+        for rule in [Rule::First, Rule::All] {
+            let mut steering = Steering::new(rule, STREAM, 0);
+            let _ = steering.joined(0);
+            steering.packet(0, 1, &packet(STREAM, 1, 0, vec![region(0, 0, 5000)]));
+            for ssrc in 100..300 {
+                assert_eq!(steering.viewer(MS, ssrc), Verdict::Keep);
+            }
+            // By the SSRC of one who steers as well.
+            assert_eq!(steering.viewer(MS, 1), Verdict::Keep);
+            let all: Vec<_> = steering.receivers(MS).collect();
+            assert_eq!(all.len(), MAX_RECEIVERS);
+            let (first, steers) = all.iter().find(|(r, _)| r.ssrc == 1).expect("still there");
+            assert_eq!(
+                (*steers, first.refused, first.why),
+                (true, 1, Some(Refusal::MayOnlyWatch))
+            );
+            let viewers = all
+                .iter()
+                .filter(|(r, steers)| r.why == Some(Refusal::MayOnlyWatch) && !steers);
+            assert_eq!(viewers.count(), MAX_RECEIVERS - 1);
+        }
+    }
+
+    #[test]
+    fn where_all_places_are_taken_by_those_who_steer_viewers_get_none() {
+        let mut steering = Steering::new(Rule::First, STREAM, 0);
+        for ssrc in 0..MAX_RECEIVERS as u32 {
+            steering.packet(u64::from(ssrc), ssrc, &[]);
+        }
+        assert_eq!(steering.viewer(MS, 1000), Verdict::Keep);
+        assert!(steering.receivers(MS).all(|(r, _)| r.ssrc != 1000));
     }
 }

@@ -329,6 +329,92 @@ fn the_long_jitter_buffer_of_rtspsrc_is_told_of_by_the_name_of_its_property() {
     );
 }
 
+/// A line that somebody types who has read nothing about feedback.
+#[test]
+fn lines_that_leave_decoding_to_gstreamer_steer() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let url = camera.url();
+    for (n, source) in [
+        format!("uridecodebin uri={url}"),
+        format!("rtspsrc location={url} latency=50 ! decodebin"),
+        format!("rtspsrc location={url} latency=50 ! rtph264depay ! avdec_h264"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let line = format!("{source} ! identity name=detector ! ddsinfer ! fakesink async=false");
+        let server = Server::run(&line, 32);
+        camera.wait_for(&source, |r| {
+            r["media"] == n + 1 && steered(r) && count(r, "regions-applied") > 0
+        });
+        drop(server);
+        camera.wait_for("the client to be gone", |r| r["clients"] == 0);
+    }
+}
+
+#[test]
+fn a_decoder_that_holds_frames_back_is_told_of_by_its_property() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&[]);
+    let line = format!(
+        "rtspsrc location={} latency=50 ! rtph264depay ! h264parse ! avdec_h264 name=slow max-threads=4 thread-type=frame \
+         ! identity name=detector ! ddsinfer ! fakesink async=false",
+        camera.url()
+    );
+    let complaint = Server::run(&line, 32).complaint();
+    assert!(
+        complaint.contains("slow") && complaint.contains("max-threads=1"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn the_jitter_buffer_of_rtpbin_is_told_of_where_nobody_has_chosen_it() {
+    dds_tests::init().unwrap();
+    for (latency, told) in [("", true), ("latency=200", true), ("latency=201", false)] {
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let caps = "application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96";
+        let server = Server::run(
+            &format!(
+                "rtpbin name=arrival {latency} udpsrc address=127.0.0.1 port={port} caps={caps} ! arrival.recv_rtp_sink_0 \
+                 arrival. ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector ! ddsinfer name=infer \
+                 ! fakesink async=false"
+            ),
+            32,
+        );
+        let camera = launch(&format!(
+            "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=20/1 ! ddsencode \
+             ! video/x-h264,stream-format=byte-stream ! rtph264pay ! udpsink host=127.0.0.1 port={port}"
+        ))
+        .unwrap();
+        camera.set_state(gst::State::Playing).unwrap();
+        if told {
+            let complaint = server.complaint();
+            assert!(
+                complaint.contains("property latency of arrival"),
+                "{latency}: {complaint}"
+            );
+        } else {
+            let infer = server.0.by_name("infer").unwrap();
+            let sent = || {
+                infer
+                    .property::<gst::Structure>("stats")
+                    .get::<u64>("feedback-rtcp")
+                    .unwrap()
+            };
+            let until = std::time::Instant::now() + PATIENCE;
+            while sent() < 5 {
+                assert!(std::time::Instant::now() < until, "no feedback");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let warning = server.0.bus().unwrap().pop_filtered(&[gst::MessageType::Warning]);
+            assert!(warning.is_none(), "{warning:?}");
+        }
+        camera.set_state(gst::State::Null).unwrap();
+    }
+}
+
 #[test]
 fn a_file_is_played_in_a_loop_and_the_end_is_reported() {
     dds_tests::init().unwrap();

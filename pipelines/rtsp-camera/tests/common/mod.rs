@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dds-rtsp-camera"));
-    command.env_remove("DDS_RTSP_USER");
+    command.env_remove("DDS_RTSP_USER").env_remove("DDS_RTSP_VIEWER");
     command
 }
 
@@ -70,6 +70,15 @@ impl Camera {
         Self::start("test:ball", &[&size, options].concat())
     }
 
+    /// Of two passes.
+    pub fn two_pass(options: &[&str]) -> Self {
+        let encoder = [
+            "--encoder",
+            "mode=two-pass background-qp=44 region-qp=24 key-int-max=40 refine-canvas=black",
+        ];
+        Self::pattern(&[&encoder, options].concat())
+    }
+
     pub fn url(&self) -> String {
         format!("rtsp://127.0.0.1:{}/camera", self.port)
     }
@@ -102,6 +111,23 @@ pub fn count(report: &Value, name: &str) -> u64 {
     report["encoder"][name].as_u64().unwrap_or(0)
 }
 
+/// Metas of a detector that sees one undecided object at `x` in each frame that comes to `element`.
+pub fn see_something_undecided(element: &gst::Element, x: u32) {
+    element
+        .static_pad("sink")
+        .unwrap()
+        .add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
+                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
+                let score = gst::Structure::builder("detection")
+                    .field("confidence", 0.3f64)
+                    .field("label_id", 0i32);
+                meta.add_param(score.build());
+            }
+            gst::PadProbeReturn::Ok
+        });
+}
+
 /// A server that sees one undecided object at `x` in each frame: metas of another detector, no model needed.
 pub struct Server(pub gst::Pipeline);
 
@@ -112,24 +138,43 @@ impl Server {
 
     /// With properties of `ddsinfer`.
     pub fn watch_with(source: &str, x: u32, properties: &str) -> Self {
-        let pipeline = launch(&format!(
-            "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
-             ! ddsinfer name=infer {properties} ! fakesink name=end async=false"
-        ))
-        .unwrap();
-        let detector = pipeline.by_name("detector").unwrap().static_pad("sink").unwrap();
-        detector.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data {
-                let mut meta = gst_video::VideoRegionOfInterestMeta::add(buffer.make_mut(), "person", (x, 32, 64, 64));
-                let score = gst::Structure::builder("detection")
-                    .field("confidence", 0.3f64)
-                    .field("label_id", 0i32);
-                meta.add_param(score.build());
-            }
-            gst::PadProbeReturn::Ok
-        });
+        Self::run(
+            &format!(
+                "rtspsrc name=source {source} ! rtph264depay ! h264parse ! avdec_h264 max-threads=1 ! identity name=detector \
+                 ! ddsinfer name=infer {properties} ! fakesink name=end async=false"
+            ),
+            x,
+        )
+    }
+
+    /// Both passes of a camera. The payload type tells its tracks apart.
+    pub fn watch_both(source: &str, x: u32) -> Self {
+        let decoder = "rtph264depay ! h264parse ! avdec_h264 max-threads=1";
+        Self::run(
+            &format!(
+                "rtspsrc name=source {source} source. ! application/x-rtp,payload=96 ! {decoder} ! identity name=detector \
+                 ! ddsinfer name=infer refine-deadline=2000 ! fakesink name=end async=false \
+                 source. ! application/x-rtp,payload=97 ! {decoder} ! infer.refine \
+                 infer.results ! appsink name=results sync=false async=false"
+            ),
+            x,
+        )
+    }
+
+    /// Any line in which `detector` comes before `ddsinfer`.
+    pub fn run(line: &str, x: u32) -> Self {
+        let pipeline = launch(line).unwrap();
+        see_something_undecided(&pipeline.by_name("detector").unwrap(), x);
         pipeline.set_state(gst::State::Playing).unwrap();
         Self(pipeline)
+    }
+
+    /// The next line of results.
+    pub fn result(&self) -> Value {
+        let results = self.0.by_name("results").and_downcast::<gst_app::AppSink>().unwrap();
+        let wait = gst::ClockTime::from_nseconds(PATIENCE.as_nanos() as u64);
+        let sample = results.try_pull_sample(wait).expect("a line of results");
+        serde_json::from_slice(&sample.buffer().unwrap().map_readable().unwrap()).unwrap()
     }
 
     /// The first error or warning.
@@ -177,12 +222,17 @@ pub fn ffmpeg(program: &str, args: &[&str]) -> Output {
 }
 
 pub fn assert_one_healthy_encoder(report: &Value) {
+    assert!(count(report, "regions-applied") > 0, "{report}");
+    assert_feedback_is_whole(report);
+}
+
+/// One encoder for all, and nothing but feedback for it.
+pub fn assert_feedback_is_whole(report: &Value) {
     assert_eq!(
         (&report["media"], count(report, "encoders-opened")),
         (&Value::from(1), 1),
         "{report}"
     );
-    assert!(count(report, "regions-applied") > 0, "{report}");
     for name in ["feedback-malformed", "feedback-foreign", "feedback-stale"] {
         assert_eq!(count(report, name), 0, "{name}: {report}");
     }

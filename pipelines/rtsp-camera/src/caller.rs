@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Who sends the RTSP request that is answered now: the bindings do not show the connection and the transport.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+
+use glib::translate::from_glib_none;
+use gst_rtsp_server::gst_rtsp::ffi as rtsp;
+use gst_rtsp_server::prelude::*;
+use gst_rtsp_server::{ffi, gio};
+
+/// While a SETUP request is answered, on its thread: the addresses that RTCP of this client comes from, as an RTP session
+/// writes them. That of the connection, and the ports of its UDP transport.
+pub fn rtcp_addresses() -> Vec<String> {
+    // SAFETY: The context belongs to this thread until the request is answered. Null without a request.
+    let Some(context) = (unsafe { ffi::gst_rtsp_context_get_current().as_ref() }) else {
+        return Vec::new();
+    };
+    let mut addresses = Vec::new();
+    if !context.conn.is_null() {
+        // SAFETY: The connection lives while its request is answered; the socket is borrowed from it and may be null.
+        let socket: Option<gio::Socket> =
+            unsafe { from_glib_none(rtsp::gst_rtsp_connection_get_read_socket(context.conn)) };
+        let remote = socket.and_then(|socket| socket.remote_address().ok());
+        if let Some(remote) = remote.and_downcast::<gio::InetSocketAddress>() {
+            addresses.push(format!("{}:{}", remote.address().to_str(), remote.port()));
+        }
+    }
+    if !context.trans.is_null() {
+        // SAFETY: The stream's transport lives while its request is answered, and keeps what the call gives.
+        let transport = unsafe { ffi::gst_rtsp_stream_transport_get_transport(context.trans).as_ref() };
+        if let Some(transport) = transport.filter(|t| !t.destination.is_null()) {
+            // SAFETY: A string that ends in 0, of the transport.
+            let host = unsafe { CStr::from_ptr(transport.destination) }.to_string_lossy();
+            let ports = [transport.client_port.min, transport.client_port.max];
+            addresses.extend(
+                ports
+                    .iter()
+                    .filter(|port| **port > 0)
+                    .map(|port| format!("{host}:{port}")),
+            );
+        }
+    }
+    addresses
+}
