@@ -44,7 +44,7 @@ case $URL in
     address=${URL#udp://}
     video=(
       udpsrc address="${address%:*}" port="${address##*:}" buffer-size=2000000
-      caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96
+      caps="application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96"
       ! rtpjitterbuffer latency="$LATENCY"
     )
     ;;

@@ -82,7 +82,7 @@ for i in "${!cameras[@]}"; do
       line+=(
         rtpbin name="rtp$i" latency="$LATENCY"
         udpsrc port="$port" buffer-size=2000000
-        caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true
+        caps="application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true"
         ! "rtp$i.recv_rtp_sink_0"
         udpsrc port=$((port + 1)) ! "rtp$i.recv_rtcp_sink_0"
         "rtp$i.send_rtcp_src_0" ! udpsink host="${camera%:*}" port="${camera##*:}" sync=false async=false
