@@ -19,7 +19,8 @@ Ctrl-C ends it; the last file can be played even if the machine fails.
 
 parameters, by environment:
   OUT              folder of the recording (recording)
-  SECONDS_A_FILE   a new file begins with the first key frame after so long (60); the camera's KEY_INT_MAX says how soon
+  SECONDS_A_FILE   longest file (60). Files begin with a key frame, so that none is shorter than the way from one to the
+                   next: the camera's KEY_INT_MAX says how long that is
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx); a MODEL.modelinfo beside it describes it
   PORT             UDP port here for RTP (5000); the next one is for the camera's RTCP
   CAMERA_HOST      the camera, where RTCP with the feedback goes (127.0.0.1)

@@ -398,7 +398,15 @@ fn plays(file: &Path) {
     let ffmpeg = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-i"])
         .arg(file)
-        .args(["-fps_mode", "passthrough", "-f", "null", "-"])
+        .args([
+            "-fps_mode",
+            "passthrough",
+            "-enc_time_base",
+            "1:1000",
+            "-f",
+            "null",
+            "-",
+        ])
         .output()
         .expect("ffmpeg is installed");
     let complaints = String::from_utf8_lossy(&ffmpeg.stderr);
@@ -583,4 +591,69 @@ fn python_has(module: &str) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
+}
+
+/// What the settings for relays say to run, joined where a shell or YAML joins it.
+fn relay_texts() -> Vec<(PathBuf, String)> {
+    let folder = repository().join("pipelines/relays");
+    let mut texts: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .map(|f| (f.clone(), std::fs::read_to_string(f).unwrap()))
+        .collect();
+    texts.sort();
+    assert!(texts.len() >= 3);
+    texts
+}
+
+#[test]
+fn settings_for_relays_name_scripts_elements_and_properties_that_exist() {
+    init();
+    let mut lines = 0;
+    for (file, text) in relay_texts() {
+        for line in text.lines().filter(|l| l.contains("pipelines/")) {
+            for command in line.split('|') {
+                let Some((parameters, script)) = command.trim_start_matches(['#', ' ']).split_once("pipelines/") else {
+                    continue;
+                };
+                let name = script.split_whitespace().next().unwrap();
+                let script = std::fs::read_to_string(repository().join("pipelines").join(name))
+                    .unwrap_or_else(|e| panic!("{file:?} names {name}: {e}"));
+                for parameter in parameters.split_whitespace() {
+                    let parameter = parameter.split('=').next().unwrap();
+                    assert!(
+                        script.contains(&format!("\n  {parameter} ")),
+                        "{name} knows no {parameter}: {file:?}"
+                    );
+                }
+                lines += 1;
+            }
+        }
+        for encoder in text.split("--encoder \"").skip(1) {
+            let properties = encoder.split('"').next().unwrap();
+            launch(&format!("videotestsrc ! ddsencode {properties} ! fakesink"));
+        }
+        for line in text.split("exec:gst-launch-1.0 -q ").skip(1) {
+            let line: Vec<_> = line.lines().take_while(|l| !l.is_empty()).collect();
+            launch(&line.join(" "));
+            lines += 1;
+        }
+    }
+    assert!(lines > 8, "{lines}");
+}
+
+#[test]
+fn settings_for_relays_are_yaml() {
+    if !python_has("yaml") {
+        println!("skipped: python3-yaml is not installed");
+        return;
+    }
+    let load = "import sys, yaml; d = yaml.safe_load(open(sys.argv[1])); sys.exit(not isinstance(d, dict))";
+    for (file, _) in relay_texts() {
+        let mut python = Command::new("/usr/bin/python3");
+        assert!(
+            python.args(["-c", load]).arg(&file).status().unwrap().success(),
+            "{file:?}"
+        );
+    }
 }
