@@ -3,8 +3,8 @@
 #
 # Publishes results by MQTT: each line of JSON on standard input becomes a message. It stands behind any server script here,
 #   pipelines/server.sh | pipelines/json-to-mqtt.sh
-# and can never stop the video: while the broker is away, lines are read and dropped, and it is tried again after 1 s, 2 s and so
-# on up to 30 s. Where a connection hangs, ddsinfer drops its oldest results.
+# and can never stop the video: while the broker is away, lines are read and dropped, and it is tried again after 1 s, 2 s and
+# so on up to 30 s. Where a connection hangs, ddsinfer drops its oldest results.
 #
 # Expected output: none; with mosquitto_sub -t gst-dds/results there is one line for each frame.
 set -euo pipefail
@@ -34,7 +34,10 @@ esac
 MQTT_HOST=${MQTT_HOST:-127.0.0.1}
 MQTT_PORT=${MQTT_PORT:-1883}
 MQTT_TOPIC=${MQTT_TOPIC:-gst-dds/results}
-command -v mosquitto_pub >/dev/null || { echo 'json-to-mqtt: there is no mosquitto_pub: install mosquitto-clients' >&2; exit 1; }
+if ! command -v mosquitto_pub >/dev/null; then
+  echo 'json-to-mqtt: there is no mosquitto_pub: install mosquitto-clients' >&2
+  exit 1
+fi
 
 wait=1
 while :; do

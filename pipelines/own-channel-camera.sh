@@ -59,7 +59,7 @@ case $RELAY in
   *) echo "RELAY: $RELAY is neither udp://HOST:PORT nor rtsp://..." >&2; exit 2 ;;
 esac
 
-gst-launch-1.0 -e \
+exec gst-launch-1.0 -e \
   "${source[@]}" \
   ! videoconvert \
   ! queue max-size-buffers=2 \

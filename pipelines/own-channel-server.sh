@@ -52,7 +52,7 @@ case $URL in
   *) echo "URL: $URL is neither udp://ADDRESS:PORT nor rtsp://..." >&2; exit 2 ;;
 esac
 
-gst-launch-1.0 -q \
+exec gst-launch-1.0 -q \
   "${video[@]}" \
   ! rtph264depay \
   ! h264parse \

@@ -48,7 +48,7 @@ export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 mkdir -p "$OUT"
 
 # Matroska: a file that was cut off plays up to there. Of both queues only the one before the decoder may grow: up to 256 MB.
-gst-launch-1.0 -q -e \
+exec gst-launch-1.0 -q -e \
   rtpbin name=rtp latency="$LATENCY" \
   udpsrc port="$PORT" buffer-size=2000000 \
   caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true \

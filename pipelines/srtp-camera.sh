@@ -91,6 +91,14 @@ def end():  # a second time it is not waited for
 
 for number in signal.SIGINT, signal.SIGTERM:
     GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, end)
+
+def gone(pad, info):  # rtpsession says good-bye at once, but does not always pass the end of stream on to its RTCP
+    if info.get_event().type == Gst.EventType.EOS:
+        GLib.timeout_add(500, loop.quit)
+    return Gst.PadProbeReturn.OK
+
+video = pipeline.get_by_name("seal").get_static_pad("rtp_src_0")
+video.add_probe(Gst.PadProbeType.EVENT_DOWNSTREAM, gone)
 loop, failure = GLib.MainLoop(), []
 bus = pipeline.get_bus()
 bus.add_signal_watch()

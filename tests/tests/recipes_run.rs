@@ -502,6 +502,54 @@ fn own_channel_past_a_relay() {
 }
 
 #[test]
+fn own_channel_beside_rtsp() {
+    let program = stage().plugins.join("dds-rtsp-camera");
+    assert!(
+        program.exists(),
+        "there is no {}: run `cargo build --workspace`",
+        program.display()
+    );
+    let folder = scratch("recipe-own-channel-rtsp");
+    let key = folder.join("dds.key");
+    std::fs::write(&key, "a key of the tests, for nobody else\n").unwrap();
+    let key = key.to_str().unwrap();
+    let (port, back) = ports();
+    let channel = format!("udp://127.0.0.1:{back}");
+    let mut camera = Script::start_with(
+        "rtsp-camera.sh",
+        &[
+            "--size",
+            "320x192",
+            "--rate",
+            "10",
+            "--encoder",
+            &format!("feedback-uri={channel} feedback-key-file={key}"),
+        ],
+        &[
+            ("SOURCE", "test:ball"),
+            ("PORT", &port),
+            ("DDS_RTSP_CAMERA", program.to_str().unwrap()),
+        ],
+    );
+    camera.wait_for("address", |c| {
+        c.err.lock().unwrap().iter().any(|l| l.contains("rtsp://"))
+    });
+    let url = format!("rtsp://127.0.0.1:{port}/camera");
+    let mut server = Script::start(
+        "own-channel-server.sh",
+        &[("KEY_FILE", key), ("FEEDBACK_URI", &channel), ("URL", &url)],
+    );
+    server.infers();
+    camera.signal("INT");
+    camera.wait_end();
+    camera.wait_for("report", |c| !c.out.lock().unwrap().is_empty());
+    let report = &camera.results()[0]["encoder"];
+    for count in ["feedback-packets-uri", "frames-steered"] {
+        assert!(report[count].as_u64().is_some_and(|n| n > 0), "{count}: {report}");
+    }
+}
+
+#[test]
 fn results_by_mqtt() {
     if ["mosquitto", "mosquitto_pub", "mosquitto_sub"]
         .iter()
@@ -631,6 +679,7 @@ fn settings_for_relays_name_scripts_elements_and_properties_that_exist() {
         }
         for encoder in text.split("--encoder \"").skip(1) {
             let properties = encoder.split('"').next().unwrap();
+            let properties = properties.replace("\\\n#", "");
             launch(&format!("videotestsrc ! ddsencode {properties} ! fakesink"));
         }
         for line in text.split("exec:gst-launch-1.0 -q ").skip(1) {
