@@ -60,7 +60,8 @@ camera() {
 }
 
 server() {
-  gst-launch-1.0 -q \
+  # In place of the shell, so that ending it ends the pipeline.
+  exec gst-launch-1.0 -q \
     udpsrc port="$PORT" buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
     ! rtpjitterbuffer latency=20 \
     ! rtph264depay \
