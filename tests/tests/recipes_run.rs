@@ -376,25 +376,24 @@ fn recording_beside_analysis() {
     );
     server.infers();
     camera.is_steered();
-    camera.wait_end();
-    let sent = ["First", "Fallback", "Steered", "Unsteered"]
-        .map(|m| camera.frames(m))
-        .iter()
-        .sum::<usize>();
-    assert_eq!(sent, 360);
+    // Not for its end, nor the server's: rtpsession does not always pass the end of stream on to its RTCP.
+    let coded = |c: &Script| {
+        ["First", "Fallback", "Steered", "Unsteered"]
+            .iter()
+            .map(|m| c.frames(m))
+            .sum::<usize>()
+    };
+    let sent = 360;
+    camera.wait_for("whole clip", |c| coded(c) == sent);
     server.wait_for("last frame", |s| s.results().last().is_some_and(|r| r["frame"] == 359));
     server.signal("INT");
-    server.wait_end();
-
-    let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
+    let files = || -> BTreeSet<_> { std::fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).collect() };
+    server.wait_for("whole recording", |_| {
+        files().iter().map(|f| packets_in(f)).sum::<usize>() == sent
+    });
+    let files = files();
     assert!(files.len() >= 3, "{files:?}");
-    let mut recorded = 0;
-    for file in &files {
-        plays(file);
-        recorded += packets_in(file);
-    }
-    assert_eq!(recorded, sent);
+    files.iter().for_each(|file| plays(file));
     let looked_at: BTreeSet<_> = server.results().iter().map(|r| r["frame"].as_u64()).collect();
     assert!(
         looked_at.len() < sent,
@@ -432,7 +431,10 @@ fn packets_in(file: &Path) -> usize {
         .output()
         .expect("ffprobe is installed");
     let flags = String::from_utf8(ffprobe.stdout).unwrap();
-    assert!(flags.starts_with('K'), "{file:?} begins with {flags:.10}");
+    assert!(
+        flags.is_empty() || flags.starts_with('K'),
+        "{file:?} begins with {flags}"
+    );
     flags.lines().count()
 }
 
