@@ -18,6 +18,7 @@ parameters, by environment:
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx)
   BACKGROUND_QP    quantizer outside regions (40)
   REGION_QP        quantizer inside regions (30)
+  THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
 }
@@ -31,6 +32,7 @@ SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/
 MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
 BACKGROUND_QP=${BACKGROUND_QP:-40}
 REGION_QP=${REGION_QP:-30}
+THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
 case $SOURCE in
@@ -44,6 +46,6 @@ gst-launch-1.0 -q -e \
   ! videoconvert \
   ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
   ! avdec_h264 max-threads=1 \
-  ! ddsinfer name=infer model-file="$MODEL" \
+  ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
   ! fakesink async=false \
   infer.results ! queue ! fdsink fd=1 sync=false async=false

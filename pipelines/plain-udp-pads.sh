@@ -24,6 +24,7 @@ parameters, by environment:
   CAMERA_HOST      where feedback goes (127.0.0.1), UDP port FEEDBACK_PORT (5005)
   BACKGROUND_QP    quantizer outside regions (40)
   REGION_QP        quantizer inside regions (30)
+  THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
 }
@@ -36,6 +37,7 @@ PORT=${PORT:-5000}
 FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
 BACKGROUND_QP=${BACKGROUND_QP:-40}
 REGION_QP=${REGION_QP:-30}
+THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
@@ -58,12 +60,13 @@ camera() {
 }
 
 server() {
-  gst-launch-1.0 -q \
+  # In place of the shell, so that ending it ends the pipeline.
+  exec gst-launch-1.0 -q \
     udpsrc port="$PORT" buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
     ! rtpjitterbuffer latency=20 \
     ! rtph264depay \
     ! avdec_h264 max-threads=1 \
-    ! ddsinfer name=infer model-file="$MODEL" \
+    ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
     ! fakesink async=false \
     infer.feedback ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
     infer.results ! queue ! fdsink fd=1 sync=false async=false
