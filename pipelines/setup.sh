@@ -23,7 +23,8 @@ options:
   --env      install nothing; print the shell lines that make these tools usable, for
              eval "$(pipelines/setup.sh --env)"
   --no-clip  leave the clip out (95 MB of download on a fresh machine)
-  --tests    what only the tests need, too: Chromium, where it is a Debian package (Ubuntu has none)
+  --tests    what only the tests need, too: VLC, an MQTT broker, and Chromium, where it is a Debian package (Ubuntu has
+             none)
   --help     this text
 USAGE
 }
@@ -39,12 +40,16 @@ CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 # libclang: x264-sys reads the installed x264.h at build time. ugly: x264enc, the demo's yardstick.
 # bad: h264parse, rsvgdec. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
 # fonts: the plots of dds-eval as PNG. rtspserver, rtsp: dds-rtsp-camera and its clients. glib-networking: rtsps.
+# gi: the scripts that encrypt.
 PACKAGES=(
   build-essential ca-certificates curl ffmpeg fonts-dejavu-core libclang-dev pkg-config python3
   libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev libx264-dev glib-networking
   gstreamer1.0-libav gstreamer1.0-plugins-bad gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gstreamer1.0-tools
+  gir1.2-gstreamer-1.0 python3-gi
 )
+# Players, brokers and readers of others that the tests run against.
+TEST_PACKAGES=(mosquitto mosquitto-clients python3-yaml vlc-bin vlc-plugin-base)
 
 data="${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds"
 ort="$data/onnxruntime/libonnxruntime.so.$ORT_VERSION"
@@ -229,4 +234,7 @@ install_packages "${PACKAGES[@]}"
 set_up_rust
 set_up_onnxruntime
 if [ -n "$with_clip" ]; then set_up_clip; fi
-if [ -n "$for_tests" ]; then set_up_chromium; fi
+if [ -n "$for_tests" ]; then
+  install_packages "${TEST_PACKAGES[@]}"
+  set_up_chromium
+fi
