@@ -304,6 +304,35 @@ fn in_process() {
 }
 
 #[test]
+fn results_are_drawn() {
+    let folder = scratch("recipe-overlay");
+    let source = clip(&folder, FPS, 3);
+    let out = folder.join("drawn.mkv");
+    let mut script = Script::start(
+        "overlay.sh",
+        &[("SOURCE", &source), ("OUT", out.to_str().unwrap()), ("INTERVAL", "2")],
+    );
+    script.wait_end();
+    // The ball is white on black: every colour was drawn.
+    let colourful = |file: &str| -> Vec<usize> {
+        let output = Command::new("ffmpeg")
+            .args(["-v", "error", "-i", file, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+            .stdin(Stdio::null())
+            .output()
+            .expect("ffmpeg is installed");
+        let is_colour = |p: &&[u8]| p.iter().max().unwrap() - p.iter().min().unwrap() > 60;
+        let count = |frame: &[u8]| frame.chunks_exact(3).filter(is_colour).count();
+        output.stdout.chunks_exact(320 * 192 * 3).map(count).collect()
+    };
+    assert!(colourful(&source).iter().all(|n| *n == 0));
+    let drawn = colourful(out.to_str().unwrap());
+    assert_eq!(drawn.len(), 3 * FPS as usize);
+    // Frames that were not inferred hold what was found before them.
+    let with_some = drawn.iter().filter(|n| **n > 20).count();
+    assert!(with_some > drawn.len() / 2, "{drawn:?}");
+}
+
+#[test]
 fn encrypted() {
     if !python_has("gi; gi.require_version('Gst', '1.0'); from gi.repository import Gst") {
         println!("skipped: python3-gi and gir1.2-gstreamer-1.0 are not installed");

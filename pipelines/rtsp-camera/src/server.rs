@@ -379,7 +379,7 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
         });
     }
     for pay in ["pay0", "pay1"].iter().filter_map(|name| bin.by_name(name)) {
-        pay.static_pad("src").iter().for_each(ask_for_picture_loss);
+        pay.static_pad("src").iter().for_each(complete_description);
     }
 
     if let Some(pad) = encoder.static_pad("refine") {
@@ -411,18 +411,35 @@ fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     });
 }
 
-/// Lets clients ask for a key frame by RTCP: the SDP says so (RFC 4585, section 4.2) because the stream's caps do.
-fn ask_for_picture_loss(pad: &gst::Pad) {
+/// What the SDP says because the stream's caps do: that clients may ask for a key frame by RTCP (RFC 4585, section 4.2), and
+/// profile and level, which would be Baseline 1 without a word (RFC 6184, section 8.1; the payloader of 1.22 knows them
+/// from `avc` only).
+fn complete_description(pad: &gst::Pad) {
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
         if let Some(gst::PadProbeData::Event(event)) = &info.data
             && let gst::EventView::Caps(caps) = event.view()
         {
             let mut caps = caps.caps_owned();
-            caps.make_mut().set("rtcp-fb-nack-pli", true);
+            let fields = caps.make_mut();
+            fields.set("rtcp-fb-nack-pli", true);
+            let known = fields.structure(0).is_some_and(|s| s.has_field("profile-level-id"));
+            if let Some(id) = profile_level_id(fields).filter(|_| !known) {
+                fields.set("profile-level-id", id);
+            }
             info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
         }
         gst::PadProbeReturn::Ok
     });
+}
+
+/// The three bytes behind the header of the first sequence parameter set, in hexadecimal digits.
+fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
+    let sets = caps.structure(0)?.get::<&str>("sprop-parameter-sets").ok()?;
+    let sps = glib::base64_decode(sets.split(',').next()?);
+    let &[header, profile, constraints, level, ..] = sps.as_slice() else {
+        return None;
+    };
+    (header & 0x1f == 7).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
 }
 
 /// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
