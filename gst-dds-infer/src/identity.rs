@@ -13,15 +13,7 @@ use std::collections::VecDeque;
 
 use dds_protocol::extension::Extension;
 use dds_protocol::identity::{FrameIdentity, IdentityError};
-use dds_protocol::nal::{self, AccessUnitSummary, Format};
-
-/// NAL unit types (ISO/IEC 14496-10 table 7-1).
-const NAL_SLICE: u8 = 1;
-const NAL_IDR_SLICE: u8 = 5;
-const NAL_SEI: u8 = 6;
-const NAL_SEQUENCE_PARAMETERS: u8 = 7;
-const NAL_PICTURE_PARAMETERS: u8 = 8;
-const NAL_DELIMITER: u8 = 9;
+use dds_protocol::nal::{self, AccessUnitSummary, Codec, Format, NalKind};
 
 /// What is known of one decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -98,14 +90,14 @@ struct Pieces {
 }
 
 /// Our message in one NAL unit, if it is an SEI NAL unit that has one, and its records.
-fn identity_of(unit: &[u8]) -> Option<(Result<FrameIdentity, IdentityError>, Extension)> {
-    if unit.first()? & 0x1f != NAL_SEI {
+fn identity_of(codec: Codec, unit: &[u8]) -> Option<(Result<FrameIdentity, IdentityError>, Extension)> {
+    if codec.kind(codec.nal_type(unit)?) != NalKind::Sei {
         return None;
     }
     // A length prefix keeps the bytes whole whatever they are.
     let mut framed = u32::try_from(unit.len()).ok()?.to_be_bytes().to_vec();
     framed.extend_from_slice(unit);
-    let summary = nal::summarize(&framed, Format::LengthPrefixed(4));
+    let summary = codec.summarize(&framed, Format::LengthPrefixed(4));
     Some((summary.identity?, summary.extension))
 }
 
@@ -118,9 +110,9 @@ impl Pieces {
         }
     }
 
-    /// Whether `unit` is the first NAL unit of the next access unit (ISO/IEC 14496-10, 7.4.1.2.3, as far as the camera
-    /// uses it). The time alone does not tell: it may be missing, and after a loss two pictures may share one.
-    fn ends_before(&self, unit: &[u8], pts: Option<u64>, identity: Option<&FrameIdentity>) -> bool {
+    /// Whether `unit` is the first NAL unit of the next access unit. The time alone does not tell: it may be missing, and
+    /// after a loss two pictures may share one.
+    fn ends_before(&self, codec: Codec, unit: &[u8], pts: Option<u64>, identity: Option<&FrameIdentity>) -> bool {
         let has_slices = self.unit.slices.slices > 0;
         if pts.is_some() && pts != self.pts && (has_slices || self.pts.is_some()) {
             return true;
@@ -131,18 +123,15 @@ impl Pieces {
         {
             return true;
         }
-        match unit[0] & 0x1f {
-            NAL_DELIMITER => true,
-            NAL_SEI | NAL_SEQUENCE_PARAMETERS | NAL_PICTURE_PARAMETERS => has_slices,
-            // The first bit of the slice header: `first_mb_in_slice` is 0.
-            NAL_SLICE | NAL_IDR_SLICE => has_slices && unit.get(1).is_some_and(|byte| byte & 0x80 != 0),
-            _ => false,
-        }
+        codec.begins_access_unit(unit, has_slices)
     }
 
-    fn add(&mut self, unit: &[u8], found: Option<(Result<FrameIdentity, IdentityError>, Extension)>) {
-        if matches!(unit[0] & 0x1f, NAL_SLICE | NAL_IDR_SLICE) {
-            self.unit.slices.add(unit);
+    fn add(&mut self, codec: Codec, unit: &[u8], found: Option<(Result<FrameIdentity, IdentityError>, Extension)>) {
+        if codec
+            .nal_type(unit)
+            .is_some_and(|t| matches!(codec.kind(t), NalKind::Slice { .. }))
+        {
+            self.unit.slices.add(codec, unit);
         }
         // As in whole access units the first readable message counts.
         match (&self.unit.identity, found) {
@@ -192,28 +181,32 @@ impl IdentityTracker {
     }
 
     /// Takes one access unit on its way into the decoder. `corrupted`: somebody upstream already says so.
-    pub fn push(&mut self, access_unit: &[u8], format: Format, pts: Option<u64>, corrupted: bool) {
+    pub fn push(&mut self, access_unit: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         self.end_of_pieces();
-        self.record(nal::summarize(access_unit, format), pts, corrupted);
+        self.record(codec.summarize(access_unit, format), pts, corrupted);
     }
 
     /// Takes a piece of an access unit (streams with one NAL unit a buffer): whole NAL units, one or more. An access unit
     /// counts once the next one begins (another presentation time, or a NAL unit that only the start of an access unit
     /// can have) or its frame is looked up. Pieces without a time belong to the access unit before them, or take the
     /// time of the slices behind them. `corrupted`: somebody upstream already says so.
-    pub fn push_piece(&mut self, piece: &[u8], format: Format, pts: Option<u64>, corrupted: bool) {
+    pub fn push_piece(&mut self, piece: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         let mut empty = true;
         for unit in nal::nal_units(piece, format) {
             empty = false;
-            let identity = identity_of(unit);
+            let identity = identity_of(codec, unit);
             let readable = identity.as_ref().and_then(|(i, _)| i.as_ref().ok());
-            if self.pieces.as_ref().is_some_and(|p| p.ends_before(unit, pts, readable)) {
+            if self
+                .pieces
+                .as_ref()
+                .is_some_and(|p| p.ends_before(codec, unit, pts, readable))
+            {
                 self.end_of_pieces();
             }
             let pieces = self.pieces.get_or_insert_with(|| Pieces::new(pts));
             pieces.pts = pieces.pts.or(pts);
             pieces.corrupted |= corrupted;
-            pieces.add(unit, identity);
+            pieces.add(codec, unit, identity);
         }
         if empty && corrupted {
             self.lost();
@@ -433,7 +426,7 @@ mod tests {
             })
             .collect();
         let mut count = SliceCount::default();
-        slice_units.iter().for_each(|s| count.add(s));
+        slice_units.iter().for_each(|s| count.add(Codec::H264, s));
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id: 9,
@@ -445,7 +438,7 @@ mod tests {
             slice_bytes: count.bytes,
             slice_checksum: count.checksum,
         };
-        let mut all = vec![identity.to_nal()];
+        let mut all = vec![identity.to_nal(Codec::H264)];
         all.extend(slice_units);
         all
     }
@@ -481,10 +474,16 @@ mod tests {
         for (n, units) in stream.iter().enumerate() {
             let Some(units) = units else { continue };
             if delivery == Delivery::Whole {
-                tracker.push(&pack(units, format), format, time(n), false);
+                tracker.push(&pack(units, format), Codec::H264, format, time(n), false);
             } else {
                 for unit in units {
-                    tracker.push_piece(&pack(std::slice::from_ref(unit), format), format, time(n), false);
+                    tracker.push_piece(
+                        &pack(std::slice::from_ref(unit), format),
+                        Codec::H264,
+                        format,
+                        time(n),
+                        false,
+                    );
                 }
             }
         }
@@ -611,7 +610,7 @@ mod tests {
             let mut tracker = IdentityTracker::new();
             for unit in stream.iter().flatten().flatten() {
                 let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
-                tracker.push_piece(&piece, Format::ByteStream, None, false);
+                tracker.push_piece(&piece, Codec::H264, Format::ByteStream, None, false);
             }
             for n in 0..FRAMES as u64 {
                 assert!(
@@ -665,7 +664,7 @@ mod tests {
                 for (index, unit) in units(n, slices).iter().enumerate() {
                     if !lost.contains(&(n, index)) {
                         let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
-                        tracker.push_piece(&piece, Format::ByteStream, None, false);
+                        tracker.push_piece(&piece, Codec::H264, Format::ByteStream, None, false);
                     }
                 }
             }
@@ -687,15 +686,19 @@ mod tests {
     fn with_identity(n: usize, change: impl FnOnce(&mut FrameIdentity)) -> Vec<u8> {
         let mut all = units(n, 1);
         let whole = pack(&all, Format::ByteStream);
-        let mut identity = nal::summarize(&whole, Format::ByteStream).identity.unwrap().unwrap();
+        let mut identity = Codec::H264
+            .summarize(&whole, Format::ByteStream)
+            .identity
+            .unwrap()
+            .unwrap();
         change(&mut identity);
-        all[0] = identity.to_nal();
+        all[0] = identity.to_nal(Codec::H264);
         pack(&all, Format::ByteStream)
     }
 
     /// Pushes a byte-stream access unit and looks its frame up.
     fn pushed(tracker: &mut IdentityTracker, access_unit: &[u8]) -> FrameRecord {
-        tracker.push(access_unit, Format::ByteStream, None, false);
+        tracker.push(access_unit, Codec::H264, Format::ByteStream, None, false);
         match tracker.lookup(None) {
             Lookup::Known(record) => record,
             Lookup::Unknown => panic!("the frame is not known"),
@@ -726,7 +729,7 @@ mod tests {
         let mut all = units(1, 1);
         let mut payload = dds_protocol::identity::UUID.to_vec();
         payload.extend([0xff; 40]);
-        all[0] = nal::sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload);
+        all[0] = Codec::H264.sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload);
         let record = pushed(&mut tracker, &pack(&all, Format::ByteStream));
         assert_eq!((record.identity, record.damaged), (None, true));
         assert!(pushed(&mut tracker, &pack(&units(2, 1), Format::ByteStream)).damaged);
@@ -748,12 +751,13 @@ mod tests {
             slices: 0,
             slice_bytes: 0,
             slice_checksum: SliceCount::default().checksum,
-            ..nal::summarize(&pack(&units(0, 1), Format::ByteStream), Format::ByteStream)
+            ..Codec::H264
+                .summarize(&pack(&units(0, 1), Format::ByteStream), Format::ByteStream)
                 .identity
                 .unwrap()
                 .unwrap()
         };
-        assert!(pushed(&mut tracker, &pack(&[empty.to_nal()], Format::ByteStream)).damaged);
+        assert!(pushed(&mut tracker, &pack(&[empty.to_nal(Codec::H264)], Format::ByteStream)).damaged);
         assert!(pushed(&mut tracker, &pack(&units(3, 1), Format::ByteStream)).damaged);
     }
 
@@ -762,7 +766,7 @@ mod tests {
         let mut tracker = IdentityTracker::new();
         let headers = pack(&[vec![0x67, 1, 2], vec![0x68, 3]], Format::ByteStream);
         for n in 0..FRAMES {
-            tracker.push(&headers, Format::ByteStream, Some(1000 + n as u64), false);
+            tracker.push(&headers, Codec::H264, Format::ByteStream, Some(1000 + n as u64), false);
             assert!(!pushed(&mut tracker, &pack(&units(n, 1), Format::ByteStream)).damaged);
         }
         assert_eq!(tracker.stats().access_units, FRAMES as u64);
@@ -778,7 +782,13 @@ mod tests {
             // Of the second one identity and first slice are lost.
             all.extend(units(n, 4).split_off(2 * n));
             for unit in all {
-                tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, None, false);
+                tracker.push_piece(
+                    &pack(&[unit], Format::ByteStream),
+                    Codec::H264,
+                    Format::ByteStream,
+                    None,
+                    false,
+                );
             }
         }
         assert!(
@@ -798,7 +808,13 @@ mod tests {
     fn a_frame_without_a_time_belongs_to_the_access_unit_still_coming_in() {
         let mut tracker = IdentityTracker::new();
         for unit in units(0, 4) {
-            tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, Some(5), false);
+            tracker.push_piece(
+                &pack(&[unit], Format::ByteStream),
+                Codec::H264,
+                Format::ByteStream,
+                Some(5),
+                false,
+            );
         }
         assert!(matches!(
             tracker.lookup(None),
@@ -817,9 +833,9 @@ mod tests {
             let mut all = vec![vec![0x09, 0xf0], vec![0x67, 1, 2], vec![0x68, 3]];
             all.extend(units(n, 4));
             for unit in &all {
-                let time = matches!(unit[0] & 0x1f, NAL_SLICE | NAL_IDR_SLICE).then_some(n as u64);
+                let time = matches!(unit[0] & 0x1f, 1 | 5).then_some(n as u64);
                 let piece = pack(std::slice::from_ref(unit), Format::ByteStream);
-                tracker.push_piece(&piece, Format::ByteStream, time, false);
+                tracker.push_piece(&piece, Codec::H264, Format::ByteStream, time, false);
             }
         }
         for n in 0..FRAMES as u64 {
@@ -835,6 +851,7 @@ mod tests {
         for n in 0..MAX_RECORDS + 3 {
             tracker.push(
                 &pack(&units(n, 1), Format::ByteStream),
+                Codec::H264,
                 Format::ByteStream,
                 Some(n as u64),
                 false,
@@ -853,6 +870,7 @@ mod tests {
         for n in [0, 1] {
             tracker.push(
                 &pack(&units(n, 1), Format::ByteStream),
+                Codec::H264,
                 Format::ByteStream,
                 Some(7),
                 false,
@@ -870,7 +888,13 @@ mod tests {
         let mut tracker = IdentityTracker::new();
         assert_eq!((tracker.needs_key_unit(), tracker.stream_id()), (false, None));
         for unit in units(0, 4) {
-            tracker.push_piece(&pack(&[unit], Format::ByteStream), Format::ByteStream, Some(0), false);
+            tracker.push_piece(
+                &pack(&[unit], Format::ByteStream),
+                Codec::H264,
+                Format::ByteStream,
+                Some(0),
+                false,
+            );
         }
         tracker.lost();
         assert!(tracker.needs_key_unit());
@@ -883,7 +907,7 @@ mod tests {
         assert!(!pushed(&mut tracker, &pack(&units(10, 1), Format::ByteStream)).damaged);
         assert!(!tracker.needs_key_unit());
         // A piece that holds nothing but says that something is missing.
-        tracker.push_piece(&[], Format::ByteStream, None, true);
+        tracker.push_piece(&[], Codec::H264, Format::ByteStream, None, true);
         assert!(pushed(&mut tracker, &pack(&units(11, 1), Format::ByteStream)).damaged);
     }
 
@@ -894,6 +918,7 @@ mod tests {
             for unit in units(n, 4) {
                 tracker.push_piece(
                     &pack(&[unit], Format::ByteStream),
+                    Codec::H264,
                     Format::ByteStream,
                     Some(n as u64),
                     false,
@@ -913,7 +938,13 @@ mod tests {
         let mut tracker = IdentityTracker::new();
         for n in 0..u64::from(FOREIGN_AFTER) {
             assert_eq!(tracker.origin(), Origin::Undecided);
-            tracker.push(&[0, 0, 1, 0x41, 1, 2, 3], Format::ByteStream, Some(n), false);
+            tracker.push(
+                &[0, 0, 1, 0x41, 1, 2, 3],
+                Codec::H264,
+                Format::ByteStream,
+                Some(n),
+                false,
+            );
             assert_eq!(
                 tracker.lookup(Some(n)),
                 Lookup::Known(FrameRecord {
@@ -944,7 +975,13 @@ mod tests {
         let mut requests = Vec::new();
         // Joined at access unit 3, recovery at 10, access unit 15 lost, recovery at 20.
         for n in (3..FRAMES).filter(|n| *n != 15) {
-            tracker.push(&pack(&units(n, 1), Format::ByteStream), Format::ByteStream, None, false);
+            tracker.push(
+                &pack(&units(n, 1), Format::ByteStream),
+                Codec::H264,
+                Format::ByteStream,
+                None,
+                false,
+            );
             if tracker.key_unit_due(n as u64 * 200_000_000).is_some() {
                 requests.push(n);
             }
@@ -958,6 +995,7 @@ mod tests {
         let push = |tracker: &mut IdentityTracker, n: usize, pts: u64| {
             tracker.push(
                 &pack(&units(n, 1), Format::ByteStream),
+                Codec::H264,
                 Format::ByteStream,
                 Some(pts),
                 false,
@@ -978,8 +1016,14 @@ mod tests {
         // The decoder gives 0, 7 for the first two, as a recorder wrote one time for both, and 7 for the third.
         for (n, pts) in [(0, 0), (1, 0), (2, 7), (3, 14)] {
             let unit = pack(&units(n, 1), Format::ByteStream);
-            told.push(nal::summarize(&unit, Format::ByteStream).identity.unwrap().unwrap());
-            tracker.push(&unit, Format::ByteStream, Some(pts), false);
+            told.push(
+                Codec::H264
+                    .summarize(&unit, Format::ByteStream)
+                    .identity
+                    .unwrap()
+                    .unwrap(),
+            );
+            tracker.push(&unit, Codec::H264, Format::ByteStream, Some(pts), false);
         }
         let mut frame = |pts, told| match tracker.lookup_told(Some(pts), told) {
             Lookup::Known(record) => record.identity.map(|identity| identity.frame),
@@ -998,6 +1042,7 @@ mod tests {
         let damaged = |tracker: &mut IdentityTracker, n: usize, corrupted: bool| {
             tracker.push(
                 &pack(&units(n, 1), Format::ByteStream),
+                Codec::H264,
                 Format::ByteStream,
                 Some(n as u64),
                 corrupted,

@@ -9,7 +9,9 @@ use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
 use gstdds::camera::{Camera, Geometry, Settings, Source};
 use gstdds::encoder::x264::X264;
-use gstdds::encoder::{Config, FrameControls, Guard, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder};
+use gstdds::encoder::{
+    Codec, Config, FrameControls, Guard, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
+};
 
 const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
@@ -60,6 +62,7 @@ fn run(scene: &Scene) -> Run {
     };
     let mut camera = Camera::new(1, geometry, settings(0));
     let config = Config {
+        codec: Codec::H264,
         width: geometry.width,
         height: geometry.height,
         format: PixelFormat::Gray8,

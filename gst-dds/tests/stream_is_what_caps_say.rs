@@ -8,7 +8,7 @@ mod common;
 
 use common::{Camera, STREAM, decodes, element, identity, quantizers, region};
 use dds_protocol::feedback::Quality;
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{self, Codec, Format};
 use gst::prelude::*;
 use gst_video::prelude::*;
 
@@ -116,7 +116,7 @@ fn avc_has_codec_data_length_prefixes_and_identity() {
         .map(|n| n[0] & 0x1f)
         .collect();
     assert_eq!(kinds, [9, 6, 5]);
-    let summary = nal::summarize(&map, Format::LengthPrefixed(4));
+    let summary = Codec::H264.summarize(&map, Format::LengthPrefixed(4));
     let identity = summary.identity.unwrap().unwrap();
     assert_eq!(
         (identity.slices, identity.slice_bytes),

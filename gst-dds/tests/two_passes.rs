@@ -14,7 +14,7 @@ use common::{Camera, STREAM, decodes, element, ffmpeg_reads, identity, quantizer
 use dds_protocol::extension::Extension;
 use dds_protocol::feedback::{Quality, Rect, Region};
 use dds_protocol::identity::{FrameIdentity, StreamKind};
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 use gst_video::prelude::*;
@@ -109,7 +109,9 @@ fn two_pass(settings: &[(&str, &str)]) -> gst::Element {
 
 /// Identity and records of a byte-stream access unit.
 fn records(unit: &gst::Buffer) -> (FrameIdentity, Extension) {
-    let extension = nal::summarize(&unit.map_readable().unwrap(), Format::ByteStream).extension;
+    let extension = Codec::H264
+        .summarize(&unit.map_readable().unwrap(), Format::ByteStream)
+        .extension;
     (identity(unit), extension)
 }
 

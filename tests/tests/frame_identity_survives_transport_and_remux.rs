@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::*;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
 
 const FRAMES: usize = 45;
@@ -38,7 +38,7 @@ fn identities(line: &str) -> Vec<FrameIdentity> {
             other => panic!("stream-format {other}"),
         };
         let map = sample.buffer().unwrap().map_readable().unwrap();
-        let summary = nal::summarize(&map, format);
+        let summary = Codec::H264.summarize(&map, format);
         let identity = summary
             .identity
             .unwrap_or_else(|| panic!("access unit {} has no identity in: {line}", found.len()))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use dds_protocol::identity::StreamKind;
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
 use serde_json::Value;
 
@@ -243,7 +243,7 @@ fn both_streams_carry_the_same_frames_and_the_second_its_rectangles() {
     pipeline.set_state(gst::State::Playing).unwrap();
     drive(&pipeline, 0, 12, 1);
     let read = |unit: &[u8]| {
-        let summary = nal::summarize(unit, Format::ByteStream);
+        let summary = Codec::H264.summarize(unit, Format::ByteStream);
         (summary.identity.unwrap().unwrap(), summary.extension)
     };
     let low = low.lock().unwrap();

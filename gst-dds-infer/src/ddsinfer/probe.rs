@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use dds_protocol::nal::Format;
+use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
 use gst_dds_link::path::{self, Direction, Visit};
 
@@ -21,26 +21,44 @@ use super::imp::CAT;
 /// How access units lie in the buffers of a pad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
+    codec: Codec,
     format: Format,
     whole_units: bool,
 }
 
 impl Layout {
-    /// `None` for caps that are not H.264 or say nothing of their format.
+    /// `None` for caps that are neither H.264 nor H.265, or say nothing of their format.
     fn of(caps: &gst::CapsRef) -> Option<Self> {
-        let s = caps.structure(0).filter(|s| s.name() == "video/x-h264")?;
+        let s = caps.structure(0)?;
+        let codec = codec_of(s)?;
         let format = match s.get::<&str>("stream-format").ok()? {
             "byte-stream" => Format::ByteStream,
-            // avc, avc3: the record's fifth byte holds the length size less one (ISO/IEC 14496-15, 5.3.3.1.2).
+            // The low bits of a byte of the record hold the length size less one (ISO/IEC 14496-15, 5.3.3.1.2, 8.3.3.1.2).
             _ => {
                 let record = s.get::<gst::Buffer>("codec_data").ok()?;
+                let at = match codec {
+                    Codec::H264 => 4,
+                    Codec::H265 => 21,
+                };
                 let mut byte = [0];
-                record.copy_to_slice(4, &mut byte).ok()?;
+                record.copy_to_slice(at, &mut byte).ok()?;
                 Format::LengthPrefixed((byte[0] & 3) + 1)
             }
         };
         let whole_units = s.get::<&str>("alignment").is_ok_and(|a| a == "au") || format != Format::ByteStream;
-        Some(Self { format, whole_units })
+        Some(Self {
+            codec,
+            format,
+            whole_units,
+        })
+    }
+}
+
+fn codec_of(caps: &gst::StructureRef) -> Option<Codec> {
+    match caps.name().as_str() {
+        "video/x-h264" => Some(Codec::H264),
+        "video/x-h265" => Some(Codec::H265),
+        _ => None,
     }
 }
 
@@ -72,7 +90,7 @@ impl IdentityProbe {
     }
 
     /// Looks for the encoded pad upstream of `sink_pad` and reads it; `early` may have done so for some time. `None` where
-    /// there is no H.264 upstream (yet).
+    /// there is no stream that may be ours upstream (yet).
     pub fn install(sink_pad: &gst::Pad, early: Option<&EarlyProbes>) -> Option<Self> {
         let pad = encoded_pad(sink_pad)?;
         gst::info!(
@@ -229,18 +247,18 @@ impl EarlyProbes {
     }
 }
 
-/// The sink pad of an H.264 video decoder.
+/// The sink pad of a decoder of H.264 or H.265.
 fn decoder_pad(element: &gst::Element) -> Option<gst::Pad> {
     let klass = element.metadata(gst::ELEMENT_METADATA_KLASS)?;
     if !(klass.contains("Decoder") && klass.contains("Video")) {
         return None;
     }
     let pad = element.static_pad("sink")?;
-    is_h264(&pad.pad_template_caps()).then_some(pad)
+    is_encoded(&pad.pad_template_caps()).then_some(pad)
 }
 
-fn is_h264(caps: &gst::CapsRef) -> bool {
-    !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| s.name() == "video/x-h264")
+fn is_encoded(caps: &gst::CapsRef) -> bool {
+    !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| codec_of(s).is_some())
 }
 
 fn push(
@@ -265,9 +283,9 @@ fn push(
     let request = {
         let mut tracker = tracker.lock().unwrap();
         if layout.whole_units {
-            tracker.push(&map, layout.format, pts, corrupted);
+            tracker.push(&map, layout.codec, layout.format, pts, corrupted);
         } else {
-            tracker.push_piece(&map, layout.format, pts, corrupted);
+            tracker.push_piece(&map, layout.codec, layout.format, pts, corrupted);
         }
         // Here and not behind the decoder, which may give no frame at all before it has seen a key frame.
         let now = buffer.dts_or_pts().map_or(0, gst::ClockTime::nseconds);
@@ -289,7 +307,7 @@ fn push(
     }
 }
 
-/// The pad nearest upstream of `sink_pad` that H.264 goes into: the decoder's.
+/// The pad nearest upstream of `sink_pad` that an encoded stream goes into: the decoder's.
 fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
     let mut found = None;
     path::walk(sink_pad, Direction::Upstream, |pad, _| {
@@ -298,7 +316,7 @@ fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
             let peer = pad.peer()?;
             Some(peer.pad_template_caps().intersect(&pad.pad_template_caps()))
         });
-        let encoded = known.is_some_and(|caps| is_h264(&caps));
+        let encoded = known.is_some_and(|caps| is_encoded(&caps));
         if !encoded {
             return Visit::Continue;
         }

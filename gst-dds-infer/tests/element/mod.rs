@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, Once};
 
 use dds_protocol::identity::{FrameIdentity, StreamKind};
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{self, Codec, Format};
 use gst::prelude::*;
 
 /// Longest that anything here may take.
@@ -102,7 +102,7 @@ pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
         };
         let mut counter = counter.lock().unwrap();
         let data = buffer.map_readable().unwrap().to_vec();
-        let slices = nal::count_slices(&data, Format::ByteStream);
+        let slices = Codec::H264.count_slices(&data, Format::ByteStream);
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id,
@@ -126,7 +126,7 @@ pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
             if !named && matches!(kind, 1 | 5) {
                 named = true;
                 out.extend([0, 0, 0, 1]);
-                out.extend(identity.to_nal());
+                out.extend(identity.to_nal(Codec::H264));
             }
             out.extend([0, 0, 0, 1]);
             out.extend(unit);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frame identity: what the camera says of each access unit, as an H.264 SEI `user_data_unregistered` message.
+//! Frame identity: what the camera says of each access unit, as an SEI `user_data_unregistered` message of
+//! H.264 or H.265.
 
 use crate::extension::Extension;
-use crate::nal;
+use crate::nal::{self, Codec};
 
 /// UUID of the SEI message (random version 4, fixed for this project).
 pub const UUID: [u8; 16] = [
@@ -47,7 +48,7 @@ pub struct FrameIdentity {
     pub access_unit: u32,
     /// Decoding may start here: an IDR picture (or a recovery point).
     pub recovery: bool,
-    /// Slice NAL units (types 1 and 5) in this access unit.
+    /// Slice NAL units in this access unit.
     pub slices: u16,
     /// Bytes of those NAL units, NAL header and emulation prevention included, start code or length prefix not.
     pub slice_bytes: u32,
@@ -155,16 +156,16 @@ impl FrameIdentity {
         })
     }
 
-    /// The whole SEI NAL unit (no start code): header 0x06, payload with emulation prevention, trailing bits.
-    pub fn to_nal(&self) -> Vec<u8> {
-        self.to_nal_with(&Extension::default())
+    /// The whole SEI NAL unit (no start code): header, payload with emulation prevention, trailing bits.
+    pub fn to_nal(&self, codec: Codec) -> Vec<u8> {
+        self.to_nal_with(codec, &Extension::default())
     }
 
     /// As [`Self::to_nal`], with records after the identity.
-    pub fn to_nal_with(&self, extension: &Extension) -> Vec<u8> {
+    pub fn to_nal_with(&self, codec: Codec, extension: &Extension) -> Vec<u8> {
         let mut payload = self.to_payload();
         extension.write(self.frame, &mut payload);
-        nal::sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload)
+        codec.sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload)
     }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Just enough H.264 to name and check access units: NAL unit walking, slice counting, SEI reading (ISO/IEC 14496-10
-//! 7.3.1, 7.3.2.3 and annex B; ISO/IEC 14496-15 5.3 for length prefixes).
+//! Just enough H.264 and H.265 to name and check access units: NAL unit walking, slice counting, SEI reading (ISO/IEC
+//! 14496-10 7.3.1, 7.3.2.3 and annex B; ISO/IEC 23008-2 7.3.1, 7.3.2.4 and annex B; ISO/IEC 14496-15 5.3 and 8.3 for
+//! length prefixes).
 
 use crate::extension::Extension;
 use crate::identity::{FrameIdentity, IdentityError};
@@ -9,12 +10,161 @@ use crate::identity::{FrameIdentity, IdentityError};
 /// SEI payload type of `user_data_unregistered` (ISO/IEC 14496-10 D.1).
 pub const SEI_USER_DATA_UNREGISTERED: u32 = 5;
 
-/// NAL unit types (ISO/IEC 14496-10 table 7-1).
-const NAL_SLICE: u8 = 1;
-const NAL_IDR_SLICE: u8 = 5;
-const NAL_SEI: u8 = 6;
 /// `rbsp_trailing_bits` of a byte-aligned payload.
 const STOP_BYTE: u8 = 0x80;
+
+/// The standard that a stream follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// ISO/IEC 14496-10, AVC.
+    H264,
+    /// ISO/IEC 23008-2, HEVC.
+    H265,
+}
+
+/// What a NAL unit is for, as far as anybody here asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NalKind {
+    /// Coded picture data. `idr`: of a picture with which decoding may start.
+    Slice {
+        /// Of an IDR picture.
+        idr: bool,
+    },
+    /// Access unit delimiter.
+    Delimiter,
+    /// Video (H.265), sequence or picture parameter set.
+    Parameters,
+    /// Supplemental enhancement information in front of the picture.
+    Sei,
+    /// Anything else.
+    Other,
+}
+
+impl Codec {
+    /// Bytes of a NAL unit's header.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Self::H264 => 1,
+            Self::H265 => 2,
+        }
+    }
+
+    /// `nal_unit_type` (ISO/IEC 14496-10 table 7-1, ISO/IEC 23008-2 table 7-1). `None` for an empty NAL unit.
+    pub fn nal_type(self, nal: &[u8]) -> Option<u8> {
+        let header = *nal.first()?;
+        Some(match self {
+            Self::H264 => header & 0x1f,
+            Self::H265 => header >> 1 & 0x3f,
+        })
+    }
+
+    /// What NAL units of a `nal_unit_type` are for.
+    pub fn kind(self, nal_type: u8) -> NalKind {
+        match (self, nal_type) {
+            (Self::H264, 1) => NalKind::Slice { idr: false },
+            (Self::H264, 5) => NalKind::Slice { idr: true },
+            (Self::H264, 6) => NalKind::Sei,
+            (Self::H264, 7 | 8) => NalKind::Parameters,
+            (Self::H264, 9) => NalKind::Delimiter,
+            // IDR_W_RADL, IDR_N_LP; the others that are not reserved, CRA and BLA among them.
+            (Self::H265, 19 | 20) => NalKind::Slice { idr: true },
+            (Self::H265, 0..=9 | 16..=18 | 21) => NalKind::Slice { idr: false },
+            (Self::H265, 32..=34) => NalKind::Parameters,
+            (Self::H265, 35) => NalKind::Delimiter,
+            (Self::H265, 39) => NalKind::Sei,
+            _ => NalKind::Other,
+        }
+    }
+
+    /// What a NAL unit is for.
+    fn kind_of(self, nal: &[u8]) -> NalKind {
+        self.nal_type(nal).map_or(NalKind::Other, |t| self.kind(t))
+    }
+
+    /// Whether a NAL unit is the first one of an access unit, as far as it alone tells; `has_slices`: the access unit so
+    /// far has some (ISO/IEC 14496-10, 7.4.1.2.3; ISO/IEC 23008-2, 7.4.2.4.4; as far as our encoders use it).
+    pub fn begins_access_unit(self, nal: &[u8], has_slices: bool) -> bool {
+        match self.kind_of(nal) {
+            NalKind::Delimiter => true,
+            NalKind::Sei | NalKind::Parameters => has_slices,
+            // First bit of the slice header: `first_mb_in_slice` is 0, or `first_slice_segment_in_pic_flag`.
+            NalKind::Slice { .. } => has_slices && nal.get(self.header_bytes()).is_some_and(|byte| byte & 0x80 != 0),
+            NalKind::Other => false,
+        }
+    }
+
+    /// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, the first
+    /// readable one counts.
+    pub fn summarize(self, access_unit: &[u8], format: Format) -> AccessUnitSummary {
+        let mut summary = AccessUnitSummary::default();
+        for nal in nal_units(access_unit, format) {
+            match self.kind_of(nal) {
+                NalKind::Slice { .. } => summary.slices.add(self, nal),
+                NalKind::Sei if !matches!(summary.identity, Some(Ok(_))) => {
+                    if let Some(found) = self.identity_in(nal)
+                        && (found.is_ok() || summary.identity.is_none())
+                    {
+                        let (identity, extension) = match found {
+                            Ok((identity, extension)) => (Ok(identity), extension),
+                            Err(error) => (Err(error), Extension::default()),
+                        };
+                        summary.identity = Some(identity);
+                        summary.extension = extension;
+                    }
+                }
+                _ => {}
+            }
+        }
+        summary
+    }
+
+    /// Counts slices.
+    pub fn count_slices(self, access_unit: &[u8], format: Format) -> SliceCount {
+        let mut count = SliceCount::default();
+        for nal in nal_units(access_unit, format) {
+            if matches!(self.kind_of(nal), NalKind::Slice { .. }) {
+                count.add(self, nal);
+            }
+        }
+        count
+    }
+
+    /// Our identity message in one SEI NAL unit (header included).
+    fn identity_in(self, nal: &[u8]) -> Option<Result<(FrameIdentity, Extension), IdentityError>> {
+        let rbsp = unescape(nal.get(self.header_bytes()..)?);
+        let mut found = None;
+        for message in sei_messages(&rbsp) {
+            if message.payload_type != SEI_USER_DATA_UNREGISTERED {
+                continue;
+            }
+            match FrameIdentity::from_payload(message.payload) {
+                Ok(identity) => {
+                    let extension = Extension::from_payload(message.payload, identity.frame).unwrap_or_default();
+                    return Some(Ok((identity, extension)));
+                }
+                Err(IdentityError::NotOurs) => {}
+                Err(error) => found = found.or(Some(Err(error))),
+            }
+        }
+        found
+    }
+
+    /// An SEI NAL unit (no start code) with one message: header, message with emulation prevention, trailing bits.
+    pub fn sei_nal(self, payload_type: u32, payload: &[u8]) -> Vec<u8> {
+        let mut rbsp = Vec::with_capacity(payload.len() + payload.len() / 255 + 4);
+        push_sei_number(&mut rbsp, payload_type as usize);
+        push_sei_number(&mut rbsp, payload.len());
+        rbsp.extend_from_slice(payload);
+        rbsp.push(STOP_BYTE);
+        let mut nal = match self {
+            Self::H264 => vec![6],
+            // PREFIX_SEI_NUT of the base layer, temporal sub-layer 0.
+            Self::H265 => vec![39 << 1, 1],
+        };
+        push_escaped(&mut nal, &rbsp);
+        nal
+    }
+}
 
 /// How NAL units are separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +175,7 @@ pub enum Format {
     LengthPrefixed(u8),
 }
 
-/// Iterator over the NAL units of an access unit (header byte included, separators excluded). Ends at the first
+/// Iterator over the NAL units of an access unit (header included, separators excluded). Ends at the first
 /// length that runs over the end of the data. Empty NAL units are left out; in byte-stream format also the zero bytes
 /// after a NAL unit. A length size outside 1..=4 gives nothing.
 pub fn nal_units(access_unit: &[u8], format: Format) -> impl Iterator<Item = &[u8]> {
@@ -98,7 +248,7 @@ fn without_trailing_zeros(nal: &[u8]) -> &[u8] {
     &nal[..end]
 }
 
-/// Slices (NAL types 1 and 5) of an access unit: how many, how many bytes, which bytes, and whether one is an IDR slice.
+/// Slices of an access unit: how many, how many bytes, which bytes, and whether one is an IDR slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SliceCount {
     /// Slice NAL units.
@@ -108,7 +258,7 @@ pub struct SliceCount {
     /// FNV-1a (32 bits) over those bytes, in order. Tells slices of one access unit from as many, as long ones of
     /// another, which packet loss can put behind the wrong identity.
     pub checksum: u32,
-    /// One of them is type 5.
+    /// One of them is of an IDR picture.
     pub idr: bool,
 }
 
@@ -128,15 +278,15 @@ const FNV_OFFSET: u32 = 0x811c_9dc5;
 const FNV_PRIME: u32 = 0x0100_0193;
 
 impl SliceCount {
-    /// Adds one slice NAL unit (types 1 and 5; header byte included, trailing zeros do not count).
-    pub fn add(&mut self, nal: &[u8]) {
+    /// Adds one slice NAL unit (header included, trailing zeros do not count).
+    pub fn add(&mut self, codec: Codec, nal: &[u8]) {
         let nal = without_trailing_zeros(nal);
         self.slices = self.slices.saturating_add(1);
         self.bytes = self.bytes.saturating_add(u32::try_from(nal.len()).unwrap_or(u32::MAX));
         self.checksum = nal.iter().fold(self.checksum, |sum, &byte| {
             (sum ^ u32::from(byte)).wrapping_mul(FNV_PRIME)
         });
-        self.idr |= nal_type(nal) == Some(NAL_IDR_SLICE);
+        self.idr |= codec.kind_of(nal) == NalKind::Slice { idr: true };
     }
 }
 
@@ -151,66 +301,6 @@ pub struct AccessUnitSummary {
     pub extension: Extension,
 }
 
-fn nal_type(nal: &[u8]) -> Option<u8> {
-    nal.first().map(|header| header & 0x1f)
-}
-
-/// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, the first
-/// readable one counts.
-pub fn summarize(access_unit: &[u8], format: Format) -> AccessUnitSummary {
-    let mut summary = AccessUnitSummary::default();
-    for nal in nal_units(access_unit, format) {
-        match nal_type(nal) {
-            Some(NAL_SLICE | NAL_IDR_SLICE) => summary.slices.add(nal),
-            Some(NAL_SEI) if !matches!(summary.identity, Some(Ok(_))) => {
-                if let Some(found) = identity_in(nal)
-                    && (found.is_ok() || summary.identity.is_none())
-                {
-                    let (identity, extension) = match found {
-                        Ok((identity, extension)) => (Ok(identity), extension),
-                        Err(error) => (Err(error), Extension::default()),
-                    };
-                    summary.identity = Some(identity);
-                    summary.extension = extension;
-                }
-            }
-            _ => {}
-        }
-    }
-    summary
-}
-
-/// Counts slices.
-pub fn count_slices(access_unit: &[u8], format: Format) -> SliceCount {
-    let mut count = SliceCount::default();
-    for nal in nal_units(access_unit, format) {
-        if matches!(nal_type(nal), Some(NAL_SLICE | NAL_IDR_SLICE)) {
-            count.add(nal);
-        }
-    }
-    count
-}
-
-/// Our identity message in one SEI NAL unit (header byte included).
-fn identity_in(nal: &[u8]) -> Option<Result<(FrameIdentity, Extension), IdentityError>> {
-    let rbsp = unescape(nal.get(1..)?);
-    let mut found = None;
-    for message in sei_messages(&rbsp) {
-        if message.payload_type != SEI_USER_DATA_UNREGISTERED {
-            continue;
-        }
-        match FrameIdentity::from_payload(message.payload) {
-            Ok(identity) => {
-                let extension = Extension::from_payload(message.payload, identity.frame).unwrap_or_default();
-                return Some(Ok((identity, extension)));
-            }
-            Err(IdentityError::NotOurs) => {}
-            Err(error) => found = found.or(Some(Err(error))),
-        }
-    }
-    found
-}
-
 /// One message of an SEI NAL unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeiMessage<'a> {
@@ -220,7 +310,7 @@ pub struct SeiMessage<'a> {
     pub payload: &'a [u8],
 }
 
-/// Iterator over the messages of an SEI NAL unit, given without its header byte and after [`unescape`]. Ends at the
+/// Iterator over the messages of an SEI NAL unit, given without its header and after [`unescape`]. Ends at the
 /// trailing bits or where the data does.
 pub fn sei_messages(rbsp: &[u8]) -> impl Iterator<Item = SeiMessage<'_>> {
     let mut rest = without_trailing_zeros(rbsp);
@@ -255,18 +345,6 @@ fn push_sei_number(out: &mut Vec<u8>, mut number: usize) {
         number -= 0xff;
     }
     out.push(number as u8);
-}
-
-/// An SEI NAL unit (no start code) with one message: header, message with emulation prevention, trailing bits.
-pub fn sei_nal(payload_type: u32, payload: &[u8]) -> Vec<u8> {
-    let mut rbsp = Vec::with_capacity(payload.len() + payload.len() / 255 + 4);
-    push_sei_number(&mut rbsp, payload_type as usize);
-    push_sei_number(&mut rbsp, payload.len());
-    rbsp.extend_from_slice(payload);
-    rbsp.push(STOP_BYTE);
-    let mut nal = vec![NAL_SEI];
-    push_escaped(&mut nal, &rbsp);
-    nal
 }
 
 /// Appends `payload` with emulation prevention bytes inserted (7.4.1.1). What is in `out` already is not looked at:

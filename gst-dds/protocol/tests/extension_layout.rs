@@ -8,7 +8,7 @@ use common::identity;
 use dds_protocol::extension::{Extension, MAX_REFUSED, REFINED_GRID, Segment};
 use dds_protocol::feedback::{MAX_REGIONS, Rect};
 use dds_protocol::identity::{FrameIdentity, IdentityError};
-use dds_protocol::nal::{Format, summarize, unescape};
+use dds_protocol::nal::{Codec, Format, unescape};
 use proptest::prelude::*;
 
 /// The payload of an identity NAL unit.
@@ -49,15 +49,15 @@ proptest! {
             refused: back.iter().map(|back| identity.frame - back).collect(),
             refined: refined.clone(),
         };
-        let nal = identity.to_nal_with(&extension);
+        let nal = identity.to_nal_with(Codec::H264, &extension);
         let mut unit = vec![0, 0, 0, 1];
         unit.extend(&nal);
-        let summary = summarize(&unit, Format::ByteStream);
+        let summary = Codec::H264.summarize(&unit, Format::ByteStream);
         prop_assert_eq!(summary.identity, Some(Ok(identity)));
         let expected = Extension { refined: refined.iter().map(on_grid).collect(), ..extension };
         prop_assert_eq!(&summary.extension, &expected);
         // Quantised rectangles are written as they are.
-        prop_assert_eq!(payload(&identity.to_nal_with(&expected)), payload(&nal));
+        prop_assert_eq!(payload(&identity.to_nal_with(Codec::H264, &expected)), payload(&nal));
     }
 
     #[test]
@@ -77,7 +77,10 @@ proptest! {
 #[test]
 fn an_identity_without_records_is_as_it_was() {
     assert!(Extension::default().is_empty());
-    assert_eq!(identity().to_nal_with(&Extension::default()), identity().to_nal());
+    assert_eq!(
+        identity().to_nal_with(Codec::H264, &Extension::default()),
+        identity().to_nal(Codec::H264)
+    );
     let nothing = Extension::from_payload(&identity().to_payload(), identity().frame);
     assert_eq!(nothing, Ok(Extension::default()));
 }
@@ -110,7 +113,7 @@ fn the_layout_is_as_written_down() {
             },
         ],
     };
-    let written = payload(&identity.to_nal_with(&extension));
+    let written = payload(&identity.to_nal_with(Codec::H264, &extension));
     // Two rectangles: x 4, 6 (base 4 in 3 bits, 2 bits each), y 2, 2, width 2, 1, height 3, 4.
     #[rustfmt::skip]
     let expected = [
@@ -173,7 +176,7 @@ fn what_does_not_fit_is_left_out() {
         ],
         ..Extension::default()
     };
-    let nal = identity().to_nal_with(&many);
+    let nal = identity().to_nal_with(Codec::H264, &many);
     let read = Extension::from_payload(&payload(&nal), identity().frame).unwrap();
     assert_eq!(read.refused.len(), MAX_REFUSED.min(identity().frame as usize + 1));
     assert_eq!(read.refined.len(), MAX_REGIONS);
@@ -200,7 +203,7 @@ fn thirty_two_objects_at_1080p_take_at_most_110_bytes() {
             refined,
             ..Extension::default()
         };
-        most = most.max(payload(&identity().to_nal_with(&extension)).len() - 52);
+        most = most.max(payload(&identity().to_nal_with(Codec::H264, &extension)).len() - 52);
     }
     println!("32 refined rectangles at 1080p: at most {most} bytes");
     assert!(most <= 110, "{most}");

@@ -6,7 +6,7 @@ mod common;
 
 use common::{byte_stream, identity, length_prefixed};
 use dds_protocol::identity::{FrameIdentity, IdentityError, PAYLOAD_BYTES, StreamKind, UUID};
-use dds_protocol::nal::{self, Format, summarize};
+use dds_protocol::nal::{self, Codec, Format};
 use proptest::prelude::*;
 
 fn any_identity() -> impl Strategy<Value = FrameIdentity> {
@@ -64,20 +64,22 @@ proptest! {
     #[test]
     fn round_trip_through_payload_and_nal_unit(identity in any_identity()) {
         prop_assert_eq!(FrameIdentity::from_payload(&identity.to_payload()), Ok(identity));
-        let nal = identity.to_nal();
-        for (unit, format) in [
-            (byte_stream(&[&nal]), Format::ByteStream),
-            (length_prefixed(&[&nal], 1), Format::LengthPrefixed(1)),
-            (length_prefixed(&[&nal], 2), Format::LengthPrefixed(2)),
-            (length_prefixed(&[&nal], 4), Format::LengthPrefixed(4)),
-        ] {
-            prop_assert_eq!(summarize(&unit, format).identity, Some(Ok(identity)));
+        for codec in [Codec::H264, Codec::H265] {
+            let nal = identity.to_nal(codec);
+            for (unit, format) in [
+                (byte_stream(&[&nal]), Format::ByteStream),
+                (length_prefixed(&[&nal], 1), Format::LengthPrefixed(1)),
+                (length_prefixed(&[&nal], 2), Format::LengthPrefixed(2)),
+                (length_prefixed(&[&nal], 4), Format::LengthPrefixed(4)),
+            ] {
+                prop_assert_eq!(codec.summarize(&unit, format).identity, Some(Ok(identity)));
+            }
         }
     }
 
     #[test]
     fn the_nal_unit_holds_no_start_code_and_does_not_end_in_zero(identity in any_identity()) {
-        let nal = identity.to_nal();
+        let nal = identity.to_nal(Codec::H264);
         prop_assert!(nal.windows(3).all(|w| !(w[0] == 0 && w[1] == 0 && w[2] <= 2)));
         prop_assert_ne!(nal.last(), Some(&0));
     }
@@ -113,8 +115,9 @@ fn payload_has_exactly_the_bytes_of_the_readme() {
 
 #[test]
 fn nal_unit_begins_with_header_type_and_size() {
-    assert_eq!(identity().to_nal()[..3], [0x06, 5, 52]);
-    assert_eq!(identity().to_nal().last(), Some(&0x80));
+    assert_eq!(identity().to_nal(Codec::H264)[..3], [0x06, 5, 52]);
+    assert_eq!(identity().to_nal(Codec::H265)[..4], [0x4e, 0x01, 5, 52]);
+    assert_eq!(identity().to_nal(Codec::H264).last(), Some(&0x80));
 }
 
 #[test]
@@ -145,7 +148,9 @@ fn identity_is_found_among_several_messages_of_one_nal_unit() {
     let theirs = [0xdc; 255];
     let nal = sei(&[(1, &[0, 0, 0]), (5, &theirs), (4, &long), (5, &ours), (5, &[1, 2])]);
     assert_eq!(
-        summarize(&byte_stream(&[&nal]), Format::ByteStream).identity,
+        Codec::H264
+            .summarize(&byte_stream(&[&nal]), Format::ByteStream)
+            .identity,
         Some(Ok(identity()))
     );
 }
@@ -153,7 +158,7 @@ fn identity_is_found_among_several_messages_of_one_nal_unit() {
 #[test]
 fn identity_is_found_in_any_of_several_sei_nal_units_before_or_after_slices() {
     let version = sei(&[(5, &[0xdc; 610])]);
-    let ours = identity().to_nal();
+    let ours = identity().to_nal(Codec::H264);
     let timing = sei(&[(1, &[0, 0])]);
     let slice = [0x65, 1, 2, 3];
     for order in [
@@ -161,10 +166,13 @@ fn identity_is_found_in_any_of_several_sei_nal_units_before_or_after_slices() {
         [&timing, &version, &slice, &ours],
     ] {
         let unit = byte_stream(&order);
-        assert_eq!(summarize(&unit, Format::ByteStream).identity, Some(Ok(identity())));
+        assert_eq!(
+            Codec::H264.summarize(&unit, Format::ByteStream).identity,
+            Some(Ok(identity()))
+        );
         let unit = length_prefixed(&order, 2);
         assert_eq!(
-            summarize(&unit, Format::LengthPrefixed(2)).identity,
+            Codec::H264.summarize(&unit, Format::LengthPrefixed(2)).identity,
             Some(Ok(identity()))
         );
     }
@@ -175,9 +183,11 @@ fn an_extension_beyond_254_bytes_is_found_and_skipped() {
     for extension in [206, 207, 208, 462, 1000] {
         let mut payload = identity().to_payload();
         payload.extend(std::iter::repeat_n(0, extension));
-        let nal = nal::sei_nal(5, &payload);
+        let nal = Codec::H264.sei_nal(5, &payload);
         assert_eq!(
-            summarize(&byte_stream(&[&nal]), Format::ByteStream).identity,
+            Codec::H264
+                .summarize(&byte_stream(&[&nal]), Format::ByteStream)
+                .identity,
             Some(Ok(identity()))
         );
     }
@@ -187,26 +197,33 @@ fn an_extension_beyond_254_bytes_is_found_and_skipped() {
 fn our_uuid_with_an_unreadable_rest_is_reported_and_a_readable_one_wins() {
     let mut newer = identity().to_payload();
     newer[16] = 7;
-    let newer = nal::sei_nal(5, &newer);
-    let ours = identity().to_nal();
-    let unreadable = summarize(&byte_stream(&[&newer]), Format::ByteStream).identity;
+    let newer = Codec::H264.sei_nal(5, &newer);
+    let ours = identity().to_nal(Codec::H264);
+    let unreadable = Codec::H264
+        .summarize(&byte_stream(&[&newer]), Format::ByteStream)
+        .identity;
     assert_eq!(unreadable, Some(Err(IdentityError::UnknownVersion(7))));
     for order in [[&newer[..], &ours], [&ours, &newer]] {
         assert_eq!(
-            summarize(&byte_stream(&order), Format::ByteStream).identity,
+            Codec::H264.summarize(&byte_stream(&order), Format::ByteStream).identity,
             Some(Ok(identity()))
         );
     }
-    let foreign = nal::sei_nal(5, &[0xdc; 610]);
-    assert_eq!(summarize(&byte_stream(&[&foreign]), Format::ByteStream).identity, None);
+    let foreign = Codec::H264.sei_nal(5, &[0xdc; 610]);
+    assert_eq!(
+        Codec::H264
+            .summarize(&byte_stream(&[&foreign]), Format::ByteStream)
+            .identity,
+        None
+    );
 }
 
 #[test]
 fn a_message_cut_off_inside_the_access_unit_is_reported_not_invented() {
-    let nal = identity().to_nal();
+    let nal = identity().to_nal(Codec::H264);
     for end in 19..nal.len() - 3 {
         let unit = byte_stream(&[&nal[..end]]);
-        let found = summarize(&unit, Format::ByteStream).identity;
+        let found = Codec::H264.summarize(&unit, Format::ByteStream).identity;
         assert!(
             matches!(found, Some(Err(IdentityError::TooShort { .. }))),
             "cut at {end}: {found:?}"

@@ -5,9 +5,7 @@
 mod common;
 
 use common::{byte_stream, length_prefixed};
-use dds_protocol::nal::{
-    Format, SliceCount, count_slices, nal_units, push_escaped, sei_messages, sei_nal, summarize, unescape,
-};
+use dds_protocol::nal::{Codec, Format, NalKind, SliceCount, nal_units, push_escaped, sei_messages, unescape};
 use proptest::prelude::*;
 
 /// A NAL unit as an encoder writes it: escaped, not ending in zero.
@@ -35,7 +33,7 @@ fn checksum_is_that_of_published_vectors_and_tells_equal_sizes_apart() {
     assert_eq!(checksum([]), 0x811c_9dc5);
     assert_eq!(checksum(*b"a"), 0xe40c_292c);
     assert_eq!(checksum(*b"foobar"), 0xbf9c_f968);
-    let count = |slice: &[u8]| count_slices(&[&[0, 0, 1], slice].concat(), Format::ByteStream);
+    let count = |slice: &[u8]| Codec::H264.count_slices(&[&[0, 0, 1], slice].concat(), Format::ByteStream);
     assert_ne!(count(&[0x41, 1, 2, 3]).checksum, count(&[0x41, 1, 3, 2]).checksum);
 }
 
@@ -70,8 +68,8 @@ proptest! {
             (length_prefixed(&nals, 4), Format::LengthPrefixed(4)),
         ] {
             prop_assert_eq!(nal_units(&unit, format).collect::<Vec<_>>(), nals.clone());
-            prop_assert_eq!(count_slices(&unit, format), expected);
-            prop_assert_eq!(summarize(&unit, format).slices, expected);
+            prop_assert_eq!(Codec::H264.count_slices(&unit, format), expected);
+            prop_assert_eq!(Codec::H264.summarize(&unit, format).slices, expected);
         }
     }
 }
@@ -84,7 +82,7 @@ fn start_codes_of_three_and_four_bytes_and_zeros_between_are_separators() {
     let found: Vec<&[u8]> = nal_units(&unit, Format::ByteStream).collect();
     assert_eq!(found, [&[0x09, 0x10][..], &[0x65, 0x88], &[0x41, 0x9a]]);
     assert_eq!(
-        count_slices(&unit, Format::ByteStream),
+        Codec::H264.count_slices(&unit, Format::ByteStream),
         SliceCount {
             slices: 2,
             bytes: 4,
@@ -120,7 +118,7 @@ fn a_length_that_runs_over_the_end_ends_the_walk() {
 fn trailing_zeros_inside_a_length_prefixed_slice_do_not_count() {
     let unit = [0, 5, 0x65, 1, 2, 0, 0];
     assert_eq!(
-        count_slices(&unit, Format::LengthPrefixed(2)),
+        Codec::H264.count_slices(&unit, Format::LengthPrefixed(2)),
         SliceCount {
             slices: 1,
             bytes: 3,
@@ -134,7 +132,7 @@ fn trailing_zeros_inside_a_length_prefixed_slice_do_not_count() {
 fn sei_sizes_around_255_round_trip() {
     for size in [0, 1, 254, 255, 256, 509, 510, 511, 1200] {
         let payload: Vec<u8> = (0..size).map(|i| (i % 5) as u8).collect();
-        let nal = sei_nal(300, &payload);
+        let nal = Codec::H264.sei_nal(300, &payload);
         let rbsp = unescape(&nal[1..]);
         let found: Vec<_> = sei_messages(&rbsp).collect();
         assert_eq!(found.len(), 1, "size {size}");
@@ -153,4 +151,40 @@ fn sei_without_trailing_bits_and_with_trailing_zeros_is_read() {
     let cut: Vec<_> = sei_messages(&[5, 9, 7, 8]).map(|m| m.payload.to_vec()).collect();
     assert_eq!(cut, [[7, 8]]);
     assert_eq!(sei_messages(&[0xff; 50]).count(), 0);
+}
+
+#[test]
+fn h265_nal_units_are_told_apart() {
+    let nal = |kind: u8, first: u8| [kind << 1, 1, first, 0x80];
+    let kind = |kind: u8| Codec::H265.kind(Codec::H265.nal_type(&nal(kind, 0)).unwrap());
+    assert_eq!(kind(1), NalKind::Slice { idr: false });
+    assert_eq!(kind(19), NalKind::Slice { idr: true });
+    assert_eq!(kind(20), NalKind::Slice { idr: true });
+    assert_eq!(kind(21), NalKind::Slice { idr: false }, "a CRA picture is none");
+    assert_eq!([32, 33, 34].map(kind), [NalKind::Parameters; 3]);
+    assert_eq!((kind(35), kind(39)), (NalKind::Delimiter, NalKind::Sei));
+    assert_eq!(
+        [22, 31, 40, 63].map(kind),
+        [NalKind::Other; 4],
+        "reserved, suffix SEI, unspecified"
+    );
+
+    let (first, second) = (nal(1, 0x80), nal(1, 0x40));
+    let unit = byte_stream(&[&nal(35, 0x10), &nal(19, 0x80), &nal(20, 0)]);
+    let count = Codec::H265.count_slices(&unit, Format::ByteStream);
+    assert_eq!((count.slices, count.bytes, count.idr), (2, 8, true));
+    for (unit, has_slices, begins) in [
+        (nal(35, 0), false, true),
+        (nal(39, 0), true, true),
+        (nal(39, 0), false, false),
+        (nal(32, 0), true, true),
+        (first, true, true),
+        (first, false, false),
+        (second, true, false),
+        (nal(40, 0), true, false),
+    ] {
+        assert_eq!(Codec::H265.begins_access_unit(&unit, has_slices), begins, "{unit:?}");
+    }
+    assert!(!Codec::H265.begins_access_unit(&[], true));
+    assert_eq!(Codec::H265.nal_type(&[]), None);
 }

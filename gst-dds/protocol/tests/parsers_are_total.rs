@@ -8,7 +8,7 @@ use common::{Random, identity, random_region, state};
 use dds_protocol::assembler::{Assembler, Outcome};
 use dds_protocol::feedback::{self, FeedbackError, MAX_PACKET, MAX_PARTS, MAX_REGIONS};
 use dds_protocol::identity::{FrameIdentity, PAYLOAD_BYTES, UUID};
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{self, Codec, Format};
 use dds_protocol::rtcp;
 
 const FORMATS: [Format; 5] = [
@@ -49,8 +49,8 @@ fn check_nal(data: &[u8], format: Format) {
         .map(<[u8]>::len)
         .sum();
     assert!(total <= data.len());
-    let summary = nal::summarize(data, format);
-    assert_eq!(summary.slices, nal::count_slices(data, format));
+    let summary = Codec::H264.summarize(data, format);
+    assert_eq!(summary.slices, Codec::H264.count_slices(data, format));
     assert!(summary.slices.bytes as usize <= total);
 }
 
@@ -136,7 +136,7 @@ fn random_changes_to_valid_data_are_survived() {
     let regions = (0..12).map(|_| random_region(&mut random, 1920, 1080)).collect();
     let packet = feedback::encode(&state(1, 5, regions)).packets.remove(0);
     let compound = rtcp::compound(5, &packet);
-    let ours = identity().to_nal();
+    let ours = identity().to_nal(Codec::H264);
     let slice: Vec<u8> = (0..200).map(|i| if i == 0 { 0x65 } else { (i * 7) as u8 }).collect();
     let units = [
         common::byte_stream(&[&ours, &slice, &ours, &slice]),

@@ -13,11 +13,13 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, Knobs, Source};
-use crate::encoder::x264::{self, X264};
-use crate::encoder::{Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder};
+use crate::encoder::{
+    Backend, Codec, Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder,
+};
 
 use super::feedback::{Inbox, Rtp};
 use super::negotiate::{self, Choice};
+use super::open::{self, Chosen};
 use super::properties;
 use super::refine::{self, FirstPass, Refine};
 use super::settings::Settings;
@@ -28,7 +30,7 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "ddsencode",
         gst::DebugColorFlags::empty(),
-        Some("H.264 encoder steered per region"),
+        Some("Encoder steered per region"),
     )
 });
 
@@ -105,9 +107,9 @@ impl ElementImpl for DdsEncode {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
             gst::subclass::ElementMetadata::new(
-                "DDS H.264 Encoder",
+                "DDS Encoder",
                 "Codec/Encoder/Video",
-                "libx264-based H.264 encoder without delay, whose quality per region follows the neural network at the \
+                "H.264 and H.265 encoder without delay, whose quality per region follows the neural network at the \
                  receiving end",
                 env!("CARGO_PKG_AUTHORS"),
             )
@@ -188,11 +190,12 @@ impl VideoEncoderImpl for DdsEncode {
                     .fps(gst::Fraction::new(30, 1))
                     .build()
                     .map_err(|e| OpenError::Library(e.to_string()))?;
-                let choice = negotiate::choose(None, PixelFormat::I420, true)?;
-                X264::open(
-                    &negotiate::config(&settings, &info, PixelFormat::I420, &choice),
-                    Box::new(|_, _| ()),
-                )
+                let coders = self.coders(&settings, self.obj().src_pad().allowed_caps().as_ref())?;
+                open::first(&coders, |backend, codec| {
+                    let choice = negotiate::choose(None, codec, PixelFormat::I420, true)?;
+                    let config = negotiate::config(&settings, &info, PixelFormat::I420, &choice);
+                    backend.open(&config, Box::new(|_, _| ())).map(drop)
+                })
                 .map(drop)
             });
         *self.last_stats.lock().unwrap() = None;
@@ -220,11 +223,13 @@ impl VideoEncoderImpl for DdsEncode {
     fn caps(&self, filter: Option<&gst::Caps>) -> gst::Caps {
         let obj = self.obj();
         let allowed = obj.src_pad().allowed_caps();
-        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref())), filter)
+        let settings = self.settings.lock().unwrap().clone();
+        let coders = self.coders(&settings, allowed.as_ref()).unwrap_or_default();
+        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref(), &coders)), filter)
     }
 
     fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
-        // libx264 reads planes at any offset and stride.
+        // Every encoder reads planes at any offset and stride.
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
         self.parent_propose_allocation(query)
     }
@@ -291,6 +296,7 @@ impl DdsEncode {
                     &camera::Stats::default(),
                     &RefineStats::default(),
                     None,
+                    None,
                 )
             });
         };
@@ -304,6 +310,7 @@ impl DdsEncode {
             &state.camera.stats().clone().with(&feedback),
             &refine,
             Some(stream),
+            Some(&state.chosen),
         )
     }
 
@@ -323,25 +330,38 @@ impl DdsEncode {
             .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
         let allowed = obj.src_pad().allowed_caps();
         let opened = settings.check().and_then(|()| {
-            let choice = negotiate::choose(allowed.as_ref(), format, settings.byte_stream())?;
-            let mut config = negotiate::config(&settings, &info, format, &choice);
-            (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
-            let encoder = X264::open(&config, library_log(&*obj))?;
-            Ok((choice, config, encoder))
+            let coders = self.coders(&settings, allowed.as_ref())?;
+            open::first(&coders, |backend, codec| {
+                let choice = negotiate::choose(allowed.as_ref(), codec, format, settings.byte_stream())?;
+                let mut config = negotiate::config(&settings, &info, format, &choice);
+                (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
+                let encoder = backend.open(&config, library_log(&*obj))?;
+                Ok((choice, config, encoder))
+            })
         });
-        let (choice, config, encoder) = opened.map_err(|error| {
+        let opened = opened.map_err(|error| {
             gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
             gst::loggable_error!(CAT, "{error}")
         })?;
+        let (choice, config, encoder) = opened.value;
+        let chosen = Chosen {
+            coder: opened.coder,
+            refused: opened.refused,
+        };
 
-        let (sps, pps) = encoder.headers();
-        let caps = negotiate::output_caps(&choice, format, sps, pps);
+        let caps = negotiate::output_caps(&choice, format, &encoder.parameter_sets());
         let mut tags = gst::TagList::new();
         {
             let tags = tags.make_mut();
             tags.add::<gst::tags::Encoder>(&encoder.name(), gst::TagMergeMode::Replace);
-            tags.add::<gst::tags::VideoCodec>(&"H.264", gst::TagMergeMode::Replace);
-            tags.add::<gst::tags::EncoderVersion>(&x264::BUILD, gst::TagMergeMode::Replace);
+            let codec = match encoder.codec() {
+                Codec::H264 => "H.264",
+                Codec::H265 => "H.265",
+            };
+            tags.add::<gst::tags::VideoCodec>(&codec, gst::TagMergeMode::Replace);
+            if let Some(version) = encoder.version() {
+                tags.add::<gst::tags::EncoderVersion>(&version, gst::TagMergeMode::Replace);
+            }
             if let RateControl::Bitrate { kbps } = config.rate {
                 tags.add::<gst::tags::NominalBitrate>(&kbps.saturating_mul(1000), gst::TagMergeMode::Replace);
             }
@@ -350,7 +370,8 @@ impl DdsEncode {
                 tags.add::<gst::tags::MaximumBitrate>(&bits, gst::TagMergeMode::Replace);
             }
         }
-        self.install(&settings, input, format, &choice, &config, Box::new(encoder));
+        self.tell_encoder(&chosen, encoder.name(), settings.backends().len() > 1);
+        self.install(&settings, input, format, (&choice, &config), encoder, chosen);
 
         obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
         obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
@@ -369,9 +390,9 @@ impl DdsEncode {
         settings: &Settings,
         input: &InputState,
         format: PixelFormat,
-        choice: &Choice,
-        config: &Config,
+        (choice, config): (&Choice, &Config),
         encoder: Box<dyn RegionEncoder>,
+        chosen: Chosen,
     ) {
         let stream_id = match settings.stream_id() {
             0 => glib::random_int().max(1),
@@ -417,7 +438,7 @@ impl DdsEncode {
         stats.encoders_opened += 1;
         let first_pass = settings.two_pass().map(|two_pass| {
             let settings = (settings, &two_pass, *camera.settings());
-            FirstPass::new(&self.refine, settings, &info, format, stream_id)
+            FirstPass::new(&self.refine, settings, &info, format, stream_id, chosen.coder)
         });
         let controller = ControllerSettings {
             frame_rate,
@@ -445,6 +466,7 @@ impl DdsEncode {
             estimator,
             refine_bytes: self.refine.bytes(),
             encoder,
+            chosen,
             camera,
             format,
             input: input.clone(),
@@ -479,7 +501,7 @@ impl DdsEncode {
             None => return Err(gst::FlowError::NotNegotiated),
         };
         if reopen {
-            // libx264 changes neither its kind of rate control nor its size: a new encoder begins with an IDR picture.
+            // Encoders change neither their kind of rate control nor its size: a new encoder begins with an IDR picture.
             self.reopen()?;
         }
         let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
@@ -532,6 +554,46 @@ impl DdsEncode {
         let flow = obj.finish_frame(frame);
         self.attach_rtcp(gst::ClockTime::from_nseconds(coded.now));
         flow
+    }
+
+    /// What may code the video, in the order to try: where downstream takes one standard only, what codes by it.
+    ///
+    /// # Errors
+    /// Nothing fits downstream.
+    fn coders(&self, settings: &Settings, allowed: Option<&gst::Caps>) -> Result<Vec<(Backend, Codec)>, OpenError> {
+        let backends = settings.backends();
+        let of = |backend: &Backend| {
+            let codecs = negotiate::codecs(allowed, backend.codecs());
+            codecs.into_iter().next().map(|codec| (*backend, codec))
+        };
+        let coders: Vec<_> = backends.iter().filter_map(of).collect();
+        if coders.is_empty() {
+            let names: Vec<_> = backends.iter().map(|b| b.name()).collect();
+            return Err(OpenError::refused(
+                "encoder",
+                format!("downstream takes nothing that {} codes", names.join(" or ")),
+                "Choose another encoder, or allow its format behind the element",
+            ));
+        }
+        Ok(coders)
+    }
+
+    /// Tells what codes the video, and where that was our choice, on the bus too, with why what was tried before it does
+    /// not.
+    fn tell_encoder(&self, chosen: &Chosen, name: &str, automatic: bool) {
+        let (backend, codec) = chosen.coder;
+        gst::info!(CAT, imp = self, "{name} codes {codec:?}");
+        if !automatic {
+            return;
+        }
+        let message = gst::Structure::builder("ddsencode-encoder")
+            .field("encoder", backend.name())
+            .field("name", name)
+            .field("codec", format!("{codec:?}"))
+            .field("refused", chosen.refusals())
+            .build();
+        let obj = self.obj();
+        let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());
     }
 
     fn reopen(&self) -> Result<(), gst::FlowError> {

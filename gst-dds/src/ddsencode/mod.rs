@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! H.264 encoder for cameras that are watched by a neural network: stands where `x264enc tune=zerolatency` stood.
+//! Encoder for cameras that are watched by a neural network: stands where `x264enc tune=zerolatency` stood.
 //!
 //! ```text
 //! gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode name=e ! h264parse ! avdec_h264 ! autovideosink
@@ -57,6 +57,7 @@ use glib::prelude::*;
 mod feedback;
 mod imp;
 mod negotiate;
+mod open;
 mod output;
 mod properties;
 mod refine;
@@ -65,7 +66,7 @@ mod state;
 mod stats;
 
 pub use negotiate::colour;
-pub use properties::{Analyse, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
+pub use properties::{Analyse, Encoder, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
 glib::wrapper! {
     /// The element `ddsencode`.

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use gst_video::VideoFormat;
 
-use crate::encoder::{Colour, Config, FieldOrder, OpenError, PixelFormat};
+use crate::encoder::{Backend, Codec, Colour, Config, FieldOrder, OpenError, ParameterSets, PixelFormat};
 
 use super::settings::Settings;
 use crate::scale::scaled_size;
@@ -28,7 +28,7 @@ const FORMATS: [VideoFormat; 11] = [
     VideoFormat::Y44410le,
 ];
 
-/// Profiles of the source pad, richest first.
+/// H.264 profiles of the source pad, richest first.
 const PROFILES: [&str; 10] = [
     "high-4:4:4",
     "high-4:2:2",
@@ -42,24 +42,55 @@ const PROFILES: [&str; 10] = [
     "high-10-intra",
 ];
 
+/// H.265 profiles of the source pad, richest first.
+const PROFILES_H265: [&str; 2] = ["main-444", "main"];
+
 /// Caps of the sink pad template.
 pub(super) static SINK_CAPS: LazyLock<gst::Caps> =
     LazyLock::new(|| gst_video::VideoCapsBuilder::new().format_list(FORMATS).build());
 
 /// Caps of the source pad template.
 pub(super) static SRC_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
-    gst::Caps::builder("video/x-h264")
-        .field(
-            "framerate",
-            gst::FractionRange::new(gst::Fraction::new(0, 1), gst::Fraction::new(i32::MAX, 1)),
-        )
-        .field("width", gst::IntRange::new(1, i32::MAX))
-        .field("height", gst::IntRange::new(1, i32::MAX))
-        .field("stream-format", gst::List::new(["avc", "byte-stream"]))
-        .field("alignment", "au")
-        .field("profile", gst::List::new(PROFILES))
-        .build()
+    let mut all = gst::Caps::new_empty();
+    for (codec, profiles) in [(Codec::H264, &PROFILES[..]), (Codec::H265, &PROFILES_H265)] {
+        let caps = gst::Caps::builder(media_type(codec))
+            .field(
+                "framerate",
+                gst::FractionRange::new(gst::Fraction::new(0, 1), gst::Fraction::new(i32::MAX, 1)),
+            )
+            .field("width", gst::IntRange::new(1, i32::MAX))
+            .field("height", gst::IntRange::new(1, i32::MAX))
+            .field("stream-format", gst::List::new(stream_formats(codec)))
+            .field("alignment", "au")
+            .field("profile", gst::List::new(profiles))
+            .build();
+        all.merge(caps);
+    }
+    all
 });
+
+/// Name of a standard's caps.
+fn media_type(codec: Codec) -> &'static str {
+    match codec {
+        Codec::H264 => "video/x-h264",
+        Codec::H265 => "video/x-h265",
+    }
+}
+
+/// Formats of a standard's stream, the one with lengths and parameter sets in the caps first.
+fn stream_formats(codec: Codec) -> &'static [&'static str] {
+    match codec {
+        Codec::H264 => &["avc", "byte-stream"],
+        Codec::H265 => &["hvc1", "byte-stream"],
+    }
+}
+
+/// Standards that downstream takes, of those given.
+pub(super) fn codecs(allowed: Option<&gst::Caps>, offered: &[Codec]) -> Vec<Codec> {
+    let takes =
+        |codec: &Codec| allowed.is_none_or(|caps| caps.is_any() || caps.iter().any(|s| s.name() == media_type(*codec)));
+    offered.iter().copied().filter(takes).collect()
+}
 
 /// The encoder's name of a video format, `None` where it takes no such.
 pub(super) fn pixel_format(format: VideoFormat) -> Option<PixelFormat> {
@@ -81,7 +112,14 @@ pub(super) fn pixel_format(format: VideoFormat) -> Option<PixelFormat> {
 
 /// Profiles that can carry a format, in the order we choose: none richer than needed, and none that leaves tools out
 /// where a fuller one is allowed.
-fn fitting_profiles(format: PixelFormat) -> &'static [&'static str] {
+fn fitting_profiles(codec: Codec, format: PixelFormat) -> &'static [&'static str] {
+    if codec == Codec::H265 {
+        return match format {
+            PixelFormat::I420 | PixelFormat::Yv12 | PixelFormat::Nv12 | PixelFormat::Nv21 => &["main", "main-444"],
+            PixelFormat::I444 => &["main-444"],
+            _ => &[],
+        };
+    }
     match format {
         PixelFormat::I420 | PixelFormat::Yv12 | PixelFormat::Nv12 | PixelFormat::Nv21 => &[
             "high",
@@ -114,6 +152,7 @@ fn fitting_profiles(format: PixelFormat) -> &'static [&'static str] {
 /// What downstream lets us do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
+    pub codec: Codec,
     pub byte_stream: bool,
     /// Profile as caps name it; `None` where downstream does not care.
     pub profile: Option<&'static str>,
@@ -123,18 +162,6 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Profile as libx264 names it.
-    pub fn x264_profile(&self) -> Option<&'static str> {
-        self.profile.map(|profile| match profile.trim_end_matches("-intra") {
-            "constrained-baseline" | "baseline" => "baseline",
-            "main" => "main",
-            "high" => "high",
-            "high-10" => "high10",
-            "high-4:2:2" => "high422",
-            _ => "high444",
-        })
-    }
-
     /// Whether the profile knows intra pictures only.
     pub fn intra_only(&self) -> bool {
         self.profile.is_some_and(|profile| profile.ends_with("-intra"))
@@ -155,12 +182,19 @@ fn strings(structure: &gst::StructureRef, field: &str) -> Vec<String> {
 /// Chooses stream format, profile and level from what downstream allows (`None` = not linked, anything goes).
 pub(super) fn choose(
     allowed: Option<&gst::Caps>,
+    codec: Codec,
     format: PixelFormat,
     prefer_byte_stream: bool,
 ) -> Result<Choice, OpenError> {
-    let anything = allowed.is_none_or(|caps| caps.is_any() || *caps == *SRC_CAPS);
+    let of_codec = |caps: &gst::Caps| -> gst::Caps {
+        let name = media_type(codec);
+        caps.iter().filter(|s| s.name() == name).map(|s| s.to_owned()).collect()
+    };
+    let allowed = allowed.filter(|caps| !caps.is_any()).map(of_codec);
+    let anything = allowed.as_ref().is_none_or(|caps| *caps == of_codec(&SRC_CAPS));
     let Some(allowed) = allowed.filter(|_| !anything) else {
         return Ok(Choice {
+            codec,
             byte_stream: true,
             profile: None,
             allowed_profiles: Vec::new(),
@@ -178,11 +212,15 @@ pub(super) fn choose(
     };
     let structures: Vec<_> = offered.iter().filter(|(f, _)| f == wanted).map(|(_, s)| *s).collect();
     let allowed_profiles: Vec<String> = structures.iter().flat_map(|s| strings(s, "profile")).collect();
-    let unrestricted = PROFILES.iter().all(|p| allowed_profiles.iter().any(|a| a == p));
+    let all: &[&str] = match codec {
+        Codec::H264 => &PROFILES,
+        Codec::H265 => &PROFILES_H265,
+    };
+    let unrestricted = all.iter().all(|p| allowed_profiles.iter().any(|a| a == p));
     let profile = if unrestricted || structures.is_empty() {
         None
     } else {
-        let fitting = fitting_profiles(format)
+        let fitting = fitting_profiles(codec, format)
             .iter()
             .find(|p| allowed_profiles.iter().any(|a| a == *p));
         Some(*fitting.ok_or_else(|| {
@@ -201,13 +239,14 @@ pub(super) fn choose(
             level_idc(&level).ok_or_else(|| {
                 OpenError::refused(
                     "level",
-                    format!("`{level}` is not an H.264 level"),
+                    format!("`{level}` is not a level of {codec:?}"),
                     "Ask for one like 3.1 or 1b",
                 )
             })
         })
         .transpose()?;
     Ok(Choice {
+        codec,
         byte_stream: wanted == "byte-stream",
         profile,
         allowed_profiles,
@@ -215,10 +254,15 @@ pub(super) fn choose(
     })
 }
 
-/// Caps of the video whose format some profile that downstream takes can carry.
-pub(super) fn input_caps(allowed: Option<&gst::Caps>) -> gst::Caps {
+/// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry.
+pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)]) -> gst::Caps {
+    let carried = |codec, format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
     let fits = |format: &VideoFormat| {
-        pixel_format(*format).is_some_and(|format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, format)))
+        pixel_format(*format).is_some_and(|format| {
+            let takes =
+                |(backend, codec): &(Backend, Codec)| backend.formats().contains(&format) && carried(*codec, format);
+            coders.iter().any(takes)
+        })
     };
     let formats: Vec<_> = FORMATS.into_iter().filter(fits).collect();
     if formats.is_empty() {
@@ -228,11 +272,12 @@ pub(super) fn input_caps(allowed: Option<&gst::Caps>) -> gst::Caps {
     }
 }
 
-fn carries(allowed: &gst::Caps, format: PixelFormat) -> bool {
+fn carries(allowed: &gst::Caps, codec: Codec, format: PixelFormat) -> bool {
     allowed
         .iter()
+        .filter(|s| s.name() == media_type(codec))
         .flat_map(|s| strings(s, "profile"))
-        .any(|p| fitting_profiles(format).contains(&p.as_str()))
+        .any(|p| fitting_profiles(codec, format).contains(&p.as_str()))
 }
 
 /// `level_idc` of a level as caps name it; 9 is libx264's number for 1b.
@@ -278,8 +323,33 @@ fn profile_and_level(sps: &[u8]) -> (Option<&'static str>, Option<String>) {
     (name, level)
 }
 
+/// Profile, level and tier of an H.265 sequence parameter set as caps name them (ISO/IEC 23008-2 7.3.3 and A.3).
+fn h265_profile_level_tier(sps: &[u8]) -> Option<(Option<&'static str>, String, &'static str)> {
+    // Emulation prevention may stand among the constraint flags.
+    let sps = dds_protocol::nal::unescape(sps);
+    let &[_, _, _, profile, .., level] = sps.get(..15)? else {
+        return None;
+    };
+    // Range extensions: of those, we code the 4:4:4 one of 8 bits.
+    let name = match profile & 0x1f {
+        1 => Some("main"),
+        4 => Some("main-444"),
+        _ => None,
+    };
+    let tier = if profile & 0x20 == 0 { "main" } else { "high" };
+    let level = match (level / 30, level % 30 / 3) {
+        (major, 0) => major.to_string(),
+        (major, minor) => format!("{major}.{minor}"),
+    };
+    Some((name, level, tier))
+}
+
 /// Output caps for an encoder with these parameter sets.
-pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sps: &[u8], pps: &[u8]) -> gst::Caps {
+pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sets: &ParameterSets<'_>) -> gst::Caps {
+    if choice.codec == Codec::H265 {
+        return h265_output_caps(choice, sets);
+    }
+    let ParameterSets { sps, pps, .. } = *sets;
     let (actual, level) = profile_and_level(sps);
     // A stream that does without some tools conforms to the richer profile too: say the one that was asked for.
     let profile = match (actual, choice.profile) {
@@ -300,6 +370,22 @@ pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sps: &[u8], pps:
             "codec_data",
             gst::Buffer::from_mut_slice(avc_configuration(format, sps, pps)),
         );
+    }
+    caps.build()
+}
+
+fn h265_output_caps(choice: &Choice, sets: &ParameterSets<'_>) -> gst::Caps {
+    let mut caps = gst::Caps::builder(media_type(Codec::H265))
+        .field("stream-format", if choice.byte_stream { "byte-stream" } else { "hvc1" })
+        .field("alignment", "au");
+    if let Some((profile, level, tier)) = h265_profile_level_tier(sets.sps) {
+        caps = caps.field("level", level).field("tier", tier);
+        if let Some(profile) = profile.or(choice.profile) {
+            caps = caps.field("profile", profile);
+        }
+    }
+    if !choice.byte_stream {
+        caps = caps.field("codec_data", gst::Buffer::from_mut_slice(hevc_configuration(sets)));
     }
     caps.build()
 }
@@ -344,6 +430,25 @@ fn avc_configuration(format: PixelFormat, sps: &[u8], pps: &[u8]) -> Vec<u8> {
         };
         let depth = 0xf8 | (format.bit_depth() - 8);
         record.extend([0xfc | chroma, depth, depth, 0]);
+    }
+    record
+}
+
+/// HEVC decoder configuration record (ISO/IEC 14496-15 8.3.3.1) with 4-byte lengths, for 8-bit video.
+fn hevc_configuration(sets: &ParameterSets<'_>) -> Vec<u8> {
+    let sps = dds_protocol::nal::unescape(sets.sps);
+    // general_profile_space to general_level_idc; 4:4:4 is profile 4 here, all else 4:2:0.
+    let profile_tier_level = sps.get(3..15).unwrap_or(&[0; 12]);
+    let chroma = if profile_tier_level[0] & 0x1f == 4 { 3 } else { 1 };
+    let mut record = vec![1];
+    record.extend(profile_tier_level);
+    // No segmentation told, parallelism unknown; chroma and depths; average rate unknown, one layer, 4-byte lengths.
+    record.extend([0xf0, 0, 0xfc, 0xfc | chroma, 0xf8, 0xf8, 0, 0, 0b0000_1111, 3]);
+    for (kind, set) in [(32, sets.vps), (33, sets.sps), (34, sets.pps)] {
+        // All parameter sets of this kind are here.
+        record.extend([0x80 | kind, 0, 1]);
+        record.extend((set.len() as u16).to_be_bytes());
+        record.extend(set);
     }
     record
 }
@@ -424,6 +529,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         _ => FieldOrder::TopFirst,
     };
     Config {
+        codec: choice.codec,
         width: info.width(),
         height: info.height(),
         format,
@@ -434,7 +540,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         frame_packing: settings.frame_packing().or_else(|| frame_packing(info)),
         preset,
         tune,
-        profile: choice.x264_profile(),
+        profile: choice.profile,
         intra_only: choice.intra_only(),
         level_idc: choice.level_idc,
         byte_stream: choice.byte_stream,
@@ -460,7 +566,7 @@ mod tests {
     fn unrestricted_peers_get_a_byte_stream_of_any_profile() {
         gst::init().unwrap();
         for allowed in [None, Some(&*SRC_CAPS), Some(&gst::Caps::new_any())] {
-            let choice = choose(allowed, PixelFormat::I420, false).unwrap();
+            let choice = choose(allowed, Codec::H264, PixelFormat::I420, false).unwrap();
             assert!(choice.byte_stream);
             assert_eq!(choice.profile, None);
         }
@@ -469,46 +575,88 @@ mod tests {
     #[test]
     fn stream_format_follows_downstream_then_the_property() {
         let both = caps("video/x-h264, stream-format={avc,byte-stream}, alignment=au, profile=main");
-        assert!(!choose(Some(&both), PixelFormat::I420, false).unwrap().byte_stream);
-        assert!(choose(Some(&both), PixelFormat::I420, true).unwrap().byte_stream);
+        assert!(
+            !choose(Some(&both), Codec::H264, PixelFormat::I420, false)
+                .unwrap()
+                .byte_stream
+        );
+        assert!(
+            choose(Some(&both), Codec::H264, PixelFormat::I420, true)
+                .unwrap()
+                .byte_stream
+        );
         let avc = caps("video/x-h264, stream-format=avc");
-        assert!(!choose(Some(&avc), PixelFormat::I420, true).unwrap().byte_stream);
+        assert!(
+            !choose(Some(&avc), Codec::H264, PixelFormat::I420, true)
+                .unwrap()
+                .byte_stream
+        );
     }
 
     #[test]
     fn profile_and_level_are_those_downstream_asks_for() {
         let c = choose(
             Some(&caps("video/x-h264, profile={baseline,main}, level=(string)3.1")),
+            Codec::H264,
             PixelFormat::Nv12,
             true,
         )
         .unwrap();
-        assert_eq!(
-            (c.profile, c.x264_profile(), c.level_idc),
-            (Some("main"), Some("main"), Some(31))
-        );
+        assert_eq!((c.profile, c.level_idc), (Some("main"), Some(31)));
         let c = choose(
             Some(&caps("video/x-h264, profile=constrained-baseline, level=(string)1b")),
+            Codec::H264,
             PixelFormat::I420,
             true,
         )
         .unwrap();
-        assert_eq!((c.x264_profile(), c.level_idc), (Some("baseline"), Some(9)));
+        assert_eq!((c.profile, c.level_idc), (Some("constrained-baseline"), Some(9)));
         let c = choose(
             Some(&caps("video/x-h264, profile=high-4:2:2-intra")),
+            Codec::H264,
             PixelFormat::I422,
             true,
         )
         .unwrap();
         assert!(c.intra_only());
-        assert!(choose(Some(&caps("video/x-h264, profile=main")), PixelFormat::I444, true).is_err());
-        assert!(choose(Some(&caps("video/x-h264, level=(string)9.9")), PixelFormat::I420, true).is_err());
+        assert!(
+            choose(
+                Some(&caps("video/x-h264, profile=main")),
+                Codec::H264,
+                PixelFormat::I444,
+                true
+            )
+            .is_err()
+        );
+        assert!(
+            choose(
+                Some(&caps("video/x-h264, level=(string)9.9")),
+                Codec::H264,
+                PixelFormat::I420,
+                true
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn caps_name_the_profile_asked_for_where_the_stream_does_with_less() {
-        let choice = choose(Some(&caps("video/x-h264, profile=high")), PixelFormat::I420, true).unwrap();
-        let caps = output_caps(&choice, PixelFormat::I420, &[0x67, 66, 0xc0, 31], &[0x68]);
+        let choice = choose(
+            Some(&caps("video/x-h264, profile=high")),
+            Codec::H264,
+            PixelFormat::I420,
+            true,
+        )
+        .unwrap();
+        let caps = output_caps(
+            &choice,
+            PixelFormat::I420,
+            &ParameterSets {
+                vps: &[],
+                sps: &[0x67, 66, 0xc0, 31],
+                pps: &[0x68],
+            },
+        );
         let s = caps.structure(0).unwrap();
         assert_eq!(s.get::<&str>("profile").unwrap(), "high");
         assert_eq!(s.get::<&str>("level").unwrap(), "3.1");

@@ -8,17 +8,17 @@ use dds_protocol::extension::Extension;
 use dds_protocol::identity::FrameIdentity;
 use dds_protocol::nal::SliceCount;
 
-use crate::encoder::{AccessUnit, Nal};
+use crate::encoder::{AccessUnit, Codec, Nal, NalKind};
 
-fn is_slice(nal: &Nal) -> bool {
-    matches!(nal.kind, 1 | 5)
+fn is_slice(codec: Codec, nal: &Nal) -> bool {
+    matches!(codec.kind(nal.kind), NalKind::Slice { .. })
 }
 
 /// The slices of an access unit, counted as the receiver counts them.
-pub(super) fn count_slices(unit: &AccessUnit<'_>) -> SliceCount {
+pub(super) fn count_slices(codec: Codec, unit: &AccessUnit<'_>) -> SliceCount {
     let mut count = SliceCount::default();
-    for nal in unit.nals.iter().filter(|n| is_slice(n)) {
-        count.add(&unit.data[nal.body..nal.end]);
+    for nal in unit.nals.iter().filter(|n| is_slice(codec, n)) {
+        count.add(codec, &unit.data[nal.body..nal.end]);
     }
     count
 }
@@ -26,12 +26,13 @@ pub(super) fn count_slices(unit: &AccessUnit<'_>) -> SliceCount {
 /// The access unit with `identity` and its records as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
 /// user-data message of a picture only.
 pub(super) fn assemble(
+    codec: Codec,
     unit: &AccessUnit<'_>,
     identity: &FrameIdentity,
     extension: &Extension,
     byte_stream: bool,
 ) -> Vec<u8> {
-    let sei = identity.to_nal_with(extension);
+    let sei = identity.to_nal_with(codec, extension);
     let mut out = Vec::with_capacity(unit.data.len() + 4 + sei.len());
     let mut pending = Some(sei);
     let mut put = |out: &mut Vec<u8>| {
@@ -45,7 +46,7 @@ pub(super) fn assemble(
         }
     };
     for nal in unit.nals {
-        if is_slice(nal) {
+        if is_slice(codec, nal) {
             put(&mut out);
         }
         out.extend(&unit.data[nal.start..nal.end]);
@@ -57,7 +58,7 @@ pub(super) fn assemble(
 mod tests {
     use super::*;
     use dds_protocol::identity::StreamKind;
-    use dds_protocol::nal::{self, Format};
+    use dds_protocol::nal::{self, Codec, Format};
 
     #[test]
     fn identity_precedes_the_first_slice_and_counts_match_the_reader() {
@@ -89,7 +90,7 @@ mod tests {
             idr: true,
             keyframe: true,
         };
-        let count = count_slices(&unit);
+        let count = count_slices(Codec::H264, &unit);
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id: 7,
@@ -101,10 +102,10 @@ mod tests {
             slice_bytes: count.bytes,
             slice_checksum: count.checksum,
         };
-        let out = assemble(&unit, &identity, &Extension::default(), true);
+        let out = assemble(Codec::H264, &unit, &identity, &Extension::default(), true);
         let kinds: Vec<u8> = nal::nal_units(&out, Format::ByteStream).map(|n| n[0] & 0x1f).collect();
         assert_eq!(kinds, [9, 6, 5, 5]);
-        let summary = nal::summarize(&out, Format::ByteStream);
+        let summary = Codec::H264.summarize(&out, Format::ByteStream);
         assert_eq!(summary.identity, Some(Ok(identity)));
         assert_eq!(summary.slices, count);
         assert_eq!((count.slices, count.bytes), (2, 5));

@@ -10,6 +10,7 @@ use glib::prelude::*;
 use gst::prelude::*;
 
 use super::settings::default;
+use crate::encoder::Backend;
 
 /// What decides the bit rate; values and nicks of `x264enc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
@@ -183,6 +184,40 @@ pub enum Passes {
         nick = "two-pass"
     )]
     Two = 1,
+}
+
+/// What codes the video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstDdsEncodeEncoder")]
+#[repr(i32)]
+pub enum Encoder {
+    /// The first that works here.
+    #[enum_value(
+        name = "The first one that takes the video and downstream's format on this machine; a message tells which",
+        nick = "auto"
+    )]
+    Auto = 0,
+    /// libx264.
+    #[enum_value(name = "libx264, H.264", nick = "x264")]
+    X264 = 1,
+    /// libx265.
+    #[enum_value(name = "libx265, H.265", nick = "x265")]
+    X265 = 2,
+    /// NVENC.
+    #[enum_value(name = "NVIDIA's encoder, H.264 or H.265", nick = "nvenc")]
+    Nvenc = 3,
+}
+
+impl Encoder {
+    /// The libraries to try, in order.
+    pub(super) fn backends(self) -> &'static [Backend] {
+        match self {
+            Self::Auto => &Backend::ALL,
+            Self::X264 => &[Backend::X264],
+            Self::X265 => &[Backend::X265],
+            Self::Nvenc => &[Backend::Nvenc],
+        }
+    }
 }
 
 /// What the refinement stream shows outside its regions.
@@ -421,6 +456,11 @@ fn of_two_passes() -> Vec<glib::ParamSpec> {
 
 fn ours() -> Vec<glib::ParamSpec> {
     vec![
+        glib::ParamSpecEnum::builder_with_default("encoder", Encoder::X264)
+            .nick("Encoder")
+            .blurb("Library that codes the video. Properties that it does not have are refused where they are set")
+            .mutable_ready()
+            .build(),
         live_uint(
             "background-qp",
             "Background quantizer",

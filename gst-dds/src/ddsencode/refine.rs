@@ -27,9 +27,9 @@ use gst_video::prelude::*;
 
 use crate::camera::ring::Ring;
 use crate::camera::{self, Geometry, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
-use crate::encoder::x264::X264;
 use crate::encoder::{
-    EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl, RegionEncoder,
+    Backend, Codec, EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
+    RegionEncoder,
 };
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
@@ -54,6 +54,8 @@ pub(super) struct Video {
     info: gst_video::VideoInfo,
     format: PixelFormat,
     stream_id: u32,
+    /// What codes the first pass, and the second.
+    coder: (Backend, Codec),
     settings: Settings,
     hold: bool,
     frames: Recycler,
@@ -231,6 +233,7 @@ impl FirstPass {
         info: &gst_video::VideoInfo,
         format: PixelFormat,
         stream_id: u32,
+        coder: (Backend, Codec),
     ) -> Self {
         let layout = Video::layout(info, format);
         let full = Geometry {
@@ -243,6 +246,7 @@ impl FirstPass {
             info: info.clone(),
             format,
             stream_id,
+            coder,
             settings: settings.clone(),
             hold: two_pass.hold,
             frames: Recycler::new(layout),
@@ -765,7 +769,7 @@ impl Worker {
 struct Coder {
     video: Arc<Video>,
     caps: gst::Caps,
-    encoder: X264,
+    encoder: Box<dyn RegionEncoder>,
     byte_stream: bool,
     canvas: OwnedPicture,
     /// What the canvas shows besides black, and has to lose before the next picture.
@@ -781,22 +785,24 @@ impl Coder {
         let settings = &video.settings;
         // Not what the pad allows: once it has caps, that is these.
         let allowed = pad.is_linked().then(|| pad.peer_query_caps(Some(&negotiate::SRC_CAPS)));
-        let choice = negotiate::choose(allowed.as_ref(), video.format, settings.byte_stream())?;
+        let (backend, codec) = video.coder;
+        let choice = negotiate::choose(allowed.as_ref(), codec, video.format, settings.byte_stream())?;
         let mut config = negotiate::config(settings, &video.info, video.format, &choice);
         // Whatever the first pass does: the quantizers asked for, exactly.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
         (config.guard, config.guarded) = (Guard::OPEN, false);
         // Macroblocks of interlaced video come in pairs, in another order.
         config.still_parts = config.interlaced.is_none();
-        // Regions come and go: nothing to be found by looking for fades and cuts.
-        config.options.extend(["weightp", "scenecut"].map(|key| EncoderOption {
-            origin: Origin::Property("mode"),
-            key: key.into(),
-            value: Some("0".into()),
-        }));
-        let encoder = X264::open(&config, library_log(pad))?;
-        let (sps, pps) = encoder.headers();
-        let mut caps = negotiate::output_caps(&choice, video.format, sps, pps);
+        if backend == Backend::X264 {
+            // Regions come and go: nothing to be found by looking for fades and cuts.
+            config.options.extend(["weightp", "scenecut"].map(|key| EncoderOption {
+                origin: Origin::Property("mode"),
+                key: key.into(),
+                value: Some("0".into()),
+            }));
+        }
+        let encoder = backend.open(&config, library_log(pad))?;
+        let mut caps = negotiate::output_caps(&choice, video.format, &encoder.parameter_sets());
         negotiate::describe_video(&mut caps, &video.info);
         let mut canvas = OwnedPicture::new(Video::layout(&video.info, video.format));
         canvas.fill_black(&EVERYTHING, video.full_range());
@@ -875,7 +881,8 @@ impl Coder {
         };
         self.next_pts += 1;
         let unit = self.encoder.encode(&picture, &controls).map_err(|e| e.to_string())?;
-        let count = output::count_slices(&unit);
+        let codec = self.video.coder.1;
+        let count = output::count_slices(codec, &unit);
         let identity = FrameIdentity {
             kind: StreamKind::Refine,
             stream_id: self.video.stream_id,
@@ -888,7 +895,7 @@ impl Coder {
             slice_checksum: count.checksum,
         };
         self.since_idr = if unit.idr { 0 } else { self.since_idr + 1 };
-        let data = output::assemble(&unit, &identity, &extension, self.byte_stream);
+        let data = output::assemble(codec, &unit, &identity, &extension, self.byte_stream);
         Ok((data, unit.idr))
     }
 }

@@ -11,9 +11,9 @@ use gst_dds_link::channel::Setup;
 
 use crate::camera::ring::Bounds;
 use crate::camera::{self, Knobs};
-use crate::encoder::{EncoderOption, Guard, OpenError, Origin, RateControl};
+use crate::encoder::{Backend, EncoderOption, Guard, OpenError, Origin, RateControl};
 
-use super::properties::{ALL, Analyse, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
+use super::properties::{ALL, Analyse, Encoder, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
 /// Defaults of the properties.
 pub(super) mod default {
@@ -585,6 +585,14 @@ impl Settings {
     /// Whether interlaced coding is asked for by hand.
     pub fn interlaced(&self) -> bool {
         self.boolean("interlaced")
+    }
+
+    /// What may code the video, in the order to try.
+    pub fn backends(&self) -> &'static [Backend] {
+        let all = [Encoder::Auto, Encoder::X264, Encoder::X265, Encoder::Nvenc];
+        let wanted = self.enumerated("encoder", Encoder::X264 as i32);
+        let encoder = all.into_iter().find(|e| *e as i32 == wanted);
+        encoder.unwrap_or(Encoder::Auto).backends()
     }
 
     /// Whether the colour description goes into the stream.

@@ -17,6 +17,7 @@ use crate::camera::{self, Camera, Controller, LossEstimator, Notice, RoiRequest,
 use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
+use super::open::Chosen;
 use super::output;
 use super::refine::{Capture, FirstPass, TimeSegment};
 use super::settings::{Live, Mode};
@@ -32,6 +33,8 @@ pub(super) type InputState = gst_video::VideoCodecState<'static, gst_video::vide
 /// What lives from the first caps to the end of the stream.
 pub(super) struct State {
     pub encoder: Box<dyn RegionEncoder>,
+    /// Which one that is, and which were refused.
+    pub chosen: Chosen,
     pub camera: Camera,
     pub format: PixelFormat,
     pub input: InputState,
@@ -187,6 +190,7 @@ impl State {
             plan.base_qp
         );
 
+        let codec = self.encoder.codec();
         let pts = self.next_pts;
         self.next_pts += 1;
         let controls = FrameControls {
@@ -210,7 +214,7 @@ impl State {
             .encode(&Picture { planes, pts }, &controls)
             .map_err(|e| e.to_string())?;
 
-        let count = output::count_slices(&unit);
+        let count = output::count_slices(codec, &unit);
         if let Some(first_pass) = self.first_pass.as_ref().filter(|_| unit.idr) {
             extension.full_size = first_pass.full_size();
         }
@@ -230,7 +234,7 @@ impl State {
             slice_bytes: count.bytes,
             slice_checksum: count.checksum,
         };
-        let data = output::assemble(&unit, &identity, &extension, self.byte_stream);
+        let data = output::assemble(codec, &unit, &identity, &extension, self.byte_stream);
         let (idr, keyframe) = (unit.idr, unit.keyframe);
         self.next_access_unit = self.next_access_unit.wrapping_add(1);
         self.force_idr = false;

@@ -6,6 +6,7 @@
 
 use gst_dds_link::channel::Counts;
 
+use super::open::Chosen;
 use crate::camera::{self, DelayStats, RefineCounts};
 
 /// Counts of the element itself; the camera logic keeps the rest.
@@ -61,14 +62,20 @@ pub(super) struct RefineStats {
     pub delay: DelayStats,
 }
 
-/// The structure. `stream` is stream ID, next frame number and next access unit.
+/// The structure. `stream` is stream ID, next frame number and next access unit, `chosen` the encoder in use.
 pub(super) fn structure(
     element: &ElementStats,
     camera: &camera::Stats,
     refine: &RefineStats,
     stream: Option<(u32, u64, u32)>,
+    chosen: Option<&Chosen>,
 ) -> gst::Structure {
     let mut s = gst::Structure::builder("application/x-ddsencode-stats");
+    if let Some(chosen) = chosen {
+        s = s
+            .field("encoder", chosen.coder.0.name())
+            .field("encoders-refused", chosen.refusals());
+    }
     for (name, count) in camera.counters() {
         s = s.field(name, count);
     }

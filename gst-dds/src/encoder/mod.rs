@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What `ddsencode` needs of an H.264 encoder, and the libraries that give it.
+//! What `ddsencode` needs of an encoder, and the libraries that give it.
 //!
 //! # Putting another library behind [`RegionEncoder`]
 //!
@@ -8,7 +8,7 @@
 //!
 //! 1. **No delay.** [`RegionEncoder::encode`] returns the access unit of the very picture it was given: no B-frames,
 //!    no look-ahead, no frame threads. Feedback is older by every frame of delay.
-//! 2. **Quantizers per macroblock.** In [`RateControl::Quantizers`] a coded macroblock has exactly
+//! 2. **Quantizers per macroblock** of 16 by 16 pixels, also where the standard's blocks have other sizes. In [`RateControl::Quantizers`] a coded macroblock has exactly
 //!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Guard`] does not bite. In the
 //!    other modes the offsets are differences on top of the library's own rate control. Where the library could ignore
 //!    offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an [`OpenError::Refused`].
@@ -16,16 +16,25 @@
 //!    without a new sequence parameter set.
 //! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
 //!    byte-stream.
-//! 5. **Parameter sets** from [`RegionEncoder::headers`] before the first picture.
-//! 6. **No surprises in the stream**: NAL units come with their boundaries, so that the caller can drop the library's
-//!    version SEI and put its own SEI before the first slice.
-//! 7. **Determinism** where one thread is used: equal calls give equal bytes.
+//! 5. **Parameter sets** from [`RegionEncoder::parameter_sets`] before the first picture.
+//! 6. **No surprises in the stream**: NAL units come with their boundaries, without the library's version SEI, so that the
+//!    caller can put its own SEI before the first slice; start codes or lengths as [`Config::byte_stream`] says
+//!    ([`find_nals`] and [`to_lengths`] help where a library knows start codes only).
+//! 7. **Nothing ignored**: an option that the library does not have is an [`OpenError::Refused`] that names it.
+//! 8. **Determinism** where one thread is used: equal calls give equal bytes.
+//!
+//! It then gets a place in [`Backend`], and the tests of regions run on it (`tests/regions_on_every_encoder.rs`).
 
+mod backend;
 mod level;
+mod nals;
 #[cfg(feature = "x264")]
 pub mod x264;
 
+pub use backend::Backend;
+pub use dds_protocol::nal::{Codec, NalKind};
 pub use level::smallest_level;
+pub use nals::{find_nals, to_lengths};
 
 /// Sample layouts of pictures. Bit depths above 8 are little endian in 16-bit words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +231,8 @@ pub struct EncoderOption {
 /// Everything an encoder is opened with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Standard to code by.
+    pub codec: Codec,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
@@ -242,7 +253,7 @@ pub struct Config {
     pub preset: Option<String>,
     /// The library's tunings.
     pub tune: Option<String>,
-    /// Profile the stream must conform to (x264 names: `baseline`, `main`, `high`, `high10`, `high422`, `high444`).
+    /// Profile the stream must conform to, as caps name it.
     pub profile: Option<&'static str>,
     /// Nothing but intra pictures.
     pub intra_only: bool,
@@ -319,7 +330,7 @@ impl std::fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 /// Why a picture was not coded, or a change not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
     /// A plane is shorter than size, format and stride say.
@@ -328,8 +339,8 @@ pub enum EncodeError {
     SampleOutOfRange(usize),
     /// The library kept the picture instead of coding it.
     Delayed,
-    /// The library failed with this code.
-    Library(i32),
+    /// The library failed; in its own words where it has any.
+    Library(String),
 }
 
 impl std::fmt::Display for EncodeError {
@@ -340,7 +351,7 @@ impl std::fmt::Display for EncodeError {
                 write!(f, "a sample in plane {plane} of the input needs more than 10 bits")
             }
             Self::Delayed => f.write_str("the encoder kept the picture instead of coding it"),
-            Self::Library(code) => write!(f, "the encoder failed with code {code}"),
+            Self::Library(what) => write!(f, "the encoder failed: {what}"),
         }
     }
 }
@@ -360,9 +371,6 @@ pub struct Nal {
     pub end: usize,
 }
 
-/// `nal_unit_type` of supplemental enhancement information.
-pub const NAL_SEI: u8 = 6;
-
 /// A coded picture.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessUnit<'a> {
@@ -376,7 +384,18 @@ pub struct AccessUnit<'a> {
     pub keyframe: bool,
 }
 
-/// An H.264 encoder steered per region. See the [module](self) for what an implementation owes.
+/// Sequence and picture parameter set, and in H.265 the video parameter set, without start codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParameterSets<'a> {
+    /// Video parameter set; empty in H.264.
+    pub vps: &'a [u8],
+    /// Sequence parameter set.
+    pub sps: &'a [u8],
+    /// Picture parameter set.
+    pub pps: &'a [u8],
+}
+
+/// An encoder steered per region. See the [module](self) for what an implementation owes.
 pub trait RegionEncoder: Send {
     /// Opens an encoder, or says by name what stands in the way.
     fn open(config: &Config, log: Log) -> Result<Self, OpenError>
@@ -386,8 +405,16 @@ pub trait RegionEncoder: Send {
     /// Name and version of the library, for tags.
     fn name(&self) -> &str;
 
-    /// Sequence and picture parameter set, without start codes.
-    fn headers(&self) -> (&[u8], &[u8]);
+    /// Number of the library's version, for tags.
+    fn version(&self) -> Option<u32> {
+        None
+    }
+
+    /// Standard of the stream.
+    fn codec(&self) -> Codec;
+
+    /// Parameter sets of the stream.
+    fn parameter_sets(&self) -> ParameterSets<'_>;
 
     /// Most pictures from one key frame to the next.
     fn key_int_max(&self) -> u64;
@@ -400,4 +427,11 @@ pub trait RegionEncoder: Send {
 
     /// Takes new rates, which act from the next picture.
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError>;
+
+    /// Flags of the macroblocks of the next picture, in raster order: non-zero says that one is exactly as in the picture
+    /// before, which may save looking at it. They stay until they are changed. Empty without [`Config::still_parts`], or
+    /// where the library takes no such hint.
+    fn still(&mut self) -> &mut [u8] {
+        &mut []
+    }
 }

@@ -25,8 +25,8 @@ use std::ptr;
 use x264_sys as sys;
 
 use super::{
-    AccessUnit, Config, EncodeError, EncoderOption, FieldOrder, FrameControls, Guard, Log, LogLevel, NAL_SEI, Nal,
-    OpenError, Origin, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
+    AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, FrameControls, Guard, Log, LogLevel, Nal,
+    OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
 };
 
 /// Frames per second where the rate is variable.
@@ -77,6 +77,7 @@ const OVERRIDDEN: &[(&[&str], &str)] = &[
 /// Options that move quantizers, for the modes in which quantizers are exact.
 const INEXACT: &[&str] = &["zones", "crf-max", "nal-hrd", "filler"];
 
+const NAL_SEI: c_int = 6;
 const NAL_SPS: c_int = 7;
 const NAL_PPS: c_int = 8;
 
@@ -408,8 +409,20 @@ impl RegionEncoder for X264 {
         &self.name
     }
 
-    fn headers(&self) -> (&[u8], &[u8]) {
-        (&self.sps, &self.pps)
+    fn version(&self) -> Option<u32> {
+        Some(BUILD)
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::H264
+    }
+
+    fn parameter_sets(&self) -> ParameterSets<'_> {
+        ParameterSets {
+            vps: &[],
+            sps: &self.sps,
+            pps: &self.pps,
+        }
     }
 
     fn key_int_max(&self) -> u64 {
@@ -494,7 +507,7 @@ impl RegionEncoder for X264 {
             (size, output.assume_init())
         };
         if size < 0 {
-            return Err(EncodeError::Library(size));
+            return Err(EncodeError::Library(format!("libx264 says {size}")));
         }
         if size == 0 || count < 1 {
             return Err(EncodeError::Delayed);
@@ -551,15 +564,13 @@ impl RegionEncoder for X264 {
         self.guard = rates.guard;
         self.apply()
     }
+
+    fn still(&mut self) -> &mut [u8] {
+        &mut self.still
+    }
 }
 
 impl X264 {
-    /// Flags of the macroblocks of the next picture, in raster order: non-zero says that one is exactly as in the picture
-    /// before, which saves looking at it. They stay until they are changed. Empty without [`Config::still_parts`].
-    pub fn still(&mut self) -> &mut [u8] {
-        &mut self.still
-    }
-
     /// The rate factor to code a picture of this base quantizer with. It only rises while the bucket is open: what x264
     /// averages over the past is then never above it. One step above the base is left out, because the first
     /// macroblock would take the slice's quantizer. A narrow bucket needs room to raise quantizers, so there it falls
@@ -578,7 +589,7 @@ impl X264 {
         // SAFETY: the parameters are those read back from this encoder, with a few numbers changed.
         match unsafe { sys::x264_encoder_reconfig(self.handle.as_ptr(), &mut *self.params) } {
             0.. => Ok(()),
-            code => Err(EncodeError::Library(code)),
+            code => Err(EncodeError::Library(format!("libx264 takes no change and says {code}"))),
         }
     }
 
@@ -688,7 +699,7 @@ impl X264 {
 /// x264's own version message. GStreamer 1.22 keeps one user-data message per picture, the last: it would hide ours.
 fn is_version_sei(kind: c_int, body: &[u8]) -> bool {
     // Header, payload type 5, payload size (in runs of 0xff), UUID.
-    if kind != c_int::from(NAL_SEI) || body.get(1) != Some(&5) {
+    if kind != NAL_SEI || body.get(1) != Some(&5) {
         return false;
     }
     let size_bytes = body[2..].iter().take_while(|&&b| b == 0xff).count() + 1;
@@ -744,7 +755,15 @@ fn describe_picture(p: &mut sys::x264_param_t, config: &Config) -> Result<(), Op
 }
 
 fn apply_profile(p: &mut sys::x264_param_t, profile: &str) -> Result<(), OpenError> {
-    let name = CString::new(profile).unwrap_or_default();
+    // Caps tell more profiles apart.
+    let name = match profile.trim_end_matches("-intra") {
+        "constrained-baseline" | "baseline" => c"baseline",
+        "main" => c"main",
+        "high" => c"high",
+        "high-10" => c"high10",
+        "high-4:2:2" => c"high422",
+        _ => c"high444",
+    };
     // SAFETY: the parameters are initialised and the name is a C string.
     match unsafe { sys::x264_param_apply_profile(p, name.as_ptr()) } {
         0 => Ok(()),

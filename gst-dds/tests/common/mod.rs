@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use dds_protocol::feedback::{self, FeedbackState, Quality, Rect, Region};
 use dds_protocol::identity::FrameIdentity;
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{Codec, Format};
 use dds_protocol::serial::Serial16;
 use gst::prelude::*;
 
@@ -170,7 +170,7 @@ pub fn packets(generation: u16, frame: u64, regions: &[Region]) -> Vec<Vec<u8>> 
 /// Frame identity of a byte-stream access unit.
 pub fn identity(unit: &gst::Buffer) -> FrameIdentity {
     let map = unit.map_readable().unwrap();
-    let summary = nal::summarize(&map, Format::ByteStream);
+    let summary = Codec::H264.summarize(&map, Format::ByteStream);
     let identity = summary.identity.expect("an identity").expect("a readable one");
     assert_eq!(identity.slices, summary.slices.slices);
     assert_eq!(identity.slice_bytes, summary.slices.bytes);

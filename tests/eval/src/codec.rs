@@ -10,7 +10,7 @@ use gst_video::prelude::*;
 use gstdds::camera::{Geometry, QpMap};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
-    Config, EncoderOption, FrameControls, Guard, NAL_SEI, Origin, Picture, PixelFormat, Plane, RateControl,
+    Codec, Config, EncoderOption, FrameControls, Guard, NalKind, Origin, Picture, PixelFormat, Plane, RateControl,
     RegionEncoder,
 };
 use gstdds::picture::Layout;
@@ -86,6 +86,7 @@ impl Coder {
             options.extend([option("min-keyint", gop.to_string()), option("scenecut", "0".into())]);
         }
         let config = Config {
+            codec: Codec::H264,
             width: size.0,
             height: size.1,
             format: PixelFormat::I420,
@@ -155,7 +156,10 @@ impl Coder {
         self.pts += 1;
         let unit = self.x264.encode(&picture, &controls)?;
         // Without libx264's note about itself, as ddsencode leaves it out too.
-        let kept = unit.nals.iter().filter(|nal| nal.kind != NAL_SEI);
+        let kept = unit
+            .nals
+            .iter()
+            .filter(|nal| Codec::H264.kind(nal.kind) != NalKind::Sei);
         let data = kept.flat_map(|nal| &unit.data[nal.start..nal.end]).copied().collect();
         Ok(Coded {
             data,

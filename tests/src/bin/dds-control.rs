@@ -11,7 +11,8 @@ use gst_video::prelude::*;
 use gstdds::camera::{Camera, Controller, ControllerSettings, Geometry, Knobs, Settings, Vbv};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
-    Config, EncoderOption, FrameControls, Guard, Origin, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
+    Codec, Config, EncoderOption, FrameControls, Guard, Origin, Picture, PixelFormat, Plane, RateControl, Rates,
+    RegionEncoder,
 };
 
 const HELP: &str = "\
@@ -223,6 +224,7 @@ impl Encoder {
             value: Some(value.into()),
         };
         let config = Config {
+            codec: Codec::H264,
             width: scene.width as u32,
             height: scene.height as u32,
             format: PixelFormat::I420,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use dds_protocol::nal::{self, Format};
+use dds_protocol::nal::{Codec, Format};
 use dds_tests::draw::{Picture, write_video};
 use dds_tests::progress::Bar;
 use dds_tests::qp::QpPicture;
@@ -852,7 +852,10 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         let units = units.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(map) = info.buffer().and_then(|b| b.map_readable().ok()) {
-                let identity = nal::summarize(&map, Format::ByteStream).identity.and_then(Result::ok);
+                let identity = Codec::H264
+                    .summarize(&map, Format::ByteStream)
+                    .identity
+                    .and_then(Result::ok);
                 units.lock().unwrap().push((identity.map(|i| i.frame), map.size()));
             }
             gst::PadProbeReturn::Ok

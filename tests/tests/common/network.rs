@@ -326,7 +326,11 @@ fn watch_camera(encoded: &gst::Pad, log: &Arc<Mutex<Log>>) {
         let segment = segment.segment().downcast_ref::<gst::ClockTime>().unwrap();
         let running = segment.to_running_time(buffer.pts()).unwrap().nseconds();
         let map = buffer.map_readable().unwrap();
-        let identity = nal::summarize(&map, nal::Format::ByteStream).identity.unwrap().unwrap();
+        let identity = nal::Codec::H264
+            .summarize(&map, nal::Format::ByteStream)
+            .identity
+            .unwrap()
+            .unwrap();
         let mut log = seen.lock().unwrap();
         log.stream.extend_from_slice(&map);
         log.coded.push(Coded {

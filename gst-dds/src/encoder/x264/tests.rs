@@ -7,6 +7,7 @@ use crate::encoder::Plane;
 
 fn config() -> Config {
     Config {
+        codec: Codec::H264,
         width: 64,
         height: 48,
         format: PixelFormat::I420,
@@ -67,7 +68,7 @@ fn every_picture_comes_out_of_the_call_that_took_it() {
     let mut encoder = open(&config()).unwrap();
     assert_eq!(encoder.delay(), 0);
     assert!(encoder.name().starts_with("x264 0."));
-    let (sps, pps) = encoder.headers();
+    let ParameterSets { sps, pps, .. } = encoder.parameter_sets();
     assert_eq!((sps[0] & 0x1f, pps[0] & 0x1f), (7, 8));
     for i in 0..5 {
         let controls = FrameControls {
@@ -81,7 +82,7 @@ fn every_picture_comes_out_of_the_call_that_took_it() {
         for nal in unit.nals {
             assert_eq!(unit.data[nal.body] & 0x1f, nal.kind);
             assert_eq!(unit.data[nal.body - 1], 1, "a start code");
-            assert!(nal.kind != NAL_SEI, "the version message is left out");
+            assert!(c_int::from(nal.kind) != NAL_SEI, "the version message is left out");
         }
     }
 }

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The choice among encoders.
+
+#![forbid(unsafe_code)]
+
+use crate::encoder::{Backend, Codec, OpenError};
+
+/// The encoder in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub coder: (Backend, Codec),
+    /// What was tried before it, and what stood in the way.
+    pub refused: Vec<(Backend, OpenError)>,
+}
+
+impl Chosen {
+    /// One line that says what stood in the way; empty where nothing did.
+    pub fn refusals(&self) -> String {
+        refusals(&self.refused)
+    }
+}
+
+fn refusals(refused: &[(Backend, OpenError)]) -> String {
+    let lines: Vec<_> = refused
+        .iter()
+        .map(|(b, error)| format!("{}: {error}", b.name()))
+        .collect();
+    lines.join(" ")
+}
+
+/// What [`first`] found.
+#[derive(Debug)]
+pub(super) struct Opened<T> {
+    pub value: T,
+    pub coder: (Backend, Codec),
+    pub refused: Vec<(Backend, OpenError)>,
+}
+
+/// The first of `coders` that opens.
+///
+/// # Errors
+/// Of one: its own. Of several: all of theirs, as one refusal of the property `encoder`.
+pub(super) fn first<T>(
+    coders: &[(Backend, Codec)],
+    mut open: impl FnMut(Backend, Codec) -> Result<T, OpenError>,
+) -> Result<Opened<T>, OpenError> {
+    let mut refused = Vec::new();
+    for &(backend, codec) in coders {
+        match open(backend, codec) {
+            Ok(value) => {
+                return Ok(Opened {
+                    value,
+                    coder: (backend, codec),
+                    refused,
+                });
+            }
+            Err(error) => refused.push((backend, error)),
+        }
+    }
+    match refused.len() {
+        1 => Err(refused.remove(0).1),
+        _ => Err(OpenError::refused(
+            "encoder=auto",
+            format!("no encoder opens. {}", refusals(&refused).trim_end_matches('.')),
+            "Set encoder to the one you want, and see to what it asks for",
+        )),
+    }
+}

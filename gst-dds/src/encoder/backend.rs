@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The libraries that were built in, by name.
+
+#![forbid(unsafe_code)]
+
+use super::{Codec, Config, Log, OpenError, PixelFormat, RegionEncoder};
+
+/// A library that may stand behind the element. Each one is named whether or not this build has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// NVIDIA's encoder, found at run time.
+    Nvenc,
+    /// libx264.
+    X264,
+    /// libx265.
+    X265,
+}
+
+impl Backend {
+    /// All, in the order in which `encoder=auto` tries them.
+    pub const ALL: [Self; 3] = [Self::Nvenc, Self::X264, Self::X265];
+
+    /// Name as the property `encoder` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nvenc => "nvenc",
+            Self::X264 => "x264",
+            Self::X265 => "x265",
+        }
+    }
+
+    /// Standards it codes by, the one it takes where downstream leaves the choice first.
+    pub fn codecs(self) -> &'static [Codec] {
+        match self {
+            Self::Nvenc => &[Codec::H264, Codec::H265],
+            Self::X264 => &[Codec::H264],
+            Self::X265 => &[Codec::H265],
+        }
+    }
+
+    /// Sample layouts it takes, preferred ones first.
+    pub fn formats(self) -> &'static [PixelFormat] {
+        use PixelFormat::*;
+        match self {
+            Self::Nvenc => &[Nv12, I420, Yv12],
+            Self::X265 => &[I420, Yv12, I444],
+            Self::X264 => &[
+                I420, Nv12, Yv12, Nv21, I422, Nv16, I444, Gray8, I420P10, I422P10, I444P10,
+            ],
+        }
+    }
+
+    /// Opens an encoder.
+    ///
+    /// # Errors
+    /// What stands in the way, by name; [`OpenError::Refused`] of `encoder` where this build or this machine lacks the
+    /// library.
+    pub fn open(self, config: &Config, log: Log) -> Result<Box<dyn RegionEncoder>, OpenError> {
+        if !self.codecs().contains(&config.codec) {
+            return Err(OpenError::refused(
+                format!("encoder={}", self.name()),
+                format!("it does not code {:?}", config.codec),
+                "Choose another encoder, or allow its format behind the element",
+            ));
+        }
+        if !self.formats().contains(&config.format) {
+            return Err(OpenError::refused(
+                format!("encoder={}", self.name()),
+                format!("it does not take {:?} video", config.format),
+                "Convert the video before the element (videoconvert)",
+            ));
+        }
+        match self {
+            #[cfg(feature = "x264")]
+            Self::X264 => boxed::<super::x264::X264>(config, log),
+            #[cfg(not(feature = "x264"))]
+            Self::X264 => Err(self.not_built_in()),
+            Self::Nvenc | Self::X265 => Err(self.not_built_in()),
+        }
+    }
+
+    #[allow(dead_code, reason = "needed where a feature is off")]
+    fn not_built_in(self) -> OpenError {
+        OpenError::refused(
+            format!("encoder={}", self.name()),
+            "this build is without it",
+            format!("Build with the Cargo feature `{}`", self.name()),
+        )
+    }
+}
+
+#[allow(dead_code, reason = "needed where a feature is on")]
+fn boxed<E: RegionEncoder + 'static>(config: &Config, log: Log) -> Result<Box<dyn RegionEncoder>, OpenError> {
+    Ok(Box::new(E::open(config, log)?))
+}
