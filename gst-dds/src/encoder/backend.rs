@@ -76,7 +76,8 @@ impl Backend {
             Self::X264 => boxed::<super::x264::X264>(config, log),
             #[cfg(not(feature = "x264"))]
             Self::X264 => Err(self.not_built_in()),
-            Self::Nvenc | Self::X265 => Err(self.not_built_in()),
+            Self::Nvenc => boxed::<super::nvenc::Nvenc>(config, log),
+            Self::X265 => Err(self.not_built_in()),
         }
     }
 
@@ -90,7 +91,6 @@ impl Backend {
     }
 }
 
-#[allow(dead_code, reason = "needed where a feature is on")]
 fn boxed<E: RegionEncoder + 'static>(config: &Config, log: Log) -> Result<Box<dyn RegionEncoder>, OpenError> {
     Ok(Box::new(E::open(config, log)?))
 }

@@ -28,6 +28,7 @@
 mod backend;
 mod level;
 mod nals;
+mod nvenc;
 #[cfg(feature = "x264")]
 pub mod x264;
 
