@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Stand-in for NVIDIA's driver: `libcuda.so.1` and `libnvidia-encode.so.1` in one library, which goes by both names.
+//!
+//! It is stricter than a driver is known to be: it checks the version of every structure, that reserved fields are zero,
+//! the order of calls, what is locked and what is current, sizes, and every value of the quantizer map. What breaks a rule
+//! is refused as a driver would refuse it, and written to the log as a `violation`. H.264 is coded by libx264 with
+//! exactly the quantizers that rate control and map add up to, so that a decoder can read them back. H.265 is not coded:
+//! access units hold parameter sets and slices of noise, and only maps and calls mean something.
+//!
+//! What it proves is the use of the interface as its header describes it. What a real driver makes of it, it cannot tell.
+//!
+//! Two environment variables steer it: [`FAULTS`] and [`LOG`].
+
+mod coder;
+mod cuda;
+#[path = "../../../gst-dds/src/encoder/nvenc/ids.rs"]
+mod ids;
+mod nvenc;
+#[path = "../../../gst-dds/src/encoder/nvenc/sys.rs"]
+#[allow(
+    unsafe_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code,
+    unused_imports,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    reason = "generated"
+)]
+mod sys;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Environment variable: what goes wrong, words separated by commas.
+///
+/// - `cuda-broken`: `cuInit` fails; `no-device`: there is none; `old-driver`: of API 11.0
+/// - `open-refused`, `no-encoder`: no session, as with too many of them, or on a GPU without an encoder
+/// - `no-h264`, `max-size=WxH`, `init-refused`: what the device or its driver does not take
+/// - `out-of-memory`: no buffers; `no-mode-change`: rate control stays in its mode; `reconfigure-refused`
+/// - `map-refused`: pictures with a map are refused; `ignore-map`: the map is looked at and has no effect
+/// - `lost-at=N`: the device is gone from picture N on
+pub const FAULTS: &str = "FAKE_NVENC_FAULTS";
+/// Environment variable: file that lines are appended to, see [`Log`].
+pub const LOG: &str = "FAKE_NVENC_LOG";
+/// Name of the device.
+pub const DEVICE: &str = "Fake GPU";
+
+/// Whether a fault is switched on.
+fn fault(name: &str) -> bool {
+    fault_value(name).is_some()
+}
+
+/// The value of a fault that has one.
+fn fault_value(name: &str) -> Option<String> {
+    let all = std::env::var(FAULTS).unwrap_or_default();
+    all.split(',').find_map(|word| {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        (key == name).then(|| value.to_string())
+    })
+}
+
+/// Appends a line to the log.
+fn log(line: &str) {
+    let Some(path) = std::env::var_os(LOG) else { return };
+    if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+        let _ = file.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Makes a folder in which the dynamic linker finds the stand-in under the driver's names: `names` of them, by default
+/// both. It is for `LD_LIBRARY_PATH` of a process to be started.
+///
+/// # Errors
+/// The stand-in was not built next to the running test, or files cannot be made.
+pub fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder)?;
+    let program = std::env::current_exe()?;
+    let built = program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .flat_map(|folder| [folder.join("deps/libfake_nvenc.so"), folder.join("libfake_nvenc.so")])
+        .find(|path| path.is_file())
+        .ok_or_else(|| std::io::Error::other("libfake_nvenc.so is not built: cargo build -p fake-nvenc"))?;
+    for name in names {
+        std::os::unix::fs::symlink(&built, folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Both names of the driver's libraries.
+pub const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-encode.so.1"];
+
+/// One picture that was coded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coded {
+    /// An IDR picture.
+    pub idr: bool,
+    /// Quantizer of rate control, before the map.
+    pub qp: u8,
+    /// The map: a difference per block.
+    pub map: Vec<i8>,
+}
+
+/// What a process did to the stand-in.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// All lines.
+    pub lines: Vec<String>,
+}
+
+impl Log {
+    /// Reads a log; an absent one is empty.
+    pub fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        Self {
+            lines: text.lines().map(String::from).collect(),
+        }
+    }
+
+    /// Lines that begin with a word, without it.
+    pub fn of<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a str> {
+        self.lines
+            .iter()
+            .filter_map(move |line| line.strip_prefix(word)?.strip_prefix(' '))
+    }
+
+    /// Rules that were broken.
+    pub fn violations(&self) -> Vec<&str> {
+        self.of("violation").collect()
+    }
+
+    /// Pictures that were coded.
+    pub fn pictures(&self) -> Vec<Coded> {
+        self.of("picture")
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                Some(Coded {
+                    idr: words.next()? == "idr",
+                    qp: words.next()?.parse().ok()?,
+                    map: words.next()?.split(',').filter_map(|v| v.parse().ok()).collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// Whether everything that was made is gone: contexts, encoders and buffers.
+    pub fn nothing_leaks(&self) -> bool {
+        self.of("left").last().is_none_or(|line| line == "0 0 0")
+    }
+}
+
+/// Path of the log in a folder.
+pub fn log_in(folder: &Path) -> PathBuf {
+    folder.join("fake-nvenc.log")
+}
