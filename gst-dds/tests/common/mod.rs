@@ -33,6 +33,17 @@ pub fn encoder() -> String {
     std::env::var(ENCODER).unwrap_or_else(|_| "x264".into())
 }
 
+/// Whether this process was begun by [`on_fake_nvenc`].
+pub fn is_child() -> bool {
+    std::env::var_os(fake_nvenc::LOG).is_some()
+}
+
+/// Runs the test that calls it again, as [`on_fake_nvenc`] does; for tests that have nothing to do elsewhere.
+pub fn again_on_fake_nvenc(libraries: &[&str], faults: &str) -> fake_nvenc::Log {
+    let thread = std::thread::current();
+    on_fake_nvenc(&[thread.name().unwrap()], libraries, faults)
+}
+
 /// Runs tests of this file (`names`; with their modules) again with NVENC, on a stand-in for NVIDIA's driver, in a
 /// process of their own: the dynamic linker has to know where that is before it starts. `libraries` are the ones it
 /// finds, `faults` is for [`fake_nvenc::FAULTS`]. No rule of the driver's interface may be broken, and nothing be left.

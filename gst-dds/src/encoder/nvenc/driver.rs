@@ -93,12 +93,17 @@ struct Cuda {
     context_destroy: ContextDestroy,
 }
 
+/// The linker's own words, which the error only refers to.
+fn words(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 fn load(name: &str) -> Result<Library, OpenError> {
     // SAFETY: loading runs the library's initialisers, which NVIDIA's driver has for any process to run.
     unsafe { Library::new(name) }.map_err(|error| {
         OpenError::refused(
             "encoder=nvenc",
-            format!("NVIDIA's driver is not on this machine ({error})"),
+            format!("{name} of NVIDIA's driver cannot be loaded ({})", words(&error)),
             "Install it with its encoder library (Debian: libcuda1 and libnvidia-encode1), or choose another encoder",
         )
     })
@@ -114,7 +119,7 @@ unsafe fn function<T: Copy>(library: &Library, name: &str) -> Result<T, OpenErro
     symbol.map(|symbol| *symbol).map_err(|error| {
         OpenError::refused(
             "encoder=nvenc",
-            format!("NVIDIA's driver lacks a function ({error})"),
+            format!("NVIDIA's driver lacks the function {name} ({})", words(&error)),
             "Install a newer driver, or choose another encoder",
         )
     })
