@@ -72,7 +72,7 @@ fn the_pad_takes_bare_packets_and_rtcp_compounds() {
 #[test]
 fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     common::init();
-    let encoder = common::encoder();
+    let encoder = fake_nvenc::encoder();
     // Two cameras, each with its session; feedback for both streams arrives at the first session.
     let pipeline = gst::parse::launch(&format!(
         "rtpbin name=r \
@@ -295,7 +295,7 @@ fn a_hundred_state_cycles_leave_the_element_as_it_was() {
     let pipeline = gst::parse::launch(&format!(
         "videotestsrc is-live=true ! video/x-raw,width=160,height=96 ! ddsencode name=e encoder={} ! \
          fakesink sync=false",
-        common::encoder()
+        fake_nvenc::encoder()
     ))
     .unwrap();
     let element = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("e").unwrap();

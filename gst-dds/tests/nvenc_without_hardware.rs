@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Camera, again_on_fake_nvenc, element, identity, info, is_child, region};
+use common::{Camera, again_on_fake_nvenc, element, identity, info, region};
 use dds_protocol::feedback::Quality;
 use dds_protocol::nal::{self, Codec, Format};
-use fake_nvenc::{FAULTS, NAMES};
+use fake_nvenc::{FAULTS, NAMES, is_child};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 

@@ -334,7 +334,7 @@ fn decoders_without_a_parser_take_the_stream() {
              ddsencode encoder={} key-int-max=15 ! \
              video/x-h264,stream-format={stream_format},profile=constrained-baseline ! \
              {decoder} ! fakesink name=s signal-handoffs=true",
-            common::encoder()
+            fake_nvenc::encoder()
         ))
         .unwrap();
         let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("s").unwrap();

@@ -25,63 +25,24 @@ pub fn init() {
     });
 }
 
-/// Environment variable: the encoder that [`element`] has, where it is not the usual one.
-const ENCODER: &str = "DDS_TEST_ENCODER";
-
-/// Value of the property `encoder` in this process.
-pub fn encoder() -> String {
-    std::env::var(ENCODER).unwrap_or_else(|_| "x264".into())
+/// Runs tests of this file again with NVENC, on a stand-in for its driver; see [`fake_nvenc::again`].
+pub fn on_fake_nvenc(tests: &[&str], libraries: &[&str], faults: &str) -> fake_nvenc::Log {
+    let folder = format!("{}-{}-{faults}", tests[0], libraries.len());
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    fake_nvenc::again(&folder, tests, libraries, faults)
 }
 
-/// Whether this process was begun by [`on_fake_nvenc`].
-pub fn is_child() -> bool {
-    std::env::var_os(fake_nvenc::LOG).is_some()
-}
-
-/// Runs the test that calls it again, as [`on_fake_nvenc`] does; for tests that have nothing to do elsewhere.
+/// The same with the test that calls it, for tests that have nothing to do elsewhere.
 pub fn again_on_fake_nvenc(libraries: &[&str], faults: &str) -> fake_nvenc::Log {
     let thread = std::thread::current();
     on_fake_nvenc(&[thread.name().unwrap()], libraries, faults)
-}
-
-/// Runs tests of this file (`names`; with their modules) again with NVENC, on a stand-in for NVIDIA's driver, in a
-/// process of their own: the dynamic linker has to know where that is before it starts. `libraries` are the ones it
-/// finds, `faults` is for [`fake_nvenc::FAULTS`]. No rule of the driver's interface may be broken, and nothing be left.
-pub fn on_fake_nvenc(names: &[&str], libraries: &[&str], faults: &str) -> fake_nvenc::Log {
-    let own = std::thread::current().name().unwrap_or("test").replace("::", "-");
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{own}-{}", names[0]));
-    let folder = folder.join(if faults.is_empty() { "none" } else { faults });
-    fake_nvenc::install(&folder, libraries).unwrap();
-    let log = fake_nvenc::log_in(&folder);
-    let known = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let mut paths = vec![folder];
-    paths.extend(std::env::split_paths(&known));
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(names)
-        .args(["--exact", "--nocapture"])
-        .env("LD_LIBRARY_PATH", std::env::join_paths(paths).unwrap())
-        .env(ENCODER, "nvenc")
-        .env(fake_nvenc::FAULTS, faults)
-        .env(fake_nvenc::LOG, &log)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{words}");
-    // A name that is none would run nothing.
-    let ran = format!("test result: ok. {} passed", names.len());
-    assert!(text.contains(&ran), "{text}");
-    let log = fake_nvenc::Log::read(&log);
-    assert_eq!(log.violations(), Vec::<&str>::new());
-    assert!(log.nothing_leaks(), "left: {:?}", log.of("left").last());
-    log
 }
 
 /// An element with the usual settings for tests: fast, one thread, fixed stream ID, no wall clock.
 pub fn element() -> gst::Element {
     init();
     gst::ElementFactory::make("ddsencode")
-        .property_from_str("encoder", &encoder())
+        .property_from_str("encoder", &fake_nvenc::encoder())
         .property_from_str("speed-preset", "superfast")
         .property("threads", 1u32)
         .property("stream-id", STREAM)

@@ -34,7 +34,8 @@ mod nvenc;
 mod sys;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
 
 /// Environment variable: what goes wrong, words separated by commas.
 ///
@@ -49,6 +50,19 @@ pub const FAULTS: &str = "FAKE_NVENC_FAULTS";
 pub const LOG: &str = "FAKE_NVENC_LOG";
 /// Name of the device.
 pub const DEVICE: &str = "Fake GPU";
+
+/// Environment variable: the value of the property `encoder` that tests use in this process.
+pub const ENCODER: &str = "DDS_TEST_ENCODER";
+
+/// Value of the property `encoder` in this process: libx264, unless [`again`] began it.
+pub fn encoder() -> String {
+    std::env::var(ENCODER).unwrap_or_else(|_| "x264".into())
+}
+
+/// Whether this process was begun by [`again`].
+pub fn is_child() -> bool {
+    std::env::var_os(LOG).is_some()
+}
 
 /// Whether a fault is switched on.
 fn fault(name: &str) -> bool {
@@ -72,8 +86,8 @@ fn log(line: &str) {
     }
 }
 
-/// Makes a folder in which the dynamic linker finds the stand-in under the driver's names: `names` of them, by default
-/// both. It is for `LD_LIBRARY_PATH` of a process to be started.
+/// Makes a folder anew in which the dynamic linker finds the stand-in under `names` of the driver's. It is for
+/// `LD_LIBRARY_PATH` of a process to be started.
 ///
 /// # Errors
 /// The stand-in was not built next to the running test, or files cannot be made.
@@ -96,6 +110,44 @@ pub fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
 
 /// Both names of the driver's libraries.
 pub const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-encode.so.1"];
+
+/// Runs tests of this program again, by their full names, with NVENC on the stand-in and in a process of their own: the
+/// dynamic linker has to know where it is before that starts. `folder` is for its files; of the driver's libraries
+/// `libraries` are found, with these [`FAULTS`]. No rule of the interface may be broken, and nothing be left.
+///
+/// # Panics
+/// Where a test fails or is not there, a rule was broken, or something is left.
+pub fn again(folder: &Path, tests: &[&str], libraries: &[&str], faults: &str) -> Log {
+    install(folder, libraries).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let path = folder.join("fake-nvenc.log");
+    let program = std::env::current_exe().expect("the running test has a path");
+    let output = Command::new(program)
+        .args(tests)
+        .args(["--exact", "--nocapture"])
+        .env("LD_LIBRARY_PATH", search_path(folder))
+        .env(ENCODER, "nvenc")
+        .env(FAULTS, faults)
+        .env(LOG, &path)
+        .output()
+        .expect("the running test runs again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{words}");
+    // A name that is none would run nothing.
+    let ran = format!("test result: ok. {} passed", tests.len());
+    assert!(text.contains(&ran), "{text}");
+    let log = Log::read(&path);
+    assert_eq!(log.violations(), Vec::<&str>::new());
+    assert!(log.nothing_leaks(), "left: {:?}", log.of("left").last());
+    log
+}
+
+/// Value of `LD_LIBRARY_PATH` with which a process finds what is in a folder first.
+pub fn search_path(folder: &Path) -> std::ffi::OsString {
+    let known = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_path_buf()).chain(std::env::split_paths(&known));
+    std::env::join_paths(folders.filter(|folder| !folder.as_os_str().is_empty())).unwrap_or(known)
+}
 
 /// One picture that was coded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,9 +206,4 @@ impl Log {
     pub fn nothing_leaks(&self) -> bool {
         self.of("left").last().is_none_or(|line| line == "0 0 0")
     }
-}
-
-/// Path of the log in a folder.
-pub fn log_in(folder: &Path) -> PathBuf {
-    folder.join("fake-nvenc.log")
 }
