@@ -188,7 +188,7 @@ impl Settings {
             height: config.height,
             preset: preset(config.preset.as_deref())?,
             profile,
-            level: config.level_idc.unwrap_or(0).into(),
+            level: level(config)?,
             frame_rate: (numerator, denominator.max(1)),
             variable_rate: config.frame_rate.is_none(),
             display: display(config),
@@ -282,6 +282,22 @@ impl Settings {
             _ => return lacks("NVENC has nothing like it"),
         }
         Ok(())
+    }
+}
+
+/// `level_idc` as the driver takes it: that of the standard, 0 = its choice.
+fn level(config: &Config) -> Result<u32, OpenError> {
+    let Some(wanted) = config.level_idc else { return Ok(0) };
+    let wanted = u32::from(wanted);
+    match (config.codec, wanted) {
+        (Codec::H264, wanted) => Ok(wanted),
+        // Ten times the level, there thirty times.
+        (Codec::H265, 10 | 20 | 21 | 30 | 31 | 40 | 41 | 50..=52 | 60..=62) => Ok(wanted * 3),
+        (Codec::H265, _) => Err(OpenError::refused(
+            "level",
+            "H.265 has no such level",
+            "Ask for one like 3.1 behind the element",
+        )),
     }
 }
 

@@ -122,6 +122,22 @@ fn options_that_do_not_exist_are_refused_by_name() {
 }
 
 #[test]
+fn levels_are_those_of_the_standard() {
+    let level = |codec, level_idc| {
+        Settings::new(&Config {
+            codec,
+            level_idc,
+            ..config()
+        })
+        .map(|s| s.level)
+    };
+    assert_eq!(level(Codec::H264, Some(31)), Ok(31));
+    assert_eq!(level(Codec::H265, Some(51)), Ok(153));
+    assert_eq!(level(Codec::H265, None), Ok(0));
+    assert!(level(Codec::H265, Some(42)).is_err());
+}
+
+#[test]
 fn rates_become_modes_of_the_driver() {
     let exact = RateControl::Quantizers { base_qp: 36 };
     let guard = Guard {
