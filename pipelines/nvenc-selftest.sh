@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MPL-2.0
 #
 # Whether NVENC on this machine, with its real driver, codes regions as asked: noise goes through ddsencode, and ffmpeg
-# reads the quantizers back from the stream. Needs an NVIDIA GPU with an encoder, driver 471 or newer, and ffmpeg.
+# reads the quantizers back from the stream. Needs an NVIDIA GPU with an encoder, driver 470.57.02 or newer, and ffmpeg.
 #
 # Expected output: the encoder, a table for each of three sizes, and a verdict.
 #

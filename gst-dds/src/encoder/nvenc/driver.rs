@@ -173,7 +173,7 @@ impl Driver {
                     sys::NVENCAPI_MAJOR_VERSION,
                     sys::NVENCAPI_MINOR_VERSION
                 ),
-                "Install driver 471 or newer, or choose another encoder",
+                "Install driver 470.57.02 or newer, or choose another encoder",
             ));
         }
         let mut functions = zeroed::<sys::NV_ENCODE_API_FUNCTION_LIST>();
