@@ -49,6 +49,8 @@
 mod backend;
 mod level;
 mod nals;
+// Where NVIDIA has drivers, and its structures the layout of the bindings.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod nvenc;
 #[cfg(feature = "x264")]
 pub mod x264;
