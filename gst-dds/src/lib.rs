@@ -1,28 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 with quantizers per macroblock that the
+//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes video with quantizers per macroblock that the
 //! neural network at the receiving end asks for.
 //!
-//! Built without the Cargo feature `x264` there is no encoder library to stand behind the element, and the plugin
-//! registers nothing.
+//! What codes it is a choice ([`encoder`]). NVIDIA's encoder is found at run time and always there to be chosen; built
+//! without the Cargo feature `x264` the plugin is free of libx264 and of its licence.
 
 pub mod camera;
-#[cfg(feature = "x264")]
 pub mod ddsencode;
 pub mod encoder;
 pub mod picture;
 pub mod scale;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    #[cfg(feature = "x264")]
-    ddsencode::register(plugin)?;
-    #[cfg(not(feature = "x264"))]
-    gst::info!(
-        gst::CAT_PLUGIN_LOADING,
-        obj = plugin,
-        "Built without x264: ddsencode is not available"
-    );
-    Ok(())
+    ddsencode::register(plugin)
 }
 
 #[allow(missing_docs, reason = "the macro's items cannot carry any")]

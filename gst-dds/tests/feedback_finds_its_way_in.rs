@@ -72,13 +72,14 @@ fn the_pad_takes_bare_packets_and_rtcp_compounds() {
 #[test]
 fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     common::init();
+    let encoder = fake_nvenc::encoder();
     // Two cameras, each with its session; feedback for both streams arrives at the first session.
     let pipeline = gst::parse::launch(&format!(
         "rtpbin name=r \
          videotestsrc is-live=true ! video/x-raw,width=160,height=96,framerate=30/1 ! queue ! \
-         ddsencode name=e0 stream-id={STREAM} threads=1 ! rtph264pay ! r.send_rtp_sink_0 \
+         ddsencode encoder={encoder} name=e0 stream-id={STREAM} threads=1 ! rtph264pay ! r.send_rtp_sink_0 \
          videotestsrc is-live=true ! video/x-raw,width=160,height=96,framerate=30/1 ! queue ! \
-         ddsencode name=e1 stream-id={STREAM} threads=1 ! rtph264pay ! r.send_rtp_sink_1 \
+         ddsencode encoder={encoder} name=e1 stream-id={STREAM} threads=1 ! rtph264pay ! r.send_rtp_sink_1 \
          r.send_rtp_src_0 ! fakesink async=false sync=false r.send_rtp_src_1 ! fakesink async=false sync=false \
          appsrc name=a is-live=true format=time caps=application/x-rtcp ! r.recv_rtcp_sink_0"
     ))
@@ -291,9 +292,11 @@ fn silence_ends_in_fallback_with_a_message_and_recovers_by_itself() {
 #[test]
 fn a_hundred_state_cycles_leave_the_element_as_it_was() {
     common::init();
-    let pipeline = gst::parse::launch(
-        "videotestsrc is-live=true ! video/x-raw,width=160,height=96 ! ddsencode name=e ! fakesink sync=false",
-    )
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=160,height=96 ! ddsencode name=e encoder={} ! \
+         fakesink sync=false",
+        fake_nvenc::encoder()
+    ))
     .unwrap();
     let element = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("e").unwrap();
     let _pad = element.request_pad_simple("feedback").unwrap();
@@ -333,5 +336,22 @@ fn statistics_outlive_the_run() {
             stats.get::<u64>("generations-applied")
         ),
         (Ok(2), Ok(1))
+    );
+}
+
+#[test]
+fn all_of_this_holds_with_nvenc_too() {
+    common::on_fake_nvenc(
+        &[
+            "the_pad_takes_bare_packets_and_rtcp_compounds",
+            "the_rtp_session_that_the_stream_runs_through_steers_and_no_other",
+            "a_channel_of_its_own_asks_like_the_others_in_one_pass_and_in_two",
+            "only_our_upstream_event_is_taken",
+            "silence_ends_in_fallback_with_a_message_and_recovers_by_itself",
+            "a_hundred_state_cycles_leave_the_element_as_it_was",
+            "statistics_outlive_the_run",
+        ],
+        &fake_nvenc::NAMES,
+        "",
     );
 }

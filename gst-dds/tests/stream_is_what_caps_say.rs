@@ -331,8 +331,10 @@ fn decoders_without_a_parser_take_the_stream() {
         }
         let pipeline = gst::parse::launch(&format!(
             "videotestsrc num-buffers=40 pattern=ball ! video/x-raw,format=I420,width=320,height=240 ! \
-             ddsencode key-int-max=15 ! video/x-h264,stream-format={stream_format},profile=constrained-baseline ! \
-             {decoder} ! fakesink name=s signal-handoffs=true"
+             ddsencode encoder={} key-int-max=15 ! \
+             video/x-h264,stream-format={stream_format},profile=constrained-baseline ! \
+             {decoder} ! fakesink name=s signal-handoffs=true",
+            fake_nvenc::encoder()
         ))
         .unwrap();
         let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("s").unwrap();
@@ -356,4 +358,24 @@ fn decoders_without_a_parser_take_the_stream() {
         assert_eq!(message, Some(gst::MessageType::Eos), "{decoder}");
         assert_eq!(frames.load(std::sync::atomic::Ordering::Relaxed), 40, "{decoder}");
     }
+}
+
+#[test]
+fn all_of_this_holds_with_nvenc_too() {
+    common::on_fake_nvenc(
+        &[
+            "avc_has_codec_data_length_prefixes_and_identity",
+            "identity_names_every_access_unit_and_the_library_none",
+            "capture_time_is_that_of_the_reference_timestamp_else_of_the_wall_clock",
+            "forced_key_units_keep_their_minimum_interval",
+            "new_video_caps_give_a_new_encoder_and_identity_goes_on",
+            "variable_frame_rates_and_missing_time_stamps_are_coded",
+            "flush_begins_anew_with_an_idr_picture",
+            "latency_is_none",
+            "equal_video_and_equal_feedback_give_equal_bytes",
+            "decoders_without_a_parser_take_the_stream",
+        ],
+        &fake_nvenc::NAMES,
+        "",
+    );
 }

@@ -197,12 +197,19 @@ fn the_second_stream_begins_with_one_black_picture() {
 
 #[test]
 fn exactly_the_regions_asked_for_are_refined_in_the_frames_they_were_asked_of() {
-    for format in [
+    let all = [
         VideoFormat::I420,
         VideoFormat::Nv12,
         VideoFormat::Y444,
         VideoFormat::I42010le,
-    ] {
+    ];
+    // NVENC takes 4:2:0 of 8 bits.
+    let formats = if fake_nvenc::encoder() == "x264" {
+        &all[..]
+    } else {
+        &all[..2]
+    };
+    for &format in formats {
         for canvas in ["black", "hold"] {
             let element = two_pass(&[("refine-canvas", canvas)]);
             let deep = format == VideoFormat::I42010le;
@@ -626,11 +633,12 @@ fn silence_is_said_as_far_as_it_is_certain() {
 #[test]
 fn live_pipelines_preroll_and_run_without_a_queue_and_without_feedback() {
     common::init();
-    let pipeline = gst::parse::launch(
+    let pipeline = gst::parse::launch(&format!(
         "videotestsrc is-live=true num-buffers=45 ! video/x-raw,width=160,height=96,framerate=30/1 ! \
-         ddsencode name=e mode=two-pass speed-preset=superfast threads=1 ! fakesink sync=true \
+         ddsencode encoder={} name=e mode=two-pass speed-preset=superfast threads=1 ! fakesink sync=true \
          e.refine ! h264parse ! avdec_h264 ! fakesink name=b sync=true",
-    )
+        fake_nvenc::encoder()
+    ))
     .unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
@@ -740,4 +748,20 @@ fn no_state_change_waits_for_the_second_stream() {
         });
         assert!(gone, "cycle {cycle}: the encoder stays");
     }
+}
+
+#[test]
+fn all_of_this_holds_with_nvenc_too() {
+    common::on_fake_nvenc(
+        &[
+            "the_second_stream_begins_with_one_black_picture",
+            "exactly_the_regions_asked_for_are_refined_in_the_frames_they_were_asked_of",
+            "segments_are_closed_in_both_streams",
+            "equal_video_and_feedback_give_equal_streams",
+            "new_caps_reach_the_second_stream_with_its_next_frame",
+            "live_pipelines_preroll_and_run_without_a_queue_and_without_feedback",
+        ],
+        &fake_nvenc::NAMES,
+        "",
+    );
 }

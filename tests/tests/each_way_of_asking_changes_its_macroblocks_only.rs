@@ -40,7 +40,7 @@ fn assert_exact(picture: &QpPicture, region: u8, outside: u8, what: &str) {
 }
 
 fn encoded(name: &str) -> PathBuf {
-    scratch(name).join("out.h264")
+    scratch(&format!("{name}_{}", fake_nvenc::encoder())).join("out.h264")
 }
 
 /// All pictures are uniform up to some picture, then exact to the end. Returns how many are exact.
@@ -65,9 +65,10 @@ fn assert_uniform_then_exact(pictures: &[QpPicture], uniform: u8, region: u8, ou
 #[test]
 fn feedback_pad() {
     init();
+    let encoder = fake_nvenc::encoder();
     let file = encoded("way_pad");
     let pipeline = launch(&format!(
-        "{SOURCE} ! identity name=i ! ddsencode name=e stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+        "{SOURCE} ! identity name=i ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! filesink location={} appsrc name=f format=time ! e.feedback",
         file.display()
     ));
@@ -100,9 +101,10 @@ fn feedback_pad() {
 #[test]
 fn event_in_one_process() {
     init();
+    let encoder = fake_nvenc::encoder();
     let file = encoded("way_event");
     let pipeline = launch(&format!(
-        "{SOURCE} ! ddsencode name=e stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+        "{SOURCE} ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! tee name=t ! queue max-size-buffers=1 ! filesink location={} t. ! queue max-size-buffers=1 ! h264parse ! avdec_h264 max-threads=1 ! videoconvert ! fakesink name=s sync=false",
         file.display()
     ));
@@ -130,9 +132,10 @@ fn event_in_one_process() {
 #[test]
 fn meta_on_the_buffer() {
     init();
+    let encoder = fake_nvenc::encoder();
     let file = encoded("way_meta");
     let pipeline = launch(&format!(
-        "{SOURCE} ! identity name=i ! ddsencode stream-id={STREAM} background-qp=32 fallback-qp=32 threads=1 ! filesink location={}",
+        "{SOURCE} ! identity name=i ! ddsencode encoder={encoder} stream-id={STREAM} background-qp=32 fallback-qp=32 threads=1 ! filesink location={}",
         file.display()
     ));
     let frames = AtomicU32::new(0);
@@ -168,11 +171,12 @@ fn meta_on_the_buffer() {
 #[test]
 fn rtcp_on_the_session_of_its_own_stream() {
     init();
+    let encoder = fake_nvenc::encoder();
     let file = encoded("way_rtcp");
     let p = free_ports(3);
     let camera = launch(&format!(
         "rtpbin name=r videotestsrc name=v pattern=snow is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
-         ! ddsencode name=e stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+         ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! tee name=t ! queue ! filesink name=file async=false location={} t. ! queue ! rtph264pay ! r.send_rtp_sink_0 \
          r.send_rtp_src_0 ! udpsink host=127.0.0.1 port={} async=false \
          r.send_rtcp_src_0 ! udpsink host=127.0.0.1 port={} sync=false async=false \
@@ -219,4 +223,16 @@ fn rtcp_on_the_session_of_its_own_stream() {
     server.set_state(gst::State::Null).unwrap();
     let exact = assert_uniform_then_exact(&quantizers(&file), 32, 24, 38);
     assert!(exact >= 5, "only {exact} pictures with the region");
+}
+
+#[test]
+fn each_way_does_so_with_nvenc_too() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("ways_with_nvenc");
+    let ways = [
+        "feedback_pad",
+        "event_in_one_process",
+        "meta_on_the_buffer",
+        "rtcp_on_the_session_of_its_own_stream",
+    ];
+    fake_nvenc::again(&folder, &ways, &fake_nvenc::NAMES, "");
 }

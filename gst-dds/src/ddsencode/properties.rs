@@ -209,6 +209,13 @@ pub enum Encoder {
 }
 
 impl Encoder {
+    /// What codes where nothing is set.
+    pub const DEFAULT: Self = if cfg!(feature = "x264") {
+        Self::X264
+    } else {
+        Self::Nvenc
+    };
+
     /// The libraries to try, in order.
     pub(super) fn backends(self) -> &'static [Backend] {
         match self {
@@ -456,7 +463,7 @@ fn of_two_passes() -> Vec<glib::ParamSpec> {
 
 fn ours() -> Vec<glib::ParamSpec> {
     vec![
-        glib::ParamSpecEnum::builder_with_default("encoder", Encoder::X264)
+        glib::ParamSpecEnum::builder_with_default("encoder", Encoder::DEFAULT)
             .nick("Encoder")
             .blurb("Library that codes the video. Properties that it does not have are refused where they are set")
             .mutable_ready()

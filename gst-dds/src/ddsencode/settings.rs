@@ -590,7 +590,7 @@ impl Settings {
     /// What may code the video, in the order to try.
     pub fn backends(&self) -> &'static [Backend] {
         let all = [Encoder::Auto, Encoder::X264, Encoder::X265, Encoder::Nvenc];
-        let wanted = self.enumerated("encoder", Encoder::X264 as i32);
+        let wanted = self.enumerated("encoder", Encoder::DEFAULT as i32);
         let encoder = all.into_iter().find(|e| *e as i32 == wanted);
         encoder.unwrap_or(Encoder::Auto).backends()
     }

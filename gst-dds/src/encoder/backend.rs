@@ -76,7 +76,15 @@ impl Backend {
             Self::X264 => boxed::<super::x264::X264>(config, log),
             #[cfg(not(feature = "x264"))]
             Self::X264 => Err(self.not_built_in()),
-            Self::Nvenc | Self::X265 => Err(self.not_built_in()),
+            #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+            Self::Nvenc => boxed::<super::nvenc::Nvenc>(config, log),
+            #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+            Self::Nvenc => Err(OpenError::refused(
+                "encoder=nvenc",
+                "NVIDIA's encoder is there on 64-bit Linux only",
+                "Choose another encoder",
+            )),
+            Self::X265 => Err(self.not_built_in()),
         }
     }
 
@@ -90,7 +98,7 @@ impl Backend {
     }
 }
 
-#[allow(dead_code, reason = "needed where a feature is on")]
+#[allow(dead_code, reason = "needed where there is a library")]
 fn boxed<E: RegionEncoder + 'static>(config: &Config, log: Log) -> Result<Box<dyn RegionEncoder>, OpenError> {
     Ok(Box::new(E::open(config, log)?))
 }

@@ -7,27 +7,51 @@
 //! An implementation must provide, and [`RegionEncoder::open`] must refuse to start without:
 //!
 //! 1. **No delay.** [`RegionEncoder::encode`] returns the access unit of the very picture it was given: no B-frames,
-//!    no look-ahead, no frame threads. Feedback is older by every frame of delay.
-//! 2. **Quantizers per macroblock** of 16 by 16 pixels, also where the standard's blocks have other sizes. In [`RateControl::Quantizers`] a coded macroblock has exactly
-//!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Guard`] does not bite. In the
-//!    other modes the offsets are differences on top of the library's own rate control. Where the library could ignore
-//!    offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an [`OpenError::Refused`].
+//!    no look-ahead, no frame threads. Feedback is older by every frame of delay. A library that keeps the picture is an
+//!    [`EncodeError::Delayed`].
+//! 2. **Quantizers per macroblock** of 16 by 16 pixels, also where the standard's blocks have other sizes: a larger block
+//!    takes the finest of its macroblocks. In [`RateControl::Quantizers`] a coded block has exactly
+//!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Guard`] does not bite. The base may
+//!    change in every picture. Sums are kept within 1 to 51, and within the limits that `qp-min` and `qp-max` set. In the
+//!    other modes the offsets are differences on top of the library's own rate control, and may be cut off at its
+//!    limits. Where the library could ignore offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an
+//!    [`OpenError::Refused`].
 //! 3. **Live changes.** [`RegionEncoder::reconfigure`] takes effect with the next picture, without an IDR picture and
-//!    without a new sequence parameter set.
+//!    without a new sequence parameter set. A change that is not taken is an error and leaves everything as it was: the
+//!    element counts it, and goes on. It comes before nearly every picture while a cap is set, so it has to be cheap. Modes
+//!    of [`RateControl`] stay what they were opened with; other sizes and modes are other encoders.
 //! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
-//!    byte-stream.
-//! 5. **Parameter sets** from [`RegionEncoder::parameter_sets`] before the first picture.
+//!    byte-stream. The first picture is one without being asked, and so is each that [`RegionEncoder::key_int_max`]
+//!    announces, counted from the last one: the caller plans with it.
+//! 5. **Parameter sets** from [`RegionEncoder::parameter_sets`] before the first picture, the same as in the stream:
+//!    profile and level in the caps are read from them.
 //! 6. **No surprises in the stream**: NAL units come with their boundaries, without the library's version SEI, so that the
-//!    caller can put its own SEI before the first slice; start codes or lengths as [`Config::byte_stream`] says
-//!    ([`find_nals`] and [`to_lengths`] help where a library knows start codes only).
-//! 7. **Nothing ignored**: an option that the library does not have is an [`OpenError::Refused`] that names it.
+//!    caller can put its own SEI before the first slice; start codes or lengths as [`Config::byte_stream`] says, with
+//!    lengths no parameter sets among them ([`find_nals`] and [`to_lengths`] help where a library knows start codes
+//!    only). The VUI says that no picture is reordered, or decoders wait for more.
+//! 7. **Nothing ignored**: an option that the library does not have is an [`OpenError::Refused`] that names it, in the
+//!    user's words ([`Origin`]), and says what to do. [`Config::options`] have libx264's names; what means the same is
+//!    mapped, and what has no meaning without B-frames may pass. [`Config::tune`], [`Config::profile`],
+//!    [`Config::interlaced`] and [`Config::frame_packing`] are wishes too.
 //! 8. **Determinism** where one thread is used: equal calls give equal bytes.
+//! 9. **Any picture**: planes at any offset and stride, read within the call only; one that is too short is an
+//!    [`EncodeError::ShortPlane`] and not a crash.
+//! 10. **Any thread, many times.** Opening comes from another thread than coding, twice per start (once on a picture of no
+//!     account, to bring out refusals early), and a second encoder runs beside the first in two passes. Whatever was
+//!     begun is ended when the encoder is dropped, also when opening fails half-way. A library that is found at run time
+//!     is looked for each time, and its absence is a refusal of `encoder` with its name.
 //!
-//! It then gets a place in [`Backend`], and the tests of regions run on it (`tests/regions_on_every_encoder.rs`).
+//! It then gets a place in [`Backend`], with the standards and formats it takes, and the tests of regions run on it:
+//! `tests/common` makes elements of the encoder that `DDS_TEST_ENCODER` names, and the test `all_of_this_holds_with_…_too` at
+//! the end of a file lists those that are for every encoder. What is of one library alone has a file of its own
+//! (`tests/nvenc_without_hardware.rs`).
 
 mod backend;
 mod level;
 mod nals;
+// Where NVIDIA has drivers, and its structures the layout of the bindings.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod nvenc;
 #[cfg(feature = "x264")]
 pub mod x264;
 

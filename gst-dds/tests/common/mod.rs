@@ -25,10 +25,24 @@ pub fn init() {
     });
 }
 
+/// Runs tests of this file again with NVENC, on a stand-in for its driver; see [`fake_nvenc::again`].
+pub fn on_fake_nvenc(tests: &[&str], libraries: &[&str], faults: &str) -> fake_nvenc::Log {
+    let folder = format!("{}-{}-{faults}", tests[0], libraries.len());
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    fake_nvenc::again(&folder, tests, libraries, faults)
+}
+
+/// The same with the test that calls it, for tests that have nothing to do elsewhere.
+pub fn again_on_fake_nvenc(libraries: &[&str], faults: &str) -> fake_nvenc::Log {
+    let thread = std::thread::current();
+    on_fake_nvenc(&[thread.name().unwrap()], libraries, faults)
+}
+
 /// An element with the usual settings for tests: fast, one thread, fixed stream ID, no wall clock.
 pub fn element() -> gst::Element {
     init();
     gst::ElementFactory::make("ddsencode")
+        .property_from_str("encoder", &fake_nvenc::encoder())
         .property_from_str("speed-preset", "superfast")
         .property("threads", 1u32)
         .property("stream-id", STREAM)

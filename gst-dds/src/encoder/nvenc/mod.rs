@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! NVIDIA's encoder as a [`RegionEncoder`], loaded at run time.
+//!
+//! Not yet run on NVENC hardware: the tests drive a stand-in for the driver that checks every call (`tests/fake-nvenc`),
+//! and `pipelines/nvenc-selftest.sh` reads quantizers back from what a real one codes.
+//!
+//! What this file rests on, from `nvEncodeAPI.h` 11.1:
+//!
+//! - `qpDeltaMap` holds a signed difference per macroblock (H.264) or per coding tree block (H.265, of 32 pixels) that is
+//!   added to the quantizer that rate control chose. It goes along with every picture. With adaptive quantization,
+//!   look-ahead and multi-pass off, nothing else tells the quantizers of a picture apart.
+//! - With [`RateControl::Quantizers`] the driver codes at one constant quantizer, the first base; when the base changes,
+//!   the way to the new one is part of the map. So the base may change in every picture and no call but the one that codes is
+//!   needed, and base plus difference is exact from 1 to 51. Constant quantizers know no bucket: under a [`Guard`] the
+//!   driver goes to variable bit rate whose lowest quantizer is the base. Where a GPU cannot change its mode in an open
+//!   session, the guard is refused each time (`reconfigure-failed` in the statistics), and the cap is kept by the element's
+//!   choice of quantizers alone, which sees a picture that is too large only afterwards.
+//! - [`RateControl::Bitrate`] is constant bit rate, [`RateControl::Quality`] variable bit rate with a target quality, below
+//!   the guard's rate.
+//! - In H.265 a block takes the finest of its macroblocks: regions grow to a grid of 32 pixels.
+//!
+//! The first device that takes the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system memory.
+//!
+//! Properties of `x264enc`, and what becomes of them where they are set:
+//!
+//! | property | NVENC |
+//! |---|---|
+//! | `speed-preset` | ultrafast, superfast: P1; veryfast: P2; faster, fast: P3; medium, none: P4; slow: P5; slower: P6; veryslow, placebo: P7. Always tuned for ultra-low latency |
+//! | `key-int-max` | IDR pictures, asked for one by one |
+//! | `aud`, `cabac`, `dct8x8`, `sps-id`, `insert-vui`, `byte-stream` | the same (`cabac` and `dct8x8` in H.264 only) |
+//! | `ref` | reference frames, up to 7 and where the GPU has more than one |
+//! | `threads`, `sliced-threads` | slices, as there: one per thread, up to 32; automatic is 1 |
+//! | `qp-min`, `qp-max` | the same, also for regions |
+//! | `bitrate`, `vbv-buf-capacity`, `max-bitrate`, `pass`, `quantizer` | see above; `pass=qual` is NVENC's target quality |
+//! | `bframes`, `b-adapt`, `b-pyramid`, `weightb`, `pb-factor` | there are no B-frames |
+//! | `rc-lookahead`, `sync-lookahead`, `mb-tree`, `intra-refresh`, `interlaced`, `noise-reduction` | off; refused where switched on |
+//! | `ip-factor` | refused, but for 1 in quantizer mode |
+//! | `me`, `subme`, `analyse`, `trellis`, `qp-step`, `psy-tune`, `tune` other than zerolatency, `frame-packing` | refused |
+//! | `option-string` | the same options by libx264's names; others are refused |
+
+mod driver;
+mod ids;
+mod map;
+mod session;
+mod settings;
+#[allow(
+    unsafe_code,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code,
+    unused_imports,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    reason = "generated"
+)]
+mod sys;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::{
+    AccessUnit, Codec, Config, EncodeError, FrameControls, Log, LogLevel, Nal, NalKind, OpenError, ParameterSets,
+    Picture, PixelFormat, RateControl, Rates, RegionEncoder, find_nals, to_lengths,
+};
+use driver::Driver;
+use map::{DeltaMap, Ground};
+use session::Session;
+use settings::{Control, Settings};
+
+/// The encoder.
+pub struct Nvenc {
+    session: Session,
+    settings: Settings,
+    format: PixelFormat,
+    rate: RateControl,
+    control: Control,
+    /// Base quantizer of the last picture.
+    base: u8,
+    map: DeltaMap,
+    since_idr: u32,
+    started: bool,
+    /// As the driver gave it, and as it goes out where that is not the same.
+    coded: Vec<u8>,
+    lengths: Vec<u8>,
+    nals: Vec<Nal>,
+    vps: Vec<u8>,
+    sps: Vec<u8>,
+    pps: Vec<u8>,
+    name: String,
+}
+
+// SAFETY: a session may be used from any thread as long as calls do not overlap, which `&mut self` ensures: every call
+// makes the session's context current on its own thread first. The pointers in it are its own.
+#[allow(unsafe_code)]
+unsafe impl Send for Nvenc {}
+
+impl RegionEncoder for Nvenc {
+    fn open(config: &Config, log: Log) -> Result<Self, OpenError> {
+        let settings = Settings::new(config)?;
+        let base_qp = match config.rate {
+            RateControl::Quantizers { base_qp } => base_qp,
+            _ => 0,
+        };
+        let control = Control::new(config.rate, config.guard, base_qp);
+        let driver = Arc::new(Driver::load()?);
+        let session = first_device(&driver, &settings, config.format, control, &log)?;
+        let name = session.name();
+        let (width, height) = (config.width as usize, config.height as usize);
+        let mut encoder = Self {
+            session,
+            format: config.format,
+            rate: config.rate,
+            control,
+            base: base_qp,
+            map: DeltaMap::new(config.codec, width, height),
+            settings,
+            since_idr: 0,
+            started: false,
+            coded: Vec::new(),
+            lengths: Vec::new(),
+            nals: Vec::with_capacity(16),
+            vps: Vec::new(),
+            sps: Vec::new(),
+            pps: Vec::new(),
+            name,
+        };
+        encoder.read_parameter_sets()?;
+        Ok(encoder)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn codec(&self) -> Codec {
+        self.settings.codec
+    }
+
+    fn parameter_sets(&self) -> ParameterSets<'_> {
+        ParameterSets {
+            vps: &self.vps,
+            sps: &self.sps,
+            pps: &self.pps,
+        }
+    }
+
+    fn key_int_max(&self) -> u64 {
+        self.settings.key_int_max.into()
+    }
+
+    fn delay(&self) -> usize {
+        0
+    }
+
+    fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError> {
+        let (width, height) = (self.settings.width as usize, self.settings.height as usize);
+        for (i, plane) in picture.planes.iter().take(self.format.planes()).enumerate() {
+            let (row, rows) = self.format.plane_size(i, width, height);
+            if plane.stride < row || plane.data.len() < plane.stride * (rows - 1) + row {
+                return Err(EncodeError::ShortPlane(i));
+            }
+        }
+        let ground = self.ground(controls.base_qp);
+        let force_idr = controls.force_idr || !self.started || self.since_idr + 1 >= self.settings.key_int_max;
+        self.coded.clear();
+        let format = self.format;
+        let coded = self
+            .session
+            .encode(
+                &self.settings,
+                picture.pts,
+                force_idr,
+                self.map.fill(ground, controls.offsets),
+                |to, pitch| copy_picture(format, picture, (width, height), to, pitch),
+                &mut self.coded,
+            )
+            .map_err(EncodeError::Library)?;
+        self.started = true;
+        self.since_idr = if coded.idr { 0 } else { self.since_idr.saturating_add(1) };
+
+        let codec = self.settings.codec;
+        self.nals.clear();
+        find_nals(codec, &self.coded, &mut self.nals);
+        let data = if self.settings.byte_stream {
+            &self.coded
+        } else {
+            // Parameter sets are in the caps.
+            self.nals.retain(|nal| codec.kind(nal.kind) != NalKind::Parameters);
+            to_lengths(&self.coded, &mut self.nals, &mut self.lengths);
+            &self.lengths
+        };
+        if !self
+            .nals
+            .iter()
+            .any(|nal| matches!(codec.kind(nal.kind), NalKind::Slice { .. }))
+        {
+            return Err(EncodeError::Delayed);
+        }
+        Ok(AccessUnit {
+            data,
+            nals: &self.nals,
+            idr: coded.idr,
+            keyframe: coded.idr,
+        })
+    }
+
+    fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
+        let rate = match self.rate {
+            RateControl::Quality { quality } => RateControl::Quality {
+                quality: rates.quality.unwrap_or(quality),
+            },
+            RateControl::Bitrate { kbps } => RateControl::Bitrate {
+                kbps: rates.kbps.unwrap_or(kbps),
+            },
+            exact => exact,
+        };
+        self.change(Control::new(rate, rates.guard, self.base))?;
+        self.rate = rate;
+        Ok(())
+    }
+}
+
+/// The first device that opens.
+///
+/// # Errors
+/// Of one device: its own. Of several: all of theirs.
+fn first_device(
+    driver: &Arc<Driver>,
+    settings: &Settings,
+    format: PixelFormat,
+    control: Control,
+    log: &Log,
+) -> Result<Session, OpenError> {
+    let mut refusals = Vec::new();
+    for ordinal in 0..driver.devices()? {
+        match Session::open(driver, ordinal, settings, format, control) {
+            Ok(session) => {
+                log(LogLevel::Info, &format!("GPU {ordinal}: {}", session.device));
+                return Ok(session);
+            }
+            Err(error) => {
+                log(LogLevel::Debug, &format!("GPU {ordinal}: {error}"));
+                refusals.push(error);
+            }
+        }
+    }
+    if refusals.len() == 1 {
+        return Err(refusals.remove(0));
+    }
+    let all: Vec<_> = refusals
+        .iter()
+        .enumerate()
+        .map(|(i, e)| format!("GPU {i}: {e}"))
+        .collect();
+    Err(OpenError::refused(
+        "encoder=nvenc",
+        format!("no GPU takes it. {}", all.join(" ").trim_end_matches('.')),
+        "See to what they ask for, or choose another encoder",
+    ))
+}
+
+impl Nvenc {
+    /// What the map's differences are added to in a picture of this base.
+    fn ground(&mut self, base: u8) -> Ground {
+        self.base = base;
+        // Under a bucket the driver has to know the base, to judge what a picture takes. Where it does not take the change,
+        // the map still makes up for it.
+        if let Control::Floor { qp, kbps, buffer_kbit } = self.control
+            && qp != base
+        {
+            let _ = self.change(Control::Floor {
+                qp: base,
+                kbps,
+                buffer_kbit,
+            });
+        }
+        match self.control {
+            Control::Constant { qp } | Control::Floor { qp, .. } => Ground::Known {
+                driver: qp,
+                base,
+                limits: self.settings.limits,
+            },
+            _ => Ground::Unknown,
+        }
+    }
+
+    fn change(&mut self, control: Control) -> Result<(), EncodeError> {
+        if control == self.control {
+            return Ok(());
+        }
+        if !control.same_mode(self.control) && !self.session.abilities.changes_mode {
+            return Err(EncodeError::Library(format!(
+                "{} does not change its kind of rate control in an open session",
+                self.session.device
+            )));
+        }
+        self.session
+            .reconfigure(control, self.settings.limits)
+            .map_err(EncodeError::Library)?;
+        self.control = control;
+        Ok(())
+    }
+
+    fn read_parameter_sets(&mut self) -> Result<(), OpenError> {
+        let data = self.session.parameter_sets(self.settings.parameter_set_id)?;
+        let mut nals = Vec::new();
+        find_nals(self.settings.codec, &data, &mut nals);
+        for nal in nals {
+            let body = data[nal.body..nal.end].to_vec();
+            match (self.settings.codec, nal.kind) {
+                (Codec::H265, 32) => self.vps = body,
+                (Codec::H264, 7) | (Codec::H265, 33) => self.sps = body,
+                (Codec::H264, 8) | (Codec::H265, 34) => self.pps = body,
+                _ => {}
+            }
+        }
+        if self.sps.len() < 4 || self.pps.is_empty() || (self.settings.codec == Codec::H265 && self.vps.is_empty()) {
+            return Err(OpenError::Library("NVENC gives no parameter sets".into()));
+        }
+        Ok(())
+    }
+}
+
+/// Copies the planes, one behind the other, to where the driver wants them; `false`: there is no room.
+fn copy_picture(
+    format: PixelFormat,
+    picture: &Picture<'_>,
+    (width, height): (usize, usize),
+    mut to: &mut [u8],
+    pitch: usize,
+) -> bool {
+    for (i, plane) in picture.planes.iter().take(format.planes()).enumerate() {
+        let (row, rows) = format.plane_size(i, width, height);
+        let pitch = if i > 0 && format.planes() == 3 {
+            pitch / 2
+        } else {
+            pitch
+        };
+        if pitch < row || to.len() < pitch * rows {
+            return false;
+        }
+        let (own, rest) = to.split_at_mut(pitch * rows);
+        for (to, from) in own.chunks_exact_mut(pitch).zip(plane.data.chunks(plane.stride)) {
+            to[..row].copy_from_slice(&from[..row]);
+        }
+        to = rest;
+    }
+    true
+}

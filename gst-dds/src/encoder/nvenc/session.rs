@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One session of the encoder: a CUDA context, an encoder, one buffer in and one buffer out.
+//!
+//! Coding is synchronous: a picture is written to the buffer, coded, and read before the next one comes. Every call is
+//! made with the session's context current, whatever thread it comes from.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use super::super::{Codec, OpenError, PixelFormat};
+use super::driver::{CallError, Driver, refused, zeroed};
+use super::settings::{Control, Profile, Settings};
+use super::{ids, sys};
+
+/// Most bytes of parameter sets (`NV_MAX_SEQ_HDR_LEN`), twice.
+const HEADER_BYTES: usize = 1024;
+/// Code point for "unspecified video format" in the VUI.
+const UNSPECIFIED_VIDEO: u32 = 5;
+
+/// Calls a function of the driver's list for this session.
+macro_rules! call {
+    ($session:expr, $function:ident ( $($argument:expr),* )) => {{
+        let session: &Session = $session;
+        match session.driver.functions.$function {
+            // SAFETY: the function is the driver's own for this session; structures are of the version they say, and
+            // what they point to lives until the call returns.
+            Some(function) => session.check(stringify!($function), unsafe { function(session.encoder $(, $argument)*) }),
+            None => Err(CallError::new(stringify!($function), sys::NV_ENC_ERR_UNIMPLEMENTED, "")),
+        }
+    }};
+}
+
+/// What a device can do, for one standard.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    /// Rate control may change its mode in an open session.
+    pub changes_mode: bool,
+}
+
+/// See the module. Dropping it ends everything that was begun, in reverse order.
+pub(super) struct Session {
+    driver: Arc<Driver>,
+    context: *mut c_void,
+    encoder: *mut c_void,
+    input: *mut c_void,
+    bitstream: *mut c_void,
+    /// Name of the device.
+    pub device: String,
+    pub abilities: Abilities,
+    initialize: Box<sys::NV_ENC_INITIALIZE_PARAMS>,
+    config: Box<sys::NV_ENC_CONFIG>,
+    buffer_format: sys::NV_ENC_BUFFER_FORMAT,
+    /// Something was coded, and the encoder has to be told of the end.
+    begun: bool,
+}
+
+/// A coded picture.
+pub(super) struct Coded {
+    pub idr: bool,
+}
+
+/// Takes the context off the thread again.
+struct Current<'a>(&'a Driver);
+
+impl Drop for Current<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let entered = self.driver.enter(self.context).is_ok();
+        if self.begun {
+            let mut end = Box::new(zeroed::<sys::NV_ENC_PIC_PARAMS>());
+            end.version = ids::PIC_PARAMS_VER;
+            end.encodePicFlags = sys::NV_ENC_PIC_FLAG_EOS;
+            // Nothing waits: what it says does not matter any more, here and below.
+            let _ = call!(&*self, nvEncEncodePicture(&mut *end));
+        }
+        if !self.input.is_null() {
+            let _ = call!(&*self, nvEncDestroyInputBuffer(self.input));
+        }
+        if !self.bitstream.is_null() {
+            let _ = call!(&*self, nvEncDestroyBitstreamBuffer(self.bitstream));
+        }
+        if !self.encoder.is_null() {
+            let _ = call!(&*self, nvEncDestroyEncoder());
+        }
+        if entered {
+            self.driver.leave();
+        }
+        // SAFETY: the context came from the driver, and the encoder that used it is gone.
+        unsafe { self.driver.destroy(self.context) };
+    }
+}
+
+impl Session {
+    /// Opens a session on a device, with an encoder of these settings in it.
+    ///
+    /// # Errors
+    /// What the device or its driver refuses, by name.
+    pub fn open(
+        driver: &Arc<Driver>,
+        ordinal: c_int,
+        settings: &Settings,
+        format: PixelFormat,
+        control: Control,
+    ) -> Result<Self, OpenError> {
+        let (context, device) = driver.context(ordinal)?;
+        let mut session = Self {
+            driver: driver.clone(),
+            context,
+            encoder: ptr::null_mut(),
+            input: ptr::null_mut(),
+            bitstream: ptr::null_mut(),
+            device,
+            abilities: Abilities::default(),
+            initialize: Box::new(zeroed()),
+            config: Box::new(zeroed()),
+            buffer_format: match format {
+                PixelFormat::I420 => sys::NV_ENC_BUFFER_FORMAT_IYUV,
+                PixelFormat::Yv12 => sys::NV_ENC_BUFFER_FORMAT_YV12,
+                _ => sys::NV_ENC_BUFFER_FORMAT_NV12,
+            },
+            begun: false,
+        };
+        driver.enter(context)?;
+        let _current = Current(driver);
+        session.open_encoder().map_err(|e| refused(&e))?;
+        session.check_support(settings)?;
+        session.initialize(settings, control).map_err(|e| refused(&e))?;
+        session.create_buffers(settings).map_err(|e| refused(&e))?;
+        Ok(session)
+    }
+
+    /// Name of the library, for tags.
+    pub fn name(&self) -> String {
+        let (major, minor) = self.driver.api;
+        format!(
+            "NVENC {major}.{minor} on {}, CUDA {}",
+            self.device,
+            self.driver.cuda_version()
+        )
+    }
+
+    fn check(&self, call: &'static str, status: sys::NVENCSTATUS) -> Result<(), CallError> {
+        if status == sys::NV_ENC_SUCCESS {
+            return Ok(());
+        }
+        let mut text = String::new();
+        if !self.encoder.is_null()
+            && let Some(last_error) = self.driver.functions.nvEncGetLastErrorString
+        {
+            // SAFETY: the encoder is open; the text is a C string of the driver's that lives until the next call.
+            unsafe {
+                let words = last_error(self.encoder);
+                if !words.is_null() {
+                    text = CStr::from_ptr(words).to_string_lossy().trim().to_string();
+                }
+            }
+        }
+        Err(CallError::new(call, status, text))
+    }
+
+    fn open_encoder(&mut self) -> Result<(), CallError> {
+        const CALL: &str = "nvEncOpenEncodeSessionEx";
+        let mut parameters = zeroed::<sys::NV_ENC_OPEN_ENCODE_SESSION_EX_PARAMS>();
+        parameters.version = ids::OPEN_ENCODE_SESSION_EX_PARAMS_VER;
+        parameters.deviceType = sys::NV_ENC_DEVICE_TYPE_CUDA;
+        parameters.device = self.context;
+        parameters.apiVersion = ids::API_VERSION;
+        let Some(open) = self.driver.functions.nvEncOpenEncodeSessionEx else {
+            return Err(CallError::new(CALL, sys::NV_ENC_ERR_UNIMPLEMENTED, ""));
+        };
+        // SAFETY: the structure is of the version it says, and its context is current. Where opening fails and leaves an
+        // encoder all the same, that is to be destroyed too, says the header.
+        let status = unsafe { open(&mut parameters, &mut self.encoder) };
+        self.check(CALL, status)
+    }
+
+    fn ability(&self, codec: sys::GUID, which: sys::NV_ENC_CAPS) -> Result<c_int, CallError> {
+        let mut parameter = zeroed::<sys::NV_ENC_CAPS_PARAM>();
+        parameter.version = ids::CAPS_PARAM_VER;
+        parameter.capsToQuery = which;
+        let mut value = 0;
+        call!(self, nvEncGetEncodeCaps(codec, &mut parameter, &mut value))?;
+        Ok(value)
+    }
+
+    fn codes(&self, codec: sys::GUID) -> Result<bool, CallError> {
+        let mut count = 0;
+        call!(self, nvEncGetEncodeGUIDCount(&mut count))?;
+        let mut all = vec![codec; count as usize];
+        let mut known = 0;
+        if count > 0 {
+            call!(self, nvEncGetEncodeGUIDs(all.as_mut_ptr(), count, &mut known))?;
+        }
+        Ok(all.iter().take(known as usize).any(|one| ids::same(one, &codec)))
+    }
+
+    fn takes_format(&self, codec: sys::GUID) -> Result<bool, CallError> {
+        let mut count = 0;
+        call!(self, nvEncGetInputFormatCount(codec, &mut count))?;
+        let mut all = vec![0; count as usize];
+        let mut known = 0;
+        if count > 0 {
+            call!(self, nvEncGetInputFormats(codec, all.as_mut_ptr(), count, &mut known))?;
+        }
+        Ok(all.iter().take(known as usize).any(|one| *one == self.buffer_format))
+    }
+
+    /// Asks before, so that the refusal has better words than the driver's.
+    fn check_support(&mut self, settings: &Settings) -> Result<(), OpenError> {
+        let codec = codec_guid(settings.codec);
+        let ask = |which| self.ability(codec, which).map_err(|e| refused(&e));
+        let lacks = |what: &str, reason: String, cure: &str| Err(OpenError::refused(what, reason, cure));
+        const OTHER: &str = "Choose another encoder";
+        if !self.codes(codec).map_err(|e| refused(&e))? {
+            let reason = format!("{} does not code {:?}", self.device, settings.codec);
+            return lacks("encoder=nvenc", reason, OTHER);
+        }
+        if !self.takes_format(codec).map_err(|e| refused(&e))? {
+            let reason = format!("{} does not take this video format", self.device);
+            return lacks("encoder=nvenc", reason, "Convert the video to NV12 (videoconvert)");
+        }
+        let least = (ask(sys::NV_ENC_CAPS_WIDTH_MIN)?, ask(sys::NV_ENC_CAPS_HEIGHT_MIN)?);
+        let most = (ask(sys::NV_ENC_CAPS_WIDTH_MAX)?, ask(sys::NV_ENC_CAPS_HEIGHT_MAX)?);
+        let within = |size: u32, least: c_int, most: c_int| {
+            let size = i64::from(size);
+            (i64::from(least)..=i64::from(most)).contains(&size)
+        };
+        if !within(settings.width, least.0, most.0) || !within(settings.height, least.1, most.1) {
+            return lacks(
+                "encoder=nvenc",
+                format!(
+                    "{} codes from {}x{} to {}x{}, not {}x{}",
+                    self.device, least.0, least.1, most.0, most.1, settings.width, settings.height
+                ),
+                "Scale the video before the element (videoscale), or choose another encoder",
+            );
+        }
+        if settings.cabac == Some(true) && ask(sys::NV_ENC_CAPS_SUPPORT_CABAC)? == 0 {
+            return lacks("cabac", format!("{} lacks it", self.device), "Remove it");
+        }
+        if settings.transform_8x8 == Some(true) && ask(sys::NV_ENC_CAPS_SUPPORT_ADAPTIVE_TRANSFORM)? == 0 {
+            return lacks("dct8x8", format!("{} lacks it", self.device), "Remove it");
+        }
+        if settings.references > 1 && ask(sys::NV_ENC_CAPS_SUPPORT_MULTIPLE_REF_FRAMES)? == 0 {
+            let reason = format!("{} looks at one reference frame only", self.device);
+            return lacks("ref", reason, "Set it to 1 or remove it");
+        }
+        let changes_mode = ask(sys::NV_ENC_CAPS_SUPPORT_DYN_RCMODE_CHANGE)? != 0;
+        self.abilities = Abilities { changes_mode };
+        Ok(())
+    }
+
+    fn initialize(&mut self, settings: &Settings, control: Control) -> Result<(), CallError> {
+        let codec = codec_guid(settings.codec);
+        let preset = ids::PRESETS[(settings.preset.clamp(1, 7)) - 1];
+        let tuning = sys::NV_ENC_TUNING_INFO_ULTRA_LOW_LATENCY;
+        let mut defaults = Box::new(zeroed::<sys::NV_ENC_PRESET_CONFIG>());
+        defaults.version = ids::PRESET_CONFIG_VER;
+        defaults.presetCfg.version = ids::CONFIG_VER;
+        call!(
+            &*self,
+            nvEncGetEncodePresetConfigEx(codec, preset, tuning, &mut *defaults)
+        )?;
+        *self.config = defaults.presetCfg;
+        fill_config(&mut self.config, settings);
+        set_control(&mut self.config.rcParams, control, settings.limits);
+
+        let p = &mut *self.initialize;
+        p.version = ids::INITIALIZE_PARAMS_VER;
+        p.encodeGUID = codec;
+        p.presetGUID = preset;
+        p.tuningInfo = tuning;
+        (p.encodeWidth, p.encodeHeight) = (settings.width, settings.height);
+        (p.darWidth, p.darHeight) = settings.display;
+        (p.frameRateNum, p.frameRateDen) = settings.frame_rate;
+        // Picture types are the driver's, so that it takes requests for IDR pictures.
+        p.enablePTD = 1;
+        p.encodeConfig = &raw mut *self.config;
+        let parameters = &raw mut *self.initialize;
+        call!(&*self, nvEncInitializeEncoder(parameters))
+    }
+
+    fn create_buffers(&mut self, settings: &Settings) -> Result<(), CallError> {
+        let mut input = zeroed::<sys::NV_ENC_CREATE_INPUT_BUFFER>();
+        input.version = ids::CREATE_INPUT_BUFFER_VER;
+        (input.width, input.height) = (settings.width, settings.height);
+        input.bufferFmt = self.buffer_format;
+        call!(&*self, nvEncCreateInputBuffer(&mut input))?;
+        self.input = input.inputBuffer;
+        let mut output = zeroed::<sys::NV_ENC_CREATE_BITSTREAM_BUFFER>();
+        output.version = ids::CREATE_BITSTREAM_BUFFER_VER;
+        call!(&*self, nvEncCreateBitstreamBuffer(&mut output))?;
+        self.bitstream = output.bitstreamBuffer;
+        Ok(())
+    }
+
+    /// Parameter sets, with start codes.
+    pub fn parameter_sets(&self, id: u32) -> Result<Vec<u8>, OpenError> {
+        self.driver.enter(self.context)?;
+        let _current = Current(&self.driver);
+        let mut data = vec![0u8; HEADER_BYTES];
+        let mut size = 0u32;
+        let mut payload = zeroed::<sys::NV_ENC_SEQUENCE_PARAM_PAYLOAD>();
+        payload.version = ids::SEQUENCE_PARAM_PAYLOAD_VER;
+        payload.inBufferSize = HEADER_BYTES as u32;
+        (payload.spsId, payload.ppsId) = (id, id);
+        payload.spsppsBuffer = data.as_mut_ptr().cast();
+        payload.outSPSPPSPayloadSize = &mut size;
+        call!(self, nvEncGetSequenceParams(&mut payload)).map_err(|e| refused(&e))?;
+        data.truncate(size as usize);
+        Ok(data)
+    }
+
+    /// Takes another rate control from the next picture on. Where the driver refuses, the one before stays.
+    pub fn reconfigure(&mut self, control: Control, limits: (u8, u8)) -> Result<(), String> {
+        self.driver.enter(self.context).map_err(|e| e.to_string())?;
+        let driver = self.driver.clone();
+        let _current = Current(&driver);
+        let before = self.config.rcParams;
+        set_control(&mut self.config.rcParams, control, limits);
+        let mut change = Box::new(zeroed::<sys::NV_ENC_RECONFIGURE_PARAMS>());
+        change.version = ids::RECONFIGURE_PARAMS_VER;
+        change.reInitEncodeParams = *self.initialize;
+        change.reInitEncodeParams.encodeConfig = &raw mut *self.config;
+        call!(&*self, nvEncReconfigureEncoder(&mut *change)).map_err(|error| {
+            self.config.rcParams = before;
+            error.to_string()
+        })
+    }
+
+    /// Codes one picture. `write` gets the input buffer and its pitch: planes lie one behind the other, chroma planes of
+    /// their own with half the pitch. Appends the access unit to `out`, with start codes.
+    pub fn encode(
+        &mut self,
+        settings: &Settings,
+        number: i64,
+        force_idr: bool,
+        map: &mut [i8],
+        write: impl FnOnce(&mut [u8], usize) -> bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Coded, String> {
+        self.driver.enter(self.context).map_err(|e| e.to_string())?;
+        let driver = self.driver.clone();
+        let _current = Current(&driver);
+        let pitch = self.upload(settings, write)?;
+        let mut picture = Box::new(zeroed::<sys::NV_ENC_PIC_PARAMS>());
+        picture.version = ids::PIC_PARAMS_VER;
+        (picture.inputWidth, picture.inputHeight) = (settings.width, settings.height);
+        picture.inputPitch = pitch;
+        picture.encodePicFlags = if force_idr { sys::NV_ENC_PIC_FLAG_FORCEIDR } else { 0 };
+        picture.frameIdx = number as u32;
+        picture.inputTimeStamp = number as u64;
+        picture.inputBuffer = self.input;
+        picture.outputBitstream = self.bitstream;
+        picture.bufferFmt = self.buffer_format;
+        picture.pictureStruct = sys::NV_ENC_PIC_STRUCT_FRAME;
+        picture.qpDeltaMap = map.as_mut_ptr();
+        picture.qpDeltaMapSize = map.len() as u32;
+        call!(&*self, nvEncEncodePicture(&mut *picture)).map_err(|e| e.to_string())?;
+        self.begun = true;
+        self.download(out)
+    }
+
+    fn upload(&self, settings: &Settings, write: impl FnOnce(&mut [u8], usize) -> bool) -> Result<u32, String> {
+        let mut lock = Box::new(zeroed::<sys::NV_ENC_LOCK_INPUT_BUFFER>());
+        lock.version = ids::LOCK_INPUT_BUFFER_VER;
+        lock.inputBuffer = self.input;
+        call!(self, nvEncLockInputBuffer(&mut *lock)).map_err(|e| e.to_string())?;
+        let bytes = lock.pitch as usize * settings.height as usize * 3 / 2;
+        let written = !lock.bufferDataPtr.is_null() && {
+            // SAFETY: the buffer was created for this size and format and is ours while locked; the driver lays out
+            // pitch * height bytes of luma and half of that of chroma.
+            let data = unsafe { std::slice::from_raw_parts_mut(lock.bufferDataPtr.cast::<u8>(), bytes) };
+            write(data, lock.pitch as usize)
+        };
+        call!(self, nvEncUnlockInputBuffer(self.input)).map_err(|e| e.to_string())?;
+        if written {
+            Ok(lock.pitch)
+        } else {
+            Err("nvEncLockInputBuffer gives a buffer that is too small".into())
+        }
+    }
+
+    fn download(&self, out: &mut Vec<u8>) -> Result<Coded, String> {
+        let mut lock = Box::new(zeroed::<sys::NV_ENC_LOCK_BITSTREAM>());
+        lock.version = ids::LOCK_BITSTREAM_VER;
+        lock.outputBitstream = self.bitstream;
+        call!(self, nvEncLockBitstream(&mut *lock)).map_err(|e| e.to_string())?;
+        if !lock.bitstreamBufferPtr.is_null() {
+            // SAFETY: the driver says how many bytes there are, and they stay until the buffer is unlocked.
+            out.extend_from_slice(unsafe {
+                std::slice::from_raw_parts(lock.bitstreamBufferPtr.cast::<u8>(), lock.bitstreamSizeInBytes as usize)
+            });
+        }
+        call!(self, nvEncUnlockBitstream(self.bitstream)).map_err(|e| e.to_string())?;
+        Ok(Coded {
+            idr: lock.pictureType == sys::NV_ENC_PIC_TYPE_IDR,
+        })
+    }
+}
+
+fn codec_guid(codec: Codec) -> sys::GUID {
+    match codec {
+        Codec::H264 => ids::H264,
+        Codec::H265 => ids::HEVC,
+    }
+}
+
+/// Sets everything that is not rate control, over the preset's configuration.
+fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &Settings) {
+    config.version = ids::CONFIG_VER;
+    config.profileGUID = match settings.profile {
+        Profile::Baseline => ids::PROFILE_BASELINE,
+        Profile::Main => ids::PROFILE_MAIN,
+        Profile::High => ids::PROFILE_HIGH,
+        Profile::HevcMain => ids::PROFILE_HEVC_MAIN,
+    };
+    // Key frames are asked for one by one; no B-frames.
+    config.gopLength = ids::INFINITE_GOP;
+    config.frameIntervalP = 1;
+    config.frameFieldMode = sys::NV_ENC_PARAMS_FRAME_FIELD_MODE_FRAME;
+    match settings.codec {
+        Codec::H264 => {
+            // SAFETY: the union holds the configuration of the codec that the preset was asked for.
+            let h264 = unsafe { &mut config.encodeCodecConfig.h264Config };
+            h264.set_outputAUD(settings.aud.into());
+            h264.set_repeatSPSPPS(settings.byte_stream.into());
+            h264.set_disableSPSPPS((!settings.byte_stream).into());
+            h264.set_enableVFR(settings.variable_rate.into());
+            h264.set_outputBufferingPeriodSEI(0);
+            h264.set_outputPictureTimingSEI(0);
+            h264.set_outputRecoveryPointSEI(0);
+            h264.set_enableIntraRefresh(0);
+            h264.set_enableFillerDataInsertion(0);
+            h264.idrPeriod = ids::INFINITE_GOP;
+            h264.level = settings.level;
+            (h264.spsId, h264.ppsId) = (settings.parameter_set_id, settings.parameter_set_id);
+            h264.entropyCodingMode = match (settings.cabac, settings.profile) {
+                (Some(true), Profile::Main | Profile::High) => sys::NV_ENC_H264_ENTROPY_CODING_MODE_CABAC,
+                (_, Profile::Baseline) | (Some(false), _) => sys::NV_ENC_H264_ENTROPY_CODING_MODE_CAVLC,
+                _ => h264.entropyCodingMode,
+            };
+            h264.adaptiveTransformMode = match (settings.transform_8x8, settings.profile) {
+                (Some(true), Profile::High) => sys::NV_ENC_H264_ADAPTIVE_TRANSFORM_ENABLE,
+                (_, Profile::Baseline | Profile::Main) | (Some(false), _) => {
+                    sys::NV_ENC_H264_ADAPTIVE_TRANSFORM_DISABLE
+                }
+                _ => h264.adaptiveTransformMode,
+            };
+            if settings.references > 0 {
+                h264.maxNumRefFrames = settings.references;
+                h264.numRefL0 = settings.references;
+            }
+            (h264.sliceMode, h264.sliceModeData) = slices(settings);
+            h264.chromaFormatIDC = 1;
+            fill_vui(&mut h264.h264VUIParameters, settings);
+        }
+        Codec::H265 => {
+            // SAFETY: as above.
+            let hevc = unsafe { &mut config.encodeCodecConfig.hevcConfig };
+            hevc.set_outputAUD(settings.aud.into());
+            hevc.set_repeatSPSPPS(settings.byte_stream.into());
+            hevc.set_disableSPSPPS((!settings.byte_stream).into());
+            hevc.set_outputBufferingPeriodSEI(0);
+            hevc.set_outputPictureTimingSEI(0);
+            hevc.set_enableIntraRefresh(0);
+            hevc.set_enableFillerDataInsertion(0);
+            hevc.set_chromaFormatIDC(1);
+            hevc.set_pixelBitDepthMinus8(0);
+            // The map is per coding tree block, and this is the only size there is.
+            hevc.maxCUSize = sys::NV_ENC_HEVC_CUSIZE_32x32;
+            hevc.idrPeriod = ids::INFINITE_GOP;
+            (hevc.level, hevc.tier) = (settings.level, sys::NV_ENC_TIER_HEVC_MAIN);
+            (hevc.spsId, hevc.ppsId) = (settings.parameter_set_id, settings.parameter_set_id);
+            if settings.references > 0 {
+                hevc.maxNumRefFramesInDPB = settings.references;
+                hevc.numRefL0 = settings.references;
+            }
+            (hevc.sliceMode, hevc.sliceModeData) = slices(settings);
+            fill_vui(&mut hevc.hevcVUIParameters, settings);
+        }
+    }
+}
+
+/// Mode and number: so many slices, or the whole picture as one.
+fn slices(settings: &Settings) -> (u32, u32) {
+    if settings.slices > 1 {
+        (3, settings.slices)
+    } else {
+        (0, 0)
+    }
+}
+
+fn fill_vui(vui: &mut sys::NV_ENC_CONFIG_H264_VUI_PARAMETERS, settings: &Settings) {
+    // Says that no picture is reordered, so that decoders do not wait.
+    vui.bitstreamRestrictionFlag = 1;
+    let Some(colour) = settings.colour else { return };
+    vui.videoSignalTypePresentFlag = 1;
+    vui.videoFormat = UNSPECIFIED_VIDEO;
+    vui.videoFullRangeFlag = colour.full_range.into();
+    vui.colourDescriptionPresentFlag = 1;
+    vui.colourPrimaries = colour.primaries.into();
+    vui.transferCharacteristics = colour.transfer.into();
+    vui.colourMatrix = colour.matrix.into();
+    vui.chromaSampleLocationFlag = 1;
+    vui.chromaSampleLocationTop = colour.chroma_location.into();
+    vui.chromaSampleLocationBot = colour.chroma_location.into();
+}
+
+fn same_qp(qp: u8) -> sys::NV_ENC_QP {
+    let mut all = zeroed::<sys::NV_ENC_QP>();
+    let qp = u32::from(qp);
+    (all.qpInterP, all.qpInterB, all.qpIntra) = (qp, qp, qp);
+    all
+}
+
+/// Sets rate control. Whatever moves quantizers within a picture is off, so that the map alone does.
+fn set_control(rc: &mut sys::NV_ENC_RC_PARAMS, control: Control, limits: (u8, u8)) {
+    let bits = |kilo: u32| kilo.saturating_mul(1000);
+    rc.version = ids::RC_PARAMS_VER;
+    rc.qpMapMode = sys::NV_ENC_QP_MAP_DELTA;
+    rc.multiPass = sys::NV_ENC_MULTI_PASS_DISABLED;
+    rc.set_enableAQ(0);
+    rc.set_aqStrength(0);
+    rc.set_enableTemporalAQ(0);
+    rc.set_enableLookahead(0);
+    rc.lookaheadDepth = 0;
+    rc.set_enableNonRefP(0);
+    rc.set_zeroReorderDelay(1);
+    rc.set_enableInitialRCQP(0);
+    rc.initialRCQP = same_qp(0);
+    (rc.targetQuality, rc.targetQualityLSB) = (0, 0);
+    rc.constQP = same_qp(0);
+    let (mode, average, most, buffer) = match control {
+        Control::Constant { .. } => (sys::NV_ENC_PARAMS_RC_CONSTQP, 0, 0, 0),
+        Control::Floor { kbps, buffer_kbit, .. } => (sys::NV_ENC_PARAMS_RC_VBR, kbps, kbps, buffer_kbit),
+        Control::Quality { kbps, buffer_kbit, .. } => (sys::NV_ENC_PARAMS_RC_VBR, 0, kbps, buffer_kbit),
+        Control::Bitrate { kbps, buffer_kbit } => (sys::NV_ENC_PARAMS_RC_CBR, kbps, kbps, buffer_kbit),
+    };
+    rc.rateControlMode = mode;
+    (rc.averageBitRate, rc.maxBitRate) = (bits(average), bits(most));
+    (rc.vbvBufferSize, rc.vbvInitialDelay) = (bits(buffer), bits(buffer));
+    let (low, high) = match control {
+        Control::Constant { qp } => {
+            rc.constQP = same_qp(qp);
+            (1, 51)
+        }
+        Control::Floor { qp, .. } => (qp, limits.1.max(qp)),
+        Control::Quality { quality, .. } => {
+            rc.targetQuality = quality;
+            limits
+        }
+        Control::Bitrate { .. } => limits,
+    };
+    let bounded = |limit: bool| u32::from(limit);
+    rc.set_enableMinQP(bounded(low > 1));
+    rc.minQP = same_qp(if low > 1 { low } else { 0 });
+    rc.set_enableMaxQP(bounded(high < 51));
+    rc.maxQP = same_qp(if high < 51 { high } else { 0 });
+}
