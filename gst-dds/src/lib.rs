@@ -7,16 +7,16 @@
 //! registers nothing.
 
 pub mod camera;
-#[cfg(feature = "x264")]
+#[cfg(any(feature = "x264", feature = "x265"))]
 pub mod ddsencode;
 pub mod encoder;
 pub mod picture;
 pub mod scale;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    #[cfg(feature = "x264")]
+    #[cfg(any(feature = "x264", feature = "x265"))]
     ddsencode::register(plugin)?;
-    #[cfg(not(feature = "x264"))]
+    #[cfg(not(any(feature = "x264", feature = "x265")))]
     gst::info!(
         gst::CAT_PLUGIN_LOADING,
         obj = plugin,
@@ -30,7 +30,7 @@ mod plugin {
     use super::plugin_init;
 
     // The licence has to be a literal.
-    #[cfg(feature = "x264")]
+    #[cfg(any(feature = "x264", feature = "x265"))]
     gst::plugin_define!(
         dds,
         env!("CARGO_PKG_DESCRIPTION"),
@@ -42,7 +42,7 @@ mod plugin {
         env!("CARGO_PKG_REPOSITORY"),
         env!("BUILD_REL_DATE")
     );
-    #[cfg(not(feature = "x264"))]
+    #[cfg(not(any(feature = "x264", feature = "x265")))]
     gst::plugin_define!(
         dds,
         env!("CARGO_PKG_DESCRIPTION"),

@@ -76,7 +76,11 @@ impl Backend {
             Self::X264 => boxed::<super::x264::X264>(config, log),
             #[cfg(not(feature = "x264"))]
             Self::X264 => Err(self.not_built_in()),
-            Self::Nvenc | Self::X265 => Err(self.not_built_in()),
+            #[cfg(feature = "x265")]
+            Self::X265 => boxed::<super::x265::X265>(config, log),
+            #[cfg(not(feature = "x265"))]
+            Self::X265 => Err(self.not_built_in()),
+            Self::Nvenc => Err(self.not_built_in()),
         }
     }
 

@@ -27,9 +27,13 @@
 
 mod backend;
 mod level;
+#[allow(dead_code, reason = "needed where an encoder leaves the level to us")]
+mod level_h265;
 mod nals;
 #[cfg(feature = "x264")]
 pub mod x264;
+#[cfg(feature = "x265")]
+pub mod x265;
 
 pub use backend::Backend;
 pub use dds_protocol::nal::{Codec, NalKind};
