@@ -5,18 +5,24 @@
 //! Facts of libx265 this file rests on:
 //!
 //! - Offsets (`x265_picture.quantOffsets`, one per 16 by 16 pixels) are added to adaptive quantization, and ignored
-//!   without a word where that is off: in CQP, with `aq-mode=0` and with `aq-strength=0`.
+//!   without a word where that is off: in CQP, with `aq-mode=0` and with `aq-strength=0`. They have to be there for every
+//!   picture: the library makes room for them with the first pictures only.
 //! - A coding unit larger than a quantization group takes the average of the offsets in it. So exact quantizers need
 //!   coding tree units of 16 pixels, or one offset for all of a larger one (see [`X265::block`]).
 //! - `forceqp` sets the quantizer of a picture of whatever type, past the rate control, which would give an I picture the
-//!   average of the P pictures before it. A bucket (VBV) still acts on its rows.
-//! - A bucket cannot be switched on in an open encoder, only changed. The library takes its rate for the stream's and
-//!   declares the highest level, or none with small coding tree units: the level is written over in the parameter sets.
+//!   average of the P pictures before it.
+//! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but from release 3.4
+//!   on it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the bucket is
+//!   ours (see [`guard`]), and in the other modes a change opens the encoder anew, once a second at most, which begins
+//!   with an IDR picture and the same parameter sets.
+//! - The library takes the rate of its bucket for the stream's and declares a level for it: ours is written into the
+//!   parameter sets instead.
 //! - A picture comes out of the call that took it with no B-frames, no look-ahead, one frame thread and one slice.
 //! - Log lines go to standard error; there is no callback. Errors alone are let through.
 
 #![allow(unsafe_code)]
 
+mod guard;
 mod options;
 
 use std::ffi::{CStr, CString, c_int};
@@ -25,14 +31,15 @@ use std::sync::{Mutex, PoisonError};
 
 use dds_protocol::nal::{push_escaped, unescape};
 
+use guard::Bucket;
 use options::{
     INEXACT, LEAVE, MOVED, Translation, canonical, culprit, describe, refuse_impossible, split_tune, translate,
 };
 
 use super::level_h265::{H265Level, is_h265_level, smallest_h265_level};
 use super::{
-    AccessUnit, Codec, Config, EncodeError, EncoderOption, FrameControls, Guard, Log, LogLevel, Nal, NalKind,
-    OpenError, Origin, ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder,
+    AccessUnit, Codec, Config, EncodeError, FrameControls, Guard, Log, LogLevel, Nal, NalKind, OpenError, Origin,
+    ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder,
 };
 
 #[allow(
@@ -53,12 +60,12 @@ const NOMINAL_RATE: (u32, u32) = (30, 1);
 const KEY_INT_SECONDS: u32 = 10;
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f64 = 1e-3;
-/// Most that the base quantizer lies below the rate factor under a narrow bucket.
-const MAX_SHIFT: u8 = 10;
-/// Rate and size of a bucket that never bites, in kbit: the most that the library counts with.
-const WIDE: c_int = 2_000_000;
+/// Rate and size of the widest bucket that the library counts with, in kbit.
+const WIDEST: c_int = 2_000_000;
 /// From this level on, coding tree units have 32 pixels at least (ISO/IEC 23008-2 A.4.1).
 const LARGE_UNITS_FROM: u8 = 50;
+/// Coarsest quantizer of a slice of 8-bit video.
+const MAX_QP: u16 = 51;
 /// `aspect_ratio_idc` of ratios that are written out.
 const EXTENDED_SAR: c_int = 255;
 
@@ -93,7 +100,6 @@ fn api() -> Result<&'static sys::x265_api, OpenError> {
             && api.picture_init.is_some()
             && api.encoder_open.is_some()
             && api.encoder_parameters.is_some()
-            && api.encoder_reconfig.is_some()
             && api.encoder_headers.is_some()
             && api.encoder_encode.is_some()
             && api.encoder_close.is_some()
@@ -194,22 +200,74 @@ impl Drop for Params {
     }
 }
 
+/// An open encoder of the library.
+struct Session {
+    api: &'static sys::x265_api,
+    handle: ptr::NonNull<sys::x265_encoder>,
+    /// As read back after opening.
+    params: Params,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: came from encoder_open, and is closed once.
+        unsafe { call!(self.api, encoder_close(self.handle.as_ptr())) }
+    }
+}
+
+impl Session {
+    /// Opens one, and gives the level to declare.
+    fn open(api: &'static sys::x265_api, config: &Config) -> Result<(Self, H265Level), OpenError> {
+        let exact = is_exact(config);
+        let (params, level) = parameters(api, config, exact)?;
+        verify(params.get(), config, exact)?;
+        // The library fills tables of the whole process when it first opens.
+        static OPENING: Mutex<()> = Mutex::new(());
+        let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the parameters are initialised; the library copies them.
+        let handle = ptr::NonNull::new(unsafe { call!(api, encoder_open(params.inner.as_ptr())) });
+        drop(opening);
+        let handle = handle.ok_or_else(|| {
+            OpenError::Library("libx265 does not open with these parameters (see standard error)".into())
+        })?;
+        let session = Self {
+            api,
+            handle,
+            params: Params::alloc(api)?,
+        };
+        // SAFETY: both are the library's own structures; it copies one to the other.
+        unsafe {
+            call!(
+                api,
+                encoder_parameters(session.handle.as_ptr(), session.params.inner.as_ptr())
+            )
+        };
+        verify(session.params.get(), config, exact)?;
+        Ok((session, level))
+    }
+}
+
+fn is_exact(config: &Config) -> bool {
+    matches!(config.rate, RateControl::Quantizers { .. })
+}
+
 /// The encoder.
 pub struct X265 {
     api: &'static sys::x265_api,
-    handle: ptr::NonNull<sys::x265_encoder>,
-    /// As read back after opening, with what was changed since.
-    params: Params,
+    session: Session,
     picture: ptr::NonNull<sys::x265_picture>,
-    format: PixelFormat,
+    /// What the session was opened with.
+    config: Config,
+    /// Where another one has to be opened for new rates.
+    wanted: Option<Config>,
+    /// Pictures of this session, and how many it has at least.
+    pictures: u64,
+    least: u64,
+    /// In exact mode.
+    bucket: Bucket,
     width: usize,
     height: usize,
     exact: bool,
-    guard: Guard,
-    guarded: bool,
-    /// Rate factor of exact mode under a narrow bucket; offsets are relative to it.
-    reference: u8,
-    byte_stream: bool,
     /// Pixels along a block of one offset in exact mode: its macroblocks all take the finest one's. More than 16 only
     /// where the level asks for larger coding tree units, or the user.
     block: usize,
@@ -223,10 +281,12 @@ pub struct X265 {
     rewritten: Vec<u8>,
     /// `profile_tier_level` of the parameter sets.
     profile_tier_level: [u8; 12],
+    since_idr: u64,
     vps: Vec<u8>,
     sps: Vec<u8>,
     pps: Vec<u8>,
     name: String,
+    log: Log,
 }
 
 // SAFETY: an x265_encoder may be used from any thread as long as calls do not overlap, which `&mut self` ensures. The
@@ -235,11 +295,8 @@ unsafe impl Send for X265 {}
 
 impl Drop for X265 {
     fn drop(&mut self) {
-        // SAFETY: both came from the library and are given back once.
-        unsafe {
-            call!(self.api, encoder_close(self.handle.as_ptr()));
-            call!(self.api, picture_free(self.picture.as_ptr()));
-        }
+        // SAFETY: came from picture_alloc, and is given back once.
+        unsafe { call!(self.api, picture_free(self.picture.as_ptr())) }
     }
 }
 
@@ -247,59 +304,38 @@ impl RegionEncoder for X265 {
     fn open(config: &Config, log: Log) -> Result<Self, OpenError> {
         refuse_impossible(config)?;
         let api = api()?;
-        let exact = matches!(config.rate, RateControl::Quantizers { .. });
-        let (params, level) = parameters(api, config, exact)?;
-        verify(params.get(), config, exact)?;
-        let block = if exact { params.get().maxCUSize } else { 16 };
-        if exact && block > 16 {
+        let exact = is_exact(config);
+        let (session, level) = Session::open(api, config)?;
+        let block = if exact { session.params.get().maxCUSize } else { 16 } as usize;
+        if block > 16 {
             log(
                 LogLevel::Info,
                 &format!("Quantizers are of blocks of {block} pixels: regions widen to them"),
             );
         }
-
-        // The library fills tables of the whole process when it first opens.
-        static OPENING: Mutex<()> = Mutex::new(());
-        let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the parameters are initialised; the library copies them.
-        let handle = ptr::NonNull::new(unsafe { call!(api, encoder_open(params.inner.as_ptr())) });
-        drop(opening);
-        let handle = handle.ok_or_else(|| {
-            OpenError::Library("libx265 does not open with these parameters (see standard error)".into())
-        })?;
         // SAFETY: no arguments; null is a failure.
         let picture = ptr::NonNull::new(unsafe { call!(api, picture_alloc()) });
-        let Some(picture) = picture else {
-            // SAFETY: just opened.
-            unsafe { call!(api, encoder_close(handle.as_ptr())) };
-            return Err(OpenError::Library("libx265 has no memory left".into()));
-        };
-        let read_back = Params::alloc(api)?;
-        // SAFETY: both are the library's own structures; it copies one to the other.
-        unsafe { call!(api, encoder_parameters(handle.as_ptr(), read_back.inner.as_ptr())) };
-        let smallest = read_back.get().minCUSize.max(8) as usize;
+        let picture = picture.ok_or_else(|| OpenError::Library("libx265 has no memory left".into()))?;
+        let smallest = session.params.get().minCUSize.max(8) as usize;
         let (width, height) = (config.width as usize, config.height as usize);
         let columns = width.next_multiple_of(smallest).div_ceil(16);
         let rows = height.next_multiple_of(smallest).div_ceil(16);
+        let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
         // SAFETY: a C string that lives as long as the library.
         let version = unsafe { CStr::from_ptr(api.version_str) }.to_string_lossy();
         let mut encoder = Self {
             api,
-            handle,
-            params: read_back,
+            session,
             picture,
-            format: config.format,
+            config: config.clone(),
+            wanted: None,
+            pictures: 0,
+            least: u64::from(numerator.div_ceil(denominator.max(1))),
+            bucket: Bucket::new(width, height, f64::from(numerator) / f64::from(denominator.max(1))),
             width,
             height,
             exact,
-            guard: config.guard,
-            guarded: config.guarded || config.guard != Guard::OPEN,
-            reference: match config.rate {
-                RateControl::Quantizers { base_qp } => base_qp,
-                _ => 0,
-            },
-            byte_stream: config.byte_stream,
-            block: block as usize,
+            block,
             macroblocks: (width.div_ceil(16), height.div_ceil(16)),
             columns,
             // A spare row and column: the library pads pictures.
@@ -307,12 +343,14 @@ impl RegionEncoder for X265 {
             nals: Vec::with_capacity(16),
             rewritten: Vec::new(),
             profile_tier_level: profile_tier_level(config, level),
+            since_idr: 0,
             vps: Vec::new(),
             sps: Vec::new(),
             pps: Vec::new(),
             name: format!("x265 {version}"),
+            log,
         };
-        verify(encoder.params.get(), config, exact)?;
+        encoder.bucket.set(config.guard);
         encoder.read_headers()?;
         Ok(encoder)
     }
@@ -338,7 +376,7 @@ impl RegionEncoder for X265 {
     }
 
     fn key_int_max(&self) -> u64 {
-        match self.params.get().keyframeMax {
+        match self.session.params.get().keyframeMax {
             // Endless.
             ..0 => u64::MAX,
             frames => frames.max(1) as u64,
@@ -346,64 +384,60 @@ impl RegionEncoder for X265 {
     }
 
     fn delay(&self) -> usize {
-        delay(self.params.get())
+        delay(self.session.params.get())
     }
 
     fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError> {
-        let shift = self.aim(controls.base_qp)?;
-        let force = if self.exact && self.guard == Guard::OPEN {
-            c_int::from(controls.base_qp) + 1
-        } else {
-            0
-        };
-        let offsets = (controls.offsets.is_some() || shift != 0.0).then(|| {
-            self.spread(controls.offsets.unwrap_or_default(), shift);
-            self.offsets.as_mut_ptr()
-        });
+        self.check(picture)?;
+        let forced = self.renew(controls.force_idr)? || controls.force_idr;
+        let offsets = controls.offsets.unwrap_or_default();
+        let (mut force, mut shift) = (0, 0.0);
+        if self.exact {
+            let idr = forced || self.pictures == 0 || self.since_idr + 1 >= self.key_int_max();
+            let raise = self.bucket.raise(&picture.planes[0], idr, controls.base_qp, offsets);
+            // Slices have no quantizer above 51, but regions with an offset may still be raised.
+            let wanted = u16::from(controls.base_qp) + u16::from(raise);
+            let base = wanted.min(MAX_QP);
+            (force, shift) = (c_int::from(base) + 1, f32::from(wanted - base));
+        }
+        self.spread(offsets, shift);
         // SAFETY: both are the library's own structures; the call initialises the whole picture.
         let input = unsafe {
             call!(
                 self.api,
-                picture_init(self.params.inner.as_ptr(), self.picture.as_ptr())
+                picture_init(self.session.params.inner.as_ptr(), self.picture.as_ptr())
             );
             self.picture.as_mut()
         };
         input.pts = picture.pts;
-        input.sliceType = if controls.force_idr {
+        input.sliceType = if forced {
             sys::X265_TYPE_IDR
         } else {
             sys::X265_TYPE_AUTO
         } as c_int;
         input.forceqp = force;
         input.bitDepth = 8;
-        input.colorSpace = colour_space(self.format);
-        if let Some(offsets) = offsets {
-            input.quantOffsets = offsets;
-        }
-        for (i, plane) in picture.planes.iter().take(self.format.planes()).enumerate() {
-            let (row, rows) = self.format.plane_size(i, self.width, self.height);
-            let stride = c_int::try_from(plane.stride).map_err(|_| EncodeError::ShortPlane(i))?;
-            if plane.stride < row || plane.data.len() < plane.stride * (rows - 1) + row {
-                return Err(EncodeError::ShortPlane(i));
-            }
+        input.colorSpace = colour_space(self.config.format);
+        input.quantOffsets = self.offsets.as_mut_ptr();
+        for (i, plane) in picture.planes.iter().take(self.config.format.planes()).enumerate() {
             // The library knows the order Y U V only.
-            let to = match (self.format, i) {
+            let to = match (self.config.format, i) {
                 (PixelFormat::Yv12, 1..) => 3 - i,
                 _ => i,
             };
-            input.stride[to] = stride;
+            input.stride[to] = c_int::try_from(plane.stride).map_err(|_| EncodeError::ShortPlane(i))?;
             input.planes[to] = plane.data.as_ptr().cast_mut().cast();
         }
 
         let mut nals: *mut sys::x265_nal = ptr::null_mut();
         let mut count: u32 = 0;
-        // SAFETY: the planes were checked against size, format and stride above; they and the offsets, which cover all
+        // SAFETY: the planes were checked against size, format and stride; they and the offsets, which cover all
         // blocks, are only read, and copied within the call. Nothing is asked of the picture that comes out.
         let result = unsafe {
             call!(
                 self.api,
                 encoder_encode(
-                    self.handle.as_ptr(),
+                    self.session.handle.as_ptr(),
                     &mut nals,
                     &mut count,
                     self.picture.as_ptr(),
@@ -431,7 +465,7 @@ impl RegionEncoder for X265 {
             let kind = unit.type_ as u8;
             idr |= Codec::H265.kind(kind) == NalKind::Slice { idr: true };
             parameters |= Codec::H265.kind(kind) == NalKind::Parameters;
-            let body = start + prefix_length(&data[start..end], self.byte_stream);
+            let body = start + prefix_length(&data[start..end], self.config.byte_stream);
             self.nals.push(Nal { kind, start, body, end });
             start = end;
         }
@@ -442,6 +476,9 @@ impl RegionEncoder for X265 {
         } else {
             data
         };
+        self.pictures += 1;
+        self.since_idr = if idr { 0 } else { self.since_idr + 1 };
+        self.bucket.spend(data.len() as f64 * 8.0);
         Ok(AccessUnit {
             data,
             nals: &self.nals,
@@ -451,52 +488,53 @@ impl RegionEncoder for X265 {
     }
 
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
-        if self.guarded {
-            set_bucket(self.params.get_mut(), rates.guard);
-        } else if rates.guard != Guard::OPEN {
-            return Err(EncodeError::Library(
-                "it was opened without a bucket, and cannot get one".into(),
-            ));
+        if self.exact {
+            self.bucket.set(rates.guard);
+            return Ok(());
         }
-        let exact = self.exact.then_some(self.reference);
-        let rc = &mut self.params.get_mut().rc;
-        if let Some(kbps) = rates.kbps {
-            rc.bitrate = clamp_int(kbps);
-        }
-        if let Some(quality) = rates.quality.or(exact) {
-            rc.rfConstant = quality.into();
-        }
-        self.guard = rates.guard;
-        self.apply().map(drop)
+        let mut config = self.config.clone();
+        config.guard = rates.guard;
+        config.rate = match (rates.kbps, rates.quality) {
+            (Some(kbps), _) => RateControl::Bitrate { kbps },
+            (_, Some(quality)) => RateControl::Quality { quality },
+            _ => config.rate,
+        };
+        let same = config.guard == self.config.guard && config.rate == self.config.rate;
+        self.wanted = (!same).then_some(config);
+        Ok(())
     }
 }
 
 impl X265 {
-    /// What every block needs on top of the library's quantizer for this base. With an open guard the quantizer is
-    /// forced, and nothing is. Under a narrow bucket the library needs room to raise quantizers and gives I pictures the
-    /// average of what was before: there the rate factor follows a base that rises, and one that has fallen far.
-    fn aim(&mut self, base_qp: u8) -> Result<f32, EncodeError> {
-        if !self.exact {
-            return Ok(0.0);
-        }
-        if self.guard == Guard::OPEN {
-            self.reference = base_qp;
-            return Ok(0.0);
-        }
-        let reference = if self.reference.saturating_sub(base_qp) > MAX_SHIFT {
-            base_qp
-        } else {
-            self.reference.max(base_qp)
-        };
-        if reference != self.reference {
-            self.params.get_mut().rc.rfConstant = reference.into();
-            if self.apply()? {
-                self.reference = reference;
-            } else {
-                self.params.get_mut().rc.rfConstant = self.reference.into();
+    /// Whether the planes hold a picture.
+    fn check(&self, picture: &Picture<'_>) -> Result<(), EncodeError> {
+        for (i, plane) in picture.planes.iter().take(self.config.format.planes()).enumerate() {
+            let (row, rows) = self.config.format.plane_size(i, self.width, self.height);
+            if plane.stride < row || plane.data.len() < plane.stride * (rows - 1) + row {
+                return Err(EncodeError::ShortPlane(i));
             }
         }
-        Ok(f32::from(base_qp) - f32::from(self.reference))
+        Ok(())
+    }
+
+    /// Opens the library anew where other rates are wanted: with a key frame that comes anyway, else once a second.
+    /// Whether it has done so.
+    fn renew(&mut self, key_frame: bool) -> Result<bool, EncodeError> {
+        if !key_frame && self.pictures < self.least {
+            return Ok(false);
+        }
+        let Some(config) = self.wanted.take() else {
+            return Ok(false);
+        };
+        let (session, _) = Session::open(self.api, &config).map_err(|e| EncodeError::Library(e.to_string()))?;
+        (self.log)(
+            LogLevel::Info,
+            &format!("Opened anew for {:?} and {:?}", config.rate, config.guard),
+        );
+        self.session = session;
+        self.config = config;
+        self.pictures = 0;
+        Ok(true)
     }
 
     /// The offsets as the library takes them.
@@ -524,26 +562,16 @@ impl X265 {
         }
     }
 
-    /// Hands the changed parameters over. `false`: it still has to act on the change before.
-    fn apply(&mut self) -> Result<bool, EncodeError> {
-        // SAFETY: the parameters are those read back from this encoder, with a few numbers changed.
-        match unsafe {
-            call!(
-                self.api,
-                encoder_reconfig(self.handle.as_ptr(), self.params.inner.as_ptr())
-            )
-        } {
-            0 => Ok(true),
-            1 => Ok(false),
-            code => Err(EncodeError::Library(format!("libx265 takes no change and says {code}"))),
-        }
-    }
-
     fn read_headers(&mut self) -> Result<(), OpenError> {
         let mut nals: *mut sys::x265_nal = ptr::null_mut();
         let mut count: u32 = 0;
         // SAFETY: the handle is open.
-        let size = unsafe { call!(self.api, encoder_headers(self.handle.as_ptr(), &mut nals, &mut count)) };
+        let size = unsafe {
+            call!(
+                self.api,
+                encoder_headers(self.session.handle.as_ptr(), &mut nals, &mut count)
+            )
+        };
         let none = || OpenError::Library(format!("libx265 gives no parameter sets (code {size})"));
         if size < 0 || count < 1 || nals.is_null() {
             return Err(none());
@@ -552,7 +580,7 @@ impl X265 {
         for unit in unsafe { std::slice::from_raw_parts(nals, count as usize) } {
             // SAFETY: the payload has this many bytes.
             let payload = unsafe { std::slice::from_raw_parts(unit.payload.cast_const(), unit.sizeBytes as usize) };
-            let body = &payload[prefix_length(payload, self.byte_stream)..];
+            let body = &payload[prefix_length(payload, self.config.byte_stream)..];
             let kind = unit.type_ as u8;
             let set = declared(kind, body, &self.profile_tier_level).unwrap_or_else(|| body.to_vec());
             match kind {
@@ -701,11 +729,12 @@ fn parameters(api: &'static sys::x265_api, config: &Config, exact: bool) -> Resu
             p.rc.bitrate = clamp_int(kbps);
         }
     }
-    if config.guarded || config.guard != Guard::OPEN {
-        set_bucket(p, config.guard);
-    }
     let level = level(p, config)?;
     fit_units(p, config, exact, level);
+    if !exact && config.guard != Guard::OPEN {
+        p.rc.vbvMaxBitrate = clamp_int(config.guard.max_kbps).clamp(1, WIDEST);
+        p.rc.vbvBufferSize = clamp_int(config.guard.buffer_kbit).clamp(1, WIDEST);
+    }
     Ok((params, level))
 }
 
@@ -764,11 +793,11 @@ fn level(p: &sys::x265_param, config: &Config) -> Result<H265Level, OpenError> {
 
 fn describe_picture(p: &mut sys::x265_param, config: &Config) -> Result<(), OpenError> {
     let size = |v: u32| c_int::try_from(v).map_err(|_| OpenError::Library(format!("a picture {v} pixels long")));
-    if config.width < 16 || config.height < 16 {
+    if config.width.min(config.height) < 16 {
         return Err(OpenError::refused(
             "caps",
             format!(
-                "libx265 codes no picture of {} by {} pixels",
+                "libx265 codes no picture of {} by {} pixels here",
                 config.width, config.height
             ),
             "Send one of 16 by 16 pixels at least",
@@ -902,17 +931,6 @@ fn verify(p: &sys::x265_param, config: &Config, exact: bool) -> Result<(), OpenE
         return Ok(());
     };
     Err(OpenError::refused(moved, MOVED, LEAVE))
-}
-
-fn set_bucket(p: &mut sys::x265_param, guard: Guard) {
-    (p.rc.vbvMaxBitrate, p.rc.vbvBufferSize) = if guard == Guard::OPEN {
-        (WIDE, WIDE)
-    } else {
-        (
-            clamp_int(guard.max_kbps).clamp(1, WIDE),
-            clamp_int(guard.buffer_kbit).clamp(1, WIDE),
-        )
-    };
 }
 
 fn clamp_int(value: u32) -> c_int {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::encoder::Plane;
+use crate::encoder::{EncoderOption, Origin};
 
 const WIDTH: usize = 96;
 const HEIGHT: usize = 80;
@@ -87,7 +88,7 @@ fn statistics(encoder: &X265) -> (f64, f64) {
     let stats = unsafe {
         call!(
             encoder.api,
-            encoder_get_stats(encoder.handle.as_ptr(), stats.as_mut_ptr(), size)
+            encoder_get_stats(encoder.session.handle.as_ptr(), stats.as_mut_ptr(), size)
         );
         stats.assume_init()
     };
@@ -295,7 +296,7 @@ fn properties_of_x264enc_reach_the_library_or_say_what_is_so() {
     }
     let mut encoder = open(&config).unwrap();
     assert_eq!(encoder.key_int_max(), 7);
-    let p = encoder.params.get();
+    let p = encoder.session.params.get();
     assert_eq!((p.maxNumReferences, p.searchMethod, p.subpelRefine), (2, 5, 3));
     assert_eq!((p.rc.qpMin, p.rc.qpMax, p.rc.qpStep), (12, 51, 3));
     assert_eq!(
@@ -472,6 +473,6 @@ fn a_new_bucket_and_new_rates_act_without_a_new_start() {
     }
     let kbps = |sizes: &[usize]| sizes.iter().sum::<usize>() * 8 * 30 / sizes.len() / 1000;
     assert!(kbps(&sizes[..20]) > 1000, "{sizes:?}");
-    assert!(kbps(&sizes[30..60]) <= 525, "{sizes:?}");
+    assert!(kbps(&sizes[30..60]) <= 525 && kbps(&sizes[30..60]) > 400, "{sizes:?}");
     assert!(sizes[61..].iter().all(|size| size * 10 > sizes[10] * 9), "{sizes:?}");
 }
