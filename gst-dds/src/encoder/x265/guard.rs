@@ -18,7 +18,7 @@ const REACH: i32 = 32;
 /// Steps of one search.
 const STEPS: usize = 12;
 /// What is foretold is taken for this much more.
-const MARGIN: f64 = 1.2;
+const MARGIN: f64 = 1.4;
 /// How fast factors follow sizes that were foretold too small, and too large.
 const FOLLOW: (f64, f64) = (0.8, 0.15);
 const MAX_QP: i32 = 51;
