@@ -66,14 +66,15 @@ impl Filmed {
 
     /// Noise that has nothing to do with the picture before, whose quality then does not matter.
     fn picture(&self) -> gst::Buffer {
-        let mut picture = self.camera.picture();
         let mut seed = (self.camera.frames as u32 + 1).wrapping_mul(2_654_435_761);
-        let mut map = picture.make_mut().map_writable().unwrap();
-        for sample in map.iter_mut() {
+        let mut samples = vec![0; self.camera.info.size()];
+        for sample in &mut samples {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             *sample = (seed >> 24) as u8;
         }
-        drop(map);
+        let mut picture = gst::Buffer::from_mut_slice(samples);
+        let at = gst::ClockTime::SECOND.mul_div_floor(self.camera.frames, 30);
+        picture.make_mut().set_pts(at);
         picture
     }
 
