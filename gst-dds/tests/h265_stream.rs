@@ -390,7 +390,8 @@ fn what_libx265_cannot_do_is_refused_by_name_when_the_element_starts() {
         element.set_state(gst::State::Null).unwrap();
     }
     for caps in ["video/x-raw,format=NV12", "video/x-raw,format=I420_10LE"] {
-        let sink = h265().static_pad("sink").unwrap();
+        let element = h265();
+        let sink = element.static_pad("sink").unwrap();
         let caps = caps.parse::<gst::Caps>().unwrap();
         assert!(!sink.query_caps(None).can_intersect(&caps), "{caps}");
     }
