@@ -71,6 +71,7 @@ impl Backend {
                 "Convert the video before the element (videoconvert)",
             ));
         }
+        let _ = &log;
         match self {
             #[cfg(feature = "x264")]
             Self::X264 => boxed::<super::x264::X264>(config, log),

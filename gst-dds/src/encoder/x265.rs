@@ -11,8 +11,8 @@
 //!   coding tree units of 16 pixels, or one offset for all of a larger one (see [`X265::block`]).
 //! - `forceqp` sets the quantizer of a picture of whatever type, past the rate control, which would give an I picture the
 //!   average of the P pictures before it.
-//! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but from release 3.4
-//!   on it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the bucket is
+//! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but in 3.5 and
+//!   later it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the bucket is
 //!   ours (see [`guard`]), and in the other modes a change opens the encoder anew, once a second at most, which begins
 //!   with an IDR picture and the same parameter sets.
 //! - The library takes the rate of its bucket for the stream's and declares a level for it: ours is written into the
@@ -803,7 +803,7 @@ fn describe_picture(p: &mut sys::x265_param, config: &Config) -> Result<(), Open
             "Send one of 16 by 16 pixels at least",
         ));
     }
-    if config.format != PixelFormat::I444 && (config.width % 2 != 0 || config.height % 2 != 0) {
+    if config.format != PixelFormat::I444 && (config.width | config.height) & 1 != 0 {
         return Err(OpenError::refused(
             "caps",
             format!(
