@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 with quantizers per macroblock that the
-//! neural network at the receiving end asks for.
+//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 or H.265 with quantizers per macroblock that
+//! the neural network at the receiving end asks for.
 //!
-//! Built without the Cargo feature `x264` there is no encoder library to stand behind the element, and the plugin
-//! registers nothing.
+//! Built without the Cargo features `x264` and `x265` there is no encoder library to stand behind the element, and the
+//! plugin registers nothing.
 
 pub mod camera;
 #[cfg(any(feature = "x264", feature = "x265"))]
@@ -20,7 +20,7 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     gst::info!(
         gst::CAT_PLUGIN_LOADING,
         obj = plugin,
-        "Built without x264: ddsencode is not available"
+        "Built without x264 and x265: ddsencode is not available"
     );
     Ok(())
 }

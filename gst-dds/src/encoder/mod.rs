@@ -14,6 +14,8 @@
 //!    offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an [`OpenError::Refused`].
 //! 3. **Live changes.** [`RegionEncoder::reconfigure`] takes effect with the next picture, without an IDR picture and
 //!    without a new sequence parameter set.
+//!    Where a library cannot (libx265, but in [`RateControl::Quantizers`]), it is opened anew: with an IDR picture, the
+//!    same parameter sets, and once a second at most.
 //! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
 //!    byte-stream.
 //! 5. **Parameter sets** from [`RegionEncoder::parameter_sets`] before the first picture.
