@@ -37,13 +37,14 @@ ORT_SHA256_aarch64=49852228a93995158b2a813d4df487d47a1b76b0eaa894507ef49e91b6d79
 CLIP_SHA256=45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf
 CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 
-# libclang: x264-sys reads the installed x264.h at build time. ugly: x264enc, the demo's yardstick.
+# libclang: the installed x264.h and x265.h are read at build time. ugly: x264enc, the demo's yardstick.
 # bad: h264parse, rsvgdec. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
 # fonts: the plots of dds-eval as PNG. rtspserver, rtsp: dds-rtsp-camera and its clients. glib-networking: rtsps.
 # gi: the scripts that encrypt.
 PACKAGES=(
   build-essential ca-certificates curl ffmpeg fonts-dejavu-core libclang-dev pkg-config python3
-  libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev libx264-dev glib-networking
+  libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev libx264-dev libx265-dev
+  glib-networking
   gstreamer1.0-libav gstreamer1.0-plugins-bad gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gstreamer1.0-tools
   gir1.2-gstreamer-1.0 python3-gi

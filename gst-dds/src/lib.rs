@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes video with quantizers per macroblock that the
+//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 or H.265 with quantizers per macroblock that the
 //! neural network at the receiving end asks for.
 //!
 //! What codes it is a choice ([`encoder`]). NVIDIA's encoder is found at run time and always there to be chosen; built
-//! without the Cargo feature `x264` the plugin is free of libx264 and of its licence.
+//! without the Cargo features `x264` and `x265` the plugin is free of those libraries and of their licence.
 
 pub mod camera;
 pub mod ddsencode;
@@ -21,7 +21,7 @@ mod plugin {
     use super::plugin_init;
 
     // The licence has to be a literal.
-    #[cfg(feature = "x264")]
+    #[cfg(any(feature = "x264", feature = "x265"))]
     gst::plugin_define!(
         dds,
         env!("CARGO_PKG_DESCRIPTION"),
@@ -33,7 +33,7 @@ mod plugin {
         env!("CARGO_PKG_REPOSITORY"),
         env!("BUILD_REL_DATE")
     );
-    #[cfg(not(feature = "x264"))]
+    #[cfg(not(any(feature = "x264", feature = "x265")))]
     gst::plugin_define!(
         dds,
         env!("CARGO_PKG_DESCRIPTION"),

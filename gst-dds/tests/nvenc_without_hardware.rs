@@ -237,11 +237,15 @@ fn automatic_choice_takes_nvenc_where_it_works_and_tells_why_where_not() {
 fn nothing_but_the_encoder_asked_for_codes() {
     if is_child() {
         let element = element();
-        // Built without libx264 it is the one to begin with.
+        // Built without libx264 and libx265 it is the one to begin with.
         let unset = gst::ElementFactory::make("ddsencode").build().unwrap();
         let unset = unset.property_value("encoder");
         let (_, unset) = glib::EnumValue::from_value(&unset).unwrap();
-        let wanted = if cfg!(feature = "x264") { "x264" } else { "nvenc" };
+        let wanted = match (cfg!(feature = "x264"), cfg!(feature = "x265")) {
+            (true, _) => "x264",
+            (false, true) => "x265",
+            (false, false) => "nvenc",
+        };
         assert_eq!(unset.nick(), wanted);
         for (settings, word) in [
             ("trellis=true", "trellis"),

@@ -347,7 +347,7 @@ fn h265_profile_level_tier(sps: &[u8]) -> Option<(Option<&'static str>, String, 
 /// Output caps for an encoder with these parameter sets.
 pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sets: &ParameterSets<'_>) -> gst::Caps {
     if choice.codec == Codec::H265 {
-        return h265_output_caps(choice, sets);
+        return h265_output_caps(choice, format, sets);
     }
     let ParameterSets { sps, pps, .. } = *sets;
     let (actual, level) = profile_and_level(sps);
@@ -374,7 +374,7 @@ pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sets: &Parameter
     caps.build()
 }
 
-fn h265_output_caps(choice: &Choice, sets: &ParameterSets<'_>) -> gst::Caps {
+fn h265_output_caps(choice: &Choice, format: PixelFormat, sets: &ParameterSets<'_>) -> gst::Caps {
     let mut caps = gst::Caps::builder(media_type(Codec::H265))
         .field("stream-format", if choice.byte_stream { "byte-stream" } else { "hvc1" })
         .field("alignment", "au");
@@ -385,7 +385,10 @@ fn h265_output_caps(choice: &Choice, sets: &ParameterSets<'_>) -> gst::Caps {
         }
     }
     if !choice.byte_stream {
-        caps = caps.field("codec_data", gst::Buffer::from_mut_slice(hevc_configuration(sets)));
+        caps = caps.field(
+            "codec_data",
+            gst::Buffer::from_mut_slice(hevc_configuration(format, sets)),
+        );
     }
     caps.build()
 }
@@ -435,11 +438,12 @@ fn avc_configuration(format: PixelFormat, sps: &[u8], pps: &[u8]) -> Vec<u8> {
 }
 
 /// HEVC decoder configuration record (ISO/IEC 14496-15 8.3.3.1) with 4-byte lengths, for 8-bit video.
-fn hevc_configuration(sets: &ParameterSets<'_>) -> Vec<u8> {
+fn hevc_configuration(format: PixelFormat, sets: &ParameterSets<'_>) -> Vec<u8> {
     let sps = dds_protocol::nal::unescape(sets.sps);
-    // general_profile_space to general_level_idc; 4:4:4 is profile 4 here, all else 4:2:0.
+    // general_profile_space to general_level_idc.
     let profile_tier_level = sps.get(3..15).unwrap_or(&[0; 12]);
-    let chroma = if profile_tier_level[0] & 0x1f == 4 { 3 } else { 1 };
+    // Main 4:4:4 holds 4:2:0 too.
+    let chroma = if format == PixelFormat::I444 { 3 } else { 1 };
     let mut record = vec![1];
     record.extend(profile_tier_level);
     // No segmentation told, parallelism unknown; chroma and depths; average rate unknown, one layer, 4-byte lengths.

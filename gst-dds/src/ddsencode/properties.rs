@@ -212,6 +212,8 @@ impl Encoder {
     /// What codes where nothing is set.
     pub const DEFAULT: Self = if cfg!(feature = "x264") {
         Self::X264
+    } else if cfg!(feature = "x265") {
+        Self::X265
     } else {
         Self::Nvenc
     };

@@ -71,6 +71,7 @@ impl Backend {
                 "Convert the video before the element (videoconvert)",
             ));
         }
+        let _ = &log;
         match self {
             #[cfg(feature = "x264")]
             Self::X264 => boxed::<super::x264::X264>(config, log),
@@ -84,6 +85,9 @@ impl Backend {
                 "NVIDIA's encoder is there on 64-bit Linux only",
                 "Choose another encoder",
             )),
+            #[cfg(feature = "x265")]
+            Self::X265 => boxed::<super::x265::X265>(config, log),
+            #[cfg(not(feature = "x265"))]
             Self::X265 => Err(self.not_built_in()),
         }
     }

@@ -20,6 +20,8 @@
 //!    without a new sequence parameter set. A change that is not taken is an error and leaves everything as it was: the
 //!    element counts it, and goes on. It comes before nearly every picture while a cap is set, so it has to be cheap. Modes
 //!    of [`RateControl`] stay what they were opened with; other sizes and modes are other encoders.
+//!    Where a library cannot (libx265, but in [`RateControl::Quantizers`]), it is opened anew: with an IDR picture, the
+//!    same parameter sets, and once a second at most.
 //! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
 //!    byte-stream. The first picture is one without being asked, and so is each that [`RegionEncoder::key_int_max`]
 //!    announces, counted from the last one: the caller plans with it.
@@ -48,12 +50,16 @@
 
 mod backend;
 mod level;
+#[allow(dead_code, reason = "needed where an encoder leaves the level to us")]
+mod level_h265;
 mod nals;
 // Where NVIDIA has drivers, and its structures the layout of the bindings.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod nvenc;
 #[cfg(feature = "x264")]
 pub mod x264;
+#[cfg(feature = "x265")]
+pub mod x265;
 
 pub use backend::Backend;
 pub use dds_protocol::nal::{Codec, NalKind};
