@@ -49,14 +49,16 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export GST_REGISTRY=$scratch/registry.bin
 has() { case $1 in *"$2"*) ;; *) return 1 ;; esac }
-# The server's plugin must stay free of libx264, which is GPL: not linked, not loaded by name, not in its tree.
+# The server's plugin must stay free of libx264 and libx265, which are GPL: not linked, not loaded by name, not in its tree.
 needed=$(readelf -d "$plugins/libgstddsinfer.so")
 has "$needed" '(NEEDED)' || fail 'readelf shows nothing that libgstddsinfer.so needs'
-if has "$needed" x264; then fail 'libgstddsinfer.so links libx264'; fi
-[ "$(grep -ac 'libx264' "$plugins/libgstddsinfer.so" || true)" = 0 ] || fail 'libgstddsinfer.so names libx264'
 tree=$(cargo tree --locked -p gst-plugin-ddsinfer -e normal,build --prefix none)
-if has "$tree" x264; then fail 'gst-plugin-ddsinfer depends on x264'; fi
-has "$(readelf -d "$plugins/libgstdds.so")" libx264 || fail 'libgstdds.so does not link libx264'
+for library in x264 x265; do
+  if has "$needed" "$library"; then fail "libgstddsinfer.so links lib$library"; fi
+  [ "$(grep -ac "lib$library" "$plugins/libgstddsinfer.so" || true)" = 0 ] || fail "libgstddsinfer.so names lib$library"
+  if has "$tree" "$library"; then fail "gst-plugin-ddsinfer depends on $library"; fi
+  has "$(readelf -d "$plugins/libgstdds.so")" "lib$library" || fail "libgstdds.so does not link lib$library"
+done
 # grep reads to the end, so that gst-inspect never writes into a closed pipe.
 gst-inspect-1.0 dds | grep 'License *GPL' >/dev/null || fail 'the camera plugin does not register as GPL'
 gst-inspect-1.0 ddsinfer | grep 'License *MPL' >/dev/null || fail 'the server plugin does not register as MPL'
@@ -65,8 +67,10 @@ for element in ddsencode ddsinfer ddsoverlay; do
   grep -q 'Rank *none (0)' "$scratch/$element.txt" || fail "$element has a rank"
 done
 
-step 'camera without libx264'
-cargo clippy --locked -p gst-plugin-dds --no-default-features -- -D warnings
+step 'camera without libx264, without libx265, without both'
+for features in x265 x264 ''; do
+  cargo clippy --locked -p gst-plugin-dds --no-default-features --features "$features" -- -D warnings
+done
 
 step '64-bit Arm'
 arm=aarch64-unknown-linux-gnu

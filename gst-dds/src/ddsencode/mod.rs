@@ -36,7 +36,7 @@
 //! # Two passes
 //!
 //! With `mode=two-pass` feedback asks for regions of frames that were captured already. `src` carries whole frames at
-//! `background-qp` (of `low-scale` times the captured size), the request pad `refine` a second H.264 stream at full size
+//! `background-qp` (of `low-scale` times the captured size), the request pad `refine` a second stream at full size
 //! whose pictures hold those regions at `region-qp` and nothing else of use; frames that nothing was asked for are left
 //! out there. Both name their frames alike, and each frame of the second says which rectangles it holds. A request that
 //! cannot be met is named in the next three frames of the first stream.
