@@ -8,12 +8,12 @@
 //!   without a word where that is off: in CQP, with `aq-mode=0` and with `aq-strength=0`. They have to be there for every
 //!   picture: the library makes room for them with the first pictures only.
 //! - A coding unit larger than a quantization group takes the average of the offsets in it. So exact quantizers need
-//!   coding tree units of 16 pixels, or one offset for all of a larger one (see [`X265::block`]).
+//!   coding tree units of 16 pixels, or one offset for all of a larger one (see `X265::block`).
 //! - `forceqp` sets the quantizer of a picture of whatever type, past the rate control, which would give an I picture the
 //!   average of the P pictures before it.
 //! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but in 3.5 and
 //!   later it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the bucket is
-//!   ours (see [`guard`]), and in the other modes a change opens the encoder anew, once a second at most, which begins
+//!   ours (see `guard.rs`), and in the other modes a change opens the encoder anew, once a second at most, which begins
 //!   with an IDR picture and the same parameter sets.
 //! - The library takes the rate of its bucket for the stream's and declares a level for it: ours is written into the
 //!   parameter sets instead.
