@@ -77,6 +77,7 @@ fn open(backend: Backend, clip: &Clip, preset: &str, units: Option<&str>) -> Res
         guarded: true,
         still_parts: false,
         nominal_kbps: 0,
+        gpu: None,
         options: units
             .map(|units| EncoderOption {
                 origin: Origin::OptionString,

@@ -87,6 +87,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         guarded: true,
         still_parts: false,
         nominal_kbps: 0,
+        gpu: None,
         options: vec![],
     };
     let mut encoder = backend.open(&config, Box::new(|_, _| {})).expect("an encoder");

@@ -553,6 +553,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         guarded: true,
         still_parts: false,
         nominal_kbps: live.nominal_kbps(),
+        gpu: None,
         options: settings.options(),
     }
 }

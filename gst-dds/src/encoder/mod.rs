@@ -37,7 +37,8 @@
 //!    [`Config::interlaced`] and [`Config::frame_packing`] are wishes too.
 //! 8. **Determinism** where one thread is used: equal calls give equal bytes.
 //! 9. **Any picture**: planes at any offset and stride, read within the call only; one that is too short is an
-//!    [`EncodeError::ShortPlane`] and not a crash.
+//!    [`EncodeError::ShortPlane`] and not a crash. An encoder on a GPU may read pictures that lie there already
+//!    ([`RegionEncoder::encode_gpu`]), and must take others all the same.
 //! 10. **Any thread, many times.** Opening comes from another thread than coding, twice per start (once on a picture of no
 //!     account, to bring out refusals early), and a second encoder runs beside the first in two passes. Whatever was
 //!     begun is ended when the encoder is dropped, also when opening fails half-way. A library that is found at run time
@@ -60,6 +61,11 @@ mod nvenc;
 pub mod x264;
 #[cfg(feature = "x265")]
 pub mod x265;
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::Arc;
 
 pub use backend::Backend;
 pub use dds_protocol::nal::{Codec, NalKind};
@@ -153,6 +159,79 @@ pub struct Picture<'a> {
     pub planes: [Plane<'a>; 3],
     /// Number of the picture, rising by one.
     pub pts: i64,
+}
+
+/// A CUDA context that pictures lie in, with whoever it belongs to: it stays as long as this does.
+#[derive(Clone)]
+pub struct Gpu {
+    context: usize,
+    owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Gpu {
+    /// # Safety
+    /// `context` is a `CUcontext` that is there as long as `owner` is.
+    #[allow(unsafe_code)]
+    pub unsafe fn new(context: *mut c_void, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            context: context as usize,
+            owner,
+        }
+    }
+
+    /// The `CUcontext`.
+    pub fn context(&self) -> *mut c_void {
+        self.context as *mut c_void
+    }
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({:#x}, {} owners)", self.context, Arc::strong_count(&self.owner))
+    }
+}
+
+/// One plane of a picture in the memory of a GPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GpuPlane {
+    /// Where it begins, as a `CUdeviceptr`.
+    pub address: u64,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+/// A picture of the opened size and format in the memory of a GPU. The encoder reads it within the call only.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuPicture<'a> {
+    planes: [GpuPlane; 3],
+    pts: i64,
+    lent: PhantomData<&'a ()>,
+}
+
+impl<'a> GpuPicture<'a> {
+    /// `pts` as in [`Picture::pts`].
+    ///
+    /// # Safety
+    /// For as long as `'a`, the planes hold a picture of the format and size of the encoder that is given it, in memory of
+    /// the context of its [`Config::gpu`], and nothing is still being written to them.
+    #[allow(unsafe_code)]
+    pub unsafe fn new(planes: [GpuPlane; 3], pts: i64) -> Self {
+        Self {
+            planes,
+            pts,
+            lent: PhantomData,
+        }
+    }
+
+    /// [`PixelFormat::planes`] planes, the rest empty.
+    pub fn planes(&self) -> &[GpuPlane; 3] {
+        &self.planes
+    }
+
+    /// Number of the picture, rising by one.
+    pub fn pts(&self) -> i64 {
+        self.pts
+    }
 }
 
 /// What one picture is coded with.
@@ -301,6 +380,8 @@ pub struct Config {
     pub still_parts: bool,
     /// A cap the user set (kbit/s), for the level; 0 = none.
     pub nominal_kbps: u32,
+    /// Where pictures lie, if not in system memory. An encoder that cannot read them there leaves it alone.
+    pub gpu: Option<Gpu>,
     /// Options in rising precedence.
     pub options: Vec<EncoderOption>,
 }
@@ -454,6 +535,23 @@ pub trait RegionEncoder: Send {
 
     /// Codes one picture.
     fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError>;
+
+    /// Whether it was opened to read pictures in the memory of [`Config::gpu`]; those in system memory it takes all the same.
+    fn reads_gpu(&self) -> bool {
+        false
+    }
+
+    /// Codes one picture of [`Config::gpu`].
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; always, where [`Self::reads_gpu`] says no.
+    fn encode_gpu(
+        &mut self,
+        _picture: &GpuPicture<'_>,
+        _controls: &FrameControls<'_>,
+    ) -> Result<AccessUnit<'_>, EncodeError> {
+        Err(EncodeError::Library("it reads system memory only".into()))
+    }
 
     /// Takes new rates, which act from the next picture.
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError>;

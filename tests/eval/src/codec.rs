@@ -106,6 +106,7 @@ impl Coder {
             guarded: false,
             still_parts: false,
             nominal_kbps: 0,
+            gpu: None,
             options,
         };
         let layout = Layout {

@@ -244,6 +244,7 @@ impl Encoder {
             guarded: true,
             still_parts: false,
             nominal_kbps: 0,
+            gpu: None,
             options: vec![option("keyint", "100000")],
         };
         Ok(Self {

@@ -34,6 +34,63 @@ type ContextCreate = unsafe extern "C" fn(context: *mut Context, flags: c_uint, 
 type ContextPush = unsafe extern "C" fn(context: Context) -> c_int;
 type ContextPop = unsafe extern "C" fn(context: *mut Context) -> c_int;
 type ContextDestroy = unsafe extern "C" fn(context: Context) -> c_int;
+type ContextDevice = unsafe extern "C" fn(device: *mut c_int) -> c_int;
+type Allocate =
+    unsafe extern "C" fn(address: *mut u64, pitch: *mut usize, row: usize, rows: usize, element: c_uint) -> c_int;
+type Free = unsafe extern "C" fn(address: u64) -> c_int;
+type CopyAsync = unsafe extern "C" fn(copy: *const Memcpy2d, stream: *mut c_void) -> c_int;
+type StreamCreate = unsafe extern "C" fn(stream: *mut *mut c_void, flags: c_uint) -> c_int;
+type StreamCall = unsafe extern "C" fn(stream: *mut c_void) -> c_int;
+
+/// `CU_STREAM_NON_BLOCKING`: does not wait for what others do in the default stream.
+const NON_BLOCKING: c_uint = 1;
+/// `CU_MEMORYTYPE_HOST`.
+const HOST: c_uint = 1;
+/// `CU_MEMORYTYPE_DEVICE`.
+const DEVICE: c_uint = 2;
+/// Bytes that rows are aligned for reading in (4, 8 or 16 are allowed).
+const ELEMENT: c_uint = 16;
+
+/// `CUDA_MEMCPY2D`, as `cuMemcpy2DAsync_v2` takes it.
+#[repr(C)]
+struct Memcpy2d {
+    src_x: usize,
+    src_y: usize,
+    src_type: c_uint,
+    src_host: *const c_void,
+    src_device: u64,
+    src_array: *mut c_void,
+    src_pitch: usize,
+    dst_x: usize,
+    dst_y: usize,
+    dst_type: c_uint,
+    dst_host: *mut c_void,
+    dst_device: u64,
+    dst_array: *mut c_void,
+    dst_pitch: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Where a copy comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    /// System memory.
+    System(*const c_void),
+    /// A `CUdeviceptr`.
+    Gpu(u64),
+}
+
+/// Rows to copy into memory of the GPU. All in bytes, but `rows`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copy2d {
+    pub from: Side,
+    pub from_pitch: usize,
+    pub to: u64,
+    pub to_pitch: usize,
+    pub row: usize,
+    pub rows: usize,
+}
 
 type MaxVersion = unsafe extern "C" fn(version: *mut u32) -> sys::NVENCSTATUS;
 type CreateInstance = unsafe extern "C" fn(functions: *mut sys::NV_ENCODE_API_FUNCTION_LIST) -> sys::NVENCSTATUS;
@@ -55,7 +112,7 @@ plain! {
     NV_ENCODE_API_FUNCTION_LIST NV_ENC_OPEN_ENCODE_SESSION_EX_PARAMS NV_ENC_CAPS_PARAM NV_ENC_PRESET_CONFIG
     NV_ENC_INITIALIZE_PARAMS NV_ENC_RECONFIGURE_PARAMS NV_ENC_CREATE_INPUT_BUFFER NV_ENC_CREATE_BITSTREAM_BUFFER
     NV_ENC_LOCK_INPUT_BUFFER NV_ENC_LOCK_BITSTREAM NV_ENC_PIC_PARAMS NV_ENC_SEQUENCE_PARAM_PAYLOAD NV_ENC_QP
-    NV_ENC_CONFIG
+    NV_ENC_CONFIG NV_ENC_REGISTER_RESOURCE NV_ENC_MAP_INPUT_RESOURCE
 }
 
 /// The structure with all bytes zero, as the header demands of reserved fields.
@@ -91,6 +148,13 @@ struct Cuda {
     context_push: ContextPush,
     context_pop: ContextPop,
     context_destroy: ContextDestroy,
+    context_device: ContextDevice,
+    allocate: Allocate,
+    free: Free,
+    copy: CopyAsync,
+    stream_create: StreamCreate,
+    stream_wait: StreamCall,
+    stream_destroy: StreamCall,
 }
 
 /// The linker's own words, which the error only refers to.
@@ -132,7 +196,7 @@ impl Driver {
     /// Which one is missing, or what the driver says.
     pub fn load() -> Result<Self, OpenError> {
         let library = load(CUDA)?;
-        // SAFETY: names and types are those of cuda.h; `_v2` is what its macros make of the names of contexts.
+        // SAFETY: names and types are those of cuda.h; `_v2` is what its macros make of the names.
         let (init, cuda) = unsafe {
             let init: Init = function(&library, "cuInit")?;
             let cuda = Cuda {
@@ -145,6 +209,13 @@ impl Driver {
                 context_push: function(&library, "cuCtxPushCurrent_v2")?,
                 context_pop: function(&library, "cuCtxPopCurrent_v2")?,
                 context_destroy: function(&library, "cuCtxDestroy_v2")?,
+                context_device: function(&library, "cuCtxGetDevice")?,
+                allocate: function(&library, "cuMemAllocPitch_v2")?,
+                free: function(&library, "cuMemFree_v2")?,
+                copy: function(&library, "cuMemcpy2DAsync_v2")?,
+                stream_create: function(&library, "cuStreamCreate")?,
+                stream_wait: function(&library, "cuStreamSynchronize")?,
+                stream_destroy: function(&library, "cuStreamDestroy_v2")?,
             };
             (init, cuda)
         };
@@ -219,21 +290,120 @@ impl Driver {
     /// A context on a device, and the device's name. It is not left current on this thread.
     pub fn context(&self, ordinal: c_int) -> Result<(Context, String), OpenError> {
         let mut device = 0;
-        let mut name: [c_char; 256] = [0; 256];
         let mut context = ptr::null_mut();
-        // SAFETY: all pointers are to variables of their own; the buffer has the length told.
+        // SAFETY: all pointers are to variables of their own.
         unsafe {
             self.cuda
                 .check("cuDeviceGet", (self.cuda.device_get)(&mut device, ordinal))?;
-            let named = (self.cuda.device_name)(name.as_mut_ptr(), name.len() as c_int - 1, device);
-            self.cuda.check("cuDeviceGetName", named)?;
-            let created = (self.cuda.context_create)(&mut context, 0, device);
-            self.cuda.check("cuCtxCreate", created)?;
         }
+        let name = self.device_name(device)?;
+        // SAFETY: as above.
+        let created = unsafe { (self.cuda.context_create)(&mut context, 0, device) };
+        self.cuda.check("cuCtxCreate", created)?;
         self.leave();
+        Ok((context, name))
+    }
+
+    /// Name of the device of the current context.
+    pub fn current_device(&self) -> Result<String, OpenError> {
+        let mut device = 0;
+        // SAFETY: the pointer is to a variable of its own.
+        let result = unsafe { (self.cuda.context_device)(&mut device) };
+        self.cuda.check("cuCtxGetDevice", result)?;
+        self.device_name(device)
+    }
+
+    fn device_name(&self, device: c_int) -> Result<String, OpenError> {
+        let mut name: [c_char; 256] = [0; 256];
+        // SAFETY: the buffer has more than the length told.
+        let named = unsafe { (self.cuda.device_name)(name.as_mut_ptr(), name.len() as c_int - 1, device) };
+        self.cuda.check("cuDeviceGetName", named)?;
         // SAFETY: the last byte of the buffer was kept from the driver and is 0.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) };
-        Ok((context, name.to_string_lossy().into_owned()))
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// Memory of the current context's device for `rows` of `row` bytes: where it is, and how many bytes are from one row to
+    /// the next.
+    pub fn allocate(&self, row: usize, rows: usize) -> Result<(u64, usize), OpenError> {
+        let (mut address, mut pitch) = (0, 0);
+        // SAFETY: the pointers are to variables of their own.
+        let result = unsafe { (self.cuda.allocate)(&mut address, &mut pitch, row, rows, ELEMENT) };
+        self.cuda.check("cuMemAllocPitch", result)?;
+        Ok((address, pitch))
+    }
+
+    /// Gives memory back; 0 is none.
+    ///
+    /// # Safety
+    /// It came from [`Self::allocate`] with the context that is current now, was not given back, and nothing uses it.
+    pub unsafe fn free(&self, address: u64) {
+        if address != 0 {
+            // SAFETY: by contract. Nothing to be done where it fails, here and below.
+            unsafe { (self.cuda.free)(address) };
+        }
+    }
+
+    /// A stream of the current context for copies.
+    pub fn stream(&self) -> Result<*mut c_void, OpenError> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: the pointer is to a variable of its own.
+        let result = unsafe { (self.cuda.stream_create)(&mut stream, NON_BLOCKING) };
+        self.cuda.check("cuStreamCreate", result)?;
+        Ok(stream)
+    }
+
+    /// Ends a stream; null is none.
+    ///
+    /// # Safety
+    /// It came from [`Self::stream`] with the context that is current now, and was not ended.
+    pub unsafe fn end_stream(&self, stream: *mut c_void) {
+        if !stream.is_null() {
+            // SAFETY: by contract.
+            unsafe { (self.cuda.stream_destroy)(stream) };
+        }
+    }
+
+    /// Begins a copy.
+    ///
+    /// # Safety
+    /// Both sides are valid for the rows told, and stay until [`Self::wait`]; stream and memory are of the current context.
+    pub unsafe fn copy(&self, copy: &Copy2d, stream: *mut c_void) -> Result<(), OpenError> {
+        let (src_type, src_host, src_device) = match copy.from {
+            Side::System(at) => (HOST, at, 0),
+            Side::Gpu(at) => (DEVICE, ptr::null(), at),
+        };
+        let copy = Memcpy2d {
+            src_x: 0,
+            src_y: 0,
+            src_type,
+            src_host,
+            src_device,
+            src_array: ptr::null_mut(),
+            src_pitch: copy.from_pitch,
+            dst_x: 0,
+            dst_y: 0,
+            dst_type: DEVICE,
+            dst_host: ptr::null_mut(),
+            dst_device: copy.to,
+            dst_array: ptr::null_mut(),
+            dst_pitch: copy.to_pitch,
+            width: copy.row,
+            height: copy.rows,
+        };
+        // SAFETY: by contract.
+        let result = unsafe { (self.cuda.copy)(&copy, stream) };
+        self.cuda.check("cuMemcpy2DAsync", result)
+    }
+
+    /// Waits until everything in a stream is done.
+    ///
+    /// # Safety
+    /// It came from [`Self::stream`] with the context that is current now, and was not ended.
+    pub unsafe fn wait(&self, stream: *mut c_void) -> Result<(), OpenError> {
+        // SAFETY: by contract.
+        let result = unsafe { (self.cuda.stream_wait)(stream) };
+        self.cuda.check("cuStreamSynchronize", result)
     }
 
     /// Makes a context current on this thread until [`Self::leave`].

@@ -48,6 +48,10 @@ pub const LOCK_INPUT_BUFFER_VER: u32 = structure(1);
 pub const LOCK_BITSTREAM_VER: u32 = structure(1);
 /// `NV_ENC_PIC_PARAMS_VER`.
 pub const PIC_PARAMS_VER: u32 = structure(4) | GROWN;
+/// `NV_ENC_REGISTER_RESOURCE_VER`.
+pub const REGISTER_RESOURCE_VER: u32 = structure(3);
+/// `NV_ENC_MAP_INPUT_RESOURCE_VER`.
+pub const MAP_INPUT_RESOURCE_VER: u32 = structure(4);
 /// `NV_ENC_SEQUENCE_PARAM_PAYLOAD_VER`.
 pub const SEQUENCE_PARAM_PAYLOAD_VER: u32 = structure(1);
 

@@ -20,7 +20,8 @@
 //!   the guard's rate.
 //! - In H.265 a block takes the finest of its macroblocks: regions grow to a grid of 32 pixels.
 //!
-//! The first device that takes the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system memory.
+//! The first device that takes the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system memory, or
+//! from that of the GPU they were decoded on ([`Config::gpu`]), which then codes them.
 //!
 //! Properties of `x264enc`, and what becomes of them where they are set:
 //!
@@ -44,6 +45,7 @@ mod ids;
 mod map;
 mod session;
 mod settings;
+mod surface;
 #[allow(
     unsafe_code,
     missing_docs,
@@ -65,13 +67,14 @@ mod tests;
 use std::sync::Arc;
 
 use super::{
-    AccessUnit, Codec, Config, EncodeError, FrameControls, Log, LogLevel, Nal, NalKind, OpenError, ParameterSets,
-    Picture, PixelFormat, RateControl, Rates, RegionEncoder, find_nals, to_lengths,
+    AccessUnit, Codec, Config, EncodeError, FrameControls, GpuPicture, Log, LogLevel, Nal, NalKind, OpenError,
+    ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder, find_nals, to_lengths,
 };
 use driver::Driver;
 use map::{DeltaMap, Ground};
-use session::Session;
+use session::{At, Session};
 use settings::{Control, Settings};
+use surface::Source;
 
 /// The encoder.
 pub struct Nvenc {
@@ -109,7 +112,11 @@ impl RegionEncoder for Nvenc {
         };
         let control = Control::new(config.rate, config.guard, base_qp);
         let driver = Arc::new(Driver::load()?);
-        let session = first_device(&driver, &settings, config.format, control, &log)?;
+        let session = match &config.gpu {
+            // The device is theirs to choose.
+            Some(gpu) => Session::open(&driver, At::Lent(gpu), &settings, config.format, control)?,
+            None => first_device(&driver, &settings, config.format, control, &log)?,
+        };
         let name = session.name();
         let (width, height) = (config.width as usize, config.height as usize);
         let mut encoder = Self {
@@ -166,48 +173,19 @@ impl RegionEncoder for Nvenc {
                 return Err(EncodeError::ShortPlane(i));
             }
         }
-        let ground = self.ground(controls.base_qp);
-        let force_idr = controls.force_idr || !self.started || self.since_idr + 1 >= self.settings.key_int_max;
-        self.coded.clear();
-        let format = self.format;
-        let coded = self
-            .session
-            .encode(
-                &self.settings,
-                picture.pts,
-                force_idr,
-                self.map.fill(ground, controls.offsets),
-                |to, pitch| copy_picture(format, picture, (width, height), to, pitch),
-                &mut self.coded,
-            )
-            .map_err(EncodeError::Library)?;
-        self.started = true;
-        self.since_idr = if coded.idr { 0 } else { self.since_idr.saturating_add(1) };
+        self.code(Source::System(picture), controls)
+    }
 
-        let codec = self.settings.codec;
-        self.nals.clear();
-        find_nals(codec, &self.coded, &mut self.nals);
-        let data = if self.settings.byte_stream {
-            &self.coded
-        } else {
-            // Parameter sets are in the caps.
-            self.nals.retain(|nal| codec.kind(nal.kind) != NalKind::Parameters);
-            to_lengths(&self.coded, &mut self.nals, &mut self.lengths);
-            &self.lengths
-        };
-        if !self
-            .nals
-            .iter()
-            .any(|nal| matches!(codec.kind(nal.kind), NalKind::Slice { .. }))
-        {
-            return Err(EncodeError::Delayed);
-        }
-        Ok(AccessUnit {
-            data,
-            nals: &self.nals,
-            idr: coded.idr,
-            keyframe: coded.idr,
-        })
+    fn reads_gpu(&self) -> bool {
+        self.session.is_lent()
+    }
+
+    fn encode_gpu(
+        &mut self,
+        picture: &GpuPicture<'_>,
+        controls: &FrameControls<'_>,
+    ) -> Result<AccessUnit<'_>, EncodeError> {
+        self.code(Source::Gpu(picture), controls)
     }
 
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
@@ -239,7 +217,7 @@ fn first_device(
 ) -> Result<Session, OpenError> {
     let mut refusals = Vec::new();
     for ordinal in 0..driver.devices()? {
-        match Session::open(driver, ordinal, settings, format, control) {
+        match Session::open(driver, At::Device(ordinal), settings, format, control) {
             Ok(session) => {
                 log(LogLevel::Info, &format!("GPU {ordinal}: {}", session.device));
                 return Ok(session);
@@ -266,6 +244,44 @@ fn first_device(
 }
 
 impl Nvenc {
+    fn code(&mut self, source: Source<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError> {
+        let ground = self.ground(controls.base_qp);
+        let force_idr = controls.force_idr || !self.started || self.since_idr + 1 >= self.settings.key_int_max;
+        self.coded.clear();
+        let map = self.map.fill(ground, controls.offsets);
+        let coded = self
+            .session
+            .encode(&self.settings, self.format, source, force_idr, map, &mut self.coded)
+            .map_err(EncodeError::Library)?;
+        self.started = true;
+        self.since_idr = if coded.idr { 0 } else { self.since_idr.saturating_add(1) };
+
+        let codec = self.settings.codec;
+        self.nals.clear();
+        find_nals(codec, &self.coded, &mut self.nals);
+        let data = if self.settings.byte_stream {
+            &self.coded
+        } else {
+            // Parameter sets are in the caps.
+            self.nals.retain(|nal| codec.kind(nal.kind) != NalKind::Parameters);
+            to_lengths(&self.coded, &mut self.nals, &mut self.lengths);
+            &self.lengths
+        };
+        if !self
+            .nals
+            .iter()
+            .any(|nal| matches!(codec.kind(nal.kind), NalKind::Slice { .. }))
+        {
+            return Err(EncodeError::Delayed);
+        }
+        Ok(AccessUnit {
+            data,
+            nals: &self.nals,
+            idr: coded.idr,
+            keyframe: coded.idr,
+        })
+    }
+
     /// What the map's differences are added to in a picture of this base.
     fn ground(&mut self, base: u8) -> Ground {
         self.base = base;
@@ -325,31 +341,4 @@ impl Nvenc {
         }
         Ok(())
     }
-}
-
-/// Copies the planes, one behind the other, to where the driver wants them; `false`: there is no room.
-fn copy_picture(
-    format: PixelFormat,
-    picture: &Picture<'_>,
-    (width, height): (usize, usize),
-    mut to: &mut [u8],
-    pitch: usize,
-) -> bool {
-    for (i, plane) in picture.planes.iter().take(format.planes()).enumerate() {
-        let (row, rows) = format.plane_size(i, width, height);
-        let pitch = if i > 0 && format.planes() == 3 {
-            pitch / 2
-        } else {
-            pitch
-        };
-        if pitch < row || to.len() < pitch * rows {
-            return false;
-        }
-        let (own, rest) = to.split_at_mut(pitch * rows);
-        for (to, from) in own.chunks_exact_mut(pitch).zip(plane.data.chunks(plane.stride)) {
-            to[..row].copy_from_slice(&from[..row]);
-        }
-        to = rest;
-    }
-    true
 }

@@ -4,6 +4,9 @@
 //!
 //! Coding is synchronous: a picture is written to the buffer, coded, and read before the next one comes. Every call is
 //! made with the session's context current, whatever thread it comes from.
+//!
+//! Where the context is the session's own, the buffer in is the driver's, and pictures come from system memory. Where it is
+//! lent ([`Gpu`]), pictures lie in it, and the buffer in is memory there that the encoder was told of.
 
 #![allow(unsafe_code)]
 
@@ -11,9 +14,10 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::super::{Codec, OpenError, PixelFormat};
+use super::super::{Codec, Gpu, OpenError, Picture, PixelFormat};
 use super::driver::{CallError, Driver, refused, zeroed};
 use super::settings::{Control, Profile, Settings};
+use super::surface::{Source, Surface, places};
 use super::{ids, sys};
 
 /// Most bytes of parameter sets (`NV_MAX_SEQ_HDR_LEN`), twice.
@@ -41,12 +45,31 @@ pub(super) struct Abilities {
     pub changes_mode: bool,
 }
 
+/// Where a session is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum At<'a> {
+    /// In a context of its own on the device of this number.
+    Device(c_int),
+    /// In somebody else's context.
+    Lent(&'a Gpu),
+}
+
+/// Memory of a lent context that pictures are copied to, and the encoder's name for it; null where it was not told.
+struct Registered {
+    surface: Surface,
+    resource: sys::NV_ENC_REGISTERED_PTR,
+}
+
 /// See the module. Dropping it ends everything that was begun, in reverse order.
 pub(super) struct Session {
     driver: Arc<Driver>,
     context: *mut c_void,
+    /// Where the context is lent.
+    lent: Option<Gpu>,
     encoder: *mut c_void,
+    /// The driver's buffer, null where there is a surface.
     input: *mut c_void,
+    surface: Option<Registered>,
     bitstream: *mut c_void,
     /// Name of the device.
     pub device: String,
@@ -85,38 +108,56 @@ impl Drop for Session {
         if !self.input.is_null() {
             let _ = call!(&*self, nvEncDestroyInputBuffer(self.input));
         }
+        if let Some(registered) = self.surface.as_ref().filter(|r| !r.resource.is_null()) {
+            let _ = call!(&*self, nvEncUnregisterResource(registered.resource));
+        }
         if !self.bitstream.is_null() {
             let _ = call!(&*self, nvEncDestroyBitstreamBuffer(self.bitstream));
         }
         if !self.encoder.is_null() {
             let _ = call!(&*self, nvEncDestroyEncoder());
         }
+        self.surface = None;
         if entered {
             self.driver.leave();
         }
-        // SAFETY: the context came from the driver, and the encoder that used it is gone.
-        unsafe { self.driver.destroy(self.context) };
+        if self.lent.is_none() {
+            // SAFETY: the context came from the driver, and the encoder that used it is gone.
+            unsafe { self.driver.destroy(self.context) };
+        }
     }
 }
 
 impl Session {
-    /// Opens a session on a device, with an encoder of these settings in it.
+    /// Opens a session with an encoder of these settings in it.
     ///
     /// # Errors
     /// What the device or its driver refuses, by name.
     pub fn open(
         driver: &Arc<Driver>,
-        ordinal: c_int,
+        at: At<'_>,
         settings: &Settings,
         format: PixelFormat,
         control: Control,
     ) -> Result<Self, OpenError> {
-        let (context, device) = driver.context(ordinal)?;
+        let (context, device, lent) = match at {
+            At::Device(ordinal) => {
+                let (context, device) = driver.context(ordinal)?;
+                (context, device, None)
+            }
+            At::Lent(gpu) => {
+                driver.enter(gpu.context())?;
+                let _current = Current(driver);
+                (gpu.context(), driver.current_device()?, Some(gpu.clone()))
+            }
+        };
         let mut session = Self {
             driver: driver.clone(),
             context,
+            lent,
             encoder: ptr::null_mut(),
             input: ptr::null_mut(),
+            surface: None,
             bitstream: ptr::null_mut(),
             device,
             abilities: Abilities::default(),
@@ -134,8 +175,18 @@ impl Session {
         session.open_encoder().map_err(|e| refused(&e))?;
         session.check_support(settings)?;
         session.initialize(settings, control).map_err(|e| refused(&e))?;
-        session.create_buffers(settings).map_err(|e| refused(&e))?;
+        if session.lent.is_some() {
+            session.create_surface(settings, format)?;
+        } else {
+            session.create_input(settings).map_err(|e| refused(&e))?;
+        }
+        session.create_output().map_err(|e| refused(&e))?;
         Ok(session)
+    }
+
+    /// Whether pictures may lie in the context.
+    pub fn is_lent(&self) -> bool {
+        self.lent.is_some()
     }
 
     /// Name of the library, for tags.
@@ -289,13 +340,36 @@ impl Session {
         call!(&*self, nvEncInitializeEncoder(parameters))
     }
 
-    fn create_buffers(&mut self, settings: &Settings) -> Result<(), CallError> {
+    fn create_input(&mut self, settings: &Settings) -> Result<(), CallError> {
         let mut input = zeroed::<sys::NV_ENC_CREATE_INPUT_BUFFER>();
         input.version = ids::CREATE_INPUT_BUFFER_VER;
         (input.width, input.height) = (settings.width, settings.height);
         input.bufferFmt = self.buffer_format;
         call!(&*self, nvEncCreateInputBuffer(&mut input))?;
         self.input = input.inputBuffer;
+        Ok(())
+    }
+
+    fn create_surface(&mut self, settings: &Settings, format: PixelFormat) -> Result<(), OpenError> {
+        let size = (settings.width as usize, settings.height as usize);
+        let surface = Surface::new(&self.driver, format, size)?;
+        let mut resource = Box::new(zeroed::<sys::NV_ENC_REGISTER_RESOURCE>());
+        resource.version = ids::REGISTER_RESOURCE_VER;
+        resource.resourceType = sys::NV_ENC_INPUT_RESOURCE_TYPE_CUDADEVICEPTR;
+        (resource.width, resource.height) = (settings.width, settings.height);
+        resource.pitch = surface.pitch as u32;
+        resource.resourceToRegister = surface.address as *mut c_void;
+        resource.bufferFormat = self.buffer_format;
+        resource.bufferUsage = sys::NV_ENC_INPUT_IMAGE;
+        let told = call!(&*self, nvEncRegisterResource(&mut *resource));
+        self.surface = Some(Registered {
+            surface,
+            resource: resource.registeredResource,
+        });
+        told.map_err(|e| refused(&e))
+    }
+
+    fn create_output(&mut self) -> Result<(), CallError> {
         let mut output = zeroed::<sys::NV_ENC_CREATE_BITSTREAM_BUFFER>();
         output.version = ids::CREATE_BITSTREAM_BUFFER_VER;
         call!(&*self, nvEncCreateBitstreamBuffer(&mut output))?;
@@ -337,21 +411,49 @@ impl Session {
         })
     }
 
-    /// Codes one picture. `write` gets the input buffer and its pitch: planes lie one behind the other, chroma planes of
-    /// their own with half the pitch. Appends the access unit to `out`, with start codes.
+    /// Codes one picture. Appends the access unit to `out`, with start codes.
+    ///
+    /// # Errors
+    /// What the driver says; a picture on the GPU where the context is not lent.
     pub fn encode(
         &mut self,
         settings: &Settings,
-        number: i64,
+        format: PixelFormat,
+        source: Source<'_>,
         force_idr: bool,
         map: &mut [i8],
-        write: impl FnOnce(&mut [u8], usize) -> bool,
         out: &mut Vec<u8>,
     ) -> Result<Coded, String> {
         self.driver.enter(self.context).map_err(|e| e.to_string())?;
         let driver = self.driver.clone();
         let _current = Current(&driver);
-        let pitch = self.upload(settings, write)?;
+        let Some(registered) = &self.surface else {
+            let pitch = self.upload(settings, format, source)?;
+            return self.code(settings, source.number(), (self.input, pitch), force_idr, map, out);
+        };
+        registered.surface.fill(source).map_err(|e| e.to_string())?;
+        let pitch = registered.surface.pitch as u32;
+        let mut mapped = Box::new(zeroed::<sys::NV_ENC_MAP_INPUT_RESOURCE>());
+        mapped.version = ids::MAP_INPUT_RESOURCE_VER;
+        mapped.registeredResource = registered.resource;
+        call!(&*self, nvEncMapInputResource(&mut *mapped)).map_err(|e| e.to_string())?;
+        let input = mapped.mappedResource;
+        let coded = self.code(settings, source.number(), (input, pitch), force_idr, map, out);
+        // Whatever became of the picture; what it says of that matters more.
+        let unmapped = call!(&*self, nvEncUnmapInputResource(input)).map_err(|e| e.to_string());
+        coded.and_then(|coded| unmapped.map(|()| coded))
+    }
+
+    /// Codes what lies in an input of this pitch.
+    fn code(
+        &mut self,
+        settings: &Settings,
+        number: i64,
+        (input, pitch): (sys::NV_ENC_INPUT_PTR, u32),
+        force_idr: bool,
+        map: &mut [i8],
+        out: &mut Vec<u8>,
+    ) -> Result<Coded, String> {
         let mut picture = Box::new(zeroed::<sys::NV_ENC_PIC_PARAMS>());
         picture.version = ids::PIC_PARAMS_VER;
         (picture.inputWidth, picture.inputHeight) = (settings.width, settings.height);
@@ -359,7 +461,7 @@ impl Session {
         picture.encodePicFlags = if force_idr { sys::NV_ENC_PIC_FLAG_FORCEIDR } else { 0 };
         picture.frameIdx = number as u32;
         picture.inputTimeStamp = number as u64;
-        picture.inputBuffer = self.input;
+        picture.inputBuffer = input;
         picture.outputBitstream = self.bitstream;
         picture.bufferFmt = self.buffer_format;
         picture.pictureStruct = sys::NV_ENC_PIC_STRUCT_FRAME;
@@ -370,17 +472,22 @@ impl Session {
         self.download(out)
     }
 
-    fn upload(&self, settings: &Settings, write: impl FnOnce(&mut [u8], usize) -> bool) -> Result<u32, String> {
+    /// Writes a picture to the driver's buffer, and gives its pitch.
+    fn upload(&self, settings: &Settings, format: PixelFormat, source: Source<'_>) -> Result<u32, String> {
+        let Source::System(picture) = source else {
+            return Err("the encoder was opened for pictures in system memory".into());
+        };
         let mut lock = Box::new(zeroed::<sys::NV_ENC_LOCK_INPUT_BUFFER>());
         lock.version = ids::LOCK_INPUT_BUFFER_VER;
         lock.inputBuffer = self.input;
         call!(self, nvEncLockInputBuffer(&mut *lock)).map_err(|e| e.to_string())?;
-        let bytes = lock.pitch as usize * settings.height as usize * 3 / 2;
+        let (width, height) = (settings.width as usize, settings.height as usize);
+        let bytes = lock.pitch as usize * height * 3 / 2;
         let written = !lock.bufferDataPtr.is_null() && {
             // SAFETY: the buffer was created for this size and format and is ours while locked; the driver lays out
             // pitch * height bytes of luma and half of that of chroma.
             let data = unsafe { std::slice::from_raw_parts_mut(lock.bufferDataPtr.cast::<u8>(), bytes) };
-            write(data, lock.pitch as usize)
+            copy_picture(format, picture, (width, height), data, lock.pitch as usize)
         };
         call!(self, nvEncUnlockInputBuffer(self.input)).map_err(|e| e.to_string())?;
         if written {
@@ -406,6 +513,22 @@ impl Session {
             idr: lock.pictureType == sys::NV_ENC_PIC_TYPE_IDR,
         })
     }
+}
+
+/// Copies the planes to where the driver wants them; `false`: there is no room.
+fn copy_picture(format: PixelFormat, picture: &Picture<'_>, size: (usize, usize), to: &mut [u8], pitch: usize) -> bool {
+    for (plane, place) in picture.planes.iter().zip(places(format, size, pitch)) {
+        let Some(own) = to.get_mut(place.offset..place.offset + place.pitch * place.rows) else {
+            return false;
+        };
+        if place.pitch < place.row {
+            return false;
+        }
+        for (to, from) in own.chunks_exact_mut(place.pitch).zip(plane.data.chunks(plane.stride)) {
+            to[..place.row].copy_from_slice(&from[..place.row]);
+        }
+    }
+    true
 }
 
 fn codec_guid(codec: Codec) -> sys::GUID {

@@ -322,6 +322,17 @@ pub const NV_ENC_PIC_FLAG_OUTPUT_SPSPPS: _NV_ENC_PIC_FLAGS = 4;
 pub const NV_ENC_PIC_FLAG_EOS: _NV_ENC_PIC_FLAGS = 8;
 pub type _NV_ENC_PIC_FLAGS = ::core::ffi::c_uint;
 pub use self::_NV_ENC_PIC_FLAGS as NV_ENC_PIC_FLAGS;
+pub const NV_ENC_INPUT_RESOURCE_TYPE_DIRECTX: _NV_ENC_INPUT_RESOURCE_TYPE = 0;
+pub const NV_ENC_INPUT_RESOURCE_TYPE_CUDADEVICEPTR: _NV_ENC_INPUT_RESOURCE_TYPE = 1;
+pub const NV_ENC_INPUT_RESOURCE_TYPE_CUDAARRAY: _NV_ENC_INPUT_RESOURCE_TYPE = 2;
+pub const NV_ENC_INPUT_RESOURCE_TYPE_OPENGL_TEX: _NV_ENC_INPUT_RESOURCE_TYPE = 3;
+pub type _NV_ENC_INPUT_RESOURCE_TYPE = ::core::ffi::c_uint;
+pub use self::_NV_ENC_INPUT_RESOURCE_TYPE as NV_ENC_INPUT_RESOURCE_TYPE;
+pub const NV_ENC_INPUT_IMAGE: _NV_ENC_BUFFER_USAGE = 0;
+pub const NV_ENC_OUTPUT_MOTION_VECTOR: _NV_ENC_BUFFER_USAGE = 1;
+pub const NV_ENC_OUTPUT_BITSTREAM: _NV_ENC_BUFFER_USAGE = 2;
+pub type _NV_ENC_BUFFER_USAGE = ::core::ffi::c_uint;
+pub use self::_NV_ENC_BUFFER_USAGE as NV_ENC_BUFFER_USAGE;
 pub const NV_ENC_MEMORY_HEAP_AUTOSELECT: _NV_ENC_MEMORY_HEAP = 0;
 pub const NV_ENC_MEMORY_HEAP_VID: _NV_ENC_MEMORY_HEAP = 1;
 pub const NV_ENC_MEMORY_HEAP_SYSMEM_CACHED: _NV_ENC_MEMORY_HEAP = 2;
@@ -4173,8 +4184,108 @@ impl _NV_ENC_LOCK_INPUT_BUFFER {
     }
 }
 pub type NV_ENC_LOCK_INPUT_BUFFER = _NV_ENC_LOCK_INPUT_BUFFER;
-pub type NV_ENC_MAP_INPUT_RESOURCE = __BindgenOpaqueArray<u64, 193usize>;
-pub type NV_ENC_REGISTER_RESOURCE = __BindgenOpaqueArray<u64, 192usize>;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _NV_ENC_MAP_INPUT_RESOURCE {
+    pub version: u32,
+    pub subResourceIndex: u32,
+    pub inputResource: *mut ::core::ffi::c_void,
+    pub registeredResource: NV_ENC_REGISTERED_PTR,
+    pub mappedResource: NV_ENC_INPUT_PTR,
+    pub mappedBufferFmt: NV_ENC_BUFFER_FORMAT,
+    pub reserved1: [u32; 251usize],
+    pub reserved2: [*mut ::core::ffi::c_void; 63usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of _NV_ENC_MAP_INPUT_RESOURCE"][::core::mem::size_of::<_NV_ENC_MAP_INPUT_RESOURCE>() - 1544usize];
+    ["Alignment of _NV_ENC_MAP_INPUT_RESOURCE"][::core::mem::align_of::<_NV_ENC_MAP_INPUT_RESOURCE>() - 8usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::version"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, version) - 0usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::subResourceIndex"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, subResourceIndex) - 4usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::inputResource"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, inputResource) - 8usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::registeredResource"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, registeredResource) - 16usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::mappedResource"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, mappedResource) - 24usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::mappedBufferFmt"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, mappedBufferFmt) - 32usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::reserved1"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, reserved1) - 36usize];
+    ["Offset of field: _NV_ENC_MAP_INPUT_RESOURCE::reserved2"]
+        [::core::mem::offset_of!(_NV_ENC_MAP_INPUT_RESOURCE, reserved2) - 1040usize];
+};
+pub type NV_ENC_MAP_INPUT_RESOURCE = _NV_ENC_MAP_INPUT_RESOURCE;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _NV_ENC_FENCE_POINT_D3D12 {
+    pub pFence: *mut ::core::ffi::c_void,
+    pub value: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of _NV_ENC_FENCE_POINT_D3D12"][::core::mem::size_of::<_NV_ENC_FENCE_POINT_D3D12>() - 16usize];
+    ["Alignment of _NV_ENC_FENCE_POINT_D3D12"][::core::mem::align_of::<_NV_ENC_FENCE_POINT_D3D12>() - 8usize];
+    ["Offset of field: _NV_ENC_FENCE_POINT_D3D12::pFence"]
+        [::core::mem::offset_of!(_NV_ENC_FENCE_POINT_D3D12, pFence) - 0usize];
+    ["Offset of field: _NV_ENC_FENCE_POINT_D3D12::value"]
+        [::core::mem::offset_of!(_NV_ENC_FENCE_POINT_D3D12, value) - 8usize];
+};
+pub type NV_ENC_FENCE_POINT_D3D12 = _NV_ENC_FENCE_POINT_D3D12;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct _NV_ENC_REGISTER_RESOURCE {
+    pub version: u32,
+    pub resourceType: NV_ENC_INPUT_RESOURCE_TYPE,
+    pub width: u32,
+    pub height: u32,
+    pub pitch: u32,
+    pub subResourceIndex: u32,
+    pub resourceToRegister: *mut ::core::ffi::c_void,
+    pub registeredResource: NV_ENC_REGISTERED_PTR,
+    pub bufferFormat: NV_ENC_BUFFER_FORMAT,
+    pub bufferUsage: NV_ENC_BUFFER_USAGE,
+    pub pInputFencePoint: *mut NV_ENC_FENCE_POINT_D3D12,
+    pub pOutputFencePoint: *mut NV_ENC_FENCE_POINT_D3D12,
+    pub reserved1: [u32; 247usize],
+    pub reserved2: [*mut ::core::ffi::c_void; 60usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of _NV_ENC_REGISTER_RESOURCE"][::core::mem::size_of::<_NV_ENC_REGISTER_RESOURCE>() - 1536usize];
+    ["Alignment of _NV_ENC_REGISTER_RESOURCE"][::core::mem::align_of::<_NV_ENC_REGISTER_RESOURCE>() - 8usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::version"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, version) - 0usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::resourceType"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, resourceType) - 4usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::width"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, width) - 8usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::height"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, height) - 12usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::pitch"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, pitch) - 16usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::subResourceIndex"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, subResourceIndex) - 20usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::resourceToRegister"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, resourceToRegister) - 24usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::registeredResource"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, registeredResource) - 32usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::bufferFormat"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, bufferFormat) - 40usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::bufferUsage"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, bufferUsage) - 44usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::pInputFencePoint"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, pInputFencePoint) - 48usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::pOutputFencePoint"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, pOutputFencePoint) - 56usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::reserved1"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, reserved1) - 64usize];
+    ["Offset of field: _NV_ENC_REGISTER_RESOURCE::reserved2"]
+        [::core::mem::offset_of!(_NV_ENC_REGISTER_RESOURCE, reserved2) - 1056usize];
+};
+pub type NV_ENC_REGISTER_RESOURCE = _NV_ENC_REGISTER_RESOURCE;
 pub type NV_ENC_STAT = __BindgenOpaqueArray<u64, 193usize>;
 #[repr(C)]
 #[derive(Copy, Clone)]

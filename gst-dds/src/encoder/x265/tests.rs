@@ -29,6 +29,7 @@ fn config() -> Config {
         guarded: true,
         still_parts: false,
         nominal_kbps: 0,
+        gpu: None,
         options: vec![EncoderOption {
             origin: Origin::Property("threads"),
             key: "threads".into(),

@@ -27,6 +27,7 @@ fn config() -> Config {
         guarded: true,
         still_parts: false,
         nominal_kbps: 0,
+        gpu: None,
         options: Vec::new(),
     }
 }
