@@ -7,6 +7,7 @@
 //! without the Cargo features `x264` and `x265` the plugin is free of those libraries and of their licence.
 
 pub mod camera;
+pub mod cuda;
 pub mod ddsencode;
 pub mod encoder;
 pub mod picture;

@@ -13,6 +13,7 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, Knobs, Source};
+use crate::cuda;
 use crate::encoder::{
     Backend, Codec, Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder,
 };
@@ -60,6 +61,8 @@ pub struct DdsEncode {
     /// Where `feedback-uri` asks for it.
     pub(super) channel: Mutex<Option<CameraEnd>>,
     pub(super) refine: Arc<Refine>,
+    /// What neighbours with pictures on a GPU share with us.
+    pub(super) cuda: cuda::Slot,
     /// Counts of the last run, for `stats` after the end.
     pub(super) last_stats: Mutex<Option<gst::Structure>>,
 }
@@ -166,6 +169,11 @@ impl ElementImpl for DdsEncode {
         Some(pad)
     }
 
+    fn set_context(&self, context: &gst::Context) {
+        self.cuda.offer(self.obj().upcast_ref(), context);
+        self.parent_set_context(context);
+    }
+
     fn release_pad(&self, pad: &gst::Pad) {
         let _ = pad.set_active(false);
         if self.refine.pad().as_ref() == Some(pad) {
@@ -216,6 +224,11 @@ impl VideoEncoderImpl for DdsEncode {
         Ok(())
     }
 
+    fn close(&self) -> Result<(), gst::ErrorMessage> {
+        self.cuda.clear();
+        Ok(())
+    }
+
     fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
         self.configure(input)
     }
@@ -225,13 +238,30 @@ impl VideoEncoderImpl for DdsEncode {
         let allowed = obj.src_pad().allowed_caps();
         let settings = self.settings.lock().unwrap().clone();
         let coders = self.coders(&settings, allowed.as_ref()).unwrap_or_default();
-        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref(), &coders)), filter)
+        // The library is looked for only where it may be of use.
+        let gpu = coders.iter().any(|(backend, _)| *backend == Backend::Nvenc)
+            && cuda::available()
+                .inspect_err(|why| gst::debug!(CAT, imp = self, "No pictures in CUDA memory: {why}"))
+                .is_ok();
+        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref(), &coders, gpu)), filter)
     }
 
     fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
         // Every encoder reads planes at any offset and stride.
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        if query.get().0.is_some_and(negotiate::is_on_gpu) {
+            // The parent would offer a pool of system memory; who has pictures on a GPU has a pool for them too.
+            return Ok(());
+        }
         self.parent_propose_allocation(query)
+    }
+
+    fn sink_query(&self, query: &mut gst::QueryRef) -> bool {
+        self.answer_context(query) || self.parent_sink_query(query)
+    }
+
+    fn src_query(&self, query: &mut gst::QueryRef) -> bool {
+        self.answer_context(query) || self.parent_src_query(query)
     }
 
     fn flush(&self) -> bool {
@@ -329,12 +359,15 @@ impl DdsEncode {
         let format = negotiate::pixel_format(info.format())
             .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
         let allowed = obj.src_pad().allowed_caps();
+        let on_gpu = input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps));
+        let context = self.context(on_gpu && settings.two_pass().is_none());
         let opened = settings.check().and_then(|()| {
             let coders = self.coders(&settings, allowed.as_ref())?;
             open::first(&coders, |backend, codec| {
                 let choice = negotiate::choose(allowed.as_ref(), codec, format, settings.byte_stream())?;
                 let mut config = negotiate::config(&settings, &info, format, &choice);
                 (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
+                config.gpu = context.as_ref().map(cuda::Context::gpu);
                 let encoder = backend.open(&config, library_log(&*obj))?;
                 Ok((choice, config, encoder))
             })
@@ -372,6 +405,10 @@ impl DdsEncode {
         }
         self.tell_encoder(&chosen, encoder.name(), settings.backends().len() > 1);
         self.install(&settings, input, format, (&choice, &config), encoder, chosen);
+        if let Some(state) = self.state.lock().unwrap().as_mut() {
+            state.on_gpu = on_gpu;
+            state.cuda = context.filter(|_| state.encoder.reads_gpu());
+        }
 
         obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
         obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
@@ -487,6 +524,8 @@ impl DdsEncode {
             rois: Vec::new(),
             stats,
             first_pass,
+            on_gpu: false,
+            cuda: None,
         });
     }
 
@@ -594,6 +633,27 @@ impl DdsEncode {
             .build();
         let obj = self.obj();
         let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());
+    }
+
+    /// The CUDA context that pictures lie in, where they are to be read there.
+    fn context(&self, wanted: bool) -> Option<cuda::Context> {
+        if !wanted {
+            return None;
+        }
+        self.cuda
+            .ensure(self.obj().upcast_ref())
+            .inspect_err(|why| {
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "Pictures are read through system memory, which costs time: {why}"
+                );
+            })
+            .ok()
+    }
+
+    fn answer_context(&self, query: &mut gst::QueryRef) -> bool {
+        query.type_() == gst::QueryType::Context && self.cuda.answer(self.obj().upcast_ref(), query)
     }
 
     fn reopen(&self) -> Result<(), gst::FlowError> {

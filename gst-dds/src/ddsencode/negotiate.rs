@@ -11,6 +11,7 @@ use gst_video::VideoFormat;
 use crate::encoder::{Backend, Codec, Colour, Config, FieldOrder, OpenError, ParameterSets, PixelFormat};
 
 use super::settings::Settings;
+use crate::cuda;
 use crate::scale::scaled_size;
 
 /// Formats of the sink pad, preferred ones first.
@@ -45,9 +46,28 @@ const PROFILES: [&str; 10] = [
 /// H.265 profiles of the source pad, richest first.
 const PROFILES_H265: [&str; 2] = ["main-444", "main"];
 
-/// Caps of the sink pad template.
-pub(super) static SINK_CAPS: LazyLock<gst::Caps> =
-    LazyLock::new(|| gst_video::VideoCapsBuilder::new().format_list(FORMATS).build());
+/// Caps of the sink pad template: system memory first, then that of a GPU, where only NVIDIA's encoder reads it.
+pub(super) static SINK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
+    let mut all = gst_video::VideoCapsBuilder::new().format_list(FORMATS).build();
+    let of_gpu =
+        |format: &VideoFormat| pixel_format(*format).is_some_and(|format| Backend::Nvenc.formats().contains(&format));
+    all.merge(on_gpu(FORMATS.into_iter().filter(of_gpu)));
+    all
+});
+
+/// Caps of video in the memory of a GPU.
+fn on_gpu(formats: impl IntoIterator<Item = VideoFormat>) -> gst::Caps {
+    gst_video::VideoCapsBuilder::new()
+        .features([cuda::FEATURE])
+        .format_list(formats)
+        .build()
+}
+
+/// Whether buffers of these caps lie in the memory of a GPU.
+pub(super) fn is_on_gpu(caps: &gst::CapsRef) -> bool {
+    caps.features(0)
+        .is_some_and(|features| features.contains(cuda::FEATURE))
+}
 
 /// Caps of the source pad template.
 pub(super) static SRC_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
@@ -254,22 +274,31 @@ pub(super) fn choose(
     })
 }
 
-/// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry.
-pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)]) -> gst::Caps {
+/// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry. With `gpu`,
+/// NVIDIA's encoder takes it in the memory of a GPU too.
+pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)], gpu: bool) -> gst::Caps {
     let carried = |codec, format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
-    let fits = |format: &VideoFormat| {
-        pixel_format(*format).is_some_and(|format| {
-            let takes =
-                |(backend, codec): &(Backend, Codec)| backend.formats().contains(&format) && carried(*codec, format);
-            coders.iter().any(takes)
-        })
+    let formats = |reads: &dyn Fn(Backend) -> bool| -> Vec<VideoFormat> {
+        let fits = |format: &VideoFormat| {
+            pixel_format(*format).is_some_and(|format| {
+                let takes = |(backend, codec): &(Backend, Codec)| {
+                    reads(*backend) && backend.formats().contains(&format) && carried(*codec, format)
+                };
+                coders.iter().any(takes)
+            })
+        };
+        FORMATS.into_iter().filter(fits).collect()
     };
-    let formats: Vec<_> = FORMATS.into_iter().filter(fits).collect();
-    if formats.is_empty() {
-        gst::Caps::new_empty()
-    } else {
-        gst_video::VideoCapsBuilder::new().format_list(formats).build()
+    let mut caps = gst::Caps::new_empty();
+    let system = formats(&|_| true);
+    if !system.is_empty() {
+        caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
     }
+    let on_device = formats(&|backend| gpu && backend == Backend::Nvenc);
+    if !on_device.is_empty() {
+        caps.merge(on_gpu(on_device));
+    }
+    caps
 }
 
 fn carries(allowed: &gst::Caps, codec: Codec, format: PixelFormat) -> bool {

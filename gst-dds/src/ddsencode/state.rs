@@ -14,6 +14,7 @@ use gst_dds_link::report::ReceiverReport;
 use gst_video::prelude::*;
 
 use crate::camera::{self, Camera, Controller, LossEstimator, Notice, RoiRequest, Source};
+use crate::cuda;
 use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
@@ -25,6 +26,8 @@ use super::stats::ElementStats;
 
 /// Name of the parameter structure of ROI metas that are meant for us.
 const ROI_PARAM: &str = "roi/ddsencode";
+/// What is wrong with a picture of negative strides.
+const UPSIDE_DOWN: &str = "The picture is upside down";
 /// Seconds from 1900 to 1970.
 const NTP_TO_UNIX: gst::ClockTime = gst::ClockTime::from_seconds(2_208_988_800);
 
@@ -66,6 +69,10 @@ pub(super) struct State {
     pub estimator: Option<((u32, u32), LossEstimator)>,
     /// Bytes of the second pass up to the last frame.
     pub refine_bytes: u64,
+    /// Pictures come in the memory of a GPU.
+    pub on_gpu: bool,
+    /// Where the encoder reads them there: their context.
+    pub cuda: Option<cuda::Context>,
 }
 
 /// A coded frame, ready to leave once no lock is held.
@@ -131,13 +138,22 @@ impl State {
         }
         collect_rois(buffer, &mut self.rois, &mut self.stats);
 
-        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
-            .map_err(|_| "The picture cannot be read")?;
+        let on_gpu = self.cuda.as_ref().and_then(|context| context.map(buffer, &self.info));
+        let picture = match on_gpu {
+            Some(_) => None,
+            None => Some(
+                gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
+                    .map_err(|_| "The picture cannot be read")?,
+            ),
+        };
         let mut planes = [Plane::default(); 3];
-        for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
-            let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| "The picture is upside down")?;
-            let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
-            *plane = Plane { data, stride };
+        if let Some(picture) = &picture {
+            self.stats.frames_downloaded += u64::from(self.on_gpu);
+            for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
+                let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| UPSIDE_DOWN)?;
+                let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
+                *plane = Plane { data, stride };
+            }
         }
 
         let number = self.next_frame;
@@ -209,10 +225,14 @@ impl State {
                 .ok_or("The picture lacks part of a plane")?
                 .planes();
         }
-        let unit = self
-            .encoder
-            .encode(&Picture { planes, pts }, &controls)
-            .map_err(|e| e.to_string())?;
+        let unit = match &on_gpu {
+            Some(mapped) => {
+                let picture = mapped.picture(pts).ok_or(UPSIDE_DOWN)?;
+                self.encoder.encode_gpu(&picture, &controls)
+            }
+            None => self.encoder.encode(&Picture { planes, pts }, &controls),
+        }
+        .map_err(|e| e.to_string())?;
 
         let count = output::count_slices(codec, &unit);
         if let Some(first_pass) = self.first_pass.as_ref().filter(|_| unit.idr) {

@@ -24,6 +24,8 @@ pub(super) struct ElementStats {
     pub roi_malformed: u64,
     /// Frames not coded because they were late (`qos`).
     pub frames_late: u64,
+    /// Frames in the memory of a GPU that were read through system memory.
+    pub frames_downloaded: u64,
     /// Encoders opened.
     pub encoders_opened: u64,
     /// Changes of rate the encoder did not take.
@@ -95,6 +97,7 @@ pub(super) fn structure(
         .field("roi-foreign", element.roi_foreign)
         .field("roi-malformed", element.roi_malformed)
         .field("frames-late", element.frames_late)
+        .field("frames-downloaded", element.frames_downloaded)
         .field("quantizer-background", u32::from(element.quantizers.0))
         .field("quantizer-region", u32::from(element.quantizers.1))
         .field("bandwidth-available", element.bandwidth_kbps)
