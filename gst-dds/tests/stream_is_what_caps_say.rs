@@ -360,22 +360,28 @@ fn decoders_without_a_parser_take_the_stream() {
     }
 }
 
+/// What is promised with every encoder.
+const FOR_EVERY_ENCODER: [&str; 10] = [
+    "avc_has_codec_data_length_prefixes_and_identity",
+    "identity_names_every_access_unit_and_the_library_none",
+    "capture_time_is_that_of_the_reference_timestamp_else_of_the_wall_clock",
+    "forced_key_units_keep_their_minimum_interval",
+    "new_video_caps_give_a_new_encoder_and_identity_goes_on",
+    "variable_frame_rates_and_missing_time_stamps_are_coded",
+    "flush_begins_anew_with_an_idr_picture",
+    "latency_is_none",
+    "equal_video_and_equal_feedback_give_equal_bytes",
+    "decoders_without_a_parser_take_the_stream",
+];
+
 #[test]
 fn all_of_this_holds_with_nvenc_too() {
-    common::on_fake_nvenc(
-        &[
-            "avc_has_codec_data_length_prefixes_and_identity",
-            "identity_names_every_access_unit_and_the_library_none",
-            "capture_time_is_that_of_the_reference_timestamp_else_of_the_wall_clock",
-            "forced_key_units_keep_their_minimum_interval",
-            "new_video_caps_give_a_new_encoder_and_identity_goes_on",
-            "variable_frame_rates_and_missing_time_stamps_are_coded",
-            "flush_begins_anew_with_an_idr_picture",
-            "latency_is_none",
-            "equal_video_and_equal_feedback_give_equal_bytes",
-            "decoders_without_a_parser_take_the_stream",
-        ],
-        &fake_nvenc::NAMES,
-        "",
-    );
+    common::on_fake_nvenc(&FOR_EVERY_ENCODER, &fake_nvenc::NAMES, "");
+}
+
+#[test]
+fn all_of_this_holds_on_cuda_memory_too() {
+    let pictures = common::on_fake_cuda(&FOR_EVERY_ENCODER, "").pictures();
+    // Some of these tests have sources of their own.
+    assert!(pictures.iter().filter(|picture| picture.on_gpu).count() > 100);
 }

@@ -38,6 +38,39 @@ pub fn again_on_fake_nvenc(libraries: &[&str], faults: &str) -> fake_nvenc::Log 
     on_fake_nvenc(&[thread.name().unwrap()], libraries, faults)
 }
 
+/// The same with pictures in the memory of its device; see [`fake_nvenc::again_on_cuda`].
+pub fn on_fake_cuda(tests: &[&str], faults: &str) -> fake_nvenc::Log {
+    let folder = format!("{}-cuda-{faults}", tests[0]);
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    fake_nvenc::again_on_cuda(&folder, tests, faults)
+}
+
+/// The element, or, where tests keep pictures in CUDA memory, the element behind what uploads them.
+fn behind_upload(element: &gst::Element) -> gst::Element {
+    if !fake_nvenc::on_cuda() {
+        return element.clone();
+    }
+    let upload = gst::ElementFactory::make("cudaupload")
+        .build()
+        .expect("gstreamer1.0-plugins-bad has nvcodec, which finds the stand-in");
+    let filter = gst::ElementFactory::make("capsfilter").build().unwrap();
+    filter.set_property(
+        "caps",
+        gst_video::VideoCapsBuilder::new()
+            .features([gstdds::cuda::FEATURE])
+            .build(),
+    );
+    let bin = gst::Bin::new();
+    let all = [&upload, &filter, element];
+    bin.add_many(all).unwrap();
+    gst::Element::link_many(all).unwrap();
+    for (of, name) in [(&upload, "sink"), (element, "src")] {
+        let pad = of.static_pad(name).unwrap();
+        bin.add_pad(&gst::GhostPad::with_target(&pad).unwrap()).unwrap();
+    }
+    bin.upcast()
+}
+
 /// An element with the usual settings for tests: fast, one thread, fixed stream ID, no wall clock.
 pub fn element() -> gst::Element {
     init();
@@ -66,17 +99,29 @@ impl Camera {
     }
 
     pub fn with_format(element: gst::Element, format: gst_video::VideoFormat, width: u32, height: u32) -> Self {
-        let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
+        let info = info(format, width, height);
+        let first = behind_upload(&element);
+        let caps = info.to_caps().unwrap();
+        Self::behind(&first, element, info, caps)
+    }
+
+    /// Whatever tests do elsewhere, pictures come from system memory, with these caps.
+    pub fn direct(element: gst::Element, info: gst_video::VideoInfo, caps: gst::Caps) -> Self {
+        let first = element.clone();
+        Self::behind(&first, element, info, caps)
+    }
+
+    fn behind(first: &gst::Element, element: gst::Element, info: gst_video::VideoInfo, caps: gst::Caps) -> Self {
+        let mut harness = gst_check::Harness::with_element(first, Some("sink"), Some("src"));
         harness.play();
-        let mut camera = Self {
+        harness.set_src_caps(caps);
+        Self {
             harness,
             element,
-            info: info(format, width, height),
+            info,
             frames: 0,
             units: Vec::new(),
-        };
-        camera.set_caps(format, width, height);
-        camera
+        }
     }
 
     pub fn set_caps(&mut self, format: gst_video::VideoFormat, width: u32, height: u32) {

@@ -9,14 +9,19 @@ use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
+use crate::memory::Memory;
 use crate::nvenc::Encoder;
 use crate::{DEVICE, fault, log};
 
-const SUCCESS: c_int = 0;
-const INVALID_VALUE: c_int = 1;
+pub(crate) const SUCCESS: c_int = 0;
+pub(crate) const INVALID_VALUE: c_int = 1;
+pub(crate) const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;
-const INVALID_CONTEXT: c_int = 201;
+pub(crate) const INVALID_CONTEXT: c_int = 201;
 const SYSTEM_DRIVER_MISMATCH: c_int = 803;
+
+/// The device. GStreamer takes it for its place in the list, so that it is the first one's.
+pub(crate) const THE_DEVICE: c_int = 0;
 
 thread_local! {
     /// Contexts of this thread, the current one last.
@@ -29,6 +34,7 @@ pub(crate) struct World {
     last_handle: usize,
     pub contexts: Vec<usize>,
     pub encoders: HashMap<usize, Encoder>,
+    pub memory: Memory,
 }
 
 impl World {
@@ -39,7 +45,7 @@ impl World {
 
     /// Writes down what is left.
     pub fn count(&self) {
-        let buffers: usize = self.encoders.values().map(Encoder::buffers).sum();
+        let buffers = self.encoders.values().map(Encoder::buffers).sum::<usize>() + self.memory.count();
         log(&format!(
             "left {} {} {buffers}",
             self.contexts.len(),
@@ -76,6 +82,7 @@ pub unsafe extern "C" fn cuGetErrorString(result: c_int, text: *mut *const c_cha
         NO_DEVICE => c"no CUDA-capable device is detected",
         SYSTEM_DRIVER_MISMATCH => c"system has unsupported display driver / cuda driver combination",
         INVALID_CONTEXT => c"invalid device context",
+        OUT_OF_MEMORY => c"out of memory",
         _ => c"invalid argument",
     };
     // SAFETY: by contract.
@@ -109,7 +116,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
         return NO_DEVICE;
     }
     // SAFETY: by contract.
-    unsafe { *device = 7 };
+    unsafe { *device = THE_DEVICE };
     SUCCESS
 }
 
@@ -117,7 +124,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 /// `name` must have room for `length` characters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, device: c_int) -> c_int {
-    if device != 7 || (length as usize) <= DEVICE.len() {
+    if device != THE_DEVICE || (length as usize) <= DEVICE.len() {
         return INVALID_VALUE;
     }
     // SAFETY: there is room, as just checked.
@@ -132,7 +139,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, devic
 /// `context` must be valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v2(context: *mut *mut c_void, flags: c_uint, device: c_int) -> c_int {
-    if device != 7 || flags != 0 {
+    if device != THE_DEVICE || flags != 0 {
         return INVALID_VALUE;
     }
     let mut world = world();
@@ -159,7 +166,7 @@ pub unsafe extern "C" fn cuCtxPushCurrent_v2(context: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// `context` must be valid.
+/// `context` must be valid or null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut *mut c_void) -> c_int {
     let Some(handle) = CURRENT.with_borrow_mut(Vec::pop) else {
@@ -167,7 +174,11 @@ pub unsafe extern "C" fn cuCtxPopCurrent_v2(context: *mut *mut c_void) -> c_int 
         return INVALID_CONTEXT;
     };
     // SAFETY: by contract.
-    unsafe { *context = handle as *mut c_void };
+    unsafe {
+        if let Some(context) = context.as_mut() {
+            *context = handle as *mut c_void;
+        }
+    }
     SUCCESS
 }
 
@@ -183,6 +194,9 @@ pub unsafe extern "C" fn cuCtxDestroy_v2(context: *mut c_void) -> c_int {
     }
     if world.encoders.values().any(|encoder| encoder.context == handle) {
         log("violation cuCtxDestroy: an encoder is open in it");
+    }
+    if world.memory.any_of(handle) {
+        log("violation cuCtxDestroy: memory of it is left");
     }
     if CURRENT.with_borrow(|stack| stack.contains(&handle)) {
         log("violation cuCtxDestroy: still current");

@@ -16,6 +16,7 @@ mod coder;
 mod cuda;
 #[path = "../../../gst-dds/src/encoder/nvenc/ids.rs"]
 mod ids;
+mod memory;
 mod nvenc;
 #[path = "../../../gst-dds/src/encoder/nvenc/sys.rs"]
 #[allow(
@@ -45,6 +46,10 @@ use std::process::Command;
 /// - `out-of-memory`: no buffers; `no-mode-change`: rate control stays in its mode; `reconfigure-refused`
 /// - `map-refused`: pictures with a map are refused; `ignore-map`: the map is looked at and has no effect
 /// - `lost-at=N`: the device is gone from picture N on
+/// - `gpu-out-of-memory`: no memory of the device for an encoder; `copy-refused`: nothing is copied to where an encoder reads; `register-refused`,
+///   `mapping-refused`: what it holds is nothing the encoder can read
+/// - `others-too`: GStreamer's own elements may look at the encoder, by looser rules, and find nothing to register; else
+///   that is a violation
 pub const FAULTS: &str = "FAKE_NVENC_FAULTS";
 /// Environment variable: file that lines are appended to, see [`Log`].
 pub const LOG: &str = "FAKE_NVENC_LOG";
@@ -53,6 +58,14 @@ pub const DEVICE: &str = "Fake GPU";
 
 /// Environment variable: the value of the property `encoder` that tests use in this process.
 pub const ENCODER: &str = "DDS_TEST_ENCODER";
+
+/// Environment variable: where tests keep pictures in this process, `cuda` or else system memory.
+pub const MEMORY: &str = "DDS_TEST_MEMORY";
+
+/// Whether tests upload their pictures to the stand-in's device in this process.
+pub fn on_cuda() -> bool {
+    std::env::var_os(MEMORY).is_some_and(|memory| memory == "cuda")
+}
 
 /// Value of the property `encoder` in this process: libx264, unless [`again`] began it.
 pub fn encoder() -> String {
@@ -118,18 +131,42 @@ pub const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-encode.so.1"];
 /// # Panics
 /// Where a test fails or is not there, a rule was broken, or something is left.
 pub fn again(folder: &Path, tests: &[&str], libraries: &[&str], faults: &str) -> Log {
+    run_again(folder, tests, libraries, faults, |_| ())
+}
+
+/// The same with pictures in the device's memory, where GStreamer's own CUDA elements put them.
+///
+/// # Panics
+/// As [`again`].
+pub fn again_on_cuda(folder: &Path, tests: &[&str], faults: &str) -> Log {
+    let faults = format!("others-too,{faults}");
+    let registry = folder.join("registry.bin");
+    run_again(folder, tests, &NAMES, faults.trim_end_matches(','), |command| {
+        // Which elements there are depends on the driver.
+        command.env(MEMORY, "cuda").env("GST_REGISTRY", &registry);
+    })
+}
+
+fn run_again(
+    folder: &Path,
+    tests: &[&str],
+    libraries: &[&str],
+    faults: &str,
+    prepare: impl FnOnce(&mut Command),
+) -> Log {
     install(folder, libraries).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let path = folder.join("fake-nvenc.log");
     let program = std::env::current_exe().expect("the running test has a path");
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(tests)
         .args(["--exact", "--nocapture"])
         .env("LD_LIBRARY_PATH", search_path(folder))
         .env(ENCODER, "nvenc")
         .env(FAULTS, faults)
-        .env(LOG, &path)
-        .output()
-        .expect("the running test runs again");
+        .env(LOG, &path);
+    prepare(&mut command);
+    let output = command.output().expect("the running test runs again");
     let text = String::from_utf8_lossy(&output.stdout);
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{words}");
@@ -158,6 +195,10 @@ pub struct Coded {
     pub qp: u8,
     /// The map: a difference per block.
     pub map: Vec<i8>,
+    /// It was read from memory of the device.
+    pub on_gpu: bool,
+    /// Contexts of the process at that time.
+    pub contexts: usize,
 }
 
 /// What a process did to the stand-in.
@@ -197,12 +238,14 @@ impl Log {
                     idr: words.next()? == "idr",
                     qp: words.next()?.parse().ok()?,
                     map: words.next()?.split(',').filter_map(|v| v.parse().ok()).collect(),
+                    on_gpu: words.next()? == "gpu",
+                    contexts: words.next()?.parse().ok()?,
                 })
             })
             .collect()
     }
 
-    /// Whether everything that was made is gone: contexts, encoders and buffers.
+    /// Whether everything that was made is gone: contexts, encoders, and buffers, memory and streams.
     pub fn nothing_leaks(&self) -> bool {
         self.of("left").last().is_none_or(|line| line == "0 0 0")
     }

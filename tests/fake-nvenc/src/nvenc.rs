@@ -26,6 +26,14 @@ struct Input {
     written: bool,
 }
 
+/// Memory of the device that the encoder was told of.
+struct Resource {
+    address: u64,
+    pitch: u32,
+    /// The input that it is now.
+    mapped: Option<usize>,
+}
+
 #[derive(Default)]
 struct Output {
     data: Vec<u8>,
@@ -39,6 +47,7 @@ pub(crate) struct Encoder {
     pub context: usize,
     setup: Option<Setup>,
     inputs: HashMap<usize, Input>,
+    resources: HashMap<usize, Resource>,
     outputs: HashMap<usize, Output>,
     pictures: i64,
     ended: bool,
@@ -84,6 +93,31 @@ fn rule(kept: bool, why: impl FnOnce() -> String) -> Outcome {
     refuse(sys::NV_ENC_ERR_INVALID_PARAM, why)
 }
 
+/// Whether GStreamer's own elements look at the encoder too, which they do by looser rules.
+fn others_too() -> bool {
+    fault("others-too")
+}
+
+/// What they ask for, and we do not. Without an answer they are not there.
+unsafe extern "C" fn no_count(_encoder: *mut c_void, _codec: sys::GUID, _count: *mut u32) -> Status {
+    not_ours()
+}
+
+unsafe extern "C" fn no_guids(
+    _encoder: *mut c_void,
+    _codec: sys::GUID,
+    _list: *mut sys::GUID,
+    _size: u32,
+    _count: *mut u32,
+) -> Status {
+    not_ours()
+}
+
+fn not_ours() -> Status {
+    let _ = rule(others_too(), || "profiles and presets were not expected".into());
+    sys::NV_ENC_ERR_UNSUPPORTED_PARAM
+}
+
 fn zero<T: PartialEq + Default>(values: &[T]) -> bool {
     values.iter().all(|v| *v == T::default())
 }
@@ -98,7 +132,17 @@ macro_rules! check {
 
 impl Encoder {
     pub fn buffers(&self) -> usize {
-        self.inputs.len() + self.outputs.len()
+        self.inputs.len() + self.resources.len() + self.outputs.len()
+    }
+
+    /// Whether it was told of the memory at an address.
+    pub fn reads(&self, address: u64) -> bool {
+        self.resources.values().any(|resource| resource.address == address)
+    }
+
+    /// Whether it is initialised, and does not know yet where pictures will lie.
+    pub fn wants_input(&self) -> bool {
+        self.setup.as_ref().is_some_and(|setup| setup.coder.is_none())
     }
 
     fn setup(&mut self) -> Result<&mut Setup, Refusal> {
@@ -155,7 +199,9 @@ pub unsafe extern "C" fn NvEncodeAPIGetMaxSupportedVersion(version: *mut u32) ->
 pub unsafe extern "C" fn NvEncodeAPICreateInstance(list: *mut sys::NV_ENCODE_API_FUNCTION_LIST) -> Status {
     // SAFETY: by contract.
     let list = unsafe { &mut *list };
-    if rule(list.version == ids::FUNCTION_LIST_VER && list.reserved == 0, || {
+    let ours = list.version == ids::FUNCTION_LIST_VER && list.reserved == 0;
+    let kept = ours || fault("others-too");
+    if rule(kept, || {
         format!("NvEncodeAPICreateInstance: version {:#x}", list.version)
     })
     .is_err()
@@ -182,6 +228,14 @@ pub unsafe extern "C" fn NvEncodeAPICreateInstance(list: *mut sys::NV_ENCODE_API
     list.nvEncUnlockBitstream = Some(unlock_output);
     list.nvEncGetSequenceParams = Some(sequence_params);
     list.nvEncGetLastErrorString = Some(last_error);
+    list.nvEncRegisterResource = Some(register);
+    list.nvEncUnregisterResource = Some(unregister);
+    list.nvEncMapInputResource = Some(map);
+    list.nvEncUnmapInputResource = Some(unmap);
+    list.nvEncGetEncodeProfileGUIDCount = Some(no_count);
+    list.nvEncGetEncodeProfileGUIDs = Some(no_guids);
+    list.nvEncGetEncodePresetCount = Some(no_count);
+    list.nvEncGetEncodePresetGUIDs = Some(no_guids);
     list.nvEncDestroyEncoder = Some(destroy);
     sys::NV_ENC_SUCCESS
 }
@@ -193,6 +247,9 @@ unsafe extern "C" fn open(
     // SAFETY: the caller gives both.
     let (p, out) = unsafe { (&*parameters, &mut *encoder) };
     let context = p.device as usize;
+    if (p.apiVersion != ids::API_VERSION || current().is_none()) && others_too() {
+        return sys::NV_ENC_ERR_INVALID_VERSION;
+    }
     let mut world = world();
     let done = (|| {
         check!(
@@ -228,6 +285,7 @@ unsafe extern "C" fn open(
             context,
             setup: None,
             inputs: HashMap::new(),
+            resources: HashMap::new(),
             outputs: HashMap::new(),
             pictures: 0,
             ended: false,
@@ -333,6 +391,7 @@ unsafe extern "C" fn caps(
             sys::NV_ENC_CAPS_SUPPORT_CABAC
             | sys::NV_ENC_CAPS_SUPPORT_ADAPTIVE_TRANSFORM
             | sys::NV_ENC_CAPS_SUPPORT_MULTIPLE_REF_FRAMES => 1,
+            _ if others_too() => 0,
             other => return rule(false, || format!("caps: {other} was not expected")),
         };
         // SAFETY: the caller gives it.
@@ -697,14 +756,7 @@ unsafe extern "C" fn create_input(encoder: *mut c_void, parameters: *mut sys::NV
             p.height
         );
         check!(FORMATS.contains(&p.bufferFmt), "input buffer: format {}", p.bufferFmt);
-        setup.format = p.bufferFmt;
-        setup.shape.layout = match p.bufferFmt {
-            sys::NV_ENC_BUFFER_FORMAT_IYUV => Layout::I420,
-            sys::NV_ENC_BUFFER_FORMAT_YV12 => Layout::Yv12,
-            _ => Layout::Nv12,
-        };
-        setup.coder = Coder::new(setup.shape);
-        check!(setup.coder.is_some(), "libx264 does not open");
+        setup.begin(p.bufferFmt)?;
         let bytes = pitch(setup.shape.width) * setup.shape.height * 3 / 2;
         let input = Input {
             data: vec![0xee; bytes as usize],
@@ -714,6 +766,135 @@ unsafe extern "C" fn create_input(encoder: *mut c_void, parameters: *mut sys::NV
         encoder.inputs.insert(handle, input);
         p.inputBuffer = handle as *mut c_void;
         Ok(())
+    })
+}
+
+impl Setup {
+    /// Opens what codes, once it is known how pictures lie.
+    fn begin(&mut self, format: sys::NV_ENC_BUFFER_FORMAT) -> Outcome {
+        check!(self.coder.is_none(), "two inputs");
+        self.format = format;
+        self.shape.layout = match format {
+            sys::NV_ENC_BUFFER_FORMAT_IYUV => Layout::I420,
+            sys::NV_ENC_BUFFER_FORMAT_YV12 => Layout::Yv12,
+            _ => Layout::Nv12,
+        };
+        self.coder = Coder::new(self.shape);
+        rule(self.coder.is_some(), || "libx264 does not open".into())
+    }
+}
+
+unsafe extern "C" fn register(encoder: *mut c_void, parameters: *mut sys::NV_ENC_REGISTER_RESOURCE) -> Status {
+    with(encoder, "nvEncRegisterResource", |world, key| {
+        // SAFETY: the caller gives it.
+        let p = unsafe { &mut *parameters };
+        check!(
+            p.version == ids::REGISTER_RESOURCE_VER,
+            "register: version {:#x}",
+            p.version
+        );
+        check!(
+            zero(&p.reserved1)
+                && null(&p.reserved2)
+                && p.pInputFencePoint.is_null()
+                && p.pOutputFencePoint.is_null()
+                && p.subResourceIndex == 0,
+            "register: reserved fields"
+        );
+        check!(
+            p.resourceType == sys::NV_ENC_INPUT_RESOURCE_TYPE_CUDADEVICEPTR && p.bufferUsage == sys::NV_ENC_INPUT_IMAGE,
+            "register: kind {} for {}",
+            p.resourceType,
+            p.bufferUsage
+        );
+        if fault("register-refused") {
+            return refuse(sys::NV_ENC_ERR_RESOURCE_REGISTER_FAILED, "this memory is not supported");
+        }
+        let handle = world.handle();
+        let World { encoders, memory, .. } = world;
+        let Some(encoder) = encoders.get_mut(&key) else {
+            return Ok(());
+        };
+        let address = p.resourceToRegister as u64;
+        let room = memory.at(encoder.context, address).map(|data| data.len());
+        let setup = encoder.setup()?;
+        check!(
+            (p.width, p.height) == setup.fixed.size && FORMATS.contains(&p.bufferFormat),
+            "register: {}x{} of format {}",
+            p.width,
+            p.height,
+            p.bufferFormat
+        );
+        let needed = p.pitch as usize * p.height as usize * 3 / 2;
+        check!(
+            p.pitch >= p.width && p.pitch % 16 == 0 && room.as_ref().is_ok_and(|room| *room >= needed),
+            "register: {needed} bytes of {room:?}, pitch {}",
+            p.pitch
+        );
+        setup.begin(p.bufferFormat)?;
+        log(&format!("register {}x{} pitch={}", p.width, p.height, p.pitch));
+        let resource = Resource {
+            address,
+            pitch: p.pitch,
+            mapped: None,
+        };
+        encoder.resources.insert(handle, resource);
+        p.registeredResource = handle as *mut c_void;
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn unregister(encoder: *mut c_void, resource: sys::NV_ENC_REGISTERED_PTR) -> Status {
+    on(encoder, "nvEncUnregisterResource", |encoder| {
+        let resource = encoder.resources.remove(&(resource as usize));
+        rule(resource.is_some_and(|resource| resource.mapped.is_none()), || {
+            "unregister: unknown or mapped".into()
+        })
+    })
+}
+
+unsafe extern "C" fn map(encoder: *mut c_void, parameters: *mut sys::NV_ENC_MAP_INPUT_RESOURCE) -> Status {
+    with(encoder, "nvEncMapInputResource", |world, key| {
+        // SAFETY: the caller gives it.
+        let p = unsafe { &mut *parameters };
+        check!(
+            p.version == ids::MAP_INPUT_RESOURCE_VER,
+            "map: version {:#x}",
+            p.version
+        );
+        check!(
+            zero(&p.reserved1) && null(&p.reserved2) && p.subResourceIndex == 0 && p.inputResource.is_null(),
+            "map: reserved fields"
+        );
+        if fault("mapping-refused") {
+            return refuse(sys::NV_ENC_ERR_MAP_FAILED, "this memory cannot be read");
+        }
+        let handle = world.handle();
+        let Some(encoder) = world.encoders.get_mut(&key) else {
+            return Ok(());
+        };
+        let format = encoder.setup()?.format;
+        let Some(resource) = encoder.resources.get_mut(&(p.registeredResource as usize)) else {
+            return rule(false, || "map: not registered".into());
+        };
+        check!(resource.mapped.is_none(), "map: mapped already");
+        resource.mapped = Some(handle);
+        p.mappedResource = handle as *mut c_void;
+        p.mappedBufferFmt = format;
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn unmap(encoder: *mut c_void, input: sys::NV_ENC_INPUT_PTR) -> Status {
+    on(encoder, "nvEncUnmapInputResource", |encoder| {
+        let coding = encoder.outputs.values().any(|output| output.full);
+        let handle = Some(input as usize);
+        let Some(resource) = encoder.resources.values_mut().find(|one| one.mapped == handle) else {
+            return rule(false, || "unmap: not mapped".into());
+        };
+        resource.mapped = None;
+        // Before its output was read, a picture may still be being coded.
+        rule(!coding, || "unmap: the picture may not be coded yet".into())
     })
 }
 
@@ -829,7 +1010,16 @@ fn rate_control(rc: &sys::NV_ENC_RC_PARAMS, frame_rate: (u32, u32), last: Option
 }
 
 unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_PIC_PARAMS) -> Status {
-    on(encoder, "nvEncEncodePicture", |encoder| {
+    with(encoder, "nvEncEncodePicture", |world, key| {
+        let World {
+            encoders,
+            memory,
+            contexts,
+            ..
+        } = world;
+        let Some(encoder) = encoders.get_mut(&key) else {
+            return Ok(());
+        };
         // SAFETY: the caller gives it.
         let p = unsafe { &*parameters };
         check!(p.version == ids::PIC_PARAMS_VER, "picture: version {:#x}", p.version);
@@ -866,11 +1056,22 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
             "picture: flags {:#x}",
             p.encodePicFlags
         );
-        let Some(input) = encoder.inputs.get_mut(&(p.inputBuffer as usize)) else {
-            return rule(false, || "picture: no such input".into());
+        let handle = p.inputBuffer as usize;
+        let mapped = encoder.resources.values().find(|one| one.mapped == Some(handle));
+        let on_gpu = mapped.is_some();
+        let (input, input_pitch) = if let Some(resource) = mapped {
+            match memory.at(encoder.context, resource.address) {
+                Ok(data) => (data, resource.pitch),
+                Err(why) => return rule(false, || format!("picture: {why}")),
+            }
+        } else {
+            let Some(input) = encoder.inputs.get_mut(&handle) else {
+                return rule(false, || "picture: no such input".into());
+            };
+            check!(!input.locked && input.written, "picture: its input is locked or empty");
+            input.written = false;
+            (&mut input.data[..], pitch(p.inputWidth))
         };
-        check!(!input.locked && input.written, "picture: its input is locked or empty");
-        input.written = false;
         let Some(output) = encoder.outputs.get_mut(&(p.outputBitstream as usize)) else {
             return rule(false, || "picture: no such output".into());
         };
@@ -883,7 +1084,7 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
         };
         let shape = setup.shape;
         check!((p.inputWidth, p.inputHeight) == setup.fixed.size, "picture: size");
-        check!(p.inputPitch == pitch(shape.width), "picture: pitch {}", p.inputPitch);
+        check!(p.inputPitch == input_pitch, "picture: pitch {}", p.inputPitch);
         check!(p.bufferFmt == setup.format, "picture: format {}", p.bufferFmt);
         check!(p.pictureStruct == sys::NV_ENC_PIC_STRUCT_FRAME, "picture: fields");
         check!(
@@ -923,7 +1124,7 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
         let coded = setup
             .coder
             .as_mut()
-            .and_then(|coder| coder.code(&input.data, p.inputPitch as usize, number, idr, &qps));
+            .and_then(|coder| coder.code(input, p.inputPitch as usize, number, idr, &qps));
         let Some(data) = coded else {
             return refuse(sys::NV_ENC_ERR_GENERIC, "libx264 codes nothing");
         };
@@ -935,13 +1136,15 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
             locked: false,
         };
         // What comes next has to be written anew.
-        input.data.fill(0xee);
+        input.fill(0xee);
         encoder.pictures += 1;
         let map: Vec<_> = map.iter().map(i8::to_string).collect();
         log(&format!(
-            "picture {} {qp} {}",
+            "picture {} {qp} {} {} {}",
             if idr { "idr" } else { "p" },
-            map.join(",")
+            map.join(","),
+            if on_gpu { "gpu" } else { "system" },
+            contexts.len()
         ));
         Ok(())
     })
