@@ -4,7 +4,7 @@
 # Whether NVENC on this machine, with its real driver, codes regions as asked: noise goes through ddsencode, and ffmpeg
 # reads the quantizers back from the stream. Needs an NVIDIA GPU with an encoder, driver 470.57.02 or newer, and ffmpeg.
 #
-# Expected output: the encoder, a table for each of three sizes, and a verdict.
+# Expected output: the encoder, a table for each of three sizes and one for pictures in CUDA memory, and a verdict.
 #
 #   encoder  NVENC 12.2 on NVIDIA ..., CUDA 12.4
 #   driver   NVRM version: NVIDIA UNIX x86_64 Kernel Module ...

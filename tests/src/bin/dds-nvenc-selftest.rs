@@ -16,7 +16,8 @@ usage: dds-nvenc-selftest [options]
 
 Codes noise with regions through NVIDIA's driver, reads the quantizer of each macroblock back from the H.264 stream with
 ffmpeg, and prints for each region what was asked, what came, and PASS or FAIL. Besides regions: a base quantizer that
-changes while the encoder runs, and a key frame on demand.
+changes while the encoder runs, and a key frame on demand. Where GStreamer has `cudaupload`, once more with pictures that
+lie in the GPU's memory.
 
 options:
   --encoder NAME  another value of the property `encoder` (nvenc)
@@ -85,11 +86,24 @@ fn options() -> Result<Option<Options>, Error> {
     Ok(Some(options))
 }
 
-/// Codes a run into `file`; the name of what coded it.
-fn code(encoder: &str, (width, height): (usize, usize), file: &Path) -> Result<String, Error> {
+/// What a run says of itself.
+struct Coded {
+    /// Name of what coded it.
+    encoder: String,
+    /// Pictures that took the way through system memory although they were on the GPU.
+    downloaded: u64,
+}
+
+/// Codes a run into `file`, with pictures in the GPU's memory or in the system's.
+fn code(encoder: &str, (width, height): (usize, usize), on_gpu: bool, file: &Path) -> Result<Coded, Error> {
+    let upload = if on_gpu {
+        "cudaupload ! video/x-raw(memory:CUDAMemory) !"
+    } else {
+        ""
+    };
     let pipeline = launch(&format!(
         "videotestsrc pattern=snow num-buffers={PICTURES} ! \
-         video/x-raw,format=NV12,width={width},height={height},framerate=30/1 ! identity name=i ! \
+         video/x-raw,format=NV12,width={width},height={height},framerate=30/1 ! {upload} identity name=i ! \
          ddsencode name=e encoder={encoder} background-qp={base} fallback-qp={base} feedback-timeout=0 ! \
          video/x-h264,stream-format=byte-stream ! filesink name=f",
         base = BASES[0]
@@ -147,10 +161,14 @@ fn code(encoder: &str, (width, height): (usize, usize), file: &Path) -> Result<S
         _ => Some(bus_error(&pipeline).unwrap_or_else(|| "nothing happens for a minute".into())),
     };
     pipeline.set_state(gst::State::Null)?;
-    match failed {
-        Some(words) => Err(words.into()),
-        None => Ok(name.lock().unwrap().clone()),
+    if let Some(words) = failed {
+        return Err(words.into());
     }
+    let stats = element.property::<gst::Structure>("stats");
+    Ok(Coded {
+        encoder: name.lock().unwrap().clone(),
+        downloaded: stats.get("frames-downloaded")?,
+    })
 }
 
 /// Quantizers that were coded in some macroblocks of some pictures, lowest and highest. Skipped ones have none.
@@ -231,18 +249,31 @@ fn run(options: &Options) -> Result<bool, Error> {
     std::fs::create_dir_all(&folder)?;
     let result = (|| {
         let mut passed = true;
+        let heading = |what: &str| println!("{what:<34}{:>8}{:>10}", "asked", "got");
         for (i, size) in SIZES.into_iter().enumerate() {
-            let file = folder.join(format!("{}x{}.h264", size.0, size.1));
-            let name = code(&options.encoder, size, &file)?;
+            let name = format!("{}x{}", size.0, size.1);
+            let file = folder.join(format!("{name}.h264"));
+            let coded = code(&options.encoder, size, false, &file)?;
             if i == 0 {
-                println!("encoder  {name}");
+                println!("encoder  {}", coded.encoder);
                 if let Ok(driver) = std::fs::read_to_string("/proc/driver/nvidia/version") {
                     println!("driver   {}", driver.lines().next().unwrap_or_default());
                 }
             }
-            println!("{}x{}{:>33}{:>10}", size.0, size.1, "asked", "got");
+            heading(&name);
             passed &= judge(&file)?;
         }
+        if gst::ElementFactory::find("cudaupload").is_none() {
+            println!("CUDA memory: not tried, GStreamer has no cudaupload here");
+            return Ok(passed);
+        }
+        let file = folder.join("cuda.h264");
+        let (width, height) = SIZES[0];
+        let coded = code(&options.encoder, SIZES[0], true, &file)?;
+        heading(&format!("{width}x{height} in CUDA memory"));
+        let downloaded = coded.downloaded.to_string();
+        passed &= line("read by way of system memory", "0", &downloaded, coded.downloaded == 0);
+        passed &= judge(&file)?;
         Ok(passed)
     })();
     if !kept {
