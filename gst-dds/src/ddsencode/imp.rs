@@ -643,11 +643,7 @@ impl DdsEncode {
         self.cuda
             .ensure(self.obj().upcast_ref())
             .inspect_err(|why| {
-                gst::warning!(
-                    CAT,
-                    imp = self,
-                    "Pictures are read through system memory, which costs time: {why}"
-                );
+                gst::warning!(CAT, imp = self, "{why}");
             })
             .ok()
     }

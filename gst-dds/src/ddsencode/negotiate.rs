@@ -29,6 +29,9 @@ const FORMATS: [VideoFormat; 11] = [
     VideoFormat::Y44410le,
 ];
 
+/// Formats of it in the memory of a GPU, where only NVIDIA's encoder reads: those that it takes, in its order.
+const GPU_FORMATS: [VideoFormat; 3] = [VideoFormat::Nv12, VideoFormat::I420, VideoFormat::Yv12];
+
 /// H.264 profiles of the source pad, richest first.
 const PROFILES: [&str; 10] = [
     "high-4:4:4",
@@ -46,12 +49,10 @@ const PROFILES: [&str; 10] = [
 /// H.265 profiles of the source pad, richest first.
 const PROFILES_H265: [&str; 2] = ["main-444", "main"];
 
-/// Caps of the sink pad template: system memory first, then that of a GPU, where only NVIDIA's encoder reads it.
+/// Caps of the sink pad template.
 pub(super) static SINK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     let mut all = gst_video::VideoCapsBuilder::new().format_list(FORMATS).build();
-    let of_gpu =
-        |format: &VideoFormat| pixel_format(*format).is_some_and(|format| Backend::Nvenc.formats().contains(&format));
-    all.merge(on_gpu(FORMATS.into_iter().filter(of_gpu)));
+    all.merge(on_gpu(GPU_FORMATS));
     all
 });
 
@@ -278,7 +279,7 @@ pub(super) fn choose(
 /// NVIDIA's encoder takes it in the memory of a GPU too.
 pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)], gpu: bool) -> gst::Caps {
     let carried = |codec, format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
-    let formats = |reads: &dyn Fn(Backend) -> bool| -> Vec<VideoFormat> {
+    let formats = |all: &[VideoFormat], reads: &dyn Fn(Backend) -> bool| -> Vec<VideoFormat> {
         let fits = |format: &VideoFormat| {
             pixel_format(*format).is_some_and(|format| {
                 let takes = |(backend, codec): &(Backend, Codec)| {
@@ -287,14 +288,14 @@ pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)
                 coders.iter().any(takes)
             })
         };
-        FORMATS.into_iter().filter(fits).collect()
+        all.iter().copied().filter(fits).collect()
     };
     let mut caps = gst::Caps::new_empty();
-    let system = formats(&|_| true);
+    let system = formats(&FORMATS, &|_| true);
     if !system.is_empty() {
         caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
     }
-    let on_device = formats(&|backend| gpu && backend == Backend::Nvenc);
+    let on_device = formats(&GPU_FORMATS, &|backend| gpu && backend == Backend::Nvenc);
     if !on_device.is_empty() {
         caps.merge(on_gpu(on_device));
     }
@@ -594,6 +595,12 @@ mod tests {
     fn caps(text: &str) -> gst::Caps {
         gst::init().unwrap();
         text.parse::<gst::Caps>().unwrap().intersect(&SRC_CAPS)
+    }
+
+    #[test]
+    fn the_gpu_formats_are_those_of_its_encoder() {
+        let formats: Vec<_> = GPU_FORMATS.into_iter().filter_map(pixel_format).collect();
+        assert_eq!(formats, Backend::Nvenc.formats());
     }
 
     #[test]

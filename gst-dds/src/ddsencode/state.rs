@@ -148,7 +148,17 @@ impl State {
         };
         let mut planes = [Plane::default(); 3];
         if let Some(picture) = &picture {
-            self.stats.frames_downloaded += u64::from(self.on_gpu);
+            if self.on_gpu {
+                if self.stats.frames_downloaded == 0 {
+                    gst::warning!(
+                        CAT,
+                        obj = obj,
+                        "Pictures on the GPU are read through system memory: {}",
+                        self.detour()
+                    );
+                }
+                self.stats.frames_downloaded += 1;
+            }
             for (i, plane) in planes.iter_mut().enumerate().take(self.format.planes()) {
                 let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| UPSIDE_DOWN)?;
                 let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
@@ -270,6 +280,15 @@ impl State {
             notice,
             now,
         })
+    }
+
+    /// Why pictures on a GPU are not read there.
+    fn detour(&self) -> &'static str {
+        match (&self.cuda, &self.first_pass) {
+            (Some(_), _) => "they lie in another CUDA context than that of the pipeline",
+            (None, Some(_)) => "two passes keep and scale them there",
+            (None, None) => "the encoder does not read them elsewhere",
+        }
     }
 
     /// What is set, with the controller's quantizers where a bandwidth is.
