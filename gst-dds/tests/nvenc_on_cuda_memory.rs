@@ -108,7 +108,7 @@ fn two_passes_read_their_pictures_through_system_memory() {
 }
 
 #[test]
-fn encoders_that_do_not_read_it_are_not_offered_cuda_memory() {
+fn cuda_memory_is_asked_for_where_it_is_read_and_not_elsewhere() {
     if !is_child() {
         again("");
         return;
@@ -121,8 +121,8 @@ fn encoders_that_do_not_read_it_are_not_offered_cuda_memory() {
         (0..caps.size()).map(name).collect()
     };
     assert_eq!(features("x264"), ["memory:SystemMemory"]);
-    assert_eq!(features("nvenc"), ["memory:SystemMemory", "memory:CUDAMemory"]);
-    assert_eq!(features("auto"), ["memory:SystemMemory", "memory:CUDAMemory"]);
+    assert_eq!(features("nvenc"), ["memory:CUDAMemory", "memory:SystemMemory"]);
+    assert_eq!(features("auto"), ["memory:CUDAMemory", "memory:SystemMemory"]);
 }
 
 #[test]

@@ -276,7 +276,7 @@ pub(super) fn choose(
 }
 
 /// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry. With `gpu`,
-/// NVIDIA's encoder takes it in the memory of a GPU too.
+/// NVIDIA's encoder takes it in the memory of a GPU too, and first: who can leave it there or not should leave it.
 pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)], gpu: bool) -> gst::Caps {
     let carried = |codec, format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
     let formats = |all: &[VideoFormat], reads: &dyn Fn(Backend) -> bool| -> Vec<VideoFormat> {
@@ -291,13 +291,13 @@ pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)
         all.iter().copied().filter(fits).collect()
     };
     let mut caps = gst::Caps::new_empty();
-    let system = formats(&FORMATS, &|_| true);
-    if !system.is_empty() {
-        caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
-    }
     let on_device = formats(&GPU_FORMATS, &|backend| gpu && backend == Backend::Nvenc);
     if !on_device.is_empty() {
         caps.merge(on_gpu(on_device));
+    }
+    let system = formats(&FORMATS, &|_| true);
+    if !system.is_empty() {
+        caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
     }
     caps
 }

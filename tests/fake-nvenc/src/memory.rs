@@ -403,13 +403,14 @@ macro_rules! not_supported {
 }
 
 not_supported! {
-    cuCtxSynchronize cuCtxEnablePeerAccess cuCtxDisablePeerAccess cuDeviceCanAccessPeer
-    cuGraphicsMapResources cuGraphicsUnmapResources cuGraphicsResourceSetMapFlags_v2 cuGraphicsResourceSetMapFlags
+    cuCtxSynchronize cuCtxEnablePeerAccess cuCtxDisablePeerAccess cuDeviceCanAccessPeer cuGraphicsMapResources
+    cuGraphicsUnmapResources cuGraphicsResourceSetMapFlags_v2 cuGraphicsResourceSetMapFlags
     cuGraphicsSubResourceGetMappedArray cuGraphicsResourceGetMappedPointer_v2 cuGraphicsUnregisterResource
-    cuGraphicsGLRegisterImage cuGraphicsGLRegisterBuffer cuGLGetDevices cuGLGetDevices_v2
-    cuMemcpyDtoD_v2 cuMemcpyDtoDAsync_v2 cuMemcpyDtoH_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoD_v2 cuMemcpyHtoDAsync_v2
-    cuModuleLoadData cuModuleUnload cuModuleGetFunction cuTexObjectCreate cuTexObjectDestroy cuLaunchKernel
-    cuMemcpyDtoD cuMemcpyDtoDAsync cuMemcpyDtoH cuMemcpyDtoHAsync cuMemcpyHtoD cuMemcpyHtoDAsync
-    cuEventCreate cuEventDestroy cuEventDestroy_v2 cuEventRecord cuEventSynchronize cuIpcGetEventHandle cuIpcOpenEventHandle
-    cuIpcGetMemHandle cuIpcOpenMemHandle cuIpcOpenMemHandle_v2 cuIpcCloseMemHandle
+    cuGraphicsGLRegisterImage cuGraphicsGLRegisterBuffer cuGLGetDevices cuGLGetDevices_v2 cuMemcpyDtoD_v2
+    cuMemcpyDtoDAsync_v2 cuMemcpyDtoH_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoD_v2 cuMemcpyHtoDAsync_v2 cuModuleLoadData
+    cuModuleUnload cuModuleGetFunction cuTexObjectCreate cuTexObjectDestroy cuLaunchKernel cuMemcpyDtoD
+    cuMemcpyDtoDAsync cuMemcpyDtoH cuMemcpyDtoHAsync cuMemcpyHtoD cuMemcpyHtoDAsync cuEventCreate cuEventDestroy
+    cuEventDestroy_v2 cuEventRecord cuEventSynchronize cuIpcGetEventHandle cuIpcOpenEventHandle cuCtxGetLimit
+    cuIpcGetMemHandle cuIpcOpenMemHandle cuIpcOpenMemHandle_v2 cuIpcCloseMemHandle cuCtxSetLimit cuMemsetD2D8_v2
+    cuMemsetD2D8Async cuMemsetD2D16_v2 cuMemsetD2D16Async cuMemsetD2D32_v2 cuMemsetD2D32Async
 }
