@@ -49,8 +49,8 @@ PACKAGES=(
   gstreamer1.0-plugins-ugly gstreamer1.0-rtsp gstreamer1.0-tools
   gir1.2-gstreamer-1.0 python3-gi
 )
-# Players, brokers and readers of others that the tests run against.
-TEST_PACKAGES=(mosquitto mosquitto-clients python3-yaml vlc-bin vlc-plugin-base)
+# Players, brokers, readers and headers of others that the tests run against.
+TEST_PACKAGES=(libffmpeg-nvenc-dev mosquitto mosquitto-clients python3-yaml vlc-bin vlc-plugin-base)
 
 data="${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds"
 ort="$data/onnxruntime/libonnxruntime.so.$ORT_VERSION"
