@@ -38,7 +38,7 @@ CLIP_SHA256=45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf
 CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 
 # libclang: the installed x264.h and x265.h are read at build time. ugly: x264enc, the demo's yardstick.
-# bad: h264parse, rsvgdec. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
+# bad: h264parse, rsvgdec, cudaupload. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
 # fonts: the plots of dds-eval as PNG. rtspserver, rtsp: dds-rtsp-camera and its clients. glib-networking: rtsps.
 # gi: the scripts that encrypt.
 PACKAGES=(
