@@ -30,6 +30,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use dds_protocol::nal::{push_escaped, unescape};
+use dds_x265_sys as sys;
 
 use guard::Bucket;
 use options::{
@@ -41,18 +42,6 @@ use super::{
     AccessUnit, Codec, Config, EncodeError, FrameControls, Guard, Log, LogLevel, Nal, NalKind, OpenError, Origin,
     ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder,
 };
-
-#[allow(
-    missing_docs,
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    dead_code
-)]
-#[allow(clippy::all, clippy::undocumented_unsafe_blocks, unnecessary_transmutes)]
-mod sys {
-    include!(concat!(env!("OUT_DIR"), "/x265.rs"));
-}
 
 /// Frames per second where the rate is variable.
 const NOMINAL_RATE: (u32, u32) = (30, 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What makes access units: libx264 with a quantizer per macroblock, or nothing of use for H.265.
+//! What makes access units: libx264 with a quantizer per macroblock, or libx265 with one per coding tree block.
 
 #![allow(unsafe_code)]
 
@@ -9,6 +9,8 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use x264_sys as x264;
+
+use crate::hevc::Hevc;
 
 /// How a coder is made.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +42,7 @@ pub(crate) enum Layout {
 
 pub(crate) enum Coder {
     H264(X264),
-    Hevc(Shape),
+    Hevc(Hevc),
 }
 
 pub(crate) struct X264 {
@@ -61,27 +63,10 @@ impl Drop for X264 {
 /// `nal_unit_type` of supplemental enhancement information.
 const SEI: c_int = 6;
 
-/// Parameter sets of a 320x240 stream in Main profile.
-const VPS: [u8; 24] = [
-    0x40, 0x01, 0x0c, 0x01, 0xff, 0xff, 0x01, 0x60, 0x00, 0x00, 0x03, 0x00, 0x90, 0x00, 0x00, 0x03, 0x00, 0x00, 0x03,
-    0x00, 0x3c, 0x95, 0x98, 0x09,
-];
-const SPS: [u8; 42] = [
-    0x42, 0x01, 0x01, 0x01, 0x60, 0x00, 0x00, 0x03, 0x00, 0x90, 0x00, 0x00, 0x03, 0x00, 0x00, 0x03, 0x00, 0x3c, 0xa0,
-    0x0a, 0x08, 0x0f, 0x16, 0x59, 0x59, 0xae, 0x4c, 0xaf, 0x01, 0x68, 0x08, 0x00, 0x00, 0x03, 0x00, 0x08, 0x00, 0x00,
-    0x03, 0x00, 0xf0, 0x40,
-];
-const PPS: [u8; 6] = [0x44, 0x01, 0xc1, 0x73, 0xd1, 0x89];
-
-fn put(out: &mut Vec<u8>, nal: &[u8]) {
-    out.extend([0, 0, 0, 1]);
-    out.extend(nal);
-}
-
 impl Coder {
     pub fn new(shape: Shape) -> Option<Self> {
         if shape.hevc {
-            return Some(Self::Hevc(shape));
+            return Hevc::new(shape).map(Self::Hevc);
         }
         let mut params = Box::new(MaybeUninit::<x264::x264_param_t>::uninit());
         // SAFETY: the call fills the whole structure.
@@ -142,11 +127,7 @@ impl Coder {
     pub fn headers(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Hevc(_) => {
-                for set in [&VPS[..], &SPS, &PPS] {
-                    put(&mut out, set);
-                }
-            }
+            Self::Hevc(coder) => out = coder.headers(),
             Self::H264(coder) => {
                 let (mut nals, mut count) = (ptr::null_mut(), 0);
                 // SAFETY: the handle is open; NAL units are valid until the next call.
@@ -159,27 +140,13 @@ impl Coder {
         out
     }
 
-    /// Codes a picture that lies in a buffer as the driver lays it out. `qps` are per macroblock, in raster order.
+    /// Codes a picture that lies in a buffer as the driver lays it out. `qps` are per macroblock, in
+    /// H.265 per block of 32 pixels, in raster order.
     pub fn code(&mut self, buffer: &[u8], pitch: usize, number: i64, idr: bool, qps: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         let coder = match self {
             Self::H264(coder) => coder,
-            Self::Hevc(shape) => {
-                if shape.aud {
-                    put(&mut out, &[0x46, 0x01, 0x50]);
-                }
-                if idr && shape.repeat_headers {
-                    for set in [&VPS[..], &SPS, &PPS] {
-                        put(&mut out, set);
-                    }
-                }
-                // IDR_N_LP or TRAIL_R; the first slice segment of its picture.
-                put(
-                    &mut out,
-                    &[if idr { 40 } else { 2 }, 1, 0x80 | 0x2f, number as u8 | 1, 0x77, 0x80],
-                );
-                return Some(out);
-            }
+            Self::Hevc(coder) => return coder.code(buffer, pitch, number, idr, qps),
         };
         let shape = coder.shape;
         let (planes, luma) = (shape.planes(), pitch * shape.height as usize);

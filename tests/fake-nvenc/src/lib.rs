@@ -4,9 +4,8 @@
 //!
 //! It is stricter than a driver is known to be: it checks the version of every structure, that reserved fields are zero,
 //! the order of calls, what is locked and what is current, sizes, and every value of the quantizer map. What breaks a rule
-//! is refused as a driver would refuse it, and written to the log as a `violation`. H.264 is coded by libx264 with
-//! exactly the quantizers that rate control and map add up to, so that a decoder can read them back. H.265 is not coded:
-//! access units hold parameter sets and slices of noise, and only maps and calls mean something.
+//! is refused as a driver would refuse it, and written to the log as a `violation`. H.264 is coded by libx264,
+//! H.265 by libx265, with exactly the quantizers that rate control and map add up to, so that a decoder shows them.
 //!
 //! What it proves is the use of the interface as its header describes it. What a real driver makes of it, it cannot tell.
 //!
@@ -14,6 +13,7 @@
 
 mod coder;
 mod cuda;
+mod hevc;
 #[path = "../../../gst-dds/src/encoder/nvenc/ids.rs"]
 mod ids;
 mod memory;

@@ -780,7 +780,7 @@ impl Setup {
             _ => Layout::Nv12,
         };
         self.coder = Coder::new(self.shape);
-        rule(self.coder.is_some(), || "libx264 does not open".into())
+        rule(self.coder.is_some(), || "libx264 or libx265 does not open".into())
     }
 }
 
@@ -1126,7 +1126,7 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
             .as_mut()
             .and_then(|coder| coder.code(input, p.inputPitch as usize, number, idr, &qps));
         let Some(data) = coded else {
-            return refuse(sys::NV_ENC_ERR_GENERIC, "libx264 codes nothing");
+            return refuse(sys::NV_ENC_ERR_GENERIC, "libx264 or libx265 codes nothing");
         };
         setup.last = Some((qp, data.len() * 8));
         *output = Output {
