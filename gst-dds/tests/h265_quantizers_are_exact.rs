@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! H.265 by libx265: every block is coded with exactly the quantizer asked for.
+//! H.265: every block is coded with exactly the quantizer asked for, by libx265 and by NVENC on the stand-in for its driver.
 //!
 //! No tool prints the quantizers of H.265, but the distance of decoded noise from the original tells them: each step of
 //! the quantizer moves it by half a decibel to a whole one. Inside and outside each region, in IDR and P pictures, it
@@ -30,7 +30,9 @@ const MISPLACED: f64 = 3.0;
 
 fn h265() -> gst::Element {
     let element = element();
-    element.set_property_from_str("encoder", "x265");
+    if !fake_nvenc::is_child() {
+        element.set_property_from_str("encoder", "x265");
+    }
     // Where a step is half a decibel or more also in noise of full amplitude.
     for (name, qp) in [("background-qp", 44u32), ("region-qp", 34), ("fallback-qp", 38)] {
         element.set_property(name, qp);
@@ -94,7 +96,7 @@ impl Filmed {
     fn new(element: gst::Element, format: Format, seed: u64) -> Self {
         let (width, height) = (format.width as u32, format.height as u32);
         Self {
-            camera: Camera::with_format(element, format.format, width, height),
+            camera: Camera::with_peer(element, format.format, width, height, "video/x-h265"),
             format,
             seed,
             number: 0,
@@ -526,6 +528,38 @@ fn a_cap_that_does_not_bite_leaves_quantizers_alone() {
     };
     // Such a rate takes a level with large coding units: the region fits them.
     check_regions("cap", 2, FORMAT, &make, &[(6, 2, 12, 12)]);
+}
+
+#[test]
+fn with_nvenc_blocks_of_32_pixels_have_their_quantizers() {
+    if !fake_nvenc::is_child() {
+        let test = ["with_nvenc_blocks_of_32_pixels_have_their_quantizers"];
+        common::on_fake_nvenc(&test, &fake_nvenc::NAMES, "");
+        assert!(common::on_fake_cuda(&test, "").pictures().iter().all(|p| p.on_gpu));
+        return;
+    }
+    check_widened("nvenc", 2, FORMAT, &h265, &[(3, 1, 11, 12)], &[(2, 0, 12, 14)]);
+    // Another base is part of the map.
+    let blocks = (4, 2, 12, 12);
+    let film = Film {
+        format: Format::new(gst_video::VideoFormat::Nv12, 320, 240),
+        make: &h265,
+        wanted: &[
+            wanted(true, 44, &[]),
+            wanted(false, 38, &[(blocks, 34)]),
+            wanted(true, 46, &[(blocks, 32)]),
+        ],
+        act: &|filmed, number| {
+            let (background, inside) = [(44, 34), (38, 34), (46, 32)][number];
+            filmed.set("background-qp", background);
+            filmed.set("region-qp", inside);
+            if number > 0 {
+                filmed.feedback(&[(blocks, Quality::Camera)]);
+            }
+            filmed.push();
+        },
+    };
+    film.check("nvenc live", 2);
 }
 
 // All other tests compare the element with itself, and would not see quantizers that are wrong everywhere.

@@ -99,20 +99,38 @@ impl Camera {
     }
 
     pub fn with_format(element: gst::Element, format: gst_video::VideoFormat, width: u32, height: u32) -> Self {
+        Self::with_peer(element, format, width, height, "ANY")
+    }
+
+    /// The element in front of a peer that takes these caps.
+    pub fn with_peer(
+        element: gst::Element,
+        format: gst_video::VideoFormat,
+        width: u32,
+        height: u32,
+        peer: &str,
+    ) -> Self {
         let info = info(format, width, height);
         let first = behind_upload(&element);
         let caps = info.to_caps().unwrap();
-        Self::behind(&first, element, info, caps)
+        Self::behind(&first, element, info, caps, peer)
     }
 
     /// Whatever tests do elsewhere, pictures come from system memory, with these caps.
     pub fn direct(element: gst::Element, info: gst_video::VideoInfo, caps: gst::Caps) -> Self {
         let first = element.clone();
-        Self::behind(&first, element, info, caps)
+        Self::behind(&first, element, info, caps, "ANY")
     }
 
-    fn behind(first: &gst::Element, element: gst::Element, info: gst_video::VideoInfo, caps: gst::Caps) -> Self {
+    fn behind(
+        first: &gst::Element,
+        element: gst::Element,
+        info: gst_video::VideoInfo,
+        caps: gst::Caps,
+        peer: &str,
+    ) -> Self {
         let mut harness = gst_check::Harness::with_element(first, Some("sink"), Some("src"));
+        harness.set_sink_caps_str(peer);
         harness.play();
         harness.set_src_caps(caps);
         Self {
