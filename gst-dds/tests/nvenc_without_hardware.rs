@@ -8,7 +8,7 @@ mod common;
 use common::{Camera, again_on_fake_nvenc, element, identity, info, region};
 use dds_protocol::feedback::Quality;
 use dds_protocol::nal::{self, Codec, Format};
-use fake_nvenc::{FAULTS, NAMES, is_child};
+use fake_nvenc::{FAULTS, NAMES, PROOF, is_child};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
@@ -117,6 +117,11 @@ const FAILURES: &[(&str, &[&str], usize)] = &[
     ),
     ("map-refused", &["nvEncEncodePicture", "qpDeltaMap is not supported"], 0),
     (
+        "ignore-map",
+        &["Fake GPU ignores quantizer maps", "choose another encoder"],
+        0,
+    ),
+    (
         "lost-at=3",
         &["DEVICE_NOT_EXIST", "the device was reset", "restart the pipeline"],
         3,
@@ -139,6 +144,20 @@ fn every_failure_is_one_clear_error_and_leaves_nothing_behind() {
     for (fault, ..) in FAILURES {
         again_on_fake_nvenc(&NAMES, fault);
     }
+}
+
+#[test]
+fn a_gpu_without_a_session_to_spare_codes_without_the_proof_that_maps_act() {
+    if is_child() {
+        let mut camera = Camera::new(element(), 320, 240);
+        camera.push();
+        assert_eq!(common::quantizers(&camera.stream())[0].uniform(), Some(36));
+        return;
+    }
+    let log = again_on_fake_nvenc(&NAMES, "one-session");
+    assert!(log.of("picture").all(|line| !line.contains(PROOF)));
+    let log = again_on_fake_nvenc(&NAMES, "");
+    assert_eq!(log.of("picture").filter(|line| line.contains(PROOF)).count(), 2);
 }
 
 #[test]
@@ -320,10 +339,8 @@ fn properties_that_nvenc_has_reach_it() {
         return;
     }
     let log = again_on_fake_nvenc(&NAMES, "");
-    assert!(
-        log.of("initialize")
-            .all(|line| line.contains("preset=6") && line.contains("slices=4"))
-    );
+    let mut sessions = log.of("initialize").filter(|line| !line.contains(PROOF));
+    assert!(sessions.all(|line| line.contains("preset=6") && line.contains("slices=4")));
 }
 
 /// A picture whose planes differ from one another and whose rows differ from columns, without sharp edges.

@@ -41,10 +41,12 @@ use std::process::Command;
 /// Environment variable: what goes wrong, words separated by commas.
 ///
 /// - `cuda-broken`: `cuInit` fails; `no-device`: there is none; `old-driver`: of API 11.0
-/// - `open-refused`, `no-encoder`: no session, as with too many of them, or on a GPU without an encoder
+/// - `open-refused`, `no-encoder`: no session, as with too many of them, or on a GPU without an encoder; `one-session`: no
+///   second one at a time
 /// - `no-h264`, `max-size=WxH`, `init-refused`: what the device or its driver does not take
 /// - `out-of-memory`: no buffers; `no-mode-change`: rate control stays in its mode; `reconfigure-refused`
-/// - `map-refused`: pictures with a map are refused; `ignore-map`: the map is looked at and has no effect
+/// - `map-refused`: pictures with a map are refused; `ignore-map`: the map is looked at and has no effect; `halve-map`: it
+///   has half the effect
 /// - `lost-at=N`: the device is gone from picture N on
 /// - `gpu-out-of-memory`: no memory of the device for an encoder; `copy-refused`: nothing is copied to where an encoder reads; `register-refused`,
 ///   `mapping-refused`: what it holds is nothing the encoder can read
@@ -120,6 +122,9 @@ pub fn install(folder: &Path, names: &[&str]) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Size of the pictures by which the plugin sees, once in a process, whether maps act.
+pub const PROOF: &str = "176x144";
 
 /// Both names of the driver's libraries.
 pub const NAMES: [&str; 2] = ["libcuda.so.1", "libnvidia-encode.so.1"];
@@ -229,13 +234,17 @@ impl Log {
         self.of("violation").collect()
     }
 
-    /// Pictures that were coded.
+    /// Pictures that were coded, but for those of [`PROOF`].
     pub fn pictures(&self) -> Vec<Coded> {
         self.of("picture")
             .filter_map(|line| {
                 let mut words = line.split(' ');
+                let idr = words.next()? == "idr";
+                if words.next()? == PROOF {
+                    return None;
+                }
                 Some(Coded {
-                    idr: words.next()? == "idr",
+                    idr,
                     qp: words.next()?.parse().ok()?,
                     map: words.next()?.split(',').filter_map(|v| v.parse().ok()).collect(),
                     on_gpu: words.next()? == "gpu",

@@ -269,7 +269,7 @@ unsafe extern "C" fn open(
         );
         check!(world.contexts.contains(&context), "open: no such context");
         check!(current() == Some(context), "open: the context is not current");
-        if fault("open-refused") {
+        if fault("open-refused") || fault("one-session") && !world.encoders.is_empty() {
             return refuse(sys::NV_ENC_ERR_OUT_OF_MEMORY, "");
         }
         if fault("no-encoder") {
@@ -1115,10 +1115,14 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
                 "map: {delta} on top of {qp} in block {i}"
             );
         }
-        let ignore = fault("ignore-map");
+        let strength = match (fault("ignore-map"), fault("halve-map")) {
+            (true, _) => 0,
+            (_, true) => 1,
+            _ => 2,
+        };
         let qps: Vec<u8> = map
             .iter()
-            .map(|delta| total(if ignore { 0 } else { *delta }).clamp(1, 51) as u8)
+            .map(|delta| total(delta * strength / 2).clamp(1, 51) as u8)
             .collect();
         let idr = number == 0 || p.encodePicFlags & sys::NV_ENC_PIC_FLAG_FORCEIDR != 0;
         let coded = setup
@@ -1140,8 +1144,10 @@ unsafe extern "C" fn encode(encoder: *mut c_void, parameters: *mut sys::NV_ENC_P
         encoder.pictures += 1;
         let map: Vec<_> = map.iter().map(i8::to_string).collect();
         log(&format!(
-            "picture {} {qp} {} {} {}",
+            "picture {} {}x{} {qp} {} {} {}",
             if idr { "idr" } else { "p" },
+            shape.width,
+            shape.height,
             map.join(","),
             if on_gpu { "gpu" } else { "system" },
             contexts.len()

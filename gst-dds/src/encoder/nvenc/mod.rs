@@ -9,7 +9,8 @@
 //!
 //! - `qpDeltaMap` holds a signed difference per macroblock (H.264) or per coding tree block (H.265, of 32 pixels) that is
 //!   added to the quantizer that rate control chose. It goes along with every picture. With adaptive quantization,
-//!   look-ahead and multi-pass off, nothing else tells the quantizers of a picture apart.
+//!   look-ahead and multi-pass off, nothing else tells the quantizers of a picture apart. A driver that ignores it is
+//!   refused (see `proof.rs`).
 //! - With [`RateControl::Quantizers`] the driver codes at one constant quantizer, the first base; when the base changes,
 //!   the way to the new one is part of the map. So the base may change in every picture and no call but the one that codes is
 //!   needed, and base plus difference is exact from 1 to 51. Constant quantizers know no bucket: under a [`Guard`] the
@@ -43,6 +44,7 @@
 mod driver;
 mod ids;
 mod map;
+mod proof;
 mod session;
 mod settings;
 mod surface;
@@ -112,11 +114,15 @@ impl RegionEncoder for Nvenc {
         };
         let control = Control::new(config.rate, config.guard, base_qp);
         let driver = Arc::new(Driver::load()?);
-        let session = match &config.gpu {
+        let (at, session) = match &config.gpu {
             // The device is theirs to choose.
-            Some(gpu) => Session::open(&driver, At::Lent(gpu), &settings, config.format, control)?,
+            Some(gpu) => {
+                let at = At::Lent(gpu);
+                (at, Session::open(&driver, at, &settings, config.format, control)?)
+            }
             None => first_device(&driver, &settings, config.format, control, &log)?,
         };
+        proof::maps_act(&driver, at, &session.device, &settings, config.format, &log)?;
         let name = session.name();
         let (width, height) = (config.width as usize, config.height as usize);
         let mut encoder = Self {
@@ -214,13 +220,13 @@ fn first_device(
     format: PixelFormat,
     control: Control,
     log: &Log,
-) -> Result<Session, OpenError> {
+) -> Result<(At<'static>, Session), OpenError> {
     let mut refusals = Vec::new();
     for ordinal in 0..driver.devices()? {
         match Session::open(driver, At::Device(ordinal), settings, format, control) {
             Ok(session) => {
                 log(LogLevel::Info, &format!("GPU {ordinal}: {}", session.device));
-                return Ok(session);
+                return Ok((At::Device(ordinal), session));
             }
             Err(error) => {
                 log(LogLevel::Debug, &format!("GPU {ordinal}: {error}"));
