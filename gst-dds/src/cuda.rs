@@ -25,6 +25,8 @@ use crate::encoder::{Gpu, GpuPicture, GpuPlane};
 const LIBRARY: &str = "libgstcuda-1.0.so.0";
 /// Feature of caps whose buffers hold CUDA memory (`GST_CAPS_FEATURE_MEMORY_CUDA_MEMORY`).
 pub const FEATURE: &str = "memory:CUDAMemory";
+/// Type of contexts that carry a CUDA context (`GST_CUDA_CONTEXT_TYPE`).
+const CONTEXT: &str = "gst.cuda.context";
 /// `GST_MAP_CUDA`: maps the device's memory, not a copy of it.
 const MAP_CUDA: gst::ffi::GstMapFlags = gst::ffi::GST_MAP_FLAG_LAST << 1;
 /// Any device.
@@ -129,6 +131,9 @@ impl Drop for Slot {
 impl Slot {
     /// Takes the context from a `GstContext` of that type, unless one is here already. For `GstElement::set_context`.
     pub fn offer(&self, element: &gst::Element, context: &gst::Context) {
+        if context.context_type() != CONTEXT {
+            return;
+        }
         let Ok(functions) = functions() else { return };
         // SAFETY: element and context are alive; the library reads and writes the pointer as it does that of its own
         // elements, and puts a reference of ours there.
@@ -137,13 +142,15 @@ impl Slot {
         }
     }
 
-    /// Answers a query for our context; `false` where it asks for something else, or there is none.
+    /// Answers a query for our context; `false` where it asks for something else, or we have none.
     pub fn answer(&self, element: &gst::Element, query: &mut gst::QueryRef) -> bool {
         let context = self.0.load(Ordering::Acquire);
+        if context.is_null() {
+            return false;
+        }
         let Ok(functions) = functions() else { return false };
-        // SAFETY: element and query are alive, and the query ours to write; a context in the slot is a reference of ours.
-        !context.is_null()
-            && unsafe { (functions.handle_query)(element.as_ptr(), query.as_mut_ptr(), context) } != glib::ffi::GFALSE
+        // SAFETY: element and query are alive, and the query ours to write; what is in the slot is a reference of ours.
+        unsafe { (functions.handle_query)(element.as_ptr(), query.as_mut_ptr(), context) != glib::ffi::GFALSE }
     }
 
     /// The context: that of a neighbour or of the application, else a new one, of which they are told.
