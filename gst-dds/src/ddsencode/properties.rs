@@ -204,7 +204,10 @@ pub enum Encoder {
     #[enum_value(name = "libx265, H.265", nick = "x265")]
     X265 = 2,
     /// NVENC.
-    #[enum_value(name = "NVIDIA's encoder, H.264 or H.265", nick = "nvenc")]
+    #[enum_value(
+        name = "NVIDIA's encoder, H.264 or H.265; it alone reads CUDA memory",
+        nick = "nvenc"
+    )]
     Nvenc = 3,
 }
 
