@@ -12,14 +12,14 @@
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use glib::translate::{FromGlibPtrNone, ToGlibPtr};
 use gst::prelude::*;
 
 use crate::encoder::{Gpu, GpuPicture, GpuPlane};
+use crate::library;
 
 /// Name of the library.
 const LIBRARY: &str = "libgstcuda-1.0.so.0";
@@ -82,20 +82,19 @@ pub fn available() -> Result<(), &'static str> {
 impl Functions {
     fn open() -> Result<Self, String> {
         // SAFETY: the library's initialisers are GStreamer's; it is never closed.
-        let library = unsafe { libloading::Library::new(LIBRARY) }
-            .map_err(|error| format!("GStreamer's CUDA library cannot be loaded ({error})"))?;
+        let library = unsafe { library::open(LIBRARY) }?;
         let library = Box::leak(Box::new(library));
         // SAFETY: names and types are those of the library's headers.
         unsafe {
-            let load: Load = symbol(library, "gst_cuda_load_library")?;
-            let init_memory: InitMemory = symbol(library, "gst_cuda_memory_init_once")?;
+            let load: Load = library::function(library, "gst_cuda_load_library")?;
+            let init_memory: InitMemory = library::function(library, "gst_cuda_memory_init_once")?;
             let functions = Self {
-                ensure: symbol(library, "gst_cuda_ensure_element_context")?,
-                handle_context: symbol(library, "gst_cuda_handle_set_context")?,
-                handle_query: symbol(library, "gst_cuda_handle_context_query")?,
-                handle: symbol(library, "gst_cuda_context_get_handle")?,
-                is_memory: symbol(library, "gst_is_cuda_memory")?,
-                sync: symbol(library, "gst_cuda_memory_sync").ok(),
+                ensure: library::function(library, "gst_cuda_ensure_element_context")?,
+                handle_context: library::function(library, "gst_cuda_handle_set_context")?,
+                handle_query: library::function(library, "gst_cuda_handle_context_query")?,
+                handle: library::function(library, "gst_cuda_context_get_handle")?,
+                is_memory: library::function(library, "gst_is_cuda_memory")?,
+                sync: library::function(library, "gst_cuda_memory_sync").ok(),
             };
             if load() == glib::ffi::GFALSE {
                 return Err("GStreamer's CUDA library does not find NVIDIA's driver (libcuda.so.1)".into());
@@ -104,18 +103,6 @@ impl Functions {
             Ok(functions)
         }
     }
-}
-
-/// A function of the library.
-///
-/// # Safety
-/// `T` must be the type of that function.
-unsafe fn symbol<T: Copy>(library: &libloading::Library, name: &str) -> Result<T, String> {
-    // SAFETY: by contract.
-    let symbol = unsafe { library.get::<T>(name) };
-    symbol
-        .map(|symbol| *symbol)
-        .map_err(|_| format!("GStreamer's CUDA library lacks the function {name}"))
 }
 
 /// The CUDA context that an element shares with its neighbours, once it has one.

@@ -10,6 +10,7 @@ pub mod camera;
 pub mod cuda;
 pub mod ddsencode;
 pub mod encoder;
+mod library;
 pub mod picture;
 pub mod scale;
 

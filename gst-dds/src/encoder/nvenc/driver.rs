@@ -11,10 +11,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use libloading::Library;
-
 use super::super::OpenError;
 use super::{ids, sys};
+use crate::library::{self, Library};
 
 const CUDA: &str = "libcuda.so.1";
 const NVENC: &str = "libnvidia-encode.so.1";
@@ -157,17 +156,12 @@ struct Cuda {
     stream_destroy: StreamCall,
 }
 
-/// The linker's own words, which the error only refers to.
-fn words(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
-}
-
 fn load(name: &str) -> Result<Library, OpenError> {
-    // SAFETY: loading runs the library's initialisers, which NVIDIA's driver has for any process to run.
-    unsafe { Library::new(name) }.map_err(|error| {
+    // SAFETY: the initialisers are those of NVIDIA's driver, which has them for any process to run.
+    unsafe { library::open(name) }.map_err(|words| {
         OpenError::refused(
             "encoder=nvenc",
-            format!("{name} of NVIDIA's driver cannot be loaded ({})", words(&error)),
+            format!("{name} of NVIDIA's driver cannot be loaded ({words})"),
             "Install it with its encoder library (Debian: libcuda1 and libnvidia-encode1), or choose another encoder",
         )
     })
@@ -179,11 +173,10 @@ fn load(name: &str) -> Result<Library, OpenError> {
 /// `T` must be the type of that function.
 unsafe fn function<T: Copy>(library: &Library, name: &str) -> Result<T, OpenError> {
     // SAFETY: by contract.
-    let symbol = unsafe { library.get::<T>(name) };
-    symbol.map(|symbol| *symbol).map_err(|error| {
+    unsafe { library::function(library, name) }.map_err(|words| {
         OpenError::refused(
             "encoder=nvenc",
-            format!("NVIDIA's driver lacks the function {name} ({})", words(&error)),
+            format!("NVIDIA's driver lacks the function {name} ({words})"),
             "Install a newer driver, or choose another encoder",
         )
     })
