@@ -257,7 +257,7 @@ impl Nvenc {
         let map = self.map.fill(ground, controls.offsets);
         let coded = self
             .session
-            .encode(&self.settings, self.format, source, force_idr, map, &mut self.coded)
+            .encode(&self.settings, source, force_idr, map, &mut self.coded)
             .map_err(EncodeError::Library)?;
         self.started = true;
         self.since_idr = if coded.idr { 0 } else { self.since_idr.saturating_add(1) };

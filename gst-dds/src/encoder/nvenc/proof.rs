@@ -104,7 +104,6 @@ fn sizes(session: &mut Session, settings: &Settings, format: PixelFormat) -> Res
         session
             .encode(
                 settings,
-                format,
                 Source::System(&picture),
                 true,
                 map.fill(Ground::Unknown, offsets),

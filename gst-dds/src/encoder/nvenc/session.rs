@@ -76,6 +76,7 @@ pub(super) struct Session {
     pub abilities: Abilities,
     initialize: Box<sys::NV_ENC_INITIALIZE_PARAMS>,
     config: Box<sys::NV_ENC_CONFIG>,
+    format: PixelFormat,
     buffer_format: sys::NV_ENC_BUFFER_FORMAT,
     /// Something was coded, and the encoder has to be told of the end.
     begun: bool,
@@ -163,6 +164,7 @@ impl Session {
             abilities: Abilities::default(),
             initialize: Box::new(zeroed()),
             config: Box::new(zeroed()),
+            format,
             buffer_format: match format {
                 PixelFormat::I420 => sys::NV_ENC_BUFFER_FORMAT_IYUV,
                 PixelFormat::Yv12 => sys::NV_ENC_BUFFER_FORMAT_YV12,
@@ -176,7 +178,7 @@ impl Session {
         session.check_support(settings)?;
         session.initialize(settings, control).map_err(|e| refused(&e))?;
         if session.lent.is_some() {
-            session.create_surface(settings, format)?;
+            session.create_surface(settings)?;
         } else {
             session.create_input(settings).map_err(|e| refused(&e))?;
         }
@@ -350,9 +352,9 @@ impl Session {
         Ok(())
     }
 
-    fn create_surface(&mut self, settings: &Settings, format: PixelFormat) -> Result<(), OpenError> {
+    fn create_surface(&mut self, settings: &Settings) -> Result<(), OpenError> {
         let size = (settings.width as usize, settings.height as usize);
-        let surface = Surface::new(&self.driver, format, size)?;
+        let surface = Surface::new(&self.driver, self.format, size)?;
         let mut resource = Box::new(zeroed::<sys::NV_ENC_REGISTER_RESOURCE>());
         resource.version = ids::REGISTER_RESOURCE_VER;
         resource.resourceType = sys::NV_ENC_INPUT_RESOURCE_TYPE_CUDADEVICEPTR;
@@ -418,7 +420,6 @@ impl Session {
     pub fn encode(
         &mut self,
         settings: &Settings,
-        format: PixelFormat,
         source: Source<'_>,
         force_idr: bool,
         map: &mut [i8],
@@ -428,7 +429,7 @@ impl Session {
         let driver = self.driver.clone();
         let _current = Current(&driver);
         let Some(registered) = &self.surface else {
-            let pitch = self.upload(settings, format, source)?;
+            let pitch = self.upload(settings, source)?;
             return self.code(settings, source.number(), (self.input, pitch), force_idr, map, out);
         };
         registered.surface.fill(source).map_err(|e| e.to_string())?;
@@ -473,7 +474,7 @@ impl Session {
     }
 
     /// Writes a picture to the driver's buffer, and gives its pitch.
-    fn upload(&self, settings: &Settings, format: PixelFormat, source: Source<'_>) -> Result<u32, String> {
+    fn upload(&self, settings: &Settings, source: Source<'_>) -> Result<u32, String> {
         let Source::System(picture) = source else {
             return Err("the encoder was opened for pictures in system memory".into());
         };
@@ -487,7 +488,7 @@ impl Session {
             // SAFETY: the buffer was created for this size and format and is ours while locked; the driver lays out
             // pitch * height bytes of luma and half of that of chroma.
             let data = unsafe { std::slice::from_raw_parts_mut(lock.bufferDataPtr.cast::<u8>(), bytes) };
-            copy_picture(format, picture, (width, height), data, lock.pitch as usize)
+            copy_picture(self.format, picture, (width, height), data, lock.pitch as usize)
         };
         call!(self, nvEncUnlockInputBuffer(self.input)).map_err(|e| e.to_string())?;
         if written {
