@@ -49,6 +49,11 @@ pub(super) fn library_log(object: &impl IsA<gst::Object>) -> Log {
     })
 }
 
+/// Whether pictures come in the memory of a GPU.
+fn is_on_gpu(input: &InputState) -> bool {
+    input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps))
+}
+
 /// Instance data. Locks are held one at a time, except that `inbox` and those of `refine` may be taken while `state` is
 /// held. None is held
 /// while pushing, posting or calling the parent.
@@ -239,7 +244,7 @@ impl VideoEncoderImpl for DdsEncode {
         let settings = self.settings.lock().unwrap().clone();
         let coders = self.coders(&settings, allowed.as_ref()).unwrap_or_default();
         // The library is looked for only where it may be of use.
-        let gpu = coders.iter().any(|(backend, _)| *backend == Backend::Nvenc)
+        let gpu = coders.iter().any(|(backend, _)| backend.reads_gpu())
             && cuda::available()
                 .inspect_err(|why| gst::debug!(CAT, imp = self, "No pictures in CUDA memory: {why}"))
                 .is_ok();
@@ -359,8 +364,8 @@ impl DdsEncode {
         let format = negotiate::pixel_format(info.format())
             .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
         let allowed = obj.src_pad().allowed_caps();
-        let on_gpu = input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps));
-        let context = self.context(on_gpu && settings.two_pass().is_none());
+        let read_there = is_on_gpu(input) && settings.two_pass().is_none();
+        let context = read_there.then(|| self.context()).flatten();
         let opened = settings.check().and_then(|()| {
             let coders = self.coders(&settings, allowed.as_ref())?;
             open::first(&coders, |backend, codec| {
@@ -404,11 +409,7 @@ impl DdsEncode {
             }
         }
         self.tell_encoder(&chosen, encoder.name(), settings.backends().len() > 1);
-        self.install(&settings, input, format, (&choice, &config), encoder, chosen);
-        if let Some(state) = self.state.lock().unwrap().as_mut() {
-            state.on_gpu = on_gpu;
-            state.cuda = context.filter(|_| state.encoder.reads_gpu());
-        }
+        self.install(&settings, input, format, (&choice, &config), (encoder, chosen), context);
 
         obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
         obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
@@ -428,8 +429,8 @@ impl DdsEncode {
         input: &InputState,
         format: PixelFormat,
         (choice, config): (&Choice, &Config),
-        encoder: Box<dyn RegionEncoder>,
-        chosen: Chosen,
+        (encoder, chosen): (Box<dyn RegionEncoder>, Chosen),
+        context: Option<cuda::Context>,
     ) {
         let stream_id = match settings.stream_id() {
             0 => glib::random_int().max(1),
@@ -443,6 +444,7 @@ impl DdsEncode {
         let live = settings.live();
         let frame_rate = config.frame_rate.map_or(0.0, |(n, d)| f64::from(n) / f64::from(d));
         let key_int_max = encoder.key_int_max();
+        let cuda = context.filter(|_| encoder.reads_gpu());
         let rates = rates(&live, Guard::OPEN);
         let mut slot = self.state.lock().unwrap();
         let before = slot.take();
@@ -524,8 +526,8 @@ impl DdsEncode {
             rois: Vec::new(),
             stats,
             first_pass,
-            on_gpu: false,
-            cuda: None,
+            on_gpu: is_on_gpu(input),
+            cuda,
         });
     }
 
@@ -635,17 +637,10 @@ impl DdsEncode {
         let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());
     }
 
-    /// The CUDA context that pictures lie in, where they are to be read there.
-    fn context(&self, wanted: bool) -> Option<cuda::Context> {
-        if !wanted {
-            return None;
-        }
-        self.cuda
-            .ensure(self.obj().upcast_ref())
-            .inspect_err(|why| {
-                gst::warning!(CAT, imp = self, "{why}");
-            })
-            .ok()
+    /// The CUDA context that pictures lie in.
+    fn context(&self) -> Option<cuda::Context> {
+        let context = self.cuda.ensure(self.obj().upcast_ref());
+        context.inspect_err(|why| gst::warning!(CAT, imp = self, "{why}")).ok()
     }
 
     fn answer_context(&self, query: &mut gst::QueryRef) -> bool {

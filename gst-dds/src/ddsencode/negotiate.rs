@@ -276,26 +276,24 @@ pub(super) fn choose(
 }
 
 /// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry. With `gpu`,
-/// NVIDIA's encoder takes it in the memory of a GPU too, and first: who can leave it there or not should leave it.
+/// those that can take it in the memory of a GPU too, and first: who can leave it there or not should leave it.
 pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)], gpu: bool) -> gst::Caps {
-    let carried = |codec, format| allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
-    let formats = |all: &[VideoFormat], reads: &dyn Fn(Backend) -> bool| -> Vec<VideoFormat> {
-        let fits = |format: &VideoFormat| {
-            pixel_format(*format).is_some_and(|format| {
-                let takes = |(backend, codec): &(Backend, Codec)| {
-                    reads(*backend) && backend.formats().contains(&format) && carried(*codec, format)
-                };
-                coders.iter().any(takes)
-            })
-        };
-        all.iter().copied().filter(fits).collect()
+    let takes = |(backend, codec): (Backend, Codec), format| {
+        let carried = allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
+        carried && backend.formats().contains(&format)
+    };
+    let any_takes = |format: VideoFormat, on_gpu: bool| {
+        pixel_format(format).is_some_and(|format| {
+            let mut coders = coders.iter().filter(|(backend, _)| !on_gpu || backend.reads_gpu());
+            coders.any(|coder| takes(*coder, format))
+        })
     };
     let mut caps = gst::Caps::new_empty();
-    let on_device = formats(&GPU_FORMATS, &|backend| gpu && backend == Backend::Nvenc);
+    let on_device: Vec<_> = GPU_FORMATS.into_iter().filter(|f| gpu && any_takes(*f, true)).collect();
     if !on_device.is_empty() {
         caps.merge(on_gpu(on_device));
     }
-    let system = formats(&FORMATS, &|_| true);
+    let system: Vec<_> = FORMATS.into_iter().filter(|f| any_takes(*f, false)).collect();
     if !system.is_empty() {
         caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
     }

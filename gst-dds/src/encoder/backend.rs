@@ -51,6 +51,11 @@ impl Backend {
         }
     }
 
+    /// Whether it reads pictures in the memory of a GPU, of the same sample layouts.
+    pub fn reads_gpu(self) -> bool {
+        self == Self::Nvenc
+    }
+
     /// Opens an encoder.
     ///
     /// # Errors
