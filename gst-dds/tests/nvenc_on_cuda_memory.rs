@@ -8,17 +8,11 @@
 
 mod common;
 
-use common::{Camera, decodes, element, info, on_fake_cuda, quantizers, region};
+use common::{Camera, again_on_fake_cuda, decodes, element, info, quantizers, region, run};
 use dds_protocol::feedback::Quality;
 use fake_nvenc::{is_child, on_cuda};
 use gst::prelude::*;
 use gst_video::VideoFormat;
-
-/// Runs the test that calls it in a process with the stand-in.
-fn again(faults: &str) -> fake_nvenc::Log {
-    let thread = std::thread::current();
-    on_fake_cuda(&[thread.name().unwrap()], faults)
-}
 
 /// Codes three frames, of which the last has a region, and gives the stream.
 fn code(mut camera: Camera) -> (Vec<u8>, Camera) {
@@ -40,7 +34,7 @@ fn in_system_memory(format: VideoFormat, width: u32, height: u32) -> Camera {
 #[test]
 fn pictures_on_the_gpu_are_coded_as_those_in_system_memory() {
     if !is_child() {
-        let log = again("");
+        let log = again_on_fake_cuda("");
         let (gpu, system): (Vec<_>, Vec<_>) = log.pictures().into_iter().partition(|picture| picture.on_gpu);
         assert_eq!((gpu.len(), system.len()), (12, 12));
         // No second context, which would take its share of the GPU's memory.
@@ -69,7 +63,7 @@ fn pictures_on_the_gpu_are_coded_as_those_in_system_memory() {
 #[test]
 fn pictures_that_lie_elsewhere_than_caps_say_are_read_through_system_memory() {
     if !is_child() {
-        let log = again("");
+        let log = again_on_fake_cuda("");
         // Those too go to the memory that the encoder was told of.
         assert_eq!(log.pictures().iter().filter(|picture| picture.on_gpu).count(), 3);
         return;
@@ -87,7 +81,7 @@ fn pictures_that_lie_elsewhere_than_caps_say_are_read_through_system_memory() {
 #[test]
 fn two_passes_read_their_pictures_through_system_memory() {
     if !is_child() {
-        let log = again("");
+        let log = again_on_fake_cuda("");
         assert!(log.pictures().iter().all(|picture| !picture.on_gpu));
         return;
     }
@@ -110,7 +104,7 @@ fn two_passes_read_their_pictures_through_system_memory() {
 #[test]
 fn cuda_memory_is_asked_for_where_it_is_read_and_not_elsewhere() {
     if !is_child() {
-        again("");
+        again_on_fake_cuda("");
         return;
     }
     let features = |encoder: &str| -> Vec<String> {
@@ -128,7 +122,7 @@ fn cuda_memory_is_asked_for_where_it_is_read_and_not_elsewhere() {
 #[test]
 fn an_encoder_that_takes_over_reads_them_through_system_memory() {
     if !is_child() {
-        let log = again("register-refused");
+        let log = again_on_fake_cuda("register-refused");
         assert!(log.pictures().is_empty());
         return;
     }
@@ -143,7 +137,7 @@ fn an_encoder_that_takes_over_reads_them_through_system_memory() {
     assert_eq!(decodes(&stream), 3);
 }
 
-/// Faults, the words that the error must hold, and how many frames come out before it.
+/// Faults, and the words that the error must hold.
 const FAILURES: [(&str, &str); 4] = [
     ("gpu-out-of-memory", "cuMemAllocPitch says 2: out of memory"),
     ("copy-refused", "cuMemcpy2DAsync says 2: out of memory"),
@@ -158,45 +152,26 @@ const FAILURES: [(&str, &str); 4] = [
 fn what_fails_on_the_gpu_is_one_clear_error_and_leaves_nothing() {
     if !is_child() {
         for (fault, _) in FAILURES {
-            again(fault);
+            again_on_fake_cuda(fault);
         }
         return;
     }
     let faults = std::env::var(fake_nvenc::FAULTS).unwrap();
     let (_, words) = FAILURES.iter().find(|(fault, _)| faults.contains(fault)).unwrap();
     assert!(on_cuda());
-    let element = element();
     let source = "videotestsrc num-buffers=3 ! video/x-raw,format=NV12,width=320,height=240,framerate=30/1 \
-                  ! cudaupload ! video/x-raw(memory:CUDAMemory) ! identity name=last";
-    let source = gst::parse::bin_from_description(source, true).unwrap();
-    let sink = gst::ElementFactory::make("fakesink").build().unwrap();
-    let pipeline = gst::Pipeline::new();
-    pipeline.add_many([source.upcast_ref(), &element, &sink]).unwrap();
-    gst::Element::link_many([source.upcast_ref(), &element, &sink]).unwrap();
-    let _ = pipeline.set_state(gst::State::Playing);
-    let bus = pipeline.bus().unwrap();
-    let mut told = Vec::new();
-    while let Some(message) = bus.timed_pop_filtered(
-        gst::ClockTime::from_seconds(10),
-        &[gst::MessageType::Error, gst::MessageType::Eos],
-    ) {
-        let gst::MessageView::Error(error) = message.view() else {
-            break;
-        };
-        told.push(format!("{} {:?}", error.error(), error.debug()));
-        if error.src() == Some(element.upcast_ref()) {
-            break;
-        }
-    }
-    pipeline.set_state(gst::State::Null).unwrap();
-    assert!(told.iter().any(|error| error.contains(words)), "{told:?}");
+                  ! cudaupload ! capsfilter caps=video/x-raw(memory:CUDAMemory)";
+    let (error, units) = run(source, &element(), "video/x-h264");
+    let error = error.expect(words);
+    assert!(error.contains(words), "{error}");
+    assert_eq!(units, 0, "{error}");
 }
 
 /// As elements in front of us may do it; `cudaupload` of 1.22 drops what was there before.
 #[test]
 fn regions_on_the_buffers_act_on_their_frame() {
     if !is_child() {
-        assert!(again("").pictures().iter().all(|picture| picture.on_gpu));
+        assert!(again_on_fake_cuda("").pictures().iter().all(|picture| picture.on_gpu));
         return;
     }
     let element = element();
@@ -231,7 +206,7 @@ fn regions_on_the_buffers_act_on_their_frame() {
 #[test]
 fn it_starts_and_stops_a_hundred_times_and_leaves_nothing() {
     if !is_child() {
-        let log = again("");
+        let log = again_on_fake_cuda("");
         assert_eq!(log.pictures().len(), 300);
         return;
     }

@@ -12,42 +12,11 @@ use fake_nvenc::{FAULTS, NAMES, PROOF, is_child};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
-/// Codes six frames of 640x368 video with the element; the words of the error that ends it, and how many came out.
+/// Codes six frames of 640x368 video with the element; see [`common::run`].
 fn run(element: &gst::Element, peer: &str) -> (Option<String>, usize) {
-    let pipeline = gst::Pipeline::new();
     let source =
         "videotestsrc num-buffers=6 ! capsfilter caps=video/x-raw,format=I420,width=640,height=368,framerate=30/1";
-    let source = gst::parse::bin_from_description(source, true).unwrap();
-    let sink = gst_app::AppSink::builder().sync(false).build();
-    sink.set_caps(Some(&peer.parse::<gst::Caps>().unwrap()));
-    pipeline
-        .add_many([source.upcast_ref(), element, sink.upcast_ref()])
-        .unwrap();
-    gst::Element::link_many([source.upcast_ref(), element, sink.upcast_ref()]).unwrap();
-    let mut units = 0;
-    if pipeline.set_state(gst::State::Playing).is_ok() {
-        while sink.pull_sample().is_ok() {
-            units += 1;
-        }
-    }
-    let messages: Vec<_> = std::iter::from_fn(|| pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]))
-        .filter_map(|message| match message.view() {
-            gst::MessageView::Error(e) if e.src() == Some(element.upcast_ref()) => {
-                Some(format!("{} {:?}", e.error(), e.debug()))
-            }
-            _ => None,
-        })
-        .collect();
-    pipeline.set_state(gst::State::Null).unwrap();
-    pipeline.remove(element).unwrap();
-    // The base class has a word of its own, and may try again with the next frame.
-    let mut messages: Vec<_> = messages
-        .into_iter()
-        .filter(|m| !m.contains("Failed to start encoder"))
-        .collect();
-    messages.dedup();
-    assert!(messages.len() <= 1, "{messages:?}");
-    (messages.into_iter().next(), units)
+    common::run(source, element, peer)
 }
 
 /// Whether this machine has NVIDIA's driver, so that nothing can be missing.

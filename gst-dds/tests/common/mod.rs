@@ -45,6 +45,12 @@ pub fn on_fake_cuda(tests: &[&str], faults: &str) -> fake_nvenc::Log {
     fake_nvenc::again_on_cuda(&folder, tests, faults)
 }
 
+/// The same with the test that calls it.
+pub fn again_on_fake_cuda(faults: &str) -> fake_nvenc::Log {
+    let thread = std::thread::current();
+    on_fake_cuda(&[thread.name().unwrap()], faults)
+}
+
 /// The element, or, where tests keep pictures in CUDA memory, the element behind what uploads them.
 fn behind_upload(element: &gst::Element) -> gst::Element {
     if !fake_nvenc::on_cuda() {
@@ -69,6 +75,42 @@ fn behind_upload(element: &gst::Element) -> gst::Element {
         bin.add_pad(&gst::GhostPad::with_target(&pad).unwrap()).unwrap();
     }
     bin.upcast()
+}
+
+/// Codes what a source gives with the element; the words of the one error that ends it, and how many access units came out.
+pub fn run(source: &str, element: &gst::Element, peer: &str) -> (Option<String>, usize) {
+    let pipeline = gst::Pipeline::new();
+    let source = gst::parse::bin_from_description(source, true).unwrap();
+    let sink = gst_app::AppSink::builder().sync(false).build();
+    sink.set_caps(Some(&peer.parse::<gst::Caps>().unwrap()));
+    pipeline
+        .add_many([source.upcast_ref(), element, sink.upcast_ref()])
+        .unwrap();
+    gst::Element::link_many([source.upcast_ref(), element, sink.upcast_ref()]).unwrap();
+    let mut units = 0;
+    if pipeline.set_state(gst::State::Playing).is_ok() {
+        while sink.pull_sample().is_ok() {
+            units += 1;
+        }
+    }
+    let messages: Vec<_> = std::iter::from_fn(|| pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]))
+        .filter_map(|message| match message.view() {
+            gst::MessageView::Error(e) if e.src() == Some(element.upcast_ref()) => {
+                Some(format!("{} {:?}", e.error(), e.debug()))
+            }
+            _ => None,
+        })
+        .collect();
+    pipeline.set_state(gst::State::Null).unwrap();
+    pipeline.remove(element).unwrap();
+    // The base class has a word of its own, and may try again with the next frame.
+    let mut messages: Vec<_> = messages
+        .into_iter()
+        .filter(|m| !m.contains("Failed to start encoder"))
+        .collect();
+    messages.dedup();
+    assert!(messages.len() <= 1, "{messages:?}");
+    (messages.into_iter().next(), units)
 }
 
 /// An element with the usual settings for tests: fast, one thread, fixed stream ID, no wall clock.
