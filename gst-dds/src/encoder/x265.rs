@@ -30,7 +30,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use dds_protocol::nal::{push_escaped, unescape};
-use dds_x265_sys as sys;
+use dds_x265_sys::{self as sys, call};
 
 use guard::Bucket;
 use options::{
@@ -57,13 +57,6 @@ const LARGE_UNITS_FROM: u8 = 50;
 const MAX_QP: u16 = 51;
 /// `aspect_ratio_idc` of ratios that are written out.
 const EXTENDED_SAR: c_int = 255;
-
-/// Calls a function of the library's table; [`api`] has seen that they are all there.
-macro_rules! call {
-    ($api:expr, $name:ident($($argument:expr),*)) => {
-        ($api.$name.expect("the table is complete"))($($argument),*)
-    };
-}
 
 /// The library's table of functions.
 ///

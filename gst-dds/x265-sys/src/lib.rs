@@ -18,3 +18,11 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/x265.rs"));
+
+/// Calls a function of the library's table. It panics where the table lacks it, which the caller looks at before.
+#[macro_export]
+macro_rules! call {
+    ($api:expr, $name:ident($($argument:expr),*)) => {
+        ($api.$name.expect("the table is complete"))($($argument),*)
+    };
+}

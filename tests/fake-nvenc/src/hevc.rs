@@ -7,7 +7,7 @@
 use std::ffi::c_int;
 use std::ptr;
 
-use dds_x265_sys as sys;
+use dds_x265_sys::{self as sys, call};
 
 use crate::coder::{Layout, Shape};
 
@@ -15,13 +15,6 @@ use crate::coder::{Layout, Shape};
 const SEI: [u32; 2] = [39, 40];
 /// Macroblocks across and down a coding tree block.
 const STEP: usize = 2;
-
-/// Calls a function of the library's table.
-macro_rules! call {
-    ($api:expr, $name:ident($($argument:expr),*)) => {
-        ($api.$name.expect("libx265's table is complete"))($($argument),*)
-    };
-}
 
 pub(crate) struct Hevc {
     api: &'static sys::x265_api,
