@@ -140,8 +140,8 @@ impl Coder {
         out
     }
 
-    /// Codes a picture that lies in a buffer as the driver lays it out. `qps` are per macroblock, in
-    /// H.265 per block of 32 pixels, in raster order.
+    /// Codes a picture that lies in a buffer as the driver lays it out. `qps` are per macroblock, in H.265 per
+    /// block of 32 pixels, in raster order.
     pub fn code(&mut self, buffer: &[u8], pitch: usize, number: i64, idr: bool, qps: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         let coder = match self {

@@ -48,8 +48,8 @@ use std::process::Command;
 /// - `map-refused`: pictures with a map are refused; `ignore-map`: the map is looked at and has no effect; `halve-map`: it
 ///   has half the effect
 /// - `lost-at=N`: the device is gone from picture N on
-/// - `gpu-out-of-memory`: no memory of the device for an encoder; `copy-refused`: nothing is copied to where an encoder reads; `register-refused`,
-///   `mapping-refused`: what it holds is nothing the encoder can read
+/// - `gpu-out-of-memory`: no memory of the device for an encoder; `copy-refused`: nothing is copied to where an encoder
+///   reads; `register-refused`, `mapping-refused`: what the device holds is nothing an encoder can read
 /// - `others-too`: GStreamer's own elements may look at the encoder, by looser rules, and find nothing to register; else
 ///   that is a violation
 pub const FAULTS: &str = "FAKE_NVENC_FAULTS";
