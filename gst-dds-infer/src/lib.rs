@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! GStreamer plugin of the server side of gst-dds: the elements `ddsinfer`, and `ddsoverlay`, which draws its results.
+//! GStreamer plugin of the server side of gst-dds: the elements `ddsinfer`, `ddsoverlay`, which draws its results, and
+//! `ddsrtprecv`, which receives one RTP stream in front of it.
 //!
 //! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
 //! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
-//! frames are whole, [`overlay`] draws on pictures of any format.
+//! frames are whole, [`overlay`] draws on pictures of any format, [`rtp`] keeps to one stream of many.
 
 mod analytics;
 pub mod ddsinfer;
 pub mod ddsoverlay;
+pub mod ddsrtprecv;
 pub mod feedback;
 pub mod identity;
 pub mod merge;
 pub mod model;
 pub mod overlay;
 pub mod results;
+pub mod rtp;
 pub mod segmentation;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     results::register_meta();
     ddsinfer::register(plugin)?;
-    ddsoverlay::register(plugin)
+    ddsoverlay::register(plugin)?;
+    ddsrtprecv::register(plugin)
 }
 
 #[allow(missing_docs, reason = "the macro's items cannot carry any")]

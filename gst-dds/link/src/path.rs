@@ -3,7 +3,7 @@
 //! Follows the data path of one pad, element by element, to the `rtpsession` elements on it.
 //!
 //! From a pad the walk takes its peer, then the peer's internal links, and so on. Ghost pads need no special case: their
-//! internal link is the proxy pad on the other side of the bin's wall. `rtpbin`, `rtspsrc` and the RTSP server all keep
+//! internal link is the proxy pad on the other side of the bin's wall. `rtpbin`, `rtspsrc`, `ddsrtprecv` and the RTSP server all keep
 //! an `rtpsession` inside, so one rule finds the session of each of them.
 
 use std::collections::{HashSet, VecDeque};
@@ -100,7 +100,8 @@ pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pa
 /// A buffer on the path in which received packets wait for late ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JitterBuffer {
-    /// Element whose property `latency` says how long: the outermost of `rtspsrc`, `rtpbin` and `rtpjitterbuffer`.
+    /// Element whose property `latency` says how long: the outermost of `rtspsrc`, `rtpbin`, `ddsrtprecv` and
+    /// `rtpjitterbuffer`.
     pub owner: gst::Element,
     /// How long, in milliseconds.
     pub latency_ms: u32,
@@ -123,7 +124,7 @@ pub fn jitter_buffer(pad: &gst::Pad) -> Option<JitterBuffer> {
     let mut owner = buffer.clone();
     let mut above = buffer.parent();
     while let Some(element) = above.and_downcast::<gst::Element>() {
-        if is_made_by(&element, &["rtpbin", "rtspsrc"]) {
+        if is_made_by(&element, &["rtpbin", "rtspsrc", "ddsrtprecv"]) {
             owner = element.clone();
         }
         above = element.parent();
