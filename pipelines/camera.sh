@@ -63,4 +63,4 @@ gst-launch-1.0 -e \
   ! rtp.send_rtp_sink_0 \
   rtp.send_rtp_src_0 ! udpsink host="$HOST" port="$PORT" sync=false async=false \
   rtp.send_rtcp_src_0 ! udpsink host="$HOST" port=$((PORT + 1)) sync=false async=false \
-  udpsrc port="$FEEDBACK_PORT" ! rtp.recv_rtcp_sink_0
+  udpsrc port="$FEEDBACK_PORT" reuse=false ! rtp.recv_rtcp_sink_0

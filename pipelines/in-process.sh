@@ -41,6 +41,9 @@ case $SOURCE in
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
 
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
+
 gst-launch-1.0 -q -e \
   "${source[@]}" \
   ! videoconvert \

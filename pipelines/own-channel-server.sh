@@ -43,14 +43,17 @@ case $URL in
   udp://*:*)
     address=${URL#udp://}
     video=(
-      udpsrc address="${address%:*}" port="${address##*:}" buffer-size=2000000
+      udpsrc address="${address%:*}" port="${address##*:}" reuse=false buffer-size=2000000
       caps="application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96"
-      ! rtpjitterbuffer latency="$LATENCY"
+      ! ddsrtprecv latency="$LATENCY"
     )
     ;;
   rtsp://* | rtsps://*) video=(rtspsrc location="$URL" protocols=tcp latency="$LATENCY") ;;
   *) echo "URL: $URL is neither udp://ADDRESS:PORT nor rtsp://..." >&2; exit 2 ;;
 esac
+
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
 
 exec gst-launch-1.0 -q \
   "${video[@]}" \

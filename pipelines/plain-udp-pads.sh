@@ -56,14 +56,16 @@ camera() {
     ! video/x-h264,stream-format=byte-stream \
     ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
     ! udpsink host="$SERVER_HOST" port="$PORT" sync=false async=false \
-    udpsrc port="$FEEDBACK_PORT" ! encoder.feedback
+    udpsrc port="$FEEDBACK_PORT" reuse=false ! encoder.feedback
 }
 
 server() {
+  # A file goes on where it ends: fdsink would write it from its first byte again.
+  if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
   # In place of the shell, so that ending it ends the pipeline.
   exec gst-launch-1.0 -q \
-    udpsrc port="$PORT" buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
-    ! rtpjitterbuffer latency=20 \
+    udpsrc port="$PORT" reuse=false buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
+    ! ddsrtprecv latency=20 \
     ! rtph264depay \
     ! avdec_h264 max-threads=1 \
     ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \

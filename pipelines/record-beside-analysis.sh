@@ -47,15 +47,18 @@ THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 mkdir -p "$OUT"
 
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
+
 # Matroska: a file that was cut off plays up to there. Of both queues only the one before the decoder may grow: up to 256 MB.
 exec gst-launch-1.0 -q -e \
-  rtpbin name=rtp latency="$LATENCY" \
-  udpsrc port="$PORT" buffer-size=2000000 \
+  ddsrtprecv name=rtp latency="$LATENCY" \
+  udpsrc port="$PORT" reuse=false buffer-size=2000000 \
   caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true \
-  ! rtp.recv_rtp_sink_0 \
-  udpsrc port=$((PORT + 1)) ! rtp.recv_rtcp_sink_0 \
-  rtp.send_rtcp_src_0 ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
-  rtp. ! rtph264depay ! h264parse ! tee name=camera \
+  ! rtp.rtp_sink \
+  udpsrc port=$((PORT + 1)) reuse=false ! rtp.rtcp_sink \
+  rtp.rtcp_src ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
+  rtp.src ! rtph264depay ! h264parse ! tee name=camera \
   camera. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=10000000000 \
   ! splitmuxsink muxer-factory=matroskamux location="$OUT/%05d.mkv" max-size-time=$((SECONDS_A_FILE * 1000000000)) \
   async-finalize=true sink-properties=properties,async=false \

@@ -28,6 +28,7 @@ parameters, by environment:
   RETRY            seconds until it is tried again when it has gone; 0: that is the end (2)
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx); a MODEL.modelinfo beside it describes it
   THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
+  THREADS          processor threads for the model (0: as many as there are)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
 }
@@ -44,9 +45,13 @@ TIMEOUT=${TIMEOUT:-10}
 RETRY=${RETRY:-2}
 MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
 THRESHOLD=${THRESHOLD:-0.3}
+THREADS=${THREADS:-0}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 login=()
 if [ -n "${USER_ID:-}" ]; then login=(user-id="$USER_ID" user-pw="${USER_PW:-}"); fi
+
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
 
 # A camera whose connection ends is gone at once, and rtspsrc says so; one that falls silent, as for a power cut, is the
 # watchdog's. It comes behind ddsinfer: events that go upstream, as requests for a key frame, are signs of life to it.
@@ -59,6 +64,6 @@ until_stopped "$URL" "$RETRY" \
   ! rtph264depay \
   ! h264parse \
   ! avdec_h264 max-threads=1 \
-  ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
+  ! ddsinfer name=infer model-file="$MODEL" threads="$THREADS" box-confidence-threshold="$THRESHOLD" \
   ! watchdog timeout=$((TIMEOUT * 1000)) ! fakesink async=false \
   infer.results ! queue ! fdsink fd=1 sync=false async=false

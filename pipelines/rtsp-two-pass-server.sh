@@ -51,6 +51,9 @@ export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 login=()
 if [ -n "${USER_ID:-}" ]; then login=(user-id="$USER_ID" user-pw="${USER_PW:-}"); fi
 
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
+
 # As in rtsp-server.sh; the payload type tells the two tracks apart.
 # shellcheck source=pipelines/until-stopped.sh
 source "$here/until-stopped.sh"

@@ -124,5 +124,5 @@ exec /usr/bin/python3 -c "$launcher" camera server \
   seal.rtp_src_0 ! udpsink host="$HOST" port="$PORT" sync=false async=false \
   rtp.send_rtcp_src_0 ! seal.rtcp_sink_0 \
   seal.rtcp_src_0 ! udpsink host="$HOST" port=$((PORT + 1)) sync=false async=false \
-  udpsrc port="$FEEDBACK_PORT" caps=application/x-srtcp ! open.rtcp_sink \
+  udpsrc port="$FEEDBACK_PORT" reuse=false caps=application/x-srtcp ! open.rtcp_sink \
   open.rtcp_src ! rtp.recv_rtcp_sink_0

@@ -73,17 +73,31 @@ try:
 except GLib.Error as error:
     sys.exit(error.message)
 Gst.util_set_object_arg(pipeline.get_by_name("seal"), "key", key(ours))
+MOST = 64  # anybody can send
 waiting = {}  # SSRC of which no video was opened yet: times that its packets were wrapped
+probes = []
+
+def forget(ssrc):
+    waiting.pop(ssrc, None)
+    # Not here: srtpdec may be asking for a key.
+    GLib.idle_add(lambda: opener.emit("remove-key", ssrc) and False)
 
 def request(element, ssrc):
+    if ssrc not in waiting and len(waiting) >= MOST:
+        forget(next(iter(waiting)))
     waiting[ssrc] = (waiting.get(ssrc, -1) + 1) % 4096
-    opened.add_probe(Gst.PadProbeType.BUFFER | Gst.PadProbeType.BUFFER_LIST, found)
+    if not probes:
+        probes.append(opened.add_probe(Gst.PadProbeType.BUFFER | Gst.PadProbeType.BUFFER_LIST, found))
     return Gst.Caps.from_string(
         f"application/x-srtp,roc=(uint){waiting[ssrc]},srtp-key=(buffer){key(theirs)},srtp-cipher=aes-128-icm,"
         "srtp-auth=hmac-sha1-80,srtcp-cipher=aes-128-icm,srtcp-auth=hmac-sha1-80")
 
 def found(pad, info):
-    waiting.clear()
+    buffer = info.get_buffer() or info.get_buffer_list().get(0)
+    waiting.pop(int.from_bytes(buffer.extract_dup(8, 4), "big"), None)
+    for stranger in list(waiting):
+        forget(stranger)
+    probes.clear()
     return Gst.PadProbeReturn.REMOVE
 
 def search(refused=[0]):
@@ -109,18 +123,21 @@ loop.run()
 pipeline.set_state(Gst.State.NULL)
 sys.exit(f"{failure[0].message} ({failure[1]})" if failure else 0)
 '
-# rtcp-fb-nack-pli: without it rtpbin does not pass requests for a key frame to the camera.
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
+
+# rtcp-fb-nack-pli: without it no requests for a key frame leave for the camera.
 exec /usr/bin/python3 -c "$launcher" server camera \
-  rtpbin name=rtp latency="$LATENCY" \
+  ddsrtprecv name=rtp latency="$LATENCY" \
   srtpenc name=seal \
   srtpdec name=open \
-  udpsrc port="$PORT" buffer-size=2000000 \
+  udpsrc port="$PORT" reuse=false buffer-size=2000000 \
   caps=application/x-srtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true \
-  ! open.rtp_sink open.rtp_src ! rtp.recv_rtp_sink_0 \
-  udpsrc port=$((PORT + 1)) caps=application/x-srtcp ! open.rtcp_sink open.rtcp_src ! rtp.recv_rtcp_sink_0 \
-  rtp.send_rtcp_src_0 ! seal.rtcp_sink_0 \
+  ! open.rtp_sink open.rtp_src ! rtp.rtp_sink \
+  udpsrc port=$((PORT + 1)) reuse=false caps=application/x-srtcp ! open.rtcp_sink open.rtcp_src ! rtp.rtcp_sink \
+  rtp.rtcp_src ! seal.rtcp_sink_0 \
   seal.rtcp_src_0 ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
-  rtp. ! rtph264depay \
+  rtp.src ! rtph264depay \
   ! avdec_h264 max-threads=1 \
   ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
   ! fakesink async=false \

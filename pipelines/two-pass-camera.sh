@@ -68,5 +68,5 @@ gst-launch-1.0 -e \
   rtp.send_rtcp_src_0 ! udpsink host="$HOST" port=$((PORT + 1)) sync=false async=false \
   rtp.send_rtp_src_1 ! udpsink host="$HOST" port=$((PORT + 2)) sync=false async=false \
   rtp.send_rtcp_src_1 ! udpsink host="$HOST" port=$((PORT + 3)) sync=false async=false \
-  udpsrc port="$FEEDBACK_PORT" ! rtp.recv_rtcp_sink_0 \
-  udpsrc port=$((FEEDBACK_PORT + 1)) ! rtp.recv_rtcp_sink_1
+  udpsrc port="$FEEDBACK_PORT" reuse=false ! rtp.recv_rtcp_sink_0 \
+  udpsrc port=$((FEEDBACK_PORT + 1)) reuse=false ! rtp.recv_rtcp_sink_1

@@ -44,20 +44,23 @@ DEADLINE=${DEADLINE:-250}
 THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 
-# rtcp-fb-nack-pli: without it rtpbin does not pass requests for a key frame to the camera.
+# A file goes on where it ends: fdsink would write it from its first byte again.
+if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
+
+# rtcp-fb-nack-pli: without it no requests for a key frame leave for the camera.
 video=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true
-# Two rtpbins: the passes are joined by what is in the streams, not by their times.
-gst-launch-1.0 -q \
-  rtpbin name=first latency="$LATENCY" \
-  udpsrc port="$PORT" buffer-size=2000000 caps="$video" ! first.recv_rtp_sink_0 \
-  udpsrc port=$((PORT + 1)) ! first.recv_rtcp_sink_0 \
-  first.send_rtcp_src_0 ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
-  first. ! rtph264depay ! avdec_h264 max-threads=1 \
+# Two receivers: the passes are joined by what is in the streams, not by their times.
+exec gst-launch-1.0 -q \
+  ddsrtprecv name=first latency="$LATENCY" \
+  udpsrc port="$PORT" reuse=false buffer-size=2000000 caps="$video" ! first.rtp_sink \
+  udpsrc port=$((PORT + 1)) reuse=false ! first.rtcp_sink \
+  first.rtcp_src ! udpsink host="$CAMERA_HOST" port="$FEEDBACK_PORT" sync=false async=false \
+  first.src ! rtph264depay ! avdec_h264 max-threads=1 \
   ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" refine-deadline="$DEADLINE" \
   ! fakesink async=false \
-  rtpbin name=second latency="$LATENCY" \
-  udpsrc port=$((PORT + 2)) buffer-size=2000000 caps="$video" ! second.recv_rtp_sink_0 \
-  udpsrc port=$((PORT + 3)) ! second.recv_rtcp_sink_0 \
-  second.send_rtcp_src_0 ! udpsink host="$CAMERA_HOST" port=$((FEEDBACK_PORT + 1)) sync=false async=false \
-  second. ! rtph264depay ! avdec_h264 max-threads=1 ! infer.refine \
+  ddsrtprecv name=second latency="$LATENCY" \
+  udpsrc port=$((PORT + 2)) reuse=false buffer-size=2000000 caps="$video" ! second.rtp_sink \
+  udpsrc port=$((PORT + 3)) reuse=false ! second.rtcp_sink \
+  second.rtcp_src ! udpsink host="$CAMERA_HOST" port=$((FEEDBACK_PORT + 1)) sync=false async=false \
+  second.src ! rtph264depay ! avdec_h264 max-threads=1 ! infer.refine \
   infer.results ! queue ! fdsink fd=1 sync=false async=false
