@@ -62,7 +62,7 @@ done
 # grep reads to the end, so that gst-inspect never writes into a closed pipe.
 gst-inspect-1.0 dds | grep 'License *GPL' >/dev/null || fail 'the camera plugin does not register as GPL'
 gst-inspect-1.0 ddsinfer | grep 'License *MPL' >/dev/null || fail 'the server plugin does not register as MPL'
-for element in ddsencode ddsinfer ddsoverlay; do
+for element in ddsencode ddsinfer ddsoverlay ddsrtprecv; do
   gst-inspect-1.0 "$element" >"$scratch/$element.txt" || fail "gst-inspect-1.0 $element"
   grep -q 'Rank *none (0)' "$scratch/$element.txt" || fail "$element has a rank"
 done

@@ -57,8 +57,8 @@ fn model() -> String {
     concat!(env!("CARGO_MANIFEST_DIR"), "/../gst-dds-infer/models/street_nano.onnx").to_owned()
 }
 
-/// One pass through RTP, and two passes.
-fn lines() -> [String; 2] {
+/// One pass through RTP, the same received as from a network, and two passes.
+fn lines() -> [String; 3] {
     let source = "videotestsrc num-buffers=40 ! video/x-raw,format=I420,width=320,height=240,framerate=30/1";
     let server = format!(
         "ddsinfer name=i model-file={} box-confidence-threshold=0.05 ! fakesink sync=false \
@@ -67,6 +67,9 @@ fn lines() -> [String; 2] {
     );
     [
         format!("{source} ! ddsencode name=e ! rtph264pay ! rtph264depay ! h264parse ! avdec_h264 ! {server}"),
+        format!(
+            "{source} ! ddsencode name=e ! rtph264pay ! ddsrtprecv ! rtph264depay ! h264parse ! avdec_h264 ! {server}"
+        ),
         format!(
             "{source} ! ddsencode name=e mode=two-pass ! avdec_h264 max-threads=1 ! {server} \
              e.refine ! avdec_h264 max-threads=1 ! i.refine"

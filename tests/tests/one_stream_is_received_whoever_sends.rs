@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use gst::prelude::*;
+use gst_dds_link::path;
 use serde_json::Value;
 
 const CAPS: &str = "application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true";
@@ -233,6 +234,9 @@ fn a_camera_that_restarts_is_seen_from_its_key_frame_on_and_steered_again() {
     let server = Server::new();
     let mut camera = Camera::new(server.ports(), 1);
     server.infers(1);
+    let infer = server.pipeline.by_name("infer").unwrap().static_pad("sink").unwrap();
+    let buffer = path::jitter_buffer(&infer).unwrap();
+    assert_eq!((buffer.owner.name().as_str(), buffer.latency_ms), ("r", 20));
     camera.is_steered();
     for stream_id in 2..=5 {
         // With a word of goodbye and without; under the SSRC it had, too.

@@ -152,6 +152,15 @@ impl Script {
         }
     }
 
+    /// Waits for words on its standard error.
+    fn waits_to_say(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.err.lock().unwrap().iter().any(|l| l.contains(words)) {
+            assert!(Instant::now() < deadline, "{} does not say {words}", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until it has ended by itself, well.
     fn wait_end(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -257,11 +266,36 @@ fn camera_and_server() {
         ("SOURCE", &source),
         TELLS,
     ];
-    let mut server = Script::start("server.sh", &both[..2]);
+    let mut server = Script::start("server.sh", &[both[0], both[1], ("GST_DEBUG", "2")]);
     is_open(&mut server, &port);
     let mut camera = Script::start("camera.sh", &both);
     server.infers();
     camera.is_steered();
+
+    // Ten packets of another stream, and a camera that is killed and comes again: not even a warning.
+    let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..10 {
+        let packet = [0x80, 96, 0, number, 0, 0, 0, 0, 1, 2, 3, 4, 0x41, 0x9a, 1, 2];
+        stranger.send_to(&packet, format!("127.0.0.1:{port}")).unwrap();
+    }
+    server.infers();
+    drop(camera);
+    let before = server.results().len();
+    let mut camera = Script::start("camera.sh", &both);
+    server.wait_for("results of the camera that came again", |s| {
+        let results = s.results();
+        let first = results[0]["stream_id"].as_u64();
+        results[before..].iter().any(|r| r["stream_id"].as_u64() != first)
+    });
+    server.infers();
+    camera.is_steered();
+    assert_eq!(*server.err.lock().unwrap(), [""; 0]);
+
+    // A second server on the port would take nothing, or all.
+    let mut second = Script::start("server.sh", &both[..2]);
+    assert!(!second.child.wait().unwrap().success());
+    second.waits_to_say("Address already in use");
+    server.infers();
 }
 
 #[test]
@@ -375,6 +409,14 @@ fn encrypted() {
         // The script has become the program, so that this is the line that everybody sees.
         assert!(line.contains("srtpdec") && !line.contains("0123456789abcdef"), "{line}");
     }
+    // A camera that is killed and comes again, under a key of another SSRC.
+    drop(camera);
+    let mut camera = Script::start(
+        "srtp-camera.sh",
+        &[ports[0], ports[1], ("SOURCE", &source), ("SRTP_KEY_FILE", key), TELLS],
+    );
+    camera.is_steered();
+    server.infers();
     server.signal("INT");
     server.wait_end();
     camera.signal("INT");
@@ -502,10 +544,104 @@ fn several_cameras() {
     assert_eq!((gate.len(), yard.len()), (1, 1));
     assert_ne!(gate, yard);
 
-    // One that goes without a word takes nothing with it.
+    // One that goes without a word takes nothing with it, and is seen when it comes again.
     drop(running.remove(0));
     running[0].is_steered();
-    server.infers();
+    running.push(Script::start(
+        "camera.sh",
+        &[
+            ("PORT", &ports[0].0),
+            ("FEEDBACK_PORT", &ports[0].1),
+            ("SOURCE", &source),
+            TELLS,
+        ],
+    ));
+    running[1].is_steered();
+    server.wait_for("results of the one that came again", |s| {
+        streams_of(&s.results(), "gate").len() == 2
+    });
+
+    server.signal("INT");
+    let ended = server.child.wait().unwrap();
+    assert_eq!(ended.code(), Some(130), "{ended}");
+    for (port, _) in &ports {
+        std::net::UdpSocket::bind(format!("0.0.0.0:{port}")).expect("nobody is left on the port");
+    }
+}
+
+fn rtsp_camera(port: &str) -> Script {
+    let program = stage().plugins.join("dds-rtsp-camera");
+    let mut camera = Script::start_with(
+        "rtsp-camera.sh",
+        &["--size", "320x192", "--rate", "10"],
+        &[
+            ("SOURCE", "test:ball"),
+            ("PORT", port),
+            ("DDS_RTSP_CAMERA", program.to_str().unwrap()),
+        ],
+    );
+    camera.wait_for("address", |c| {
+        c.err.lock().unwrap().iter().any(|l| l.contains("rtsp://"))
+    });
+    camera
+}
+
+#[test]
+fn rtsp_cameras_are_waited_for_and_results_in_a_file_are_kept() {
+    let folder = scratch("recipe-again");
+    let source = clip(&folder, FPS, 60);
+    let ((port, _), (udp, back)) = (ports(), ports());
+    let camera = rtsp_camera(&port);
+    let url = format!("rtsp://127.0.0.1:{port}/camera");
+    let file = folder.join("results.jsonl");
+    let mut shell = Command::new("bash");
+    let script = repository().join("pipelines/rtsp-server.sh");
+    shell.args(["-c", "exec bash \"$0\" > \"$1\""]).args([&script, &file]);
+    let mut server = Script::spawn(
+        "rtsp-server.sh > results.jsonl",
+        shell,
+        &[("URL", &url), ("RETRY", "1")],
+    );
+    // Beside it one that watches this camera, one that is there all the time, and one whose port is taken.
+    let taken = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let cameras = format!(
+        "door={url} yard={udp}@127.0.0.1:{back} shed={}",
+        taken.local_addr().unwrap().port()
+    );
+    let mut several = Script::start("several-cameras.sh", &[("CAMERAS", &cameras), ("RETRY", "1")]);
+    is_open(&mut several, &udp);
+    let mut yard = Script::start(
+        "camera.sh",
+        &[("PORT", &udp), ("FEEDBACK_PORT", &back), ("SOURCE", &source), TELLS],
+    );
+    let lines = || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of = |several: &Script, name: &str| several.results().iter().filter(|r| r["camera"] == name).count();
+    server.wait_for("results", |_| lines().len() > 5);
+    several.wait_for("results of both", |s| of(s, "door") > 3 && of(s, "yard") > 3);
+    several.waits_to_say("shed is not watched any more");
+
+    drop(camera);
+    server.wait_for("word of it", |s| {
+        s.err.lock().unwrap().iter().any(|l| l.contains("trying again"))
+    });
+    let before = lines();
+    let _camera = rtsp_camera(&port);
+    server.wait_for("results of the camera that came again", |_| {
+        lines().len() > before.len() + 5
+    });
+    let after = lines();
+    assert_eq!(after[..before.len()], before);
+    for line in &after {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e} in {line}"));
+    }
+    let door = of(&several, "door");
+    several.wait_for("results of it there", |s| of(s, "door") > door + 3);
+    yard.is_steered();
+    assert_eq!(of(&several, "shed"), 0);
 }
 
 #[test]
