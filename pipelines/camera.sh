@@ -12,7 +12,7 @@
 #   Redistribute latency...
 #   Got EOS from element "pipeline0".           (after 80 s: the clip is over)
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

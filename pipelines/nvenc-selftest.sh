@@ -18,7 +18,7 @@
 #
 # Exit status: 0 where everything passed, 1 where something failed, 2 where it could not be tried.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 case ${1:-} in
   --help | -h)

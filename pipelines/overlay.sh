@@ -6,7 +6,7 @@
 #
 # Expected output: a window with the video; with OUT=FILE.mkv that file instead, and nothing on the terminal.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

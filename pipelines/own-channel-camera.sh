@@ -6,7 +6,7 @@
 #
 # Expected output (own-channel-server.sh running): as pipelines/camera.sh.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 #
-# The loop without any RTP session: the feedback pads of both elements carry bare packets, here over a UDP port of their
+# The loop without RTCP: the feedback pads of both elements carry bare packets, here over a UDP port of their
 # own. Any transport that keeps datagrams whole can stand in its place.
 #
 # Expected output (one line for each frame, as in server.sh):
 #   {"age_ms":null,...,"frame":0,"generation":0,...,"objects":[...],...,"regions":[...],"stream_id":2868303105,...}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'
@@ -64,7 +64,8 @@ server() {
   if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
   # In place of the shell, so that ending it ends the pipeline.
   exec gst-launch-1.0 -q \
-    udpsrc port="$PORT" reuse=false buffer-size=2000000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
+    udpsrc port="$PORT" reuse=false buffer-size=2000000 \
+    caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96 \
     ! ddsrtprecv latency=20 \
     ! rtph264depay \
     ! avdec_h264 max-threads=1 \

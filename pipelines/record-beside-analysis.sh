@@ -8,7 +8,7 @@
 # Expected output (camera.sh running), one line for each inferred frame; in OUT 00000.mkv, 00001.mkv, ...:
 #   {"age_ms":null,...,"frame":0,"generation":17,...,"objects":[...],...,"regions":[...],"stream_id":2868303105,...}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -7,7 +7,7 @@
 # Expected output, then a line of JSON with what happened when it ends:
 #   dds-rtsp-camera: rtsp://0.0.0.0:8554/camera
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

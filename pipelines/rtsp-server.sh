@@ -9,7 +9,7 @@
 #   {"age_ms":null,...,"damaged":false,"frame":12,"generation":17,...,"objects":[{"class":0,"height":90,"label":"person",
 #   "score":0.71,...}],...,"regions":[{"height":96,"width":48,"x":288,"y":160}],"stream_id":2868303105,"width":768}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -10,7 +10,7 @@
 # pass:
 #   {...,"objects":[{"class":0,...,"pass":2,"score":0.82,...}],...,"refinement":"done","regions":[...],...}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

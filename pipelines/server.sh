@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: MPL-2.0
 #
 # The server: receives the camera's RTP, decodes it, runs the model with ddsinfer and prints one line of JSON per frame.
-# Feedback leaves by itself in the RTCP of the session that the stream came through. A camera that restarts is seen again, and
-# packets of others on the port are dropped: ddsrtprecv hands one stream on.
+# Feedback leaves by itself in the RTCP of the session that the stream came through. A camera that restarts is seen again,
+# and packets of others on the port are dropped: ddsrtprecv hands one stream on.
 #
 # Expected output (camera.sh running), one line for each frame:
 #   {"age_ms":null,...,"damaged":false,"frame":0,"generation":17,...,"objects":[{"class":0,"height":90,"label":"person",
 #   "score":0.71,...}],...,"regions":[{"height":96,"width":48,"x":288,"y":160}],"stream_id":2868303105,"width":768}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -8,7 +8,7 @@
 #   {"camera":"gate","age_ms":null,...,"frame":7,"generation":17,...,"objects":[...],...,"stream_id":2868303105,...}
 #   {"camera":"yard","age_ms":null,...,"frame":5,"generation":901,...,"objects":[...],...,"stream_id":1101208773,...}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -10,7 +10,7 @@
 #
 # Expected output (srtp-server.sh running): none; it ends with the clip.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

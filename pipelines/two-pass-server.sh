@@ -8,7 +8,7 @@
 # what became of the second pass:
 #   {...,"objects":[{"class":0,...,"pass":2,"score":0.82,...}],...,"refinement":"done","regions":[...],...}
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 
 usage() {
   cat <<'USAGE'

@@ -9,7 +9,7 @@
 //! With a server that sends its wishes to UDP port 6001, and nothing but `x264enc` replaced in the line:
 //!
 //! ```text
-//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode name=e ! rtph264pay ! udpsink host=SERVER port=5000 \
+//! gst-launch-1.0 v4l2src ! decodebin ! videoconvert ! ddsencode name=e ! rtph264pay ! udpsink host=SERVER port=5000 \
 //!     udpsrc port=6001 ! e.feedback
 //! ```
 //!
@@ -29,7 +29,7 @@
 //! count as stale, take over when it has been silent for `feedback-timeout`.
 //!
 //! ```text
-//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode feedback-uri=udp://0.0.0.0:5006 feedback-key-file=dds.key \
+//! gst-launch-1.0 v4l2src ! decodebin ! videoconvert ! ddsencode feedback-uri=udp://0.0.0.0:5006 feedback-key-file=dds.key \
 //!     ! rtspclientsink location=rtsp://RELAY/camera
 //! ```
 //!
@@ -42,7 +42,8 @@
 //! cannot be met is named in the next three frames of the first stream.
 //!
 //! ```text
-//! gst-launch-1.0 v4l2src ! videoconvert ! ddsencode name=e mode=two-pass ! rtph264pay ! udpsink host=SERVER port=5000 \
+//! gst-launch-1.0 v4l2src ! decodebin ! videoconvert ! ddsencode name=e mode=two-pass \
+//!     ! rtph264pay ! udpsink host=SERVER port=5000 \
 //!     e.refine ! rtph264pay ! udpsink host=SERVER port=5002 sync=false udpsrc port=6001 ! e.feedback
 //! ```
 //!
