@@ -16,6 +16,7 @@ usage: [NAME=VALUE ...] pipelines/record-beside-analysis.sh [--help]
 
 Watches and records the camera of pipelines/camera.sh. Results go to standard output, everything else to standard error.
 Ctrl-C ends it; the last file can be played even if the machine fails.
+A camera may restart; one that comes again with another size ends it, for no file takes both.
 
 parameters, by environment:
   OUT              folder of the recording (recording)

@@ -25,7 +25,7 @@ pub const KEEP: Duration = Duration::from_secs(2);
 /// Streams that wait.
 pub const MAX_CANDIDATES: usize = 512;
 /// Memory in packets of one stream that waits, and of all of them.
-pub const MAX_CANDIDATE_BYTES: usize = 4 << 20;
+pub const MAX_CANDIDATE_BYTES: usize = 8 << 20;
 /// See [`MAX_CANDIDATE_BYTES`].
 pub const MAX_BYTES: usize = 16 << 20;
 
@@ -35,7 +35,7 @@ const PACKET_OVERHEAD: usize = 512;
 /// cameras send more often.
 const IDLE: Duration = Duration::from_millis(250);
 /// Between two requests for key frames, of one stream and of all.
-const ASK_ONE: Duration = Duration::from_secs(1);
+const ASK_ONE: Duration = Duration::from_millis(500);
 const ASK_ANY: Duration = Duration::from_millis(100);
 /// Packets that may come late, and still be sorted in.
 const REORDER: usize = 64;
@@ -758,9 +758,9 @@ mod tests {
         let mut gate = held();
         assert!(sent[5..20].iter().all(|s| ask(&mut gate, 500, s).is_none()));
         assert_eq!(ask(&mut gate, 1000, &sent[20]), Some(2));
-        // Not again before a second has passed, nor for a stray packet.
-        assert!(sent[21..40].iter().all(|s| ask(&mut gate, 1990, s).is_none()));
-        assert_eq!(ask(&mut gate, 2000, &sent[40]), Some(2));
+        // Not again before half a second has passed, nor for a stray packet.
+        assert!(sent[21..40].iter().all(|s| ask(&mut gate, 1490, s).is_none()));
+        assert_eq!(ask(&mut gate, 1500, &sent[40]), Some(2));
         let mut gate = Gate::new(H264);
         assert_eq!(ask(&mut gate, 0, &sent[5]), None);
         assert_eq!(ask(&mut gate, 0, &sent[6]), Some(2));
