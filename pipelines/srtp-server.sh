@@ -51,7 +51,7 @@ export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # (RFC 3711, 3.3.1): a server that comes after the camera tries until one opens.
 # shellcheck disable=SC2016 # Python has backticks in its words.
 launcher='
-import hashlib, hmac, os, signal, sys
+import hashlib, hmac, os, signal, sys, time
 import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import GLib, Gst
@@ -73,8 +73,12 @@ try:
 except GLib.Error as error:
     sys.exit(error.message)
 Gst.util_set_object_arg(pipeline.get_by_name("seal"), "key", key(ours))
-MOST = 64  # anybody can send
+# Anybody can send under any SSRC, and each that is tried costs srtpdec memory and time: ten a second at their first packet,
+# more of them at their second one, and only so many at once.
+MOST, SEEN, A_SECOND = 64, 4096, 10
 waiting = {}  # SSRC of which no video was opened yet: times that its packets were wrapped
+seen = {}  # SSRCs that were not tried
+tries = [A_SECOND, time.monotonic()]
 probes = []
 
 def forget(ssrc):
@@ -82,7 +86,22 @@ def forget(ssrc):
     # Not here: srtpdec may be asking for a key.
     GLib.idle_add(lambda: opener.emit("remove-key", ssrc) and False)
 
+def is_tried(ssrc):
+    now = time.monotonic()
+    tries[:] = min(A_SECOND, tries[0] + A_SECOND * (now - tries[1])), now
+    if ssrc in waiting or seen.pop(ssrc, False):
+        return True
+    if tries[0] >= 1:
+        tries[0] -= 1
+        return True
+    while len(seen) >= SEEN:
+        seen.pop(next(iter(seen)))
+    seen[ssrc] = True
+    return False
+
 def request(element, ssrc):
+    if not is_tried(ssrc):
+        return None
     if ssrc not in waiting and len(waiting) >= MOST:
         forget(next(iter(waiting)))
     waiting[ssrc] = (waiting.get(ssrc, -1) + 1) % 4096
