@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A server that is linked once, as in a line of `gst-launch-1.0`, behind `ddsrtprecv`: cameras that go, come and restart, and
-//! everybody else who sends to its ports.
+//! A server that is linked once, as in a line of `gst-launch-1.0`, behind `ddsrtprecv`: cameras that go, come and restart,
+//! and everybody else who sends to its ports.
 
 mod common;
 

@@ -4,26 +4,26 @@
  * SECTION:element-ddsrtprecv
  * @title: ddsrtprecv
  *
- * Receives one RTP stream of video and hands it on by one pad for as long as the pipeline lives, whichever senders come, go and
- * restart. It takes the place of `rtpbin` in front of a branch that is linked once, as in a line of gst-launch-1.0: `rtpbin`
- * gives each SSRC a pad of its own, and the first one that is linked to nothing ends the pipeline.
+ * Receives one RTP stream of video and hands it on by one pad for as long as the pipeline lives, whichever senders come, go
+ * and restart. It takes the place of `rtpbin` in front of a branch that is linked once, as in a line of gst-launch-1.0:
+ * `rtpbin` gives each SSRC a pad of its own, and the first one that is linked to nothing ends the pipeline.
  *
  * ```shell
- * gst-launch-1.0 ddsrtprecv name=rtp latency=20 \
- *   udpsrc port=5000 caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true ! rtp.rtp_sink \
+ * gst-launch-1.0 -q ddsrtprecv name=rtp latency=20 udpsrc port=5000 \
+ *   caps=application/x-rtp,media=video,encoding-name=H264,clock-rate=90000,payload=96,rtcp-fb-nack-pli=true ! rtp.rtp_sink \
  *   udpsrc port=5001 ! rtp.rtcp_sink rtp.rtcp_src ! udpsink host=CAMERA port=5005 sync=false async=false \
  *   rtp.src ! rtph264depay ! avdec_h264 max-threads=1 ! ddsinfer model-file=model.onnx ! fakesink
  * ```
  *
  * The stream that is handed on keeps its place while its packets come, for one second after the last of them, and until its
  * RTCP BYE. Then the first one takes it of which a whole key frame has come, H.264 or H.265, and is handed on from there. Of
- * other codecs, where decoders know best what they can begin with, a whole frame is enough. Where the place is free and no key
- * frame is known, one is asked for, by an RTCP picture loss indication if the caps have `rtcp-fb-nack-pli`.
+ * other codecs, where decoders know best what they can begin with, a whole frame is enough. Where the place is free and no
+ * key frame is known, one is asked for, by an RTCP picture loss indication if the caps have `rtcp-fb-nack-pli`.
  *
  * A stream is an SSRC from one address. All packets of others, and RTCP of others, are dropped before the RTP session and
- * counted in `stats`: they cost no memory beyond a fixed amount. So retransmissions and error correction under an SSRC of their
- * own are dropped as well. Packets of another payload type than that of the caps are dropped with a warning. RTP and RTCP may
- * share a port (RFC 5761). Encrypted streams are opened in front of it: `srtpdec`.
+ * counted in `stats`: they cost no memory beyond a fixed amount. So retransmissions and error correction under an SSRC of
+ * their own are dropped as well. Packets of another payload type than that of the caps are dropped with a warning. RTP and
+ * RTCP may share a port (RFC 5761). Encrypted streams are opened in front of it: `srtpdec`.
  *
  * When a stream takes the place the element posts the message `ddsrtprecv-stream` with its `ssrc` (uint).
  *
@@ -209,13 +209,12 @@ impl ObjectImpl for DdsRtpRecv {
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb(
-                        "The stream that is handed on (ssrc, absent where there is none) and, since READY: packets that were handed \
-                         on (packets), those of other streams (packets-foreign), of them those that there was no place for \
-                         (packets-crowded), broken ones (packets-malformed), those of a payload type that the caps do not name \
-                         (packets-other-payload-type), streams that took the place (takeovers), their goodbyes (byes), key frames \
-                         asked for before that (key-unit-requests), RTCP packets that came, of other streams, and broken ones \
-                         (rtcp, rtcp-foreign, rtcp-malformed); streams that wait now, and the memory in their packets \
-                         (candidates, candidate-bytes)",
+                        "ssrc: of the stream that is handed on, absent where there is none. Since READY: packets: handed \
+                         on; packets-foreign: of other streams; packets-crowded: those of them that there was no place for; \
+                         packets-malformed; packets-other-payload-type: which the caps do not name; takeovers: streams that \
+                         took the place; byes: goodbyes of them; key-unit-requests: before that; rtcp, rtcp-foreign, \
+                         rtcp-malformed: packets. Now: candidates, candidate-bytes: streams that wait, memory in their \
+                         packets",
                     )
                     .read_only()
                     .build(),
@@ -263,7 +262,7 @@ impl ElementImpl for DdsRtpRecv {
         static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
             gst::subclass::ElementMetadata::new(
                 "DDS RTP receiver",
-                "Codec/Network/Filter/RTP",
+                "Filter/Network/RTP",
                 "Hands one RTP stream on by one pad, whichever senders come, go and restart",
                 "The gst-dds maintainers",
             )
@@ -298,7 +297,8 @@ impl ElementImpl for DdsRtpRecv {
                 gst::element_imp_error!(
                     self,
                     gst::CoreError::MissingPlugin,
-                    ("there is no element {missing}: install GStreamer's plugin rtpmanager (Debian: gstreamer1.0-plugins-good)")
+                    ("there is no element {missing}: install GStreamer's plugin rtpmanager (Debian: \
+                         gstreamer1.0-plugins-good)")
                 );
                 return Err(gst::StateChangeError);
             }

@@ -8,7 +8,9 @@ use gst::prelude::*;
 
 glib::wrapper! {
     /// The element. See `gst-inspect-1.0 ddsrtprecv`.
-    pub struct DdsRtpRecv(ObjectSubclass<imp::DdsRtpRecv>) @extends gst::Bin, gst::Element, gst::Object, @implements gst::ChildProxy;
+    pub struct DdsRtpRecv(ObjectSubclass<imp::DdsRtpRecv>)
+        @extends gst::Bin, gst::Element, gst::Object,
+        @implements gst::ChildProxy;
 }
 
 /// Registers the element with its plugin.

@@ -3,9 +3,9 @@
 //! Which of the RTP streams that arrive has the way behind it.
 //!
 //! A stream is an SSRC from one address. The one that holds the way keeps it while its packets come, for [`HOLD`] after the
-//! last of them, and until its BYE. Then the first stream of which one whole key frame has come takes it: from the first packet
-//! of the access unit, parameter sets in front included, to its last one. Streams that wait are kept from their newest whole
-//! key frame on, so that a camera that restarts is seen from there and not from its next one.
+//! last of them, and until its BYE. Then the first stream of which one whole key frame has come takes it: from the first
+//! packet of the access unit, parameter sets in front included, to its last one. Streams that wait are kept from their
+//! newest whole key frame on, so that a camera that restarts is seen from there and not from its next one.
 //!
 //! Everybody can send. What waits is bounded in streams and bytes; a flood of sources can neither push out one that goes on
 //! sending nor keep it out for long.
@@ -31,8 +31,8 @@ pub const MAX_BYTES: usize = 16 << 20;
 
 /// What a packet costs beside its bytes.
 const PACKET_OVERHEAD: usize = 512;
-/// Where all places are taken a stream that is silent for this time gives its own to another one: those of a flood come once,
-/// cameras send more often.
+/// Where all places are taken a stream that is silent for this time gives its own to another one: those of a flood come
+/// once, cameras send more often.
 const IDLE: Duration = Duration::from_millis(250);
 /// Between two requests for key frames, of one stream and of all.
 const ASK_ONE: Duration = Duration::from_millis(500);

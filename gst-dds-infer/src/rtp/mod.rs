@@ -2,9 +2,9 @@
 
 //! One RTP stream out of all that arrives on a port.
 //!
-//! Anybody can send to a UDP port, and a camera that restarts comes back under another SSRC. [`gate`] decides which stream has
-//! the way behind it: it reads [`packet`] headers, looks for key frames in [`payload`]s, and lets [`rtcp`] of that stream only
-//! through. All of it is a function of bytes and time.
+//! Anybody can send to a UDP port, and a camera that restarts comes back under another SSRC. [`gate`] decides which stream
+//! has the way behind it: it reads [`packet`] headers, looks for key frames in [`payload`]s, and [`rtcp`] of that stream
+//! alone comes through. All of it is a function of bytes and time.
 
 #![forbid(unsafe_code)]
 
