@@ -137,6 +137,8 @@ struct Candidate<A, P> {
     whole: bool,
     /// Time stamp of the picture that began last as key frames do.
     key: Option<u32>,
+    /// Time stamp of the picture that was looked at last, and how often.
+    looked: Option<(u32, usize)>,
     asked: Option<Duration>,
 }
 
@@ -292,6 +294,7 @@ impl<A: Copy + Eq, P> Gate<A, P> {
             bytes: 0,
             whole: false,
             key: None,
+            looked: None,
             asked: None,
         });
         Some(self.candidates.len() - 1)
@@ -356,9 +359,12 @@ impl<A, P> Candidate<A, P> {
         };
         self.kept.insert(index, entry);
         // It may complete its own picture, or be the first one behind another.
-        let start = self
-            .whole_from(index, format)
-            .or_else(|| self.whole_from(index.checked_sub(1)?, format));
+        let pictures = [Some(index), index.checked_sub(1)];
+        let start = pictures.into_iter().flatten().find_map(|i| {
+            let last = self.end_of(i)?;
+            self.looks(self.kept[i].timestamp)
+                .then(|| self.whole_from(i, last, format))?
+        });
         if let Some(start) = start {
             self.drop_front(start);
             self.whole = true;
@@ -389,20 +395,36 @@ impl<A, P> Candidate<A, P> {
         }
     }
 
-    /// Where the key frame begins that the packet at `index` belongs to, if all of it has come.
-    fn whole_from(&self, index: usize, format: Format) -> Option<usize> {
+    /// Whether the packet at `i` follows the one before it.
+    fn follows(&self, i: usize) -> bool {
+        self.kept[i].number == self.kept[i - 1].number + 1
+    }
+
+    /// The last packet of the picture that the packet at `index` belongs to, if it has come.
+    fn end_of(&self, index: usize) -> Option<usize> {
         let kept = &self.kept;
-        let timestamp = kept[index].timestamp;
-        // Whether the packet at `i` follows the one before it.
-        let follows = |i: usize| kept[i].number == kept[i - 1].number + 1;
         let mut last = index;
-        while last + 1 < kept.len() && follows(last + 1) && kept[last + 1].timestamp == timestamp {
+        while last + 1 < kept.len() && self.follows(last + 1) && kept[last + 1].timestamp == kept[index].timestamp {
             last += 1;
         }
-        let ends = kept[last].marker || last + 1 < kept.len() && follows(last + 1);
-        if !ends {
-            return None;
+        let ends = kept[last].marker || last + 1 < kept.len() && self.follows(last + 1);
+        ends.then_some(last)
+    }
+
+    /// Whether a picture may be looked at once more: it costs a step a packet, and an end can be sent with each.
+    fn looks(&mut self, timestamp: u32) -> bool {
+        match &mut self.looked {
+            Some((at, times)) if *at == timestamp => *times += 1,
+            looked => *looked = Some((timestamp, 1)),
         }
+        self.looked.is_some_and(|(_, times)| times <= REORDER)
+    }
+
+    /// Where the key frame begins that the packet at `index` belongs to, up to the one at `last`, if all of it has come.
+    fn whole_from(&self, index: usize, last: usize, format: Format) -> Option<usize> {
+        let kept = &self.kept;
+        let timestamp = kept[index].timestamp;
+        let follows = |i: usize| self.follows(i);
         let mut first = index;
         while first > 0 && follows(first) && kept[first - 1].timestamp == timestamp {
             first -= 1;
@@ -867,6 +889,29 @@ mod tests {
         // And it is given back when they fall silent.
         push(&mut gate, ms(10_000), 1, &stream(105, 3, 10)[5]);
         assert_eq!(gate.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn a_picture_of_which_each_packet_says_that_it_is_the_last_is_looked_at_a_few_times_only() {
+        let mut gate = held();
+        for number in 0..1000 {
+            // It begins with a later slice, so that it is never whole.
+            let sent = Sent {
+                number,
+                picture: 1,
+                marker: true,
+                payload: &[0x65, 0x10],
+            };
+            push(&mut gate, ms(0), 2, &sent);
+        }
+        let candidate = &mut gate.candidates[0];
+        assert_eq!(candidate.kept.len(), 1000);
+        assert!(candidate.looked.is_some_and(|(_, times)| times >= REORDER));
+        assert!(!candidate.looks(3000) && candidate.looks(6000));
+        // The next picture may be a key frame.
+        let sent = stream(1000, 1, 1);
+        push_all(&mut gate, ms(1500), 2, &sent);
+        assert_eq!(gate.holder(), Some(2));
     }
 
     #[derive(Clone, Debug)]
