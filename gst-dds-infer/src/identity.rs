@@ -12,8 +12,8 @@
 use std::collections::VecDeque;
 
 use dds_protocol::extension::Extension;
-use dds_protocol::identity::{FrameIdentity, IdentityError};
-use dds_protocol::nal::{self, AccessUnitSummary, Codec, Format, NalKind};
+use dds_protocol::identity::FrameIdentity;
+use dds_protocol::nal::{self, AccessUnitSummary, Codec, Format, Message, NalKind, SliceCount};
 
 /// What is known of one decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -87,18 +87,7 @@ struct Pieces {
     unit: AccessUnitSummary,
     pts: Option<u64>,
     corrupted: bool,
-}
-
-/// Our message in one NAL unit, if it is an SEI NAL unit that has one, and its records.
-fn identity_of(codec: Codec, unit: &[u8]) -> Option<(Result<FrameIdentity, IdentityError>, Extension)> {
-    if codec.kind(codec.nal_type(unit)?) != NalKind::Sei {
-        return None;
-    }
-    // A length prefix keeps the bytes whole whatever they are.
-    let mut framed = u32::try_from(unit.len()).ok()?.to_be_bytes().to_vec();
-    framed.extend_from_slice(unit);
-    let summary = codec.summarize(&framed, Format::LengthPrefixed(4));
-    Some((summary.identity?, summary.extension))
+    vouched: bool,
 }
 
 impl Pieces {
@@ -107,6 +96,7 @@ impl Pieces {
             unit: AccessUnitSummary::default(),
             pts,
             corrupted: false,
+            vouched: true,
         }
     }
 
@@ -126,21 +116,14 @@ impl Pieces {
         codec.begins_access_unit(unit, has_slices)
     }
 
-    fn add(&mut self, codec: Codec, unit: &[u8], found: Option<(Result<FrameIdentity, IdentityError>, Extension)>) {
+    fn add(&mut self, codec: Codec, unit: &[u8], messages: Vec<Message>) {
         if codec
             .nal_type(unit)
             .is_some_and(|t| matches!(codec.kind(t), NalKind::Slice { .. }))
         {
-            self.unit.slices.add(codec, unit);
+            self.unit.add_slice(codec, unit);
         }
-        // As in whole access units the first readable message counts.
-        match (&self.unit.identity, found) {
-            (None, Some((identity, extension))) | (Some(Err(_)), Some((identity @ Ok(_), extension))) => {
-                self.unit.identity = Some(identity);
-                self.unit.extension = extension;
-            }
-            _ => (),
-        }
+        messages.into_iter().for_each(|message| self.unit.add_message(message));
     }
 }
 
@@ -153,6 +136,17 @@ pub struct IdentityTracker {
     /// Stream id and access unit counter that should come next.
     expected: Option<(u32, u32)>,
     tainted: bool,
+    /// An IDR picture without identity that came whole, and nothing with identity since: what comes may count from
+    /// anywhere.
+    fresh: bool,
+    /// The newest identity.
+    latest: Option<FrameIdentity>,
+    /// Slices of the newest access unit, where it came without identity.
+    nameless: Option<SliceCount>,
+    /// The transport says that nothing is missing.
+    vouched: bool,
+    /// Access units for which it cannot say so.
+    doubtful: u8,
     records: VecDeque<(Option<u64>, FrameRecord)>,
     pieces: Option<Pieces>,
     last_request: Option<u64>,
@@ -173,6 +167,11 @@ impl IdentityTracker {
             anonymous: 0,
             expected: None,
             tainted: true,
+            fresh: false,
+            latest: None,
+            nameless: None,
+            vouched: false,
+            doubtful: 0,
             records: VecDeque::new(),
             pieces: None,
             last_request: None,
@@ -180,10 +179,23 @@ impl IdentityTracker {
         }
     }
 
+    /// Whether the transport vouches that what is pushed from here on is all that was sent. Only then is an access unit
+    /// without identity no damage: somebody who remuxed the stream left the message out. Initially false.
+    pub fn vouch(&mut self, whole: bool) {
+        self.vouched = whole;
+    }
+
+    /// Something may be missing about here: the access unit that comes in, the next one and the one after it are not
+    /// vouched for. Parsers put the flag on either side of the hole.
+    pub fn discontinuity(&mut self) {
+        self.doubtful = 2 + u8::from(self.pieces.is_some());
+    }
+
     /// Takes one access unit on its way into the decoder. `corrupted`: somebody upstream already says so.
     pub fn push(&mut self, access_unit: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         self.end_of_pieces();
-        self.record(codec.summarize(access_unit, format), pts, corrupted);
+        let vouched = self.vouched;
+        self.record(codec.summarize(access_unit, format), pts, corrupted, vouched);
     }
 
     /// Takes a piece of an access unit (streams with one NAL unit a buffer): whole NAL units, one or more. An access unit
@@ -194,8 +206,8 @@ impl IdentityTracker {
         let mut empty = true;
         for unit in nal::nal_units(piece, format) {
             empty = false;
-            let identity = identity_of(codec, unit);
-            let readable = identity.as_ref().and_then(|(i, _)| i.as_ref().ok());
+            let messages = codec.identities_of(unit);
+            let readable = messages.iter().flatten().map(|(identity, _)| identity).next();
             if self
                 .pieces
                 .as_ref()
@@ -206,7 +218,8 @@ impl IdentityTracker {
             let pieces = self.pieces.get_or_insert_with(|| Pieces::new(pts));
             pieces.pts = pieces.pts.or(pts);
             pieces.corrupted |= corrupted;
-            pieces.add(codec, unit, identity);
+            pieces.vouched &= self.vouched;
+            pieces.add(codec, unit, messages);
         }
         if empty && corrupted {
             self.lost();
@@ -214,38 +227,54 @@ impl IdentityTracker {
     }
 
     fn end_of_pieces(&mut self) {
-        if let Some(pieces) = self.pieces.take() {
-            self.record(pieces.unit, pieces.pts, pieces.corrupted);
+        if let Some(mut pieces) = self.pieces.take() {
+            pieces.unit.settle();
+            self.record(pieces.unit, pieces.pts, pieces.corrupted, pieces.vouched);
         }
     }
 
-    fn record(&mut self, unit: AccessUnitSummary, pts: Option<u64>, corrupted: bool) {
-        if unit.slices.slices == 0 && !matches!(unit.identity, Some(Ok(_))) {
+    fn record(&mut self, unit: AccessUnitSummary, pts: Option<u64>, corrupted: bool, vouched: bool) {
+        let mut identity = unit.identity.as_ref().and_then(|i| i.as_ref().ok().copied());
+        let has_slices = unit.slices.slices > 0;
+        // A message that was doubled into the next access unit says nothing of that one.
+        let doubled = identity.is_some_and(|i| self.latest == Some(i) && !unit.slices.are_those_of(&i));
+        if !has_slices && (identity.is_none() || doubled) {
             // Parameter sets alone make no frame.
             return;
         }
+        if doubled {
+            identity = None;
+        }
+        // A message that was moved behind the slices comes by itself, or with the next access unit.
+        if let Some(late) = identity
+            && self.nameless.is_some_and(|slices| slices.are_those_of(&late))
+            && !unit.slices.are_those_of(&late)
+        {
+            self.identified_late(late, unit.extension.clone());
+            if !has_slices {
+                return;
+            }
+            identity = None;
+        }
+        let vouched = vouched && self.doubtful == 0;
+        self.doubtful = self.doubtful.saturating_sub(1);
         self.stats.access_units += 1;
-        let identity = match unit.identity {
-            Some(Ok(identity)) => Some(identity),
-            Some(Err(_)) => {
-                self.stats.unreadable += 1;
-                None
-            }
-            None => {
-                self.stats.without_identity += 1;
-                None
-            }
-        };
+        let mut extension = Extension::default();
         match identity {
-            Some(identity) => self.identified(&identity, &unit, corrupted),
+            Some(identity) => {
+                self.identified(&identity, &unit, corrupted);
+                self.nameless = None;
+                extension = unit.extension;
+            }
             None => {
-                self.anonymous = self.anonymous.saturating_add(1);
-                if self.anonymous >= FOREIGN_AFTER {
-                    self.origin = Origin::Foreign;
-                    self.expected = None;
+                let readable = !matches!(unit.identity, Some(Err(_)));
+                if readable {
+                    self.stats.without_identity += 1;
+                } else {
+                    self.stats.unreadable += 1;
                 }
-                // In a stream of ours its message was lost, and who knows what else.
-                self.tainted |= self.origin == Origin::Ours;
+                self.anonymous(&unit, vouched && readable && !corrupted && unit.from_start);
+                self.nameless = Some(unit.slices);
             }
         }
         let damaged = match self.origin {
@@ -257,7 +286,6 @@ impl IdentityTracker {
         if self.records.len() >= MAX_RECORDS {
             self.records.pop_front();
         }
-        let extension = unit.extension;
         let record = FrameRecord {
             identity,
             damaged,
@@ -266,31 +294,93 @@ impl IdentityTracker {
         self.records.push_back((pts, record));
     }
 
+    /// An access unit of which nobody says what belongs to it. `whole`: as far as the transport knows.
+    fn anonymous(&mut self, unit: &AccessUnitSummary, whole: bool) {
+        self.anonymous = self.anonymous.saturating_add(1);
+        if self.anonymous >= FOREIGN_AFTER {
+            self.origin = Origin::Foreign;
+            self.expected = None;
+        }
+        if !whole {
+            // In a stream of ours its message was lost, and who knows what else.
+            self.tainted = true;
+            self.fresh = false;
+            return;
+        }
+        if let Some((_, counter)) = &mut self.expected {
+            *counter = counter.wrapping_add(1);
+        }
+        if unit.slices.idr {
+            self.stats.recoveries += u64::from(self.tainted && self.origin == Origin::Ours);
+            self.tainted = false;
+            self.fresh = true;
+        }
+    }
+
+    /// The access unit before had this identity, and all that it promises.
+    fn identified_late(&mut self, identity: FrameIdentity, extension: Extension) {
+        self.begin_ours();
+        self.anonymous = 0;
+        self.latest = Some(identity);
+        let own = (identity.stream_id, identity.access_unit);
+        // The access unit may have been counted already.
+        let counted = (own.0, own.1.wrapping_add(1));
+        match self.expected {
+            Some(expected) if expected != own && expected != counted => self.out_of_order(expected, &identity),
+            _ => (),
+        }
+        self.expected = Some(counted);
+        self.fresh = false;
+        if identity.recovery {
+            self.stats.recoveries += u64::from(self.tainted);
+            self.tainted = false;
+        }
+        // Its frame may still be in the decoder.
+        if let Some((_, record)) = self.records.back_mut()
+            && record.identity.is_none()
+        {
+            record.identity = Some(identity);
+            record.extension = extension;
+        }
+    }
+
+    /// The stream turns out to be ours. What was seen of it counts, unless that looked like another stream.
+    fn begin_ours(&mut self) {
+        if self.origin == Origin::Foreign {
+            self.tainted = true;
+            self.fresh = false;
+        }
+        self.origin = Origin::Ours;
+    }
+
+    /// Another access unit was due.
+    fn out_of_order(&mut self, (stream, counter): (u32, u32), identity: &FrameIdentity) {
+        if stream != identity.stream_id {
+            self.stats.restarts += 1;
+            self.tainted |= !self.fresh;
+            return;
+        }
+        let missing = identity.access_unit.wrapping_sub(counter);
+        let forward = missing < u32::MAX / 2;
+        // A counter that went back tells nothing of how many are missing; behind a key frame without identity it is a
+        // recording that is played again.
+        self.stats.gaps += if forward { u64::from(missing) } else { 1 };
+        self.tainted |= forward || !self.fresh;
+    }
+
     fn identified(&mut self, identity: &FrameIdentity, unit: &AccessUnitSummary, corrupted: bool) {
         self.stats.identified += 1;
         self.anonymous = 0;
-        if self.origin != Origin::Ours {
-            self.origin = Origin::Ours;
-            self.tainted = true;
-        }
-        match self.expected {
-            Some((stream, _)) if stream != identity.stream_id => {
-                self.stats.restarts += 1;
-                self.tainted = true;
-            }
-            Some((_, counter)) if counter != identity.access_unit => {
-                let missing = identity.access_unit.wrapping_sub(counter);
-                // A counter that went back tells nothing of how many are missing.
-                self.stats.gaps += if missing < u32::MAX / 2 { u64::from(missing) } else { 1 };
-                self.tainted = true;
-            }
-            _ => (),
+        self.begin_ours();
+        self.latest = Some(*identity);
+        if let Some(expected) = self.expected
+            && expected != (identity.stream_id, identity.access_unit)
+        {
+            self.out_of_order(expected, identity);
         }
         self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
-        // A promise of no slices is no picture and cannot end damage, however well it is kept.
-        let whole = unit.slices.slices > 0
-            && (unit.slices.slices, unit.slices.bytes, unit.slices.checksum)
-                == (identity.slices, identity.slice_bytes, identity.slice_checksum);
+        self.fresh = false;
+        let whole = unit.slices.are_those_of(identity);
         if !whole {
             self.stats.mismatches += 1;
         }
@@ -323,12 +413,16 @@ impl IdentityTracker {
                 .map(|identity| (identity.stream_id, identity.access_unit))
                 == own
         };
+        // Where the stream has no times at all the decoder makes some up. While nothing else waits it can be no other's.
+        let alone = self.records.len() == 1 && self.records[0].0.is_none();
+        let index = index.or(alone.then_some(0));
         let index = match (index, own.and_then(|_| self.records.iter().position(waits))) {
             (Some(at), Some(before)) => Some(at.min(before)),
             (index, _) => index,
         };
         // With pieces the last access unit may still be open when its frame comes.
-        if index.is_none() && self.pieces.as_ref().is_some_and(|p| pts.is_none() || p.pts == pts) {
+        let open = |p: &Pieces| pts.is_none() || p.pts == pts || (p.pts.is_none() && self.records.is_empty());
+        if index.is_none() && self.pieces.as_ref().is_some_and(open) {
             self.end_of_pieces();
             return self.lookup_told(pts, told);
         }
@@ -357,6 +451,10 @@ impl IdentityTracker {
         self.pieces = None;
         self.expected = None;
         self.tainted = true;
+        self.fresh = false;
+        self.latest = None;
+        self.nameless = None;
+        self.doubtful = 0;
         self.last_request = None;
     }
 
@@ -365,6 +463,7 @@ impl IdentityTracker {
     pub fn lost(&mut self) {
         self.end_of_pieces();
         self.tainted = true;
+        self.fresh = false;
     }
 
     /// Whether only a key frame helps: the stream is ours and damaged, or was joined between key frames.
@@ -1059,5 +1158,217 @@ mod tests {
         assert!(damaged(&mut tracker, 11, true));
         assert!(damaged(&mut tracker, 12, false));
         assert!(!damaged(&mut tracker, 20, false));
+    }
+
+    /// `FRAMES` access units of `slices` slices as a file has them: all that was written is there. `change` gets the NAL
+    /// units of each and what it may carry over to the next.
+    fn remuxed(
+        slices: usize,
+        mut change: impl FnMut(usize, &mut Vec<Vec<u8>>, &mut Vec<Vec<u8>>),
+    ) -> Vec<Option<Vec<Vec<u8>>>> {
+        let mut carried = Vec::new();
+        (0..FRAMES)
+            .map(|n| {
+                let mut all = units(n, slices);
+                change(n, &mut all, &mut carried);
+                Some(all)
+            })
+            .collect()
+    }
+
+    /// Who each frame is and whether it is marked, of a stream that the transport vouches for.
+    fn play(stream: &[Option<Vec<Vec<u8>>>], delivery: Delivery) -> Vec<(Option<u64>, bool)> {
+        let mut tracker = IdentityTracker::new();
+        tracker.vouch(true);
+        let time = |n: usize| (delivery != Delivery::PiecesWithoutTime).then_some(n as u64 * 33);
+        let mut frames = Vec::new();
+        for (n, units) in stream.iter().enumerate() {
+            for piece in units.iter().flat_map(|units| match delivery {
+                Delivery::Whole => units.chunks(units.len()),
+                _ => units.chunks(1),
+            }) {
+                let bytes = pack(piece, Format::ByteStream);
+                match delivery {
+                    Delivery::Whole => tracker.push(&bytes, Codec::H264, Format::ByteStream, time(n), false),
+                    _ => tracker.push_piece(&bytes, Codec::H264, Format::ByteStream, time(n), false),
+                }
+            }
+        }
+        tracker.end_of_pieces();
+        while let Some((_, record)) = tracker.records.pop_front() {
+            frames.push((record.identity.map(|i| i.frame), record.damaged));
+        }
+        frames
+    }
+
+    #[test]
+    fn messages_that_a_remux_dropped_moved_or_doubled_are_no_damage_where_nothing_was_lost() {
+        type Change = fn(usize, &mut Vec<Vec<u8>>, &mut Vec<Vec<u8>>);
+        let changes: [(&str, Change); 9] = [
+            ("of the first access unit dropped", |n, all, _| {
+                drop((n == 0).then(|| all.remove(0)))
+            }),
+            ("of key frames dropped", |n, all, _| {
+                drop(n.is_multiple_of(GOP).then(|| all.remove(0)))
+            }),
+            ("here and there dropped", |n, all, _| {
+                drop([3, 4, 9, 10, 11, 25].contains(&n).then(|| all.remove(0)))
+            }),
+            ("behind the first slice", |_, all, _| all.swap(0, 1)),
+            ("behind all slices", |_, all, _| all.rotate_left(1)),
+            ("one access unit late", |_, all, carried| {
+                let own = all.remove(0);
+                all.splice(0..0, std::mem::replace(carried, vec![own]));
+            }),
+            ("doubled", |_, all, _| all.insert(0, all[0].clone())),
+            ("doubled into the next access unit, in front", |_, all, carried| {
+                let own = all[0].clone();
+                all.splice(0..0, std::mem::replace(carried, vec![own]));
+            }),
+            (
+                "that of the access unit before in place of a key frame's",
+                |n, all, carried| {
+                    let own = all[0].clone();
+                    let before = std::mem::replace(carried, vec![own]);
+                    if n.is_multiple_of(GOP) {
+                        all.splice(0..1, before);
+                    }
+                },
+            ),
+        ];
+        for (what, change) in changes {
+            for slices in [1, 4] {
+                for delivery in DELIVERIES {
+                    // Singly, a message between two slices cannot be told from the beginning of the next access unit.
+                    if (what, slices) == ("behind the first slice", 4) && delivery != Delivery::Whole {
+                        continue;
+                    }
+                    let frames = play(&remuxed(slices, change), delivery);
+                    let what = format!("{what}, {slices} slices, {delivery:?}: {frames:?}");
+                    assert_eq!(frames.len(), FRAMES, "{what}");
+                    for (n, (frame, damaged)) in frames.iter().enumerate() {
+                        assert!(!damaged && frame.is_none_or(|f| f == n as u64), "frame {n}, {what}");
+                    }
+                    assert!(
+                        frames.iter().filter(|(frame, _)| frame.is_some()).count() > FRAMES / 2,
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_remux_lost_is_damage_beside_messages_that_it_dropped() {
+        let dropped = |n: usize, all: &mut Vec<Vec<u8>>| drop(n.is_multiple_of(GOP).then(|| all.remove(0)));
+        for delivery in DELIVERIES {
+            for lost in (2..FRAMES).filter(|n| !n.is_multiple_of(GOP)) {
+                // A whole access unit, which the counter tells of.
+                let mut stream = remuxed(4, |n, all, _| dropped(n, all));
+                stream[lost] = None;
+                let marks: Vec<bool> = play(&stream, delivery).iter().map(|f| f.1).collect();
+                let end = (lost / GOP + 1) * GOP - 1;
+                if lost < end {
+                    let expected: Vec<bool> = (0..FRAMES - 1).map(|n| (lost..end).contains(&n)).collect();
+                    assert_eq!(marks, expected, "access unit {lost}, {delivery:?}");
+                }
+                // A slice, which the message tells of.
+                let stream = remuxed(4, |n, all, _| {
+                    dropped(n, all);
+                    if n == lost {
+                        all.remove(3);
+                    }
+                });
+                let marks: Vec<bool> = play(&stream, delivery).iter().map(|f| f.1).collect();
+                let expected: Vec<bool> = (0..FRAMES).map(|n| (lost..=end).contains(&n)).collect();
+                assert_eq!(marks, expected, "slice of {lost}, {delivery:?}");
+            }
+            // The beginning of a key frame of which no message tells.
+            let stream = remuxed(4, |n, all, _| {
+                dropped(n, all);
+                if n == 20 {
+                    all.remove(0);
+                }
+            });
+            let marks: Vec<bool> = play(&stream, delivery).iter().map(|f| f.1).collect();
+            assert!(marks[..19].iter().all(|m| !m), "{delivery:?}: {marks:?}");
+            // Without times the rest of it goes with the access unit before.
+            let rest = &marks[20 - usize::from(delivery == Delivery::PiecesWithoutTime)..];
+            let expected: Vec<bool> = (0..20).map(|n| n < 10).collect();
+            assert_eq!(rest[..20], expected, "{delivery:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_frame_without_message_is_damage_where_the_transport_does_not_vouch_for_it() {
+        for hole in [false, true] {
+            let mut tracker = IdentityTracker::new();
+            let mut marks = Vec::new();
+            for n in 0..FRAMES {
+                let mut all = units(n, 4);
+                if n.is_multiple_of(GOP) {
+                    all.remove(0);
+                }
+                // The second key frame comes with a hole in front of it, or by a way that is not known.
+                tracker.vouch(hole || n != GOP);
+                if hole && n == GOP {
+                    tracker.discontinuity();
+                }
+                marks.push(pushed(&mut tracker, &pack(&all, Format::ByteStream)).damaged);
+            }
+            let expected: Vec<bool> = (0..FRAMES).map(|n| (GOP..2 * GOP).contains(&n)).collect();
+            assert_eq!(marks, expected, "hole {hole}");
+        }
+    }
+
+    #[test]
+    fn a_recording_begins_anew_behind_a_key_frame_without_message() {
+        let stream = |id: u32, from: usize, to: usize| {
+            (from..to).map(move |n| {
+                let mut all = units(n, 1);
+                let whole = with_identity(n, |i| i.stream_id = id);
+                all[0] = nal::nal_units(&whole, Format::ByteStream).next().unwrap().to_vec();
+                if n == from {
+                    all.remove(0);
+                }
+                pack(&all, Format::ByteStream)
+            })
+        };
+        // Another camera's, the same one played again, and a part of it that lies before.
+        for second in [(8, 0, 15), (9, 0, 15), (9, 10, 25)] {
+            let mut tracker = IdentityTracker::new();
+            tracker.vouch(true);
+            let both = stream(9, 10, 28).chain(stream(second.0, second.1, second.2));
+            for (n, unit) in both.enumerate() {
+                assert!(!pushed(&mut tracker, &unit).damaged, "{second:?}, frame {n}");
+            }
+        }
+        // A later part of the same stream looks as if what lies between was lost.
+        let mut tracker = IdentityTracker::new();
+        tracker.vouch(true);
+        let marks: Vec<bool> = stream(9, 0, 5)
+            .chain(stream(9, 20, 35))
+            .map(|unit| pushed(&mut tracker, &unit).damaged)
+            .collect();
+        assert_eq!(marks.iter().position(|m| *m), Some(6), "{marks:?}");
+        assert!(!marks[15..].contains(&true), "{marks:?}");
+    }
+
+    #[test]
+    fn a_frame_is_found_where_the_stream_has_no_times() {
+        let mut tracker = IdentityTracker::new();
+        for n in 0..FRAMES as u64 {
+            let unit = pack(&units(n as usize, 1), Format::ByteStream);
+            tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);
+            assert!(
+                matches!(tracker.lookup(Some(n * 7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == n)
+            );
+        }
+        // Of two that wait the time could be either's.
+        for n in [40, 41] {
+            let unit = pack(&units(n, 1), Format::ByteStream);
+            tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);
+        }
+        assert_eq!(tracker.lookup(Some(5)), Lookup::Unknown);
     }
 }

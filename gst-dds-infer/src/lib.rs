@@ -5,9 +5,11 @@
 //!
 //! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
 //! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
-//! frames are whole, [`overlay`] draws on pictures of any format, [`rtp`] keeps to one stream of many.
+//! frames are whole, [`continuity`] whether RTP packets are missing, [`rtp`] keeps to one stream of many, [`overlay`] draws
+//! on pictures of any format.
 
 mod analytics;
+pub mod continuity;
 pub mod ddsinfer;
 pub mod ddsoverlay;
 pub mod ddsrtprecv;

@@ -14,6 +14,7 @@ mod sender;
 mod settings;
 mod side_pad;
 mod stats;
+mod transport;
 mod worker;
 
 use gst::prelude::*;

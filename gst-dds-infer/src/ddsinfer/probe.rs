@@ -17,6 +17,7 @@ use gst_dds_link::path::{self, Direction, Visit};
 use crate::identity::IdentityTracker;
 
 use super::imp::CAT;
+use super::transport::Transport;
 
 /// How access units lie in the buffers of a pad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,7 @@ impl IdentityProbe {
         let tracker = Arc::new(Mutex::new(IdentityTracker::new()));
         let budget = Arc::new(AtomicU32::new(READ_AHEAD));
         let layout = Mutex::new(pad.current_caps().and_then(|c| Layout::of(&c)));
+        let transport = Mutex::new(Transport::new(pad));
         let (target, left) = (tracker.clone(), budget.clone());
         let id = pad.add_probe(
             gst::PadProbeType::BUFFER
@@ -123,14 +125,21 @@ impl IdentityProbe {
                 | gst::PadProbeType::EVENT_FLUSH,
             move |pad, info| {
                 match &info.data {
-                    Some(gst::PadProbeData::Buffer(buffer)) => push(pad, &target, &left, &layout, buffer),
+                    Some(gst::PadProbeData::Buffer(buffer)) => push(pad, &target, &left, &layout, &transport, buffer),
                     Some(gst::PadProbeData::BufferList(list)) => {
                         list.iter_owned()
-                            .for_each(|buffer| push(pad, &target, &left, &layout, &buffer));
+                            .for_each(|buffer| push(pad, &target, &left, &layout, &transport, &buffer));
                     }
                     Some(gst::PadProbeData::Event(event)) => match event.view() {
                         gst::EventView::Caps(caps) => *layout.lock().unwrap() = Layout::of(caps.caps()),
-                        gst::EventView::FlushStop(_) => target.lock().unwrap().flush(),
+                        gst::EventView::StreamStart(_) | gst::EventView::Segment(_) => {
+                            transport.lock().unwrap().begin(pad);
+                        }
+                        gst::EventView::Gap(_) => target.lock().unwrap().discontinuity(),
+                        gst::EventView::FlushStop(_) => {
+                            target.lock().unwrap().flush();
+                            transport.lock().unwrap().flush();
+                        }
                         _ => (),
                     },
                     _ => (),
@@ -266,6 +275,7 @@ fn push(
     tracker: &Mutex<IdentityTracker>,
     budget: &AtomicU32,
     layout: &Mutex<Option<Layout>>,
+    transport: &Mutex<Transport>,
     buffer: &gst::BufferRef,
 ) {
     let left = budget.load(Ordering::Relaxed);
@@ -278,10 +288,17 @@ fn push(
     }
     let Some(layout) = *layout.lock().unwrap() else { return };
     let Ok(map) = buffer.map_readable() else { return };
-    let pts = buffer.pts().map(gst::ClockTime::nseconds);
+    // Of pictures that come in the order of their coding, as our cameras' do, AVI files and raw streams have a decoding time
+    // only, which the decoder shows them at.
+    let pts = buffer.pts().or(buffer.dts()).map(gst::ClockTime::nseconds);
     let corrupted = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
+    let word = transport.lock().unwrap().buffer(pad, buffer);
     let request = {
         let mut tracker = tracker.lock().unwrap();
+        tracker.vouch(word.whole);
+        if word.hole {
+            tracker.discontinuity();
+        }
         if layout.whole_units {
             tracker.push(&map, layout.codec, layout.format, pts, corrupted);
         } else {

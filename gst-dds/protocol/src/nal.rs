@@ -10,6 +10,9 @@ use crate::identity::{FrameIdentity, IdentityError};
 /// SEI payload type of `user_data_unregistered` (ISO/IEC 14496-10 D.1).
 pub const SEI_USER_DATA_UNREGISTERED: u32 = 5;
 
+/// `nal_unit_type` of H.265's SEI behind the slices.
+const SUFFIX_SEI: u8 = 40;
+
 /// `rbsp_trailing_bits` of a byte-aligned payload.
 const STOP_BYTE: u8 = 0x80;
 
@@ -87,34 +90,31 @@ impl Codec {
         match self.kind_of(nal) {
             NalKind::Delimiter => true,
             NalKind::Sei | NalKind::Parameters => has_slices,
-            // First bit of the slice header: `first_mb_in_slice` is 0, or `first_slice_segment_in_pic_flag`.
-            NalKind::Slice { .. } => has_slices && nal.get(self.header_bytes()).is_some_and(|byte| byte & 0x80 != 0),
+            NalKind::Slice { .. } => has_slices && self.begins_picture(nal),
             NalKind::Other => false,
         }
     }
 
-    /// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, the first
-    /// readable one counts.
+    /// Whether a slice is the first one of its picture, by the first bit of the slice header: `first_mb_in_slice` is 0, or
+    /// `first_slice_segment_in_pic_flag`.
+    fn begins_picture(self, slice: &[u8]) -> bool {
+        slice.get(self.header_bytes()).is_some_and(|byte| byte & 0x80 != 0)
+    }
+
+    /// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, as remuxers
+    /// that double messages leave them, the first one counts whose slices are there, else the first readable one.
     pub fn summarize(self, access_unit: &[u8], format: Format) -> AccessUnitSummary {
         let mut summary = AccessUnitSummary::default();
         for nal in nal_units(access_unit, format) {
             match self.kind_of(nal) {
-                NalKind::Slice { .. } => summary.slices.add(self, nal),
-                NalKind::Sei if !matches!(summary.identity, Some(Ok(_))) => {
-                    if let Some(found) = self.identity_in(nal)
-                        && (found.is_ok() || summary.identity.is_none())
-                    {
-                        let (identity, extension) = match found {
-                            Ok((identity, extension)) => (Ok(identity), extension),
-                            Err(error) => (Err(error), Extension::default()),
-                        };
-                        summary.identity = Some(identity);
-                        summary.extension = extension;
-                    }
-                }
-                _ => {}
+                NalKind::Slice { .. } => summary.add_slice(self, nal),
+                _ => self
+                    .identities_of(nal)
+                    .into_iter()
+                    .for_each(|message| summary.add_message(message)),
             }
         }
+        summary.settle();
         summary
     }
 
@@ -129,24 +129,24 @@ impl Codec {
         count
     }
 
-    /// Our identity message in one SEI NAL unit (header included).
-    fn identity_in(self, nal: &[u8]) -> Option<Result<(FrameIdentity, Extension), IdentityError>> {
-        let rbsp = unescape(nal.get(self.header_bytes()..)?);
-        let mut found = None;
-        for message in sei_messages(&rbsp) {
-            if message.payload_type != SEI_USER_DATA_UNREGISTERED {
-                continue;
-            }
-            match FrameIdentity::from_payload(message.payload) {
-                Ok(identity) => {
-                    let extension = Extension::from_payload(message.payload, identity.frame).unwrap_or_default();
-                    return Some(Ok((identity, extension)));
-                }
-                Err(IdentityError::NotOurs) => {}
-                Err(error) => found = found.or(Some(Err(error))),
-            }
+    /// Our identity messages in one SEI NAL unit (header included): one, unless somebody merged several. None in every other
+    /// NAL unit.
+    pub fn identities_of(self, nal: &[u8]) -> Vec<Message> {
+        let suffix = self == Self::H265 && self.nal_type(nal) == Some(SUFFIX_SEI);
+        if self.kind_of(nal) != NalKind::Sei && !suffix {
+            return Vec::new();
         }
-        found
+        let rbsp = unescape(nal.get(self.header_bytes()..).unwrap_or_default());
+        sei_messages(&rbsp)
+            .filter(|message| message.payload_type == SEI_USER_DATA_UNREGISTERED)
+            .map(|message| {
+                let identity = FrameIdentity::from_payload(message.payload)?;
+                let extension = Extension::from_payload(message.payload, identity.frame).unwrap_or_default();
+                Ok((identity, extension))
+            })
+            .filter(|message| *message != Err(IdentityError::NotOurs))
+            .take(1 + MAX_MESSAGES)
+            .collect()
     }
 
     /// An SEI NAL unit (no start code) with one message: header, message with emulation prevention, trailing bits.
@@ -288,7 +288,17 @@ impl SliceCount {
         });
         self.idr |= codec.kind_of(nal) == NalKind::Slice { idr: true };
     }
+
+    /// Whether these slices are all that an identity promises. A promise of no slices is no picture and is never kept.
+    pub fn are_those_of(&self, identity: &FrameIdentity) -> bool {
+        self.slices > 0
+            && (self.slices, self.bytes, self.checksum)
+                == (identity.slices, identity.slice_bytes, identity.slice_checksum)
+    }
 }
+
+/// Messages of ours that are looked at in one access unit beside the first.
+const MAX_MESSAGES: usize = 8;
 
 /// Everything of an access unit that the damage tracker wants to know, in one walk.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -299,6 +309,47 @@ pub struct AccessUnitSummary {
     pub identity: Option<Result<FrameIdentity, IdentityError>>,
     /// Records of that message; none where they are not readable.
     pub extension: Extension,
+    /// The first slice that is there is the first one of its picture.
+    pub from_start: bool,
+    /// Further readable messages, until [`Self::settle`].
+    others: Vec<(FrameIdentity, Extension)>,
+}
+
+/// Our identity message with its records, or why it cannot be read.
+pub type Message = Result<(FrameIdentity, Extension), IdentityError>;
+
+impl AccessUnitSummary {
+    /// Adds one slice NAL unit.
+    pub fn add_slice(&mut self, codec: Codec, nal: &[u8]) {
+        self.from_start |= self.slices.slices == 0 && codec.begins_picture(nal);
+        self.slices.add(codec, nal);
+    }
+
+    /// Adds one of our messages.
+    pub fn add_message(&mut self, message: Message) {
+        match (&self.identity, message) {
+            (None | Some(Err(_)), Ok((identity, extension))) => {
+                self.identity = Some(Ok(identity));
+                self.extension = extension;
+            }
+            (None, Err(error)) => self.identity = Some(Err(error)),
+            // A bound on what a hostile stream can make us keep.
+            (Some(Ok(_)), Ok(further)) if self.others.len() < MAX_MESSAGES => self.others.push(further),
+            _ => (),
+        }
+    }
+
+    /// Chooses among several messages once all slices are there.
+    pub fn settle(&mut self) {
+        let others = std::mem::take(&mut self.others);
+        if let Some(Ok(first)) = &self.identity
+            && !self.slices.are_those_of(first)
+            && let Some((identity, extension)) = others.into_iter().find(|(i, _)| self.slices.are_those_of(i))
+        {
+            self.identity = Some(Ok(identity));
+            self.extension = extension;
+        }
+    }
 }
 
 /// One message of an SEI NAL unit.

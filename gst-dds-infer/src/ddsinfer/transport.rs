@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Whether an encoded stream came whole, as far as its transport tells: by the sequence numbers of RTP where it came by
+//! RTP, else by the flags of its buffers, and only where nobody is in a hurry. A live source without RTP may lose what it
+//! likes and nobody is told.
+
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use gst_dds_link::path::{self, Direction, Visit};
+
+use crate::continuity::RtpContinuity;
+
+use super::imp::CAT;
+
+/// What is known of the way up to one encoded pad.
+#[derive(Debug, Default)]
+pub(super) struct Transport {
+    rtp: Option<RtpProbe>,
+    /// Nothing has come since the stream, its segment or a flush began.
+    begins: bool,
+    live: bool,
+}
+
+/// What the transport says of one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    /// Nothing is missing.
+    pub whole: bool,
+    /// Something may be missing about here.
+    pub hole: bool,
+}
+
+impl Transport {
+    /// Looks for RTP upstream of `pad` where that may be known already.
+    pub fn new(pad: &gst::Pad) -> Self {
+        Self {
+            rtp: RtpProbe::install(pad),
+            begins: true,
+            live: true,
+        }
+    }
+
+    /// A stream or its segment begins on `pad`: the elements upstream are linked by now.
+    pub fn begin(&mut self, pad: &gst::Pad) {
+        self.begins = true;
+        if !self.rtp.as_ref().is_some_and(|rtp| rtp.is_current(pad)) {
+            self.rtp = RtpProbe::install(pad);
+        }
+    }
+
+    /// What comes has no connection with what came.
+    pub fn flush(&mut self) {
+        self.begins = true;
+        if let Some(rtp) = &self.rtp {
+            rtp.continuity.lock().unwrap().flush();
+        }
+    }
+
+    /// Takes one buffer on `pad`.
+    pub fn buffer(&mut self, pad: &gst::Pad, buffer: &gst::BufferRef) -> Word {
+        let begins = std::mem::take(&mut self.begins);
+        if begins {
+            let mut query = gst::query::Latency::new();
+            // Who does not answer is not known to wait for us.
+            self.live = !pad.peer_query(&mut query) || query.result().0;
+        }
+        let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
+        let whole = match &self.rtp {
+            Some(rtp) => {
+                let pts = buffer.pts().map(gst::ClockTime::nseconds);
+                rtp.continuity.lock().unwrap().vouches(pts)
+            }
+            None => !self.live,
+        };
+        Word {
+            whole,
+            // The first buffer of a file follows nothing.
+            hole: discont && (self.live || !begins),
+        }
+    }
+}
+
+/// A probe on the RTP packets that the stream comes from; goes when it is dropped.
+#[derive(Debug)]
+struct RtpProbe {
+    pad: gst::Pad,
+    id: Option<gst::PadProbeId>,
+    continuity: Arc<Mutex<RtpContinuity>>,
+}
+
+impl Drop for RtpProbe {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.pad.remove_probe(id);
+        }
+    }
+}
+
+impl RtpProbe {
+    /// Whether the probe is still on the packets of the stream on `encoded`.
+    fn is_current(&self, encoded: &gst::Pad) -> bool {
+        rtp_pad(encoded).as_ref() == Some(&self.pad)
+    }
+
+    fn install(encoded: &gst::Pad) -> Option<Self> {
+        let pad = rtp_pad(encoded)?;
+        gst::info!(CAT, obj = encoded, "Watching RTP sequence numbers on {pad:?}");
+        let mut continuity = RtpContinuity::default();
+        if let Some(caps) = pad.current_caps() {
+            take_caps(&mut continuity, &caps);
+        }
+        let continuity = Arc::new(Mutex::new(continuity));
+        let target = continuity.clone();
+        let id = pad.add_probe(
+            gst::PadProbeType::BUFFER
+                | gst::PadProbeType::BUFFER_LIST
+                | gst::PadProbeType::EVENT_DOWNSTREAM
+                | gst::PadProbeType::EVENT_FLUSH,
+            move |_, info| {
+                let mut continuity = target.lock().unwrap();
+                match &info.data {
+                    Some(gst::PadProbeData::Buffer(buffer)) => take_packet(&mut continuity, buffer),
+                    Some(gst::PadProbeData::BufferList(list)) => {
+                        list.iter().for_each(|buffer| take_packet(&mut continuity, buffer));
+                    }
+                    Some(gst::PadProbeData::Event(event)) => match event.view() {
+                        gst::EventView::Caps(caps) => take_caps(&mut continuity, caps.caps()),
+                        gst::EventView::FlushStop(_) => continuity.flush(),
+                        _ => (),
+                    },
+                    _ => (),
+                }
+                gst::PadProbeReturn::Ok
+            },
+        );
+        Some(Self { pad, id, continuity })
+    }
+}
+
+fn take_packet(continuity: &mut RtpContinuity, buffer: &gst::BufferRef) {
+    // The fixed header, wherever the payload lies.
+    let mut header = [0; 12];
+    if buffer.copy_to_slice(0, &mut header).is_ok() {
+        continuity.packet(&header, buffer.pts().map(gst::ClockTime::nseconds));
+    }
+}
+
+fn take_caps(continuity: &mut RtpContinuity, caps: &gst::CapsRef) {
+    let Some(s) = caps.structure(0) else { return };
+    let base = s.get::<u32>("seqnum-base").ok().and_then(|n| u16::try_from(n).ok());
+    let timed = matches!(s.get::<&str>("encoding-name"), Ok("H264" | "H265"));
+    continuity.set_caps(base, timed);
+}
+
+/// The pad nearest upstream of `encoded` that RTP packets go into: the depayloader's.
+fn rtp_pad(encoded: &gst::Pad) -> Option<gst::Pad> {
+    let is_rtp = |caps: &gst::CapsRef| {
+        !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| s.name() == "application/x-rtp")
+    };
+    let mut found = None;
+    path::walk(encoded, Direction::Upstream, |pad, _| {
+        let Some(peer) = pad.peer() else { return Visit::Continue };
+        let caps = pad
+            .current_caps()
+            .unwrap_or_else(|| peer.pad_template_caps().intersect(&pad.pad_template_caps()));
+        // Behind decoded pictures lies the way of another stream.
+        if caps.iter().any(|s| s.name() == "video/x-raw") && !caps.is_any() {
+            return Visit::Stop;
+        }
+        if !is_rtp(&caps) {
+            return Visit::Continue;
+        }
+        found = Some(peer);
+        Visit::Finish
+    });
+    found
+}
