@@ -45,7 +45,7 @@ impl Packet {
 }
 
 impl RtpContinuity {
-    /// The stream's caps: `base`, the number of its first packet where they have it (`seqnum-base`); `timed`, whether
+    /// The stream's caps: `base`, the number of its first packet where they have it; `timed`, whether
     /// its packets hold the video itself, so that access units get their presentation times.
     pub fn set_caps(&mut self, base: Option<u16>, timed: bool) {
         self.base = base;

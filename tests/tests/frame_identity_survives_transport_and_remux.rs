@@ -165,3 +165,232 @@ fn plain_decoders_read_the_stream_without_a_complaint() {
     assert_eq!(decoded, FRAMES);
     pipeline.set_state(gst::State::Null).unwrap();
 }
+
+/// The number, where it is known, and the damage of each frame that a server sees of `line`, which ends decoded.
+fn served(line: &str) -> Vec<(Option<u64>, bool)> {
+    let pipeline = launch(&format!(
+        "{line} ! ddsinfer name=i ! fakesink i.results ! appsink name=results sync=false"
+    ));
+    let sink = pipeline
+        .by_name("results")
+        .unwrap()
+        .downcast::<gst_app::AppSink>()
+        .unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let frames = std::iter::from_fn(|| sink.pull_sample().ok())
+        .map(|sample| {
+            let map = sample.buffer().unwrap().map_readable().unwrap();
+            let line: serde_json::Value = serde_json::from_slice(&map).unwrap();
+            (line["frame"].as_u64(), line["damaged"].as_bool().unwrap())
+        })
+        .collect();
+    pipeline.set_state(gst::State::Null).unwrap();
+    frames
+}
+
+fn ffmpeg(dir: &Path, arguments: &str) {
+    let output = Command::new("ffmpeg")
+        .current_dir(dir)
+        .args(["-nostdin", "-v", "error", "-y"])
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("ffmpeg is installed");
+    assert!(
+        output.status.success(),
+        "{arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Access units as lists of NAL units: a new one begins with each delimiter.
+fn access_units(stream: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    let mut units: Vec<Vec<Vec<u8>>> = Vec::new();
+    for nal in dds_protocol::nal::nal_units(stream, Format::ByteStream) {
+        if nal[0] & 0x1f == 9 {
+            units.push(Vec::new());
+        }
+        units
+            .last_mut()
+            .expect("FFmpeg begins with a delimiter")
+            .push(nal.to_vec());
+    }
+    units
+}
+
+fn kind(nal: &[u8]) -> u8 {
+    nal[0] & 0x1f
+}
+
+fn write(path: &Path, units: &[Vec<Vec<u8>>]) {
+    let bytes: Vec<u8> = units
+        .iter()
+        .flatten()
+        .flat_map(|nal| [&[0, 0, 0, 1], nal.as_slice()].concat())
+        .collect();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Frames are whole and in order from `first` on, those that have a name have their own, and most have.
+fn assert_whole(frames: &[(Option<u64>, bool)], first: u64, what: &str) {
+    assert_eq!(frames.len() as u64, FRAMES as u64 - first, "{what}: {frames:?}");
+    for (n, (frame, damaged)) in (first..).zip(frames) {
+        assert!(
+            frame.is_none_or(|f| f == n) && !damaged,
+            "{what}, frame {n}: {frames:?}"
+        );
+    }
+    let named = frames.iter().filter(|(frame, _)| frame.is_some()).count();
+    assert!(2 * named > frames.len(), "{what}: {frames:?}");
+}
+
+/// A parser drops the messages in front of the first parameter sets, AVI and raw files have no presentation times, and
+/// copies begin in the middle: of a file, from which nothing is lost, every frame is whole.
+#[test]
+fn no_frame_of_a_remuxed_recording_is_damaged() {
+    init();
+    for (codec, parser, raw) in [("x264", "h264parse", "h264"), ("x265", "h265parse", "h265")] {
+        let dir = scratch(&format!("remuxed_{codec}"));
+        let at = |file: &str| dir.join(file).display().to_string();
+        run_to_eos(&launch(&format!(
+            "{} ! {parser} ! mp4mux ! filesink location={}",
+            encoder(&format!("encoder={codec}")),
+            at("d.mp4")
+        )));
+        ffmpeg(&dir, "-i d.mp4 -c copy d.ts");
+        for (arguments, file, first) in [
+            ("", "d.mp4", 0),
+            ("", "d.ts", 0),
+            ("-i d.mp4 -c copy copy.mkv", "copy.mkv", 0),
+            ("-i d.mp4 -c copy copy.mov", "copy.mov", 0),
+            ("-i d.mp4 -c copy copy.avi", "copy.avi", 0),
+            (
+                "-i d.mp4 -c copy -movflags frag_keyframe+empty_moov fragmented.mp4",
+                "fragmented.mp4",
+                0,
+            ),
+            ("-i d.ts -c copy back.mp4", "back.mp4", 0),
+            ("-i d.ts -c copy back.mkv", "back.mkv", 0),
+            ("-ss 0.7 -i d.mp4 -c copy cut.ts", "cut.ts", 15),
+            (
+                "-i d.mp4 -c copy -f hls -hls_time 0.4 -hls_list_size 0 list.m3u8",
+                "list.m3u8",
+                0,
+            ),
+            (&format!("-i d.mp4 -c copy raw.{raw}"), &format!("raw.{raw}"), 0),
+            (&format!("-i raw.{raw} -c copy again.ts"), "again.ts", 0),
+            (&format!("-i d.ts -c copy raw2.{raw}"), &format!("raw2.{raw}"), 0),
+        ] {
+            if !arguments.is_empty() {
+                ffmpeg(&dir, arguments);
+            }
+            let frames = served(&format!("filesrc location={} ! decodebin", at(file)));
+            assert_whole(&frames, first, &format!("{codec}, {file}"));
+        }
+        if codec == "x264" {
+            ffmpeg(&dir, "-i d.mp4 -c copy copy.flv");
+            assert_whole(
+                &served(&format!("filesrc location={} ! decodebin", at("copy.flv"))),
+                0,
+                "FLV",
+            );
+        }
+        for line in [
+            format!("filesrc location={} ! {parser} ! decodebin", at(&format!("raw.{raw}"))),
+            format!("filesrc location={} ! tsdemux ! {parser} ! avdec_{raw}", at("d.ts")),
+        ] {
+            assert_whole(&served(&line), 0, &line);
+        }
+
+        // The same recording twice, and another camera's behind it.
+        std::fs::write(dir.join("two.txt"), "file d.ts\nfile d.ts\n").unwrap();
+        ffmpeg(&dir, "-f concat -i two.txt -c copy two.ts");
+        let frames = served(&format!("filesrc location={} ! decodebin", at("two.ts")));
+        assert_eq!(frames.len(), 2 * FRAMES, "{codec}");
+        assert!(frames.iter().all(|(_, damaged)| !damaged), "{codec}: {frames:?}");
+    }
+}
+
+#[test]
+fn messages_that_somebody_dropped_moved_or_doubled_damage_no_frame() {
+    init();
+    let dir = scratch("edited");
+    let at = |file: &str| dir.join(file).display().to_string();
+    run_to_eos(&launch(&format!(
+        "{} ! h264parse ! mp4mux ! filesink location={}",
+        encoder("threads=2 sliced-threads=true"),
+        at("d.mp4")
+    )));
+    ffmpeg(&dir, "-i d.mp4 -c copy -f h264 d.h264");
+    let units = access_units(&std::fs::read(dir.join("d.h264")).unwrap());
+    assert_eq!(units.len(), FRAMES);
+    let message = |unit: &[Vec<u8>]| unit.iter().position(|nal| kind(nal) == 6).unwrap();
+    let first_slice = |unit: &[Vec<u8>]| unit.iter().position(|nal| matches!(kind(nal), 1 | 5)).unwrap();
+    type Edit<'a> = &'a dyn Fn(usize, &mut Vec<Vec<u8>>);
+    let edits: [(&str, Edit<'_>); 7] = [
+        ("as it was", &|_, _| ()),
+        ("dropped from key frames", &|n, unit| {
+            if n.is_multiple_of(15) {
+                unit.remove(message(unit));
+            }
+        }),
+        ("dropped here and there", &|n, unit| {
+            if n % 4 == 3 {
+                unit.remove(message(unit));
+            }
+        }),
+        ("behind the slices", &|_, unit| {
+            let own = unit.remove(message(unit));
+            unit.push(own);
+        }),
+        ("doubled", &|_, unit| {
+            let own = unit[message(unit)].clone();
+            unit.insert(first_slice(unit), own);
+        }),
+        ("of the access unit before beside its own", &|n, unit| {
+            if n > 0 {
+                let before = units[n - 1][message(&units[n - 1])].clone();
+                unit.insert(message(unit), before);
+            }
+        }),
+        ("one access unit late", &|n, unit| {
+            let at = message(unit);
+            unit.remove(at);
+            if n > 0 {
+                unit.insert(at, units[n - 1][message(&units[n - 1])].clone());
+            }
+        }),
+    ];
+    for (what, edit) in edits {
+        let mut edited = units.clone();
+        edited.iter_mut().enumerate().for_each(|(n, unit)| edit(n, unit));
+        write(&dir.join("edited.h264"), &edited);
+        ffmpeg(&dir, "-f h264 -framerate 30 -i edited.h264 -c copy edited.ts");
+        for file in ["edited.h264", "edited.ts"] {
+            let frames = served(&format!("filesrc location={} ! decodebin", at(file)));
+            assert_eq!(frames.len(), FRAMES, "{what}, {file}: {frames:?}");
+            assert!(frames.iter().all(|(_, damaged)| !damaged), "{what}, {file}: {frames:?}");
+            assert!(
+                (0..).zip(&frames).all(|(n, (frame, _))| frame.is_none_or(|f| f == n)),
+                "{what}, {file}: {frames:?}"
+            );
+        }
+
+        // What is missing beside that is still told.
+        if ["behind the slices", "one access unit late"].contains(&what) {
+            continue;
+        }
+        let mut cut = edited.clone();
+        let at_20 = first_slice(&cut[20]);
+        cut[20].remove(at_20);
+        write(&dir.join("cut.h264"), &cut);
+        let frames = served(&format!("filesrc location={} ! decodebin", at("cut.h264")));
+        let marked =
+            |frames: &[(Option<u64>, bool)]| -> Vec<usize> { (0..frames.len()).filter(|n| frames[*n].1).collect() };
+        assert_eq!(marked(&frames), (20..30).collect::<Vec<_>>(), "{what}, slice of 20");
+        let mut gap = edited;
+        gap.remove(20);
+        write(&dir.join("gap.h264"), &gap);
+        let frames = served(&format!("filesrc location={} ! decodebin", at("gap.h264")));
+        assert_eq!(marked(&frames), (20..29).collect::<Vec<_>>(), "{what}, access unit 20");
+    }
+}

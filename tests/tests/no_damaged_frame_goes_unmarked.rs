@@ -180,3 +180,101 @@ fn every_damaged_frame_is_marked_at_1_5_and_10_percent_loss() {
         }
     }
 }
+
+/// Key frames come without their identities, as some remuxers and relays leave them, by RTP, and the first packet of the
+/// frames in `lost` does not come. Gives whether each frame is marked.
+fn nameless_key_frames(source: &str, lost: &'static [usize], depayloader: &str) -> Vec<bool> {
+    let pipeline = launch(&format!(
+        "videotestsrc num-buffers=45 pattern=ball {source} ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
+         ! ddsencode name=e key-int-max=15 stream-id=5 ! video/x-h264,stream-format=byte-stream ! rtph264pay mtu=200 \
+         ! identity name=loss ! {depayloader} ! avdec_h264 max-threads=1 ! ddsinfer name=i ! fakesink \
+         i.results ! fakesink name=out"
+    ));
+    // Key frames that are asked for would end the damage early.
+    pipeline.by_name("e").unwrap().static_pad("src").unwrap().add_probe(
+        gst::PadProbeType::EVENT_UPSTREAM,
+        |_, info| {
+            if info.event().unwrap().type_() == gst::EventType::CustomUpstream {
+                info.data = None;
+                return gst::PadProbeReturn::Handled;
+            }
+            gst::PadProbeReturn::Ok
+        },
+    );
+    let encoded = pipeline.by_name("e").unwrap().static_pad("src").unwrap();
+    encoded.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data
+            && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+        {
+            let data = buffer.map_readable().unwrap().to_vec();
+            let rest: Vec<u8> = dds_protocol::nal::nal_units(&data, dds_protocol::nal::Format::ByteStream)
+                .filter(|nal| nal[0] & 0x1f != 6)
+                .flat_map(|nal| [&[0, 0, 0, 1], nal].concat())
+                .collect();
+            let mut changed = gst::Buffer::from_mut_slice(rest);
+            buffer
+                .copy_into(
+                    changed.make_mut(),
+                    gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS,
+                    ..,
+                )
+                .unwrap();
+            *buffer = changed;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let newest = Mutex::new(None);
+    pipeline.by_name("loss").unwrap().static_pad("src").unwrap().add_probe(
+        gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
+        move |_, info| {
+            let mut newest = newest.lock().unwrap();
+            let mut is_lost = |buffer: &gst::BufferRef| {
+                let frame = frame_at(buffer.pts().unwrap().nseconds()) as usize;
+                newest.replace(frame) != Some(frame) && lost.contains(&frame)
+            };
+            match &mut info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) if is_lost(buffer) => gst::PadProbeReturn::Drop,
+                Some(gst::PadProbeData::BufferList(list)) => {
+                    list.make_mut()
+                        .foreach_mut(|buffer, _| ControlFlow::Continue((!is_lost(&buffer)).then_some(buffer)));
+                    gst::PadProbeReturn::Ok
+                }
+                _ => gst::PadProbeReturn::Ok,
+            }
+        },
+    );
+    let marks = Arc::new(Mutex::new(Vec::new()));
+    let seen = marks.clone();
+    let out = pipeline.by_name("out").unwrap().static_pad("sink").unwrap();
+    out.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let map = info.buffer().unwrap().map_readable().unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&map).unwrap();
+        seen.lock().unwrap().push(line["damaged"].as_bool().unwrap());
+        gst::PadProbeReturn::Ok
+    });
+    run_to_eos(&pipeline);
+    std::mem::take(&mut *marks.lock().unwrap())
+}
+
+#[test]
+fn a_key_frame_without_identity_is_whole_only_where_none_of_its_packets_is_missing() {
+    init();
+    for depayloader in ["rtph264depay", "rtph264depay ! h264parse ! queue"] {
+        let marked = |source: &str, lost| -> Vec<usize> {
+            let marks = nameless_key_frames(source, lost, depayloader);
+            assert_eq!(marks.len(), 45, "{depayloader} {source} {lost:?}");
+            (0..marks.len()).filter(|n| marks[*n]).collect()
+        };
+        assert_eq!(marked("", &[]), Vec::<usize>::new(), "{depayloader}");
+        assert_eq!(marked("", &[15]), (15..30).collect::<Vec<_>>(), "{depayloader}");
+        assert_eq!(marked("", &[30]), (30..45).collect::<Vec<_>>(), "{depayloader}");
+        // Nothing is known of the stream when its first frame comes.
+        assert_eq!(marked("", &[0]), (1..15).collect::<Vec<_>>(), "{depayloader}");
+        // Who joins a live stream does not know what was sent before.
+        assert_eq!(
+            marked("is-live=true", &[]),
+            (1..15).collect::<Vec<_>>(),
+            "{depayloader}"
+        );
+    }
+}

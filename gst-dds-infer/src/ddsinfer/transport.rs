@@ -148,7 +148,9 @@ fn take_packet(continuity: &mut RtpContinuity, buffer: &gst::BufferRef) {
 
 fn take_caps(continuity: &mut RtpContinuity, caps: &gst::CapsRef) {
     let Some(s) = caps.structure(0) else { return };
-    let base = s.get::<u32>("seqnum-base").ok().and_then(|n| u16::try_from(n).ok());
+    // By RTSP's RTP-Info, or of a payloader in this process.
+    let base = s.get::<u32>("seqnum-base").or_else(|_| s.get::<u32>("seqnum-offset"));
+    let base = base.ok().and_then(|n| u16::try_from(n).ok());
     let timed = matches!(s.get::<&str>("encoding-name"), Ok("H264" | "H265"));
     continuity.set_caps(base, timed);
 }
