@@ -235,15 +235,122 @@ fn descriptions_that_cannot_be_read_name_their_place() {
         "famly=yolov8",
         &["model-description", "unknown key dds-famly"],
     );
-    check(
-        &folder,
-        &yolov8().metadata("names", "{0: person}"),
-        "",
-        &["metadata", "names"],
-    );
     for damaged in [b"[modelinfo\n".as_slice(), b"[modelinfo]\nversion=1\0\n", &[0xff, 0x00]] {
         folder.file("m.onnx.modelinfo", damaged);
         check(&folder, &yolov8(), "", &["m.onnx.modelinfo"]);
+    }
+}
+
+/// The detector of a model, and its warnings in one text.
+fn opened(settings: &ModelSettings) -> (Detector, String) {
+    let detector = Detector::open(settings).unwrap();
+    let warnings = detector.warnings().join("\n");
+    (detector, warnings)
+}
+
+#[test]
+fn metadata_that_cannot_be_read_is_a_warning_and_vetoes_no_better_source() {
+    let folder = Folder::new("metadata");
+    let labels = folder.file("labels.txt", b"cat\ndog\n");
+    for (key, value) in [
+        ("names", "None"),
+        ("names", ""),
+        ("names", "{0: person}"),
+        ("names", "{0: 'a', 1: "),
+        ("names", "\u{1F980}"),
+        ("imgsz", "None"),
+        ("imgsz", "[0, 0]"),
+        ("imgsz", "64x64"),
+    ] {
+        let plain = settings(folder.file("m.onnx", &yolov8().metadata(key, value).bytes()));
+        let (detector, warnings) = opened(&plain);
+        assert!(warnings.contains(key), "{key}={value}: {warnings}");
+        assert_eq!(
+            (detector.label(0), detector.label(1)),
+            ("class 0".into(), "class 1".into())
+        );
+        let (detector, _) = opened(&ModelSettings {
+            label_file: Some(labels.clone()),
+            ..plain.clone()
+        });
+        assert_eq!(detector.labels(), ["cat", "dog"], "{key}={value}");
+        let (detector, _) = opened(&ModelSettings {
+            description: Some("labels=cow;horse".into()),
+            ..plain
+        });
+        assert_eq!(detector.labels(), ["cow", "horse"], "{key}={value}");
+    }
+    // Names of a wrong number contradict the model, unless somebody says them better.
+    let wrong = settings(folder.file("m.onnx", &yolov8().metadata("names", "['a']").bytes()));
+    assert!(matches!(error_of(&wrong), ModelError::Contradiction { .. }));
+    let (detector, _) = opened(&ModelSettings {
+        label_file: Some(labels),
+        ..wrong
+    });
+    assert_eq!(detector.labels(), ["cat", "dog"]);
+    // Whoever names the task has seen what the metadata says.
+    let task = yolov8().metadata("names", "{0: 'a', 1: 'b'}").metadata("task", "pose");
+    let (detector, _) = opened(&ModelSettings {
+        description: Some("family=yolov8".into()),
+        ..settings(folder.file("m.onnx", &task.bytes()))
+    });
+    assert_eq!(detector.labels(), ["a", "b"]);
+}
+
+#[test]
+fn a_broken_side_file_is_left_out_where_a_better_source_says_the_same() {
+    let folder = Folder::new("sidefile");
+    let model = folder.file("m.onnx", &yolov8().bytes());
+    let labels = folder.file("labels.txt", b"cat\ndog\n");
+    let with_labels = || ModelSettings {
+        label_file: Some(labels.clone()),
+        ..settings(model.clone())
+    };
+    folder.file("m.modelinfo", b"[modelinfo]\ndds-labels=none.txt\n");
+    let text = error_of(&settings(model.clone())).to_string();
+    assert!(text.contains("none.txt") && text.contains("m.modelinfo"), "{text}");
+    let (detector, warnings) = opened(&with_labels());
+    assert_eq!(detector.labels(), ["cat", "dog"]);
+    assert!(warnings.contains("none.txt"), "{warnings}");
+
+    folder.file("m.modelinfo", b"[modelinfo\n");
+    assert!(error_of(&settings(model.clone())).to_string().contains("m.modelinfo"));
+    let (_, warnings) = opened(&ModelSettings {
+        description: Some("family=yolov8".into()),
+        ..settings(model.clone())
+    });
+    assert!(warnings.contains("m.modelinfo"), "{warnings}");
+
+    // A mark in front and line ends of another system are no damage; a directory of that name is no side file.
+    folder.file("m.modelinfo", b"\xef\xbb\xbf[modelinfo]\r\ndds-labels=a;b\r\n");
+    std::fs::create_dir(folder.path("m.onnx.modelinfo")).unwrap();
+    let (detector, warnings) = opened(&settings(model));
+    assert_eq!(detector.labels(), ["a", "b"]);
+    assert!(warnings.contains("is a directory"), "{warnings}");
+}
+
+#[test]
+fn label_files_are_read_with_marks_and_line_ends_of_other_systems_and_as_lists() {
+    let folder = Folder::new("labellists");
+    let model = folder.file("m.onnx", &yolov8().bytes());
+    for content in [
+        &b"cat\ndog"[..],
+        b"\xef\xbb\xbfcat\r\ndog\r\n\r\n",
+        b"[\"cat\", \"dog\"]\n",
+        b"\xef\xbb\xbf[\n  \"cat\",\n  \"dog\"\n]",
+        b"{\"0\": \"cat\", \"1\": \"dog\"}",
+        b"{0: 'cat', 1: 'dog'}",
+    ] {
+        let (detector, _) = opened(&ModelSettings {
+            label_file: Some(folder.file("labels.txt", content)),
+            ..settings(model.clone())
+        });
+        assert_eq!(
+            detector.labels(),
+            ["cat", "dog"],
+            "{}",
+            String::from_utf8_lossy(content)
+        );
     }
 }
 

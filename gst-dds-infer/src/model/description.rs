@@ -14,6 +14,11 @@ use gst::glib;
 use super::decode::Activation;
 use super::{ModelError, Task, labels};
 
+/// Who says what an ONNX file says of itself.
+const METADATA: &str = "the model's metadata";
+/// Sides in pixels that an input may be given.
+const SIDES: std::ops::RangeInclusive<u32> = 1..=16384;
+
 /// The output layouts known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
@@ -208,7 +213,22 @@ pub(super) struct InputRules {
     pub affine: Affine,
 }
 
+impl<T> Said<T> {
+    /// Whether nobody but the model itself says so.
+    pub(super) fn by_the_model_itself(&self) -> bool {
+        self.origin.starts_with(METADATA)
+    }
+}
+
 impl Fields {
+    /// What a setting says of the labels.
+    pub(super) fn of_labels(labels: Option<Said<Vec<String>>>) -> Self {
+        Self {
+            labels,
+            ..Self::default()
+        }
+    }
+
     /// What a setting says of the task.
     pub(super) fn of_task(task: Option<Task>, origin: &str) -> Self {
         Self {
@@ -364,26 +384,70 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one.
-    pub(super) fn from_side_file(model: &Path) -> Result<Self, ModelError> {
+    /// Whether a key of a side file is given here.
+    fn says(&self, key: &str) -> bool {
+        match key {
+            "dds-task" => self.task.is_some(),
+            "dds-family" => self.family.is_some(),
+            "dds-color" => self.color.is_some(),
+            "dds-resize" => self.resize.is_some(),
+            "dds-pad" => self.pad.is_some(),
+            "dds-scale" => self.scale.is_some(),
+            "dds-mean" => self.mean.is_some(),
+            "dds-std" => self.std.is_some(),
+            "dds-labels" => self.labels.is_some(),
+            "dds-decoded" => self.decoded.is_some(),
+            "dds-scores" => self.logits.is_some(),
+            "dds-objectness" => self.objectness.is_some(),
+            "dds-first-class" => self.first_class.is_some(),
+            "dds-width" => self.size[0].is_some(),
+            "dds-height" => self.size[1].is_some(),
+            _ => false,
+        }
+    }
+
+    /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one. `stronger` is what wins
+    /// over it: what cannot be read of the file and is not needed beside that is left out with a warning.
+    pub(super) fn from_side_file(
+        model: &Path,
+        stronger: &Self,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ModelError> {
         let mut beside = model.as_os_str().to_owned();
         beside.push(".modelinfo");
         for path in [PathBuf::from(beside), model.with_extension("modelinfo")] {
-            match std::fs::read(&path) {
-                Ok(bytes) => return Self::from_key_file(&path, bytes),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    return Err(ModelError::Description {
-                        origin: path.display().to_string(),
-                        cause: e.to_string(),
-                    });
+            let read = match std::fs::read(&path) {
+                Ok(bytes) => Self::from_key_file(&path, bytes, stronger, warnings),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) if path.is_dir() => {
+                    warnings.push(format!(
+                        "{} is a directory, no description of the model",
+                        path.display()
+                    ));
+                    continue;
                 }
-            }
+                Err(e) => Err(ModelError::Description {
+                    origin: path.display().to_string(),
+                    cause: format!("{e}; make it readable, or remove it"),
+                }),
+            };
+            return match read {
+                Err(error @ ModelError::Description { .. }) if *stronger != Self::default() && !readable(&path) => {
+                    warnings.push(format!("{error}; it is left out, as the model is described otherwise"));
+                    Ok(Self::default())
+                }
+                read => read,
+            };
         }
         Ok(Self::default())
     }
 
-    fn from_key_file(path: &Path, bytes: Vec<u8>) -> Result<Self, ModelError> {
+    fn from_key_file(
+        path: &Path,
+        bytes: Vec<u8>,
+        stronger: &Self,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ModelError> {
         let origin = path.display().to_string();
         let fail = |cause: String| ModelError::Description {
             origin: origin.clone(),
@@ -405,7 +469,15 @@ impl Fields {
             if key.starts_with("dds-") {
                 let value = file.value("modelinfo", key).map_err(|e| fail(e.message().to_owned()))?;
                 let folder = path.parent().unwrap_or(Path::new(""));
-                fields.set(key, value.trim(), &origin, folder).map_err(&fail)?;
+                match fields.set(key, value.trim(), &origin, folder) {
+                    Err(cause) if stronger.says(key) => {
+                        warnings.push(format!(
+                            "{}; it is left out, as a stronger source says {key}",
+                            fail(cause)
+                        ));
+                    }
+                    set => set.map_err(&fail)?,
+                }
             }
         }
         for group in file.groups().iter().filter(|g| g.as_str() != "modelinfo") {
@@ -477,59 +549,76 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up.
-    pub(super) fn from_metadata(model: &Path, get: impl Fn(&str) -> Option<String>) -> Result<Self, ModelError> {
-        const ORIGIN: &str = "the model's metadata";
+    /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up. Nobody who uses the model wrote
+    /// it: what cannot be read is left out with a warning. `described`: somebody who knows says what the model is.
+    pub(super) fn from_metadata(
+        model: &Path,
+        described: bool,
+        get: impl Fn(&str) -> Option<String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, ModelError> {
         let mut fields = Self::default();
-        // `task` is common enough to be someone else's; with `names` or `stride` it is Ultralytics'.
+        // `task` is common enough to be someone else's; with `names` it is Ultralytics'.
         let names = get("names");
-        if let Some(task) = get("task").filter(|_| names.is_some())
-            && task != "detect"
-        {
-            return Err(ModelError::NotADetector {
-                path: model.to_owned(),
-                cause: format!("{ORIGIN} says task={task}; only detection (task=detect) is supported"),
-            });
+        if let Some(task) = get("task").filter(|_| names.is_some() && !described) {
+            match task.trim().to_ascii_lowercase().as_str() {
+                "detect" => (),
+                "segment" | "pose" | "obb" | "classify" => {
+                    return Err(ModelError::NotADetector {
+                        path: model.to_owned(),
+                        cause: format!("{METADATA} says task={task}; only detection (task=detect) is supported"),
+                    });
+                }
+                _ => warnings.push(format!(
+                    "{METADATA} says task={}, which is not known and is left out",
+                    shortened(&task)
+                )),
+            }
         }
-        if let Some(names) = names {
-            let value = labels::from_names(&names).map_err(|cause| ModelError::Description {
-                origin: ORIGIN.into(),
-                cause,
-            })?;
-            fields.labels = Some(Said {
-                value,
-                origin: ORIGIN.into(),
-            });
+        match names.map(|names| labels::from_names(&names)) {
+            Some(Ok(value)) => {
+                fields.labels = Some(Said {
+                    value,
+                    origin: METADATA.into(),
+                });
+            }
+            Some(Err(cause)) => warnings.push(format!(
+                "{METADATA} cannot be read: {cause}; they are left out, and classes are called as label-file or dds-labels \
+                 say, else by their numbers"
+            )),
+            None => (),
         }
-        if get("end2end").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
+        if get("end2end").is_some_and(|v| v.trim().eq_ignore_ascii_case("true")) {
             fields.family = Some(Said {
                 value: Family::Yolov10,
-                origin: format!("{ORIGIN} (end2end=True)"),
+                origin: format!("{METADATA} (end2end=True)"),
             });
         }
         // Height and width, or one number for both.
-        if let Some(size) = get("imgsz") {
-            let sides: Result<Vec<u32>, _> = list(size.trim_matches(['[', ']', '(', ')']))
+        if let Some(text) = get("imgsz") {
+            let sides: Option<Vec<u32>> = list(text.trim().trim_matches(['[', ']', '(', ')']))
                 .iter()
-                .map(|n| n.parse())
+                .map(|n| integer(n, SIDES).ok())
                 .collect();
-            let (h, w) = match sides.as_deref() {
-                Ok([one]) => (*one, *one),
-                Ok([h, w]) => (*h, *w),
-                _ => {
-                    let cause = format!("imgsz={size} is not one or two numbers");
-                    return Err(ModelError::Description {
-                        origin: ORIGIN.into(),
-                        cause,
+            let size = match sides.as_deref() {
+                Some([one]) => Some([*one; 2]),
+                Some([h, w]) => Some([*w, *h]),
+                _ => None,
+            };
+            match size {
+                Some(size) => {
+                    fields.size = size.map(|value| {
+                        Some(Said {
+                            value,
+                            origin: format!("{METADATA} (imgsz)"),
+                        })
                     });
                 }
-            };
-            fields.size = [w, h].map(|value| {
-                Some(Said {
-                    value,
-                    origin: format!("{ORIGIN} (imgsz)"),
-                })
-            });
+                None => warnings.push(format!(
+                    "{METADATA} says imgsz={}, which is not one or two sides in pixels and is left out",
+                    shortened(&text)
+                )),
+            }
         }
         Ok(fields)
     }
@@ -614,13 +703,31 @@ impl Fields {
                 put(&mut self.objectness, name.ok_or("the name of an output".to_owned()), at)
             }
             "dds-first-class" => put(&mut self.first_class, integer(text, 0..=100_000), at),
-            "dds-width" => put(&mut self.size[0], integer(text, 1..=16384), at),
-            "dds-height" => put(&mut self.size[1], integer(text, 1..=16384), at),
+            "dds-width" => put(&mut self.size[0], integer(text, SIDES), at),
+            "dds-height" => put(&mut self.size[1], integer(text, SIDES), at),
             _ => Err(format!(
                 "unknown key {key}; known are dds-task, dds-family, dds-color, dds-resize, dds-pad, dds-scale, dds-mean, dds-std, \
                  dds-labels, dds-decoded, dds-scores, dds-objectness, dds-first-class, dds-width, dds-height"
             )),
         }
+    }
+}
+
+/// Whether a side file is one, whatever it says.
+fn readable(path: &Path) -> bool {
+    let text = std::fs::read(path).ok().and_then(|bytes| labels::text(bytes).ok());
+    text.is_some_and(|text| {
+        let file = glib::KeyFile::new();
+        file.load_from_data(&text, glib::KeyFileFlags::NONE).is_ok() && file.has_group("modelinfo")
+    })
+}
+
+/// The beginning of a text from elsewhere, for a message.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -730,7 +837,12 @@ mod tests {
     use super::*;
 
     fn key_file(text: &str) -> Result<Fields, ModelError> {
-        Fields::from_key_file(Path::new("m.modelinfo"), text.into())
+        Fields::from_key_file(
+            Path::new("m.modelinfo"),
+            text.into(),
+            &Fields::default(),
+            &mut Vec::new(),
+        )
     }
 
     #[test]
@@ -851,31 +963,86 @@ mod tests {
 
     #[test]
     fn metadata_of_ultralytics_is_understood() {
-        let read = |pairs: &[(&str, &str)]| {
-            Fields::from_metadata(Path::new("m.onnx"), |key| {
-                pairs.iter().find(|p| p.0 == key).map(|p| p.1.to_owned())
-            })
+        let read = |pairs: &[(&str, &str)], described| {
+            let mut warnings = Vec::new();
+            let get = |key: &str| pairs.iter().find(|p| p.0 == key).map(|p| p.1.to_owned());
+            Fields::from_metadata(Path::new("m.onnx"), described, get, &mut warnings).map(|fields| (fields, warnings))
         };
-        let fields = read(&[
-            ("names", "{0: 'a', 1: 'b'}"),
-            ("task", "detect"),
-            ("imgsz", "[736, 1280]"),
-        ])
+        let (fields, warnings) = read(
+            &[
+                ("names", "{0: 'a', 1: 'b'}"),
+                ("task", "detect"),
+                ("imgsz", "[736, 1280]"),
+            ],
+            false,
+        )
         .unwrap();
         assert_eq!(fields.labels.unwrap().value, ["a", "b"]);
         assert_eq!(fields.size.map(|s| s.unwrap().value), [1280, 736]);
+        assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(
-            read(&[("end2end", "True")]).unwrap().family.unwrap().value,
+            read(&[("end2end", "True")], false).unwrap().0.family.unwrap().value,
             Family::Yolov10
         );
+        let segment = [("task", "segment"), ("names", "{0: 'a'}")];
+        let error = read(&segment, false).unwrap_err().to_string();
+        assert!(error.contains("task=segment"), "{error}");
+        // Who names the family or the task knows better.
+        assert_eq!(read(&segment, true).unwrap().0.labels.unwrap().value, ["a"]);
+        assert_eq!(read(&[], false).unwrap(), (Fields::default(), Vec::new()));
+    }
+
+    #[test]
+    fn metadata_that_cannot_be_read_is_a_warning_each() {
+        for (key, value) in [
+            ("names", "None"),
+            ("names", ""),
+            ("names", "{0: a}"),
+            ("names", "[1, 2]"),
+            ("imgsz", "None"),
+            ("imgsz", "[0, 640]"),
+            ("imgsz", "[64, 64, 3]"),
+            ("imgsz", "640.5"),
+            ("imgsz", "99999999999999999999"),
+        ] {
+            let mut warnings = Vec::new();
+            let get = |asked: &str| (asked == key).then(|| value.to_owned());
+            let fields = Fields::from_metadata(Path::new("m.onnx"), false, get, &mut warnings).unwrap();
+            assert_eq!(fields, Fields::default(), "{key}={value}");
+            assert!(
+                warnings.len() == 1 && warnings[0].contains(key),
+                "{key}={value}: {warnings:?}"
+            );
+        }
+        let mut warnings = Vec::new();
+        let get = |key: &str| {
+            [("task", "?"), ("names", "['a']")]
+                .iter()
+                .find(|p| p.0 == key)
+                .map(|p| p.1.to_owned())
+        };
         assert!(
-            read(&[("task", "segment"), ("names", "{0: 'a'}")])
-                .unwrap_err()
-                .to_string()
-                .contains("task=segment")
+            Fields::from_metadata(Path::new("m.onnx"), false, get, &mut warnings)
+                .unwrap()
+                .labels
+                .is_some()
         );
-        assert!(read(&[("names", "{0: a}")]).is_err());
-        assert_eq!(read(&[]).unwrap(), Fields::default());
+        assert!(warnings[0].contains("task"), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_side_file_is_left_out_where_a_stronger_source_says_it() {
+        let stronger = Fields::from_property("family=yolov8, labels=a;b").unwrap();
+        let mut warnings = Vec::new();
+        let text = "[modelinfo]\ndds-labels=none.txt\ndds-family=yolo9000\ndds-color=bgr\n";
+        let fields = Fields::from_key_file(Path::new("m.modelinfo"), text.into(), &stronger, &mut warnings).unwrap();
+        assert_eq!(fields.color.unwrap().value, ColorOrder::Bgr);
+        assert_eq!((fields.family, fields.labels), (None, None));
+        assert!(
+            warnings.len() == 2 && warnings.iter().all(|w| w.contains("m.modelinfo")),
+            "{warnings:?}"
+        );
+        assert!(key_file(text).is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::ModelError;
 
 /// The 80 classes of COCO in their usual order.
@@ -154,8 +156,8 @@ pub(super) fn coco() -> Vec<String> {
     COCO.iter().map(|l| (*l).to_owned()).collect()
 }
 
-/// Reads a label file: UTF-8, one label per line, line 1 is class 0. Empty lines at the end are dropped; others keep
-/// their place, because the line number is the class.
+/// Reads a label file: UTF-8, one label per line, line 1 is class 0; or a list or dictionary of strings as JSON or Python
+/// write it. Empty lines at the end are dropped; others keep their place, because the line number is the class.
 pub(super) fn read(path: &Path) -> Result<Vec<String>, ModelError> {
     let fail = |cause: String| ModelError::LabelFile {
         path: path.to_owned(),
@@ -163,11 +165,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>, ModelError> {
     };
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let text = text(bytes).map_err(fail)?;
-    let mut labels: Vec<String> = text
-        .trim_start_matches('\u{feff}')
-        .lines()
-        .map(|l| l.trim().to_owned())
-        .collect();
+    if text.trim_start().starts_with(['[', '{'])
+        && let Ok(labels) = from_names(&text)
+    {
+        return Ok(labels);
+    }
+    let mut labels: Vec<String> = text.lines().map(|l| l.trim().to_owned()).collect();
     while labels.last().is_some_and(String::is_empty) {
         labels.pop();
     }
@@ -179,12 +182,46 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>, ModelError> {
     Ok(labels)
 }
 
-/// A file's content as text. A NUL is no text, and would not survive GLib's strings.
+/// A file's content as text, without the mark that some editors put in front. A NUL is no text, and would not survive
+/// GLib's strings.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
-    String::from_utf8(bytes)
+    let mut text = String::from_utf8(bytes)
         .ok()
         .filter(|t| !t.contains('\0'))
-        .ok_or_else(|| "it is not UTF-8 text".into())
+        .ok_or("it is not UTF-8 text; save it as UTF-8")?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Most labels that are taken from a model: a bound on what a damaged file can make us allocate.
+const MAX_LABELS: usize = 100_000;
+
+/// A list of strings, or a dictionary from numbers to strings, where it is JSON.
+fn from_json(text: &str) -> Option<Vec<String>> {
+    let name = |value: &Value| value.as_str().map(str::to_owned);
+    match serde_json::from_str(text).ok()? {
+        Value::Array(names) if !names.is_empty() => names.iter().map(name).collect(),
+        Value::Object(names) if !names.is_empty() => {
+            let mut labels = Vec::new();
+            for (key, value) in &names {
+                let index = key.trim().parse::<usize>().ok().filter(|i| *i < MAX_LABELS)?;
+                if labels.len() <= index {
+                    labels.resize(index + 1, None);
+                }
+                labels[index] = Some(name(value)?);
+            }
+            Some(numbered(labels))
+        }
+        _ => None,
+    }
+}
+
+/// Labels with those that are missing called by their numbers.
+fn numbered(labels: Vec<Option<String>>) -> Vec<String> {
+    let named = labels.into_iter().enumerate();
+    named.map(|(i, l)| l.unwrap_or_else(|| format!("class {i}"))).collect()
 }
 
 /// Labels from the `names` of Ultralytics' metadata: `{0: 'person', 1: "..."}`, the same with quoted numbers, or a
@@ -192,6 +229,9 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
 pub(super) fn from_names(text: &str) -> Result<Vec<String>, String> {
     let bad = |what: &str| Err(format!("names is not a dictionary or list of strings ({what})"));
     let text = text.trim();
+    if let Some(labels) = from_json(text) {
+        return Ok(labels);
+    }
     let (body, keyed) = match (text.strip_prefix('{'), text.strip_prefix('[')) {
         (Some(b), _) => (b.strip_suffix('}'), true),
         (_, Some(b)) => (b.strip_suffix(']'), false),
@@ -210,8 +250,7 @@ pub(super) fn from_names(text: &str) -> Result<Vec<String>, String> {
             let key: String = std::iter::from_fn(|| chars.next_if(|c| *c != ':')).collect();
             chars.next();
             match key.trim().trim_matches(['\'', '"']).parse::<usize>() {
-                // A bound on what a damaged file can make us allocate.
-                Ok(i) if i < 100_000 => index = i,
+                Ok(i) if i < MAX_LABELS => index = i,
                 _ => return bad(&format!("key {key}")),
             }
             while chars.peek().is_some_and(|c| c.is_whitespace()) {
@@ -240,11 +279,7 @@ pub(super) fn from_names(text: &str) -> Result<Vec<String>, String> {
     if labels.is_empty() {
         return bad("no entries");
     }
-    Ok(labels
-        .into_iter()
-        .enumerate()
-        .map(|(i, l)| l.unwrap_or_else(|| format!("class {i}")))
-        .collect())
+    Ok(numbered(labels))
 }
 
 #[cfg(test)]
@@ -258,6 +293,8 @@ mod tests {
             "{\"0\": \"a\", \"1\": \"b's\"}",
             "['a', 'b\\'s']",
             "{1: \"b's\", 0: 'a',}",
+            "[\"a\", \"b\\u0027s\"]",
+            "{\"1\": \"b's\", \"0\": \"a\"}",
         ] {
             assert_eq!(from_names(text).unwrap(), ["a", "b's"], "{text}");
         }
@@ -277,6 +314,11 @@ mod tests {
             "{-1: 'a'}",
             "{99999999999: 'a'}",
             "{0:",
+            "None",
+            "null",
+            "[1, 2]",
+            "{\"a\": \"b\"}",
+            "{\"99999999\": \"b\"}",
         ] {
             assert!(from_names(text).is_err(), "{text}");
         }

@@ -35,7 +35,8 @@
 //!
 //! Sources, the first that says something wins: the property `model-description`, GStreamer's `.modelinfo` side file,
 //! the metadata inside the ONNX file (as Ultralytics writes it), the shapes of the outputs. A source that contradicts
-//! the model itself, or itself, is an error.
+//! the model itself, or itself, is an error. One that cannot be read is an error too, but where nobody chose it (the
+//! metadata), or where a stronger one says the same (the side file): there it is left out with a warning.
 //!
 //! The property is a list of `key=value` separated by commas, with an optional name in front and optional types, as in
 //! a GstStructure: `model, dds-family=yolox, dds-mean=<0, 0, 0>`. The same keys stand in the section `[modelinfo]` of
@@ -58,7 +59,7 @@
 //! | `dds-first-class` | number that the model (ssd, torchvision) gives its first class; lower ones are dropped | 0 |
 //! | `dds-width`, `dds-height` | input size of a model of dynamic size | frame size, rounded up to 32 |
 //!
-//! Labels come from the label file, then `dds-labels`, then the metadata; without any they are those of the table, `face`
+//! Labels come from the label file (one name per line, or a list as JSON or Python write it), then `dds-labels`, then the metadata; without any they are those of the table, `face`
 //! for yunet, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network finds the same at
 //! the top left, the default here.
 //!

@@ -110,14 +110,21 @@ impl Network {
         let file = settings.model_file.as_path();
         check_file(file)?;
         let providers = Provider::list(&settings.execution_providers)?;
-        let label_file = settings.label_file.as_deref().map(labels::read).transpose()?;
+        let label_file = match &settings.label_file {
+            Some(path) => Some(Said {
+                value: labels::read(path)?,
+                origin: path.display().to_string(),
+            }),
+            None => None,
+        };
         let property = Fields::from_property(settings.description.as_deref().unwrap_or_default())?;
-        let side_file = Fields::from_side_file(file)?;
-        let forced = Fields::of_task(settings.task, "the setting task");
-        let described = forced.or(property).or(side_file);
+        let forced = Fields::of_labels(label_file).or(Fields::of_task(settings.task, "the setting task"));
+        let mut warnings = Vec::new();
+        let stronger = forced.or(property);
+        let side_file = Fields::from_side_file(file, &stronger, &mut warnings)?;
+        let described = stronger.or(side_file);
 
         let runtime = Runtime::get(settings.library.as_deref())?;
-        let mut warnings = Vec::new();
         if let Some(asked) = settings
             .library
             .as_deref()
@@ -141,8 +148,24 @@ impl Network {
             cause,
         };
         let metadata = match session.metadata() {
-            Ok(m) => Fields::from_metadata(file, |key| m.custom(key))?,
-            Err(e) => return Err(ModelError::Runtime(chain(&e))),
+            Ok(m) => {
+                let is_described = described.task.is_some() || described.family.is_some();
+                let fields = Fields::from_metadata(file, is_described, |key| m.custom(key), &mut warnings)?;
+                // The runtime's bindings give no text that is not UTF-8.
+                let unread =
+                    m.custom("names").is_none() && m.custom_keys().is_ok_and(|k| k.contains(&"names".to_owned()));
+                if unread {
+                    warnings.push("the model's metadata has names that are not UTF-8 and are left out".into());
+                }
+                fields
+            }
+            Err(e) => {
+                warnings.push(format!(
+                    "the model's metadata cannot be read and is left out: {}",
+                    chain(&e)
+                ));
+                Fields::default()
+            }
         };
         described.check_ids()?;
         let fields = described.or(metadata);
@@ -153,13 +176,7 @@ impl Network {
         })?;
         check_outputs(&session).map_err(unusable)?;
 
-        let labels = label_file
-            .zip(settings.label_file.as_ref())
-            .map(|(value, path)| Said {
-                value,
-                origin: path.display().to_string(),
-            })
-            .or(fields.labels.clone());
+        let labels = fields.labels.clone();
         // The values of a blank picture matter little: any family's rules do.
         let assumed = fields.family.as_ref().map_or(Family::Yolov8, |s| s.value);
         let rules = fields.input_rules(&assumed.defaults());
@@ -354,6 +371,12 @@ impl Network {
     /// The merged description.
     pub(super) fn fields(&self) -> &Fields {
         &self.fields
+    }
+
+    /// Leaves out what nobody but the model itself says of a detector: this one is none.
+    pub(super) fn is_no_detector(&mut self) {
+        self.fields.family.take_if(|said| said.by_the_model_itself());
+        self.labels.take_if(|said| said.by_the_model_itself());
     }
 
     /// Number of labels that somebody gave, if anybody.

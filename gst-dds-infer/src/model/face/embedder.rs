@@ -53,6 +53,7 @@ impl Embedder {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
+        network.is_no_detector();
         if let Some(family) = &network.fields().family {
             return Err(ModelError::Contradiction {
                 what: "what the model finds".into(),

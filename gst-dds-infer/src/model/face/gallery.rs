@@ -183,6 +183,7 @@ impl Gallery {
     }
 
     fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("it is no JSON ({e})"))?;
         match json.get("version").and_then(Value::as_u64) {
             Some(VERSION) => {}
@@ -257,7 +258,7 @@ impl Gallery {
     ///
     /// # Errors
     /// [`FaceError::Gallery`] when the directory cannot be read or gives no face at all; [`FaceError::Model`] when the
-    /// models fail.
+    /// models fail otherwise than on a picture.
     pub fn from_directory(
         directory: &Path,
         dimension: usize,
@@ -272,9 +273,12 @@ impl Gallery {
         let mut gallery = Self::new(dimension);
         for (name, file) in &pictures {
             let problem = match decode(file) {
-                Ok(picture) => match embed(&picture)? {
-                    Some(embedding) => gallery.add(name, &embedding).err(),
-                    None => Some("no face is found in it; use a larger or sharper picture, or remove it".into()),
+                Ok(picture) => match embed(&picture) {
+                    Ok(Some(embedding)) => gallery.add(name, &embedding).err(),
+                    // This picture's fault, as far as is known: others may do.
+                    Err(error @ (ModelError::Picture(_) | ModelError::Inference(_))) => Some(error.to_string()),
+                    Err(error) => return Err(error.into()),
+                    Ok(None) => Some("no face is found in it; use a larger or sharper picture, or remove it".into()),
                 },
                 Err(cause) => Some(cause),
             };
