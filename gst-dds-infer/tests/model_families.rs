@@ -492,3 +492,196 @@ fn the_shipped_model_opens_as_described() {
     // Nothing to see on a grey picture.
     assert_eq!(infer(&mut detector).iter().filter(|d| d.score >= 0.3).count(), 0);
 }
+
+/// Objects of a grey picture of 64x64 pixels, or why there are none.
+fn objects(detector: &mut Detector, grey: u8) -> Result<usize, String> {
+    let picture = vec![grey; 3 * 64 * 64];
+    let picture = Picture::rgb(64, 64, &picture, 3 * 64).unwrap();
+    let found = detector.infer(&picture, &InferSettings::default());
+    found.map(|f| f.detections.len()).map_err(|e| e.to_string())
+}
+
+/// Objects that the models below give of a white picture.
+const MOST: usize = 20;
+
+/// `MOST` rows by what gives the numbers of a row for its box.
+fn list(row: impl Fn([f32; 4]) -> Vec<f32>) -> Vec<f32> {
+    (0..MOST)
+        .flat_map(|i| row([3.0 * i as f32, 4.0, 3.0 * i as f32 + 2.0, 12.0]))
+        .collect()
+}
+
+/// Of models that leave out weak boxes themselves: outputs, the dimension of each that counts boxes, and a description.
+fn lists() -> Vec<(&'static str, Vec<(Output, usize)>, &'static str)> {
+    let corners = || list(|b| b.to_vec());
+    let centres = |[x1, y1, x2, y2]: [f32; 4]| [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
+    let end_to_end = || list(|b| [&b[..], &[0.9, 1.0]].concat());
+    let of_batch = || list(|b| [&[0.0], &b[..], &[1.0, 0.9]].concat());
+    let dense = || list(|b| [&centres(b)[..], &[0.9, 0.1]].concat());
+    let with_objectness = || list(|b| [&centres(b)[..], &[0.95, 0.95, 0.1]].concat());
+    let scores = || vec![0.9; MOST];
+    let classes = || vec![1.0; MOST];
+    vec![
+        (
+            "end to end",
+            vec![(Output::new("o", &[1, MOST, 6], end_to_end()), 1)],
+            "",
+        ),
+        (
+            "end to end, without batch",
+            vec![(Output::new("o", &[MOST, 6], end_to_end()), 0)],
+            "",
+        ),
+        (
+            "with batch numbers",
+            vec![(Output::new("o", &[MOST, 7], of_batch()), 0)],
+            "",
+        ),
+        (
+            "YOLOv8, channels first",
+            vec![(Output::new("o", &[1, 6, MOST], transposed(&dense(), 6)), 2)],
+            "family=yolov8,",
+        ),
+        (
+            "YOLOv8, rows",
+            vec![(Output::new("o", &[1, MOST, 6], dense()), 1)],
+            "family=yolov8,",
+        ),
+        (
+            "YOLOv5",
+            vec![(Output::new("o", &[1, MOST, 7], with_objectness()), 1)],
+            "family=yolov5,",
+        ),
+        (
+            "YOLOX",
+            vec![(Output::new("o", &[1, MOST, 7], with_objectness()), 1)],
+            "family=yolox,decoded=true,scale=1/255,",
+        ),
+        (
+            "torchvision",
+            vec![
+                (Output::new("b", &[MOST, 4], corners()), 0),
+                (Output::new("l", &[MOST], classes()).element(I64), 0),
+                (Output::new("s", &[MOST], scores()), 0),
+            ],
+            "",
+        ),
+        (
+            "SSD",
+            vec![
+                (
+                    Output::new(
+                        "detection_boxes",
+                        &[1, MOST, 4],
+                        list(|[x1, y1, x2, y2]| [y1, x1, y2, x2].map(|v| v / 64.0).to_vec()),
+                    ),
+                    1,
+                ),
+                (Output::new("detection_classes", &[1, MOST], classes()), 1),
+                (Output::new("detection_scores", &[1, MOST], scores()), 1),
+            ],
+            "scale=1/255,",
+        ),
+    ]
+}
+
+#[test]
+fn a_model_may_give_as_many_rows_as_it_declares_dynamic_none_too() {
+    for (what, outputs, description) in lists() {
+        let outputs = outputs.into_iter().map(|(output, axis)| output.part_of(axis)).collect();
+        let model = Model::new(&INPUT, outputs);
+        // The blank picture of the opening has some rows, or none.
+        for pad in [114, 0] {
+            let description = format!("{description}resize=letterbox,pad={pad}");
+            let mut detector = open(&model, "lists", &description);
+            for grey in [255, 0, 64, 128, 255, 13] {
+                let wanted = (usize::from(grey) * MOST + 2) / 255;
+                assert_eq!(
+                    objects(&mut detector, grey),
+                    Ok(wanted),
+                    "{what}, {description}, grey {grey}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_a_model_declares_fixed_and_does_not_give_are_an_error() {
+    for (what, outputs, description) in lists() {
+        let named = match what {
+            "end to end, without batch" | "with batch numbers" => "family=yolov10,",
+            _ => description,
+        };
+        let outputs = outputs
+            .into_iter()
+            .map(|(output, axis)| output.part_of_undeclared(axis))
+            .collect();
+        let folder = Folder::new("fixed");
+        let file = folder.file("m.onnx", &Model::new(&INPUT, outputs).bytes());
+        let opened = Detector::open(&ModelSettings {
+            description: Some(format!("{named}resize=letterbox,pad=255")),
+            ..settings(file)
+        });
+        // A dense family is known by its rows, which are not those of a grid.
+        let Ok(mut detector) = opened else {
+            assert!(what.starts_with("YOLO"), "{what}");
+            continue;
+        };
+        assert_eq!(objects(&mut detector, 255), Ok(MOST), "{what}");
+        for grey in [128, 0] {
+            let error = objects(&mut detector, grey).unwrap_err();
+            assert!(error.contains("instead of"), "{what}, grey {grey}: {error}");
+        }
+        assert_eq!(
+            objects(&mut detector, 255),
+            Ok(MOST),
+            "{what}: the next picture is whole again"
+        );
+    }
+}
+
+#[test]
+fn hostile_numbers_in_lists_are_no_objects_and_no_panic() {
+    let numbers = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN,
+        -1.0,
+        1e9,
+        0.5,
+    ];
+    for (columns, dims) in [(6, vec![1, 64, 6]), (6, vec![64, 6]), (7, vec![64, 7])] {
+        let values = (0..64 * columns)
+            .map(|i| numbers[(i * 7 + i / 11) % numbers.len()])
+            .collect();
+        let axis = dims.len() - 2;
+        let model = Model::new(&INPUT, vec![Output::new("o", &dims, values).part_of(axis)]);
+        let mut detector = open(&model, "hostile", "family=yolov10");
+        for grey in [255, 0, 100] {
+            let picture = vec![grey; 3 * 64 * 64];
+            let picture = Picture::rgb(64, 64, &picture, 3 * 64).unwrap();
+            for d in detector.infer(&picture, &InferSettings::default()).unwrap().detections {
+                assert!(d.x1 >= 0.0 && d.x2 <= 64.0 && d.x1 < d.x2 && d.score <= 1.0, "{d:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_whose_only_output_is_named_as_objectness_is_refused() {
+    let folder = Folder::new("onlyobjectness");
+    let file = folder.file(
+        "m.onnx",
+        &Model::new(&INPUT, vec![Output::new("o", &[1, 84, 1], vec![0.0; 84])]).bytes(),
+    );
+    let error = Detector::open(&ModelSettings {
+        description: Some("objectness=o".into()),
+        ..settings(file)
+    })
+    .err()
+    .unwrap();
+    assert!(error.to_string().contains("no outputs"), "{error}");
+}

@@ -296,10 +296,21 @@ impl Network {
     pub(super) fn infos(&self, run: &Run) -> Vec<OutputInfo> {
         let outlets = self.session.outputs().iter().zip(&run.values);
         outlets
-            .map(|(outlet, value)| OutputInfo {
-                name: outlet.name().to_owned(),
-                dims: dims(value).collect(),
-                float: value.dtype().tensor_type().is_some_and(is_float),
+            .map(|(outlet, value)| {
+                let dims: Vec<usize> = dims(value).collect();
+                let declared = outlet.dtype().tensor_shape().map(|s| &**s).unwrap_or_default();
+                // A model may leave out how many dimensions there are.
+                let dynamic = if declared.len() == dims.len() {
+                    declared.iter().map(|n| *n < 0).collect()
+                } else {
+                    vec![true; dims.len()]
+                };
+                OutputInfo {
+                    name: outlet.name().to_owned(),
+                    dims,
+                    dynamic,
+                    float: value.dtype().tensor_type().is_some_and(is_float),
+                }
             })
             .collect()
     }

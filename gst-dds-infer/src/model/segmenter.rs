@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::decode::{OutputInfo, Tensor};
+use super::decode::{self, Lasting, OutputInfo, Tensor};
 use super::description::{ColorOrder, InputDefaults, Resize};
 use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::preprocess::Placement;
@@ -201,6 +201,9 @@ pub struct Segmenter {
     layout: Layout,
     /// Number of classes, where the output tells it.
     classes: Option<usize>,
+    /// What the output has for every picture, and the size of the input for which it has.
+    lasting: Lasting,
+    planned: (usize, usize),
     labels: Vec<String>,
     summary: String,
     outputs: Outputs,
@@ -293,6 +296,8 @@ impl Segmenter {
             output,
             layout,
             classes,
+            lasting: infos[output].lasting(),
+            planned: probe.size,
             labels,
             summary,
             outputs: Outputs::default(),
@@ -308,7 +313,10 @@ impl Segmenter {
         let run = self.network.infer(picture)?;
         let start = Instant::now();
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
-        let tensor = tensors.get(self.output).map(|t| (t, Grid::of(t, self.classes)));
+        let declared = (&self.lasting[..], run.size == self.planned);
+        let tensor = tensors
+            .get(self.output)
+            .map(|t| (t, Grid::declared(t, self.classes, declared)));
         let Some((tensor, Some(grid))) = tensor else {
             return Err(ModelError::Inference(format!(
                 "output {} has the shape {:?}, not that of a segmentation of {:?} classes",
@@ -417,6 +425,24 @@ struct Grid {
 }
 
 impl Grid {
+    /// As [`Grid::of`], of a model that declares what lasts, for inputs of one size or, where the second is false, but for
+    /// the size of the map.
+    fn declared(
+        tensor: &Tensor<'_>,
+        classes: Option<usize>,
+        (lasting, whole): (&[Option<usize>], bool),
+    ) -> Option<Self> {
+        if whole && !decode::lasts(tensor.dims, lasting) {
+            return None;
+        }
+        let classes = match (classes, tensor.dims, lasting) {
+            // Declared dynamic, the number of classes may change too.
+            (Some(_), [_, c, _, _], [_, None, _, _]) if (2..=MAX_CLASSES).contains(c) => Some(*c),
+            (classes, ..) => classes,
+        };
+        Self::of(tensor, classes)
+    }
+
     /// All cells; `None` for a tensor of another shape than the model had before. A model of dynamic size may change the
     /// size of its map.
     fn of(tensor: &Tensor<'_>, classes: Option<usize>) -> Option<Self> {

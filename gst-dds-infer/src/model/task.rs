@@ -190,6 +190,7 @@ mod tests {
         let info = |(name, dims, float): &(&str, &[usize], bool)| OutputInfo {
             name: (*name).into(),
             dims: (*dims).into(),
+            dynamic: Vec::new(),
             float: *float,
         };
         Task::guess(&outputs.iter().map(info).collect::<Vec<_>>(), (64, 32))

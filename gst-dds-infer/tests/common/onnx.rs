@@ -60,6 +60,8 @@ pub struct Output {
     values: Vec<f32>,
     follows: Vec<f32>,
     hidden: bool,
+    /// The dimension of which only a part is given, and whether it is declared dynamic.
+    part: Option<(usize, bool)>,
 }
 
 impl Output {
@@ -73,6 +75,23 @@ impl Output {
             values,
             follows,
             hidden: false,
+            part: None,
+        }
+    }
+
+    /// Of dimension `axis` only the first `mean(input)` of all are given, from 0 (none) to 1 (all).
+    pub fn part_of(self, axis: usize) -> Self {
+        Self {
+            part: Some((axis, true)),
+            ..self
+        }
+    }
+
+    /// The same, by a model that declares that all are.
+    pub fn part_of_undeclared(self, axis: usize) -> Self {
+        Self {
+            part: Some((axis, false)),
+            ..self
         }
     }
 
@@ -131,13 +150,32 @@ impl Model {
             graph = graph.message(5, tensor(&follows, &o.dims, &o.follows));
             graph = graph.message(1, node("Mul", &[&follows, "mean"], &product));
             graph = graph.message(1, node("Add", &[&values, &product], &sum));
+            let sum = match o.part {
+                Some((axis, _)) => {
+                    let [zero, axes, all, length, end, part] =
+                        ["zero", "axes", "all", "length", "end", "part"].map(name);
+                    graph = graph.message(5, integers(&zero, &[0]));
+                    graph = graph.message(5, integers(&axes, &[axis as i64]));
+                    // A little more than all, against rounding.
+                    graph = graph.message(5, tensor(&all, &[1], &[o.dims[axis] as f32 + 0.01]));
+                    graph = graph.message(1, node("Mul", &[&all, "mean"], &length));
+                    graph = graph.message(1, cast(&length, &end, I64));
+                    graph = graph.message(1, node("Slice", &[&sum, &zero, &end, &axes], &part));
+                    part
+                }
+                None => sum,
+            };
             graph = graph.message(1, cast(&sum, &o.name, o.element));
         }
         for (name, element, dims) in &self.inputs {
             graph = graph.message(11, value_info(name, *element, dims));
         }
         for o in self.outputs.iter().filter(|o| !o.hidden) {
-            graph = graph.message(12, value_info(&o.name, o.element, &o.dims));
+            let mut dims = o.dims.clone();
+            if let Some((axis, true)) = o.part {
+                dims[axis] = 0;
+            }
+            graph = graph.message(12, value_info(&o.name, o.element, &dims));
         }
         let mut model = Message::default().int(1, 7).text(2, "gst-dds tests").message(7, graph);
         model = model.message(8, Message::default().text(1, "").int(2, 13));
@@ -165,6 +203,12 @@ fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Message {
     let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = dims.iter().fold(Message::default(), |m, d| m.int(1, *d as u64));
     tensor.int(2, F32).text(8, name).bytes(9, &raw)
+}
+
+fn integers(name: &str, values: &[i64]) -> Message {
+    let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let tensor = Message::default().int(1, values.len() as u64);
+    tensor.int(2, I64).text(8, name).bytes(9, &raw)
 }
 
 fn value_info(name: &str, element: u64, dims: &[usize]) -> Message {

@@ -24,9 +24,41 @@ use super::nms::Candidate;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct OutputInfo {
     pub name: String,
+    /// What it had in one run.
     pub dims: Vec<usize>,
+    /// Which of them the model declares dynamic: the next picture may have another.
+    pub dynamic: Vec<bool>,
     /// Whether its numbers are floating point (integers are class numbers and counts).
     pub float: bool,
+}
+
+impl OutputInfo {
+    /// Whether a dimension may change from picture to picture.
+    fn varies(&self, dimension: usize) -> bool {
+        self.dynamic.get(dimension).copied().unwrap_or_default()
+    }
+
+    /// The dimensions that every picture has; `None` for those that may change.
+    pub(super) fn lasting(&self) -> Lasting {
+        let varies = (0..self.dims.len()).map(|d| self.varies(d));
+        self.dims
+            .iter()
+            .zip(varies)
+            .map(|(n, varies)| (!varies).then_some(*n))
+            .collect()
+    }
+}
+
+/// Dimensions of an output, `None` where any number will do.
+pub(super) type Lasting = Vec<Option<usize>>;
+
+/// Whether dimensions are those that every picture has.
+pub(super) fn lasts(dims: &[usize], lasting: &[Option<usize>]) -> bool {
+    dims.len() == lasting.len()
+        && dims
+            .iter()
+            .zip(lasting)
+            .all(|(n, lasting)| lasting.is_none_or(|l| l == *n))
 }
 
 /// One output of one run: row-major numbers, `dims` multiply to `data.len()`.
@@ -119,8 +151,14 @@ pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Fam
     if outputs.len() >= 3 {
         return fit(Family::Torchvision, outputs, context).map(|_| Family::Torchvision);
     }
-    let [1, rows, columns] = *outputs[0].dims else {
-        return Err(format!("the shape {:?} is of no known family", outputs[0].dims));
+    let Some(output) = outputs.first() else {
+        return Err("besides its objectness it has no outputs".into());
+    };
+    if outputs.len() == 1 && yolov10::is_list(output) {
+        return Ok(Family::Yolov10);
+    }
+    let [1, rows, columns] = *output.dims else {
+        return Err(format!("the shape {:?} is of no known family", output.dims));
     };
     if outputs.len() > 1 {
         return Err("two outputs are of no known family (segmentation and keypoints are not supported)".into());
@@ -130,7 +168,8 @@ pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Fam
     if rows == 3 * dense || rows == 3 * dense4 {
         return Ok(Family::Yolov5);
     }
-    if columns == 6 && rows != dense && rows != dense4 && rows <= 1000 {
+    let is_grid = rows == dense || rows == dense4;
+    if columns == 6 && !is_grid && (rows <= 1000 || output.varies(1)) {
         return Ok(Family::Yolov10);
     }
     if columns == dense || columns == dense4 {
@@ -152,7 +191,7 @@ pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Fam
     }
     Err(format!(
         "the shape {:?} does not fit an input of {}x{} pixels in any known family",
-        outputs[0].dims, context.input.0, context.input.1
+        output.dims, context.input.0, context.input.1
     ))
 }
 
@@ -270,11 +309,21 @@ fn objectness_rows(
     }
 }
 
-/// The tensor of an output that must still have the shape seen when the model was opened.
-fn expect<'a>(outputs: &'a [Tensor<'a>], index: usize, dims: &[usize]) -> Result<&'a [f32], String> {
+/// The tensor of an output that must still have the dimensions that last.
+fn expect<'a>(outputs: &'a [Tensor<'a>], index: usize, lasting: &[Option<usize>]) -> Result<&'a Tensor<'a>, String> {
     match outputs.get(index) {
-        Some(t) if t.dims == dims => Ok(t.data),
-        Some(t) => Err(format!("output {index} has the shape {:?} instead of {dims:?}", t.dims)),
+        Some(t) if lasts(t.dims, lasting) => Ok(t),
+        Some(t) => {
+            let wanted: Vec<String> = lasting
+                .iter()
+                .map(|n| n.map_or("any".into(), |n| n.to_string()))
+                .collect();
+            Err(format!(
+                "output {index} has the shape {:?} instead of [{}]",
+                t.dims,
+                wanted.join(", ")
+            ))
+        }
         None => Err(format!("output {index} is missing")),
     }
 }
@@ -288,6 +337,7 @@ mod tests {
         let output = |name: &str, dims: &[usize], float| OutputInfo {
             name: name.into(),
             dims: dims.into(),
+            dynamic: Vec::new(),
             float,
         };
         match family {

@@ -8,7 +8,7 @@
 //! Either one output [1, A, C + 4 * bins], or two per stride: [1, n, C] and [1, n, 4 * bins]. With three strides (8, 16,
 //! 32) the centre of cell g is g * s + (s - 1) / 2 as in NanoDet; with four (and 64) it is g * s as in NanoDet-Plus.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, expect, push_row};
+use super::{Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, best, expect, push_row};
 
 /// Bins per side: distances 0 to 7, as in every published model.
 pub(super) const BINS: usize = 8;
@@ -30,7 +30,10 @@ struct Level {
 }
 
 struct Nanodet {
-    dims: Vec<Vec<usize>>,
+    /// Of each output; a grid has as many rows as it has cells, however it is declared.
+    dims: Vec<Lasting>,
+    /// Numbers in a row of each output.
+    columns: Vec<usize>,
     levels: Vec<Level>,
     classes: usize,
     single: bool,
@@ -107,9 +110,14 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
     } else {
         |_| 0.0
     };
-    let dims = outputs.iter().map(|o| o.dims.clone()).collect();
+    let dims = outputs
+        .iter()
+        .map(|o| o.dims.iter().copied().map(Some).collect())
+        .collect();
+    let columns = shapes.iter().map(|s| s.1).collect();
     Ok(Box::new(Nanodet {
         dims,
+        columns,
         levels,
         classes,
         single,
@@ -159,9 +167,9 @@ impl Decoder for Nanodet {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
         let gate = self.activation.gate(floor);
         for level in &self.levels {
-            let scores = expect(outputs, level.scores, &self.dims[level.scores])?;
-            let distances = expect(outputs, level.distances, &self.dims[level.distances])?;
-            let width = self.dims[level.scores][2];
+            let scores = expect(outputs, level.scores, &self.dims[level.scores])?.data;
+            let distances = expect(outputs, level.distances, &self.dims[level.distances])?.data;
+            let width = self.columns[level.scores];
             let (offset, sides) = if self.single { (self.classes, width) } else { (0, SIDES) };
             for i in 0..level.cells {
                 let row = &scores[(level.first + i) * width..][..self.classes];

@@ -6,12 +6,14 @@
 //! `detection_classes` [1, K], `detection_scores` [1, K] and, mostly, `num_detections` [1]. One box per object already.
 //! Outputs are known by name, or by the ids that a `.modelinfo` file gives them.
 
-use super::{Candidate, Context, Decoder, OutputInfo, Tensor, push};
+use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push};
 
 struct Ssd {
     boxes: usize,
     classes: usize,
     scores: usize,
+    /// Of boxes, classes and scores.
+    lasting: [Lasting; 3],
     count: Option<usize>,
     input: (f32, f32),
     first_class: u32,
@@ -40,6 +42,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
         boxes,
         classes,
         scores,
+        lasting: [boxes, classes, scores].map(|i| outputs[i].lasting()),
         count: find(["num_detections", "-out-count"]),
         input: (context.input.0 as f32, context.input.1 as f32),
         first_class: context.fields.first_class(),
@@ -48,14 +51,11 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
 
 impl Decoder for Ssd {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let [Some(boxes), Some(classes), Some(scores)] =
-            [self.boxes, self.classes, self.scores].map(|i| outputs.get(i))
-        else {
-            return Err(format!(
-                "it gives {} outputs instead of the declared ones",
-                outputs.len()
-            ));
-        };
+        let [boxes, classes, scores] = [0, 1, 2].map(|part| {
+            let output = [self.boxes, self.classes, self.scores][part];
+            expect(outputs, output, &self.lasting[part])
+        });
+        let (boxes, classes, scores) = (boxes?, classes?, scores?);
         if !boxes.dims.ends_with(&[4])
             || boxes.data.len() != 4 * scores.data.len()
             || classes.data.len() != scores.data.len()

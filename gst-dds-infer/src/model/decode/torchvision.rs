@@ -6,12 +6,14 @@
 //! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so that
 //! they are known by rank and type. One box per object already.
 
-use super::{Candidate, Context, Decoder, OutputInfo, Tensor, push_row};
+use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push_row};
 
 struct Torchvision {
     boxes: usize,
     labels: usize,
     scores: usize,
+    /// Of boxes, labels and scores.
+    lasting: [Lasting; 3],
     first_class: u32,
 }
 
@@ -23,23 +25,25 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
             _ => Err(format!("it has one output of {what}, this model {}", found.len())),
         }
     };
+    let boxes = one("boxes [K, 4]", &|o| o.float && matches!(o.dims[..], [_, 4]))?;
+    let labels = one("integer labels [K]", &|o| !o.float && o.dims.len() == 1)?;
+    let scores = one("scores [K]", &|o| o.float && o.dims.len() == 1)?;
     Ok(Box::new(Torchvision {
-        boxes: one("boxes [K, 4]", &|o| o.float && matches!(o.dims[..], [_, 4]))?,
-        labels: one("integer labels [K]", &|o| !o.float && o.dims.len() == 1)?,
-        scores: one("scores [K]", &|o| o.float && o.dims.len() == 1)?,
+        boxes,
+        labels,
+        scores,
+        lasting: [boxes, labels, scores].map(|i| outputs[i].lasting()),
         first_class: context.fields.first_class(),
     }))
 }
 
 impl Decoder for Torchvision {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let [Some(boxes), Some(labels), Some(scores)] = [self.boxes, self.labels, self.scores].map(|i| outputs.get(i))
-        else {
-            return Err(format!(
-                "it gives {} outputs instead of the declared ones",
-                outputs.len()
-            ));
-        };
+        let [boxes, labels, scores] = [0, 1, 2].map(|part| {
+            let output = [self.boxes, self.labels, self.scores][part];
+            expect(outputs, output, &self.lasting[part])
+        });
+        let (boxes, labels, scores) = (boxes?, labels?, scores?);
         if !boxes.dims.ends_with(&[4])
             || boxes.data.len() != 4 * scores.data.len()
             || labels.data.len() != scores.data.len()

@@ -2,27 +2,60 @@
 
 #![forbid(unsafe_code)]
 
-//! YOLOv10 and other end-to-end exports: one output [1, K, 6], rows of left, top, right, bottom in input pixels, score,
-//! class. One box per object already.
+//! YOLOv10 and other end-to-end exports: one output [1, K, 6] or [K, 6], rows of left, top, right, bottom in input pixels,
+//! score, class; or, as YOLOv7 has it, [K, 7], rows of number in the batch, left, top, right, bottom, class, score. One box
+//! per object already, and K may change with every picture.
 
-use super::{Candidate, Context, Decoder, OutputInfo, Tensor, expect, push, single};
+use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push};
 
 struct Yolov10 {
-    dims: [usize; 3],
+    lasting: Lasting,
+    columns: usize,
+}
+
+/// Whether an output can be nothing else: a list without a batch, as long as there are objects.
+pub(super) fn is_list(output: &OutputInfo) -> bool {
+    output.float && output.varies(0) && matches!(output.dims[..], [_, 6 | 7])
 }
 
 pub(super) fn fit(outputs: &[OutputInfo], _context: &Context<'_>) -> Result<Box<dyn Decoder>, String> {
-    match single(outputs)? {
-        (rows, 6) => Ok(Box::new(Yolov10 { dims: [1, rows, 6] })),
-        (_, columns) => Err(format!("a row has 6 numbers (corners, score, class), here {columns}")),
+    let [output] = outputs else {
+        return Err(format!("it has one output, this model {}", outputs.len()));
+    };
+    let columns = match output.dims[..] {
+        [1, _, columns] | [_, columns] if output.float => columns,
+        _ => {
+            return Err(format!(
+                "its output has the shape [1, K, 6], [K, 6] or [K, 7], this one {:?}",
+                output.dims
+            ));
+        }
+    };
+    if !matches!(columns, 6 | 7) {
+        return Err(format!(
+            "a row has 6 numbers (corners, score, class) or 7 (number in the batch, corners, class, score), here {columns}"
+        ));
     }
+    let mut lasting = output.lasting();
+    // However it is declared: one picture goes in, and a row stays a row.
+    let last = lasting.len() - 1;
+    lasting[last] = Some(columns);
+    if last == 2 {
+        lasting[0] = Some(1);
+    }
+    Ok(Box::new(Yolov10 { lasting, columns }))
 }
 
 impl Decoder for Yolov10 {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        for row in expect(outputs, 0, &self.dims)?.chunks_exact(6) {
-            if row[4] >= floor && row[5] >= 0.0 {
-                push(found, [row[0], row[1], row[2], row[3]], row[4], None, row[5] as u32);
+        for row in expect(outputs, 0, &self.lasting)?.data.chunks_exact(self.columns) {
+            let (picture, corners, score, class) = match *row {
+                [x1, y1, x2, y2, score, class] => (0.0, [x1, y1, x2, y2], score, class),
+                [picture, x1, y1, x2, y2, class, score] => (picture, [x1, y1, x2, y2], score, class),
+                _ => continue,
+            };
+            if picture == 0.0 && score >= floor && class >= 0.0 {
+                push(found, corners, score, None, class as u32);
             }
         }
         Ok(())
@@ -34,5 +67,9 @@ impl Decoder for Yolov10 {
 
     fn needs_suppression(&self) -> bool {
         false
+    }
+
+    fn variant(&self) -> &'static str {
+        if self.columns == 7 { "with batch numbers" } else { "" }
     }
 }

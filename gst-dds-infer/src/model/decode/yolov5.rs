@@ -5,10 +5,13 @@
 //! YOLOv5 and YOLOv7: one output [1, A, 5 + C], rows of centre x, centre y, width, height in input pixels, objectness,
 //! class scores. Three anchors per cell of the grids of 8, 16, 32 (and 64) pixels.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, centred, expect, objectness_rows, single};
+use super::{
+    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, centred, expect, objectness_rows, single,
+};
 
 struct Yolov5 {
-    dims: [usize; 3],
+    lasting: Lasting,
+    columns: usize,
     activation: Activation,
 }
 
@@ -20,28 +23,31 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
         ));
     }
     let expected = [3 * context.cells(&[8, 16, 32]), 3 * context.cells(&[8, 16, 32, 64])];
-    if !expected.contains(&rows) {
+    if !expected.contains(&rows) && !outputs[0].varies(1) {
         return Err(format!(
             "it has {} rows (or {} with a stride of 64), here {rows}",
             expected[0], expected[1]
         ));
     }
+    let mut lasting = outputs[0].lasting();
+    (lasting[0], lasting[2]) = (Some(1), Some(columns));
     Ok(Box::new(Yolov5 {
-        dims: [1, rows, columns],
+        lasting,
+        columns,
         activation: context.activation(),
     }))
 }
 
 impl Decoder for Yolov5 {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let data = expect(outputs, 0, &self.dims)?;
-        objectness_rows(data, self.dims[2], floor, self.activation, found, |_, [x, y, w, h]| {
+        let data = expect(outputs, 0, &self.lasting)?.data;
+        objectness_rows(data, self.columns, floor, self.activation, found, |_, [x, y, w, h]| {
             centred(x, y, w, h)
         });
         Ok(())
     }
 
     fn classes(&self) -> Option<usize> {
-        Some(self.dims[2] - 5)
+        Some(self.columns - 5)
     }
 }

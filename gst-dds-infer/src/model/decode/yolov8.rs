@@ -5,13 +5,16 @@
 //! YOLOv8, YOLOv9 and YOLO11: one output [1, 4 + C, A], rows of centre x, centre y, width, height in input pixels, then
 //! one row of scores per class; some exporters transpose it to [1, A, 4 + C]. No objectness.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, best, centred, expect, push_row, single};
+use super::{
+    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, best, centred, expect, push_row, single,
+};
 
 /// Anchors whose best score is found together: one block of scores of one class stays in the cache.
 const BLOCK: usize = 512;
 
 struct Yolov8 {
-    dims: [usize; 3],
+    lasting: Lasting,
+    channels: usize,
     activation: Activation,
     channel_first: bool,
 }
@@ -19,9 +22,13 @@ struct Yolov8 {
 pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<dyn Decoder>, String> {
     let (a, b) = single(outputs)?;
     let cells = [context.cells(&[8, 16, 32]), context.cells(&[8, 16, 32, 64])];
+    let output = &outputs[0];
     let channel_first = match (cells.contains(&b), cells.contains(&a)) {
         (true, _) => true,
         (false, true) => false,
+        // Weak boxes are left out within the model: of two dimensions the one that changes counts boxes.
+        _ if output.varies(2) && !output.varies(1) => true,
+        _ if output.varies(1) && !output.varies(2) => false,
         _ => {
             return Err(format!(
                 "it has {} boxes (or {} with a stride of 64), here {b}",
@@ -35,8 +42,12 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
             "a box has at least 5 numbers (box and one class), here {channels}"
         ));
     }
+    let mut lasting = output.lasting();
+    lasting[0] = Some(1);
+    lasting[if channel_first { 1 } else { 2 }] = Some(channels);
     Ok(Box::new(Yolov8 {
-        dims: [1, a, b],
+        lasting,
+        channels,
         activation: context.activation(),
         channel_first,
     }))
@@ -44,10 +55,11 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
 
 impl Decoder for Yolov8 {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let data = expect(outputs, 0, &self.dims)?;
+        let output = expect(outputs, 0, &self.lasting)?;
+        let data = output.data;
         let gate = self.activation.gate(floor);
         if !self.channel_first {
-            for (n, row) in data.chunks_exact(self.dims[2]).enumerate() {
+            for (n, row) in data.chunks_exact(self.channels).enumerate() {
                 if let Some((class, raw)) = best(&row[4..]).filter(|b| b.1 >= gate) {
                     let corners = centred(row[0], row[1], row[2], row[3]);
                     push_row(found, n, corners, self.activation.apply(raw), class);
@@ -55,7 +67,10 @@ impl Decoder for Yolov8 {
             }
             return Ok(());
         }
-        let anchors = self.dims[2];
+        let anchors = output.dims[2];
+        if anchors == 0 {
+            return Ok(());
+        }
         let (boxes, scores) = data.split_at(4 * anchors);
         let mut top = [0.0f32; BLOCK];
         for start in (0..anchors).step_by(BLOCK) {
@@ -82,11 +97,12 @@ impl Decoder for Yolov8 {
     }
 
     fn classes(&self) -> Option<usize> {
-        Some(if self.channel_first { self.dims[1] } else { self.dims[2] } - 4)
+        Some(self.channels - 4)
     }
 
-    fn rows(&self, _: &[Tensor<'_>]) -> Option<usize> {
-        Some(if self.channel_first { self.dims[2] } else { self.dims[1] })
+    fn rows(&self, outputs: &[Tensor<'_>]) -> Option<usize> {
+        let rows = if self.channel_first { 2 } else { 1 };
+        outputs.first()?.dims.get(rows).copied()
     }
 
     fn variant(&self) -> &'static str {

@@ -5,12 +5,15 @@
 //! YOLOX: one output [1, A, 5 + C], one row per cell of the grids of 8, 16 and 32 pixels, finest first, row-major.
 //! Raw exports give offsets in cells and logarithms of sizes in cells; decoded ones centre and size in input pixels.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, centred, expect, objectness_rows, single};
+use super::{
+    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, centred, expect, objectness_rows, single,
+};
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 
 struct Yolox {
-    dims: [usize; 3],
+    lasting: Lasting,
+    columns: usize,
     activation: Activation,
     /// Left and top of each row's cell in cells, and its stride; empty for decoded outputs.
     grid: Vec<[f32; 3]>,
@@ -24,7 +27,9 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
         ));
     }
     let expected = context.cells(&STRIDES);
-    if rows != expected {
+    // Rows of pixels need no cells of a grid to be read by.
+    let free = outputs[0].varies(1) && context.fields.decoded() == Some(true);
+    if rows != expected && !free {
         return Err(format!(
             "it has {expected} rows for {}x{} pixels, here {rows}",
             context.input.0, context.input.1
@@ -41,8 +46,10 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
             grid.extend((0..w * h).map(|i| [(i % w) as f32, (i / w) as f32, stride as f32]));
         }
     }
+    let rows = Some(rows).filter(|_| !decoded || !outputs[0].varies(1));
     Ok(Box::new(Yolox {
-        dims: [1, rows, columns],
+        lasting: vec![Some(1), rows, Some(columns)],
+        columns,
         activation: context.activation(),
         grid,
     }))
@@ -71,8 +78,8 @@ fn looks_decoded(context: &Context<'_>, columns: usize) -> Result<bool, String> 
 
 impl Decoder for Yolox {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let data = expect(outputs, 0, &self.dims)?;
-        let (columns, activation, grid) = (self.dims[2], self.activation, &self.grid);
+        let data = expect(outputs, 0, &self.lasting)?.data;
+        let (columns, activation, grid) = (self.columns, self.activation, &self.grid);
         if grid.is_empty() {
             objectness_rows(data, columns, floor, activation, found, |_, [x, y, w, h]| {
                 centred(x, y, w, h)
@@ -92,7 +99,7 @@ impl Decoder for Yolox {
     }
 
     fn classes(&self) -> Option<usize> {
-        Some(self.dims[2] - 5)
+        Some(self.columns - 5)
     }
 
     fn variant(&self) -> &'static str {

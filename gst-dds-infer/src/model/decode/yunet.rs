@@ -70,7 +70,10 @@ impl Decoder for Yunet {
         let gate = self.activation.gate(floor * floor);
         let probability = |raw: f32| self.activation.apply(raw).clamp(0.0, 1.0);
         for level in &self.levels {
-            let part = |n: usize| expect(outputs, level.parts[n].0, &level.parts[n].1);
+            let part = |n: usize| {
+                let (output, dims) = level.parts[n];
+                expect(outputs, output, &dims.map(Some)).map(|tensor| tensor.data)
+            };
             let (classes, objects, boxes, points) = (part(0)?, part(1)?, part(2)?, part(3)?);
             for (i, (class, object)) in classes.iter().zip(objects).enumerate() {
                 if *class < gate || *object < gate {

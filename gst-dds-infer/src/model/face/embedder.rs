@@ -30,6 +30,8 @@ pub struct Embedder {
     network: Network,
     side: usize,
     dimension: usize,
+    /// The model declares that the vector may have another length.
+    varies: bool,
     summary: String,
     outputs: Outputs,
     aligned: Vec<u8>,
@@ -89,7 +91,8 @@ impl Embedder {
             )));
         }
         let probe = network.probe(width)?;
-        let dimension = match &network.infos(&probe)[..] {
+        let infos = network.infos(&probe);
+        let dimension = match &infos[..] {
             [output] if output.float => match output.dims[..] {
                 [d] | [1, d] | [1, d, 1, 1] if d > 1 => Ok(d),
                 _ => Err(format!("its output {} is {:?}", output.name, output.dims)),
@@ -101,12 +104,14 @@ impl Embedder {
         };
         let dimension = dimension
             .map_err(|found| network.unusable(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
+        let varies = infos.iter().any(|output| output.lasting().contains(&None));
         network.feed(&DEFAULTS, "embedders of faces")?;
         let summary = network.summary("embedder", &format!("{dimension} dimensions"));
         Ok(Self {
             network,
             side: width,
             dimension,
+            varies,
             summary,
             outputs: Outputs::default(),
             aligned: Vec::new(),
@@ -129,6 +134,14 @@ impl Embedder {
         let run = self.network.infer_at(&aligned, (self.side, self.side))?;
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
         let values = tensors.first().map(|t| t.data).unwrap_or_default();
+        if values.len() != self.dimension && self.varies {
+            // Nothing that could be compared.
+            return Ok(Embedded {
+                embedding: None,
+                align: cut - start,
+                run: cut.elapsed(),
+            });
+        }
         if values.len() != self.dimension {
             return Err(ModelError::Inference(format!(
                 "the embedder gave {} numbers instead of {}",
