@@ -15,6 +15,8 @@ use dds_protocol::extension::Extension;
 use dds_protocol::identity::FrameIdentity;
 use dds_protocol::nal::{self, AccessUnitSummary, Codec, Format, Message, NalKind, SliceCount};
 
+use crate::order::PictureOrder;
+
 /// What is known of one decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FrameRecord {
@@ -123,6 +125,7 @@ impl Pieces {
         {
             self.unit.add_slice(codec, unit);
         }
+        self.unit.add_other(codec, unit);
         messages.into_iter().for_each(|message| self.unit.add_message(message));
     }
 }
@@ -147,8 +150,12 @@ pub struct IdentityTracker {
     vouched: bool,
     /// Access units for which it cannot say so.
     doubtful: u8,
+    /// What the pictures say of that themselves.
+    order: PictureOrder,
     records: VecDeque<(Option<u64>, FrameRecord)>,
     pieces: Option<Pieces>,
+    /// Of the pieces.
+    codec: Option<Codec>,
     last_request: Option<u64>,
     stats: TrackerStats,
 }
@@ -172,8 +179,10 @@ impl IdentityTracker {
             nameless: None,
             vouched: false,
             doubtful: 0,
+            order: PictureOrder::default(),
             records: VecDeque::new(),
             pieces: None,
+            codec: None,
             last_request: None,
             stats: TrackerStats::default(),
         }
@@ -191,11 +200,16 @@ impl IdentityTracker {
         self.doubtful = 2 + u8::from(self.pieces.is_some());
     }
 
+    /// A parameter set that comes beside the stream.
+    pub fn parameter_set(&mut self, codec: Codec, nal: &[u8]) {
+        self.order.parameter_set(codec, nal);
+    }
+
     /// Takes one access unit on its way into the decoder. `corrupted`: somebody upstream already says so.
     pub fn push(&mut self, access_unit: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         self.end_of_pieces();
         let vouched = self.vouched;
-        self.record(codec.summarize(access_unit, format), pts, corrupted, vouched);
+        self.record(codec, codec.summarize(access_unit, format), pts, corrupted, vouched);
     }
 
     /// Takes a piece of an access unit (streams with one NAL unit a buffer): whole NAL units, one or more. An access unit
@@ -204,6 +218,7 @@ impl IdentityTracker {
     /// time of the slices behind them. `corrupted`: somebody upstream already says so.
     pub fn push_piece(&mut self, piece: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         let mut empty = true;
+        self.codec = Some(codec);
         for unit in nal::nal_units(piece, format) {
             empty = false;
             let messages = codec.identities_of(unit);
@@ -227,17 +242,20 @@ impl IdentityTracker {
     }
 
     fn end_of_pieces(&mut self) {
-        if let Some(mut pieces) = self.pieces.take() {
+        if let Some((codec, mut pieces)) = self.codec.zip(self.pieces.take()) {
             pieces.unit.settle();
-            self.record(pieces.unit, pieces.pts, pieces.corrupted, pieces.vouched);
+            self.record(codec, pieces.unit, pieces.pts, pieces.corrupted, pieces.vouched);
         }
     }
 
-    fn record(&mut self, unit: AccessUnitSummary, pts: Option<u64>, corrupted: bool, vouched: bool) {
+    fn record(&mut self, codec: Codec, unit: AccessUnitSummary, pts: Option<u64>, corrupted: bool, vouched: bool) {
         let mut identity = unit.identity.as_ref().and_then(|i| i.as_ref().ok().copied());
         let has_slices = unit.slices.slices > 0;
         // A message that was doubled into the next access unit says nothing of that one.
         let doubled = identity.is_some_and(|i| self.latest == Some(i) && !unit.slices.are_those_of(&i));
+        for set in &unit.parameter_sets {
+            self.order.parameter_set(codec, set);
+        }
         if !has_slices && (identity.is_none() || doubled) {
             // Parameter sets alone make no frame.
             return;
@@ -259,10 +277,11 @@ impl IdentityTracker {
         let vouched = vouched && self.doubtful == 0;
         self.doubtful = self.doubtful.saturating_sub(1);
         self.stats.access_units += 1;
+        let follows = self.order.follows(codec, &unit.head, unit.slices.idr);
         let mut extension = Extension::default();
         match identity {
             Some(identity) => {
-                self.identified(&identity, &unit, corrupted);
+                self.identified(&identity, &unit, corrupted, follows);
                 self.nameless = None;
                 extension = unit.extension;
             }
@@ -273,7 +292,8 @@ impl IdentityTracker {
                 } else {
                     self.stats.unreadable += 1;
                 }
-                self.anonymous(&unit, vouched && readable && !corrupted && unit.from_start);
+                let whole = vouched && readable && !corrupted && unit.from_start;
+                self.anonymous(&unit, whole && follows != Some(false));
                 self.nameless = Some(unit.slices);
             }
         }
@@ -326,7 +346,7 @@ impl IdentityTracker {
         // The access unit may have been counted already.
         let counted = (own.0, own.1.wrapping_add(1));
         match self.expected {
-            Some(expected) if expected != own && expected != counted => self.out_of_order(expected, &identity),
+            Some(expected) if expected != own && expected != counted => self.out_of_order(expected, &identity, None),
             _ => (),
         }
         self.expected = Some(counted);
@@ -353,8 +373,8 @@ impl IdentityTracker {
         self.origin = Origin::Ours;
     }
 
-    /// Another access unit was due.
-    fn out_of_order(&mut self, (stream, counter): (u32, u32), identity: &FrameIdentity) {
+    /// Another access unit was due. `follows`: the picture follows the one before it, as far as it says so itself.
+    fn out_of_order(&mut self, (stream, counter): (u32, u32), identity: &FrameIdentity, follows: Option<bool>) {
         if stream != identity.stream_id {
             self.stats.restarts += 1;
             self.tainted |= !self.fresh;
@@ -363,12 +383,18 @@ impl IdentityTracker {
         let missing = identity.access_unit.wrapping_sub(counter);
         let forward = missing < u32::MAX / 2;
         // A counter that went back tells nothing of how many are missing; behind a key frame without identity it is a
-        // recording that is played again.
+        // recording that is played again, and what is missing may lie before the key frame.
         self.stats.gaps += if forward { u64::from(missing) } else { 1 };
-        self.tainted |= forward || !self.fresh;
+        self.tainted |= !self.fresh || (forward && follows != Some(true));
     }
 
-    fn identified(&mut self, identity: &FrameIdentity, unit: &AccessUnitSummary, corrupted: bool) {
+    fn identified(
+        &mut self,
+        identity: &FrameIdentity,
+        unit: &AccessUnitSummary,
+        corrupted: bool,
+        follows: Option<bool>,
+    ) {
         self.stats.identified += 1;
         self.anonymous = 0;
         self.begin_ours();
@@ -376,8 +402,10 @@ impl IdentityTracker {
         if let Some(expected) = self.expected
             && expected != (identity.stream_id, identity.access_unit)
         {
-            self.out_of_order(expected, identity);
+            self.out_of_order(expected, identity, follows);
         }
+        // Behind a key frame without identity no counter tells of what is missing.
+        self.tainted |= self.fresh && follows == Some(false);
         self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
         self.fresh = false;
         let whole = unit.slices.are_those_of(identity);
@@ -455,6 +483,7 @@ impl IdentityTracker {
         self.latest = None;
         self.nameless = None;
         self.doubtful = 0;
+        self.order.forget();
         self.last_request = None;
     }
 

@@ -5,8 +5,8 @@
 //!
 //! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
 //! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
-//! frames are whole, [`continuity`] whether RTP packets are missing, [`rtp`] keeps to one stream of many, [`overlay`] draws
-//! on pictures of any format.
+//! frames are whole, [`continuity`] and [`order`] whether something is missing, [`rtp`] keeps to one stream of many,
+//! [`overlay`] draws on pictures of any format.
 
 mod analytics;
 pub mod continuity;
@@ -17,6 +17,7 @@ pub mod feedback;
 pub mod identity;
 pub mod merge;
 pub mod model;
+pub mod order;
 pub mod overlay;
 pub mod results;
 pub mod rtp;

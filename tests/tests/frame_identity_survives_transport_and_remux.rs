@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::*;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
-use dds_protocol::nal::{Codec, Format};
+use dds_protocol::nal::{Codec, Format, NalKind, nal_units};
 use gst::prelude::*;
 
 const FRAMES: usize = 45;
@@ -202,23 +202,25 @@ fn ffmpeg(dir: &Path, arguments: &str) {
     );
 }
 
-/// Access units as lists of NAL units: a new one begins with each delimiter.
-fn access_units(stream: &[u8]) -> Vec<Vec<Vec<u8>>> {
-    let mut units: Vec<Vec<Vec<u8>>> = Vec::new();
-    for nal in dds_protocol::nal::nal_units(stream, Format::ByteStream) {
-        if nal[0] & 0x1f == 9 {
+/// Access units as lists of NAL units.
+fn access_units(codec: Codec, stream: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    let is_slice = |nal: &Vec<u8>| matches!(codec.kind(codec.nal_type(nal).unwrap()), NalKind::Slice { .. });
+    let mut units: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+    for nal in nal_units(stream, Format::ByteStream) {
+        let here = units.last_mut().unwrap();
+        if !here.is_empty() && codec.begins_access_unit(nal, here.iter().any(is_slice)) {
             units.push(Vec::new());
         }
-        units
-            .last_mut()
-            .expect("FFmpeg begins with a delimiter")
-            .push(nal.to_vec());
+        units.last_mut().unwrap().push(nal.to_vec());
     }
     units
 }
 
-fn kind(nal: &[u8]) -> u8 {
-    nal[0] & 0x1f
+/// Where the identity lies in an access unit.
+fn message(codec: Codec, unit: &[Vec<u8>]) -> usize {
+    unit.iter()
+        .position(|nal| !codec.identities_of(nal).is_empty())
+        .unwrap()
 }
 
 fn write(path: &Path, units: &[Vec<Vec<u8>>]) {
@@ -321,10 +323,10 @@ fn messages_that_somebody_dropped_moved_or_doubled_damage_no_frame() {
         at("d.mp4")
     )));
     ffmpeg(&dir, "-i d.mp4 -c copy -f h264 d.h264");
-    let units = access_units(&std::fs::read(dir.join("d.h264")).unwrap());
+    let units = access_units(Codec::H264, &std::fs::read(dir.join("d.h264")).unwrap());
     assert_eq!(units.len(), FRAMES);
-    let message = |unit: &[Vec<u8>]| unit.iter().position(|nal| kind(nal) == 6).unwrap();
-    let first_slice = |unit: &[Vec<u8>]| unit.iter().position(|nal| matches!(kind(nal), 1 | 5)).unwrap();
+    let message = |unit: &[Vec<u8>]| message(Codec::H264, unit);
+    let first_slice = |unit: &[Vec<u8>]| unit.iter().position(|nal| matches!(nal[0] & 0x1f, 1 | 5)).unwrap();
     type Edit<'a> = &'a dyn Fn(usize, &mut Vec<Vec<u8>>);
     let edits: [(&str, Edit<'_>); 7] = [
         ("as it was", &|_, _| ()),
@@ -392,5 +394,59 @@ fn messages_that_somebody_dropped_moved_or_doubled_damage_no_frame() {
         write(&dir.join("gap.h264"), &gap);
         let frames = served(&format!("filesrc location={} ! decodebin", at("gap.h264")));
         assert_eq!(marked(&frames), (20..29).collect::<Vec<_>>(), "{what}, access unit 20");
+    }
+}
+
+/// Behind a key frame without identity no counter tells what is missing; the pictures themselves do.
+#[test]
+fn what_is_missing_beside_a_key_frame_without_identity_is_told_by_the_pictures() {
+    init();
+    for (name, codec, parser, raw) in [
+        ("x264", Codec::H264, "h264parse", "h264"),
+        ("x265", Codec::H265, "h265parse", "h265"),
+    ] {
+        let dir = scratch(&format!("beside_{name}"));
+        let at = |file: &str| dir.join(file).display().to_string();
+        run_to_eos(&launch(&format!(
+            "{} ! {parser} ! video/x-{raw},stream-format=byte-stream,alignment=au ! filesink location={}",
+            encoder(&format!("encoder={name}")),
+            at("d.raw")
+        )));
+        let mut units = access_units(codec, &std::fs::read(dir.join("d.raw")).unwrap());
+        assert_eq!(units.len(), FRAMES, "{name}");
+        for n in [0, 15, 30] {
+            let at = message(codec, &units[n]);
+            units[n].remove(at);
+        }
+        let marked = |units: &[Vec<Vec<u8>>], what: &str| -> Vec<usize> {
+            write(&dir.join(format!("e.{raw}")), units);
+            // By the file, and by one whose parameter sets lie beside the stream.
+            ffmpeg(&dir, &format!("-framerate 30 -i e.{raw} -c copy e.mkv"));
+            let [file, beside] = [format!("e.{raw}"), "e.mkv".into()].map(|file| {
+                let frames = served(&format!("filesrc location={} ! decodebin", at(&file)));
+                assert_eq!(frames.len(), units.len(), "{name}, {what}, {file}: {frames:?}");
+                (0..frames.len()).filter(|n| frames[*n].1).collect::<Vec<_>>()
+            });
+            assert_eq!(file, beside, "{name}, {what}");
+            file
+        };
+        let without = |n: usize| {
+            let mut units = units.clone();
+            units.remove(n);
+            units
+        };
+        assert!(marked(&units, "nothing").is_empty());
+        assert_eq!(marked(&without(1), "the second"), (1..14).collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            marked(&without(16), "the one behind"),
+            (16..29).collect::<Vec<_>>(),
+            "{name}"
+        );
+        // What lies before a key frame is missing itself, and damages nothing else.
+        assert!(marked(&without(14), "the one before").is_empty(), "{name}");
+        let cut = [&units[..10], &units[30..]].concat();
+        assert!(marked(&cut, "a part in the middle").is_empty(), "{name}");
+        let turned = [&units[15..], &units[..15]].concat();
+        assert!(marked(&turned, "nothing, but the order changed").is_empty(), "{name}");
     }
 }

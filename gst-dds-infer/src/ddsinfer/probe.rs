@@ -15,6 +15,7 @@ use gst::prelude::*;
 use gst_dds_link::path::{self, Direction, Visit};
 
 use crate::identity::IdentityTracker;
+use crate::order;
 
 use super::imp::CAT;
 use super::transport::Transport;
@@ -61,6 +62,20 @@ fn codec_of(caps: &gst::StructureRef) -> Option<Codec> {
         "video/x-h265" => Some(Codec::H265),
         _ => None,
     }
+}
+
+/// Hands the parameter sets over that come in caps.
+fn take_parameter_sets(tracker: &Mutex<IdentityTracker>, caps: &gst::CapsRef) {
+    let Some(s) = caps.structure(0) else { return };
+    let Some((codec, record)) = codec_of(s).zip(s.get::<gst::Buffer>("codec_data").ok()) else {
+        return;
+    };
+    if let Ok(record) = record.map_readable() {
+        let mut tracker = tracker.lock().unwrap();
+        for set in order::parameter_sets(codec, &record) {
+            tracker.parameter_set(codec, set);
+        }
+    };
 }
 
 /// Access units that are read ahead of a link that may never come: far above what decoders hold back.
@@ -117,6 +132,9 @@ impl IdentityProbe {
         let budget = Arc::new(AtomicU32::new(READ_AHEAD));
         let layout = Mutex::new(pad.current_caps().and_then(|c| Layout::of(&c)));
         let transport = Mutex::new(Transport::new(pad));
+        if let Some(caps) = pad.current_caps() {
+            take_parameter_sets(&tracker, &caps);
+        }
         let (target, left) = (tracker.clone(), budget.clone());
         let id = pad.add_probe(
             gst::PadProbeType::BUFFER
@@ -131,7 +149,10 @@ impl IdentityProbe {
                             .for_each(|buffer| push(pad, &target, &left, &layout, &transport, &buffer));
                     }
                     Some(gst::PadProbeData::Event(event)) => match event.view() {
-                        gst::EventView::Caps(caps) => *layout.lock().unwrap() = Layout::of(caps.caps()),
+                        gst::EventView::Caps(caps) => {
+                            *layout.lock().unwrap() = Layout::of(caps.caps());
+                            take_parameter_sets(&target, caps.caps());
+                        }
                         gst::EventView::StreamStart(_) | gst::EventView::Segment(_) => {
                             transport.lock().unwrap().begin(pad);
                         }

@@ -108,6 +108,7 @@ impl Codec {
         for nal in nal_units(access_unit, format) {
             match self.kind_of(nal) {
                 NalKind::Slice { .. } => summary.add_slice(self, nal),
+                NalKind::Parameters => summary.add_other(self, nal),
                 _ => self
                     .identities_of(nal)
                     .into_iter()
@@ -311,6 +312,10 @@ pub struct AccessUnitSummary {
     pub extension: Extension,
     /// The first slice that is there is the first one of its picture.
     pub from_start: bool,
+    /// The beginning of the first slice NAL unit, header included: [`Self::HEAD_BYTES`] at most.
+    pub head: Vec<u8>,
+    /// Video (H.265), sequence and picture parameter sets.
+    pub parameter_sets: Vec<Vec<u8>>,
     /// Further readable messages, until [`Self::settle`].
     others: Vec<(FrameIdentity, Extension)>,
 }
@@ -318,11 +323,29 @@ pub struct AccessUnitSummary {
 /// Our identity message with its records, or why it cannot be read.
 pub type Message = Result<(FrameIdentity, Extension), IdentityError>;
 
+/// Parameter sets that are kept of one access unit, and the largest one: far above what encoders write.
+const MAX_PARAMETER_SETS: usize = 16;
+const MAX_PARAMETER_SET: usize = 1024;
+
 impl AccessUnitSummary {
+    /// Bytes that are kept of the first slice: far above what lies in front of a picture's number.
+    pub const HEAD_BYTES: usize = 32;
+
     /// Adds one slice NAL unit.
     pub fn add_slice(&mut self, codec: Codec, nal: &[u8]) {
-        self.from_start |= self.slices.slices == 0 && codec.begins_picture(nal);
+        if self.slices.slices == 0 {
+            self.from_start = codec.begins_picture(nal);
+            self.head = nal[..nal.len().min(Self::HEAD_BYTES)].to_vec();
+        }
         self.slices.add(codec, nal);
+    }
+
+    /// Adds one NAL unit that is no slice and has no message.
+    pub fn add_other(&mut self, codec: Codec, nal: &[u8]) {
+        let kept = self.parameter_sets.len() < MAX_PARAMETER_SETS && nal.len() <= MAX_PARAMETER_SET;
+        if kept && codec.kind_of(nal) == NalKind::Parameters {
+            self.parameter_sets.push(nal.to_vec());
+        }
     }
 
     /// Adds one of our messages.
