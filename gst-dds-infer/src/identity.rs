@@ -153,6 +153,8 @@ pub struct IdentityTracker {
     /// What the pictures say of that themselves.
     order: PictureOrder,
     records: VecDeque<(Option<u64>, FrameRecord)>,
+    /// Every access unit since the beginning was whole and its frame was found: the decoder gives one for each.
+    in_step: bool,
     pieces: Option<Pieces>,
     /// Of the pieces.
     codec: Option<Codec>,
@@ -181,6 +183,7 @@ impl IdentityTracker {
             doubtful: 0,
             order: PictureOrder::default(),
             records: VecDeque::new(),
+            in_step: true,
             pieces: None,
             codec: None,
             last_request: None,
@@ -303,6 +306,7 @@ impl IdentityTracker {
             Origin::Undecided | Origin::Foreign => corrupted,
         };
         self.stats.tainted += u64::from(damaged);
+        self.in_step &= !damaged;
         if self.records.len() >= MAX_RECORDS {
             self.records.pop_front();
         }
@@ -441,9 +445,10 @@ impl IdentityTracker {
                 .map(|identity| (identity.stream_id, identity.access_unit))
                 == own
         };
-        // Where the stream has no times at all the decoder makes some up. While nothing else waits it can be no other's.
-        let alone = self.records.len() == 1 && self.records[0].0.is_none();
-        let index = index.or(alone.then_some(0));
+        // Where the stream has no times at all the decoder makes some up. While nothing else waits it can be no other's, and
+        // while none was left out the frames come as the access units did.
+        let untimed = self.records.iter().all(|(at, _)| at.is_none()) && (self.in_step || self.records.len() == 1);
+        let index = index.or((untimed && !self.records.is_empty()).then_some(0));
         let index = match (index, own.and_then(|_| self.records.iter().position(waits))) {
             (Some(at), Some(before)) => Some(at.min(before)),
             (index, _) => index,
@@ -463,6 +468,7 @@ impl IdentityTracker {
             }
             None => {
                 self.stats.unknown_lookups += 1;
+                self.in_step = false;
                 Lookup::Unknown
             }
         }
@@ -484,6 +490,7 @@ impl IdentityTracker {
         self.nameless = None;
         self.doubtful = 0;
         self.order.forget();
+        self.in_step = true;
         self.last_request = None;
     }
 
@@ -1385,16 +1392,25 @@ mod tests {
 
     #[test]
     fn a_frame_is_found_where_the_stream_has_no_times() {
-        let mut tracker = IdentityTracker::new();
-        for n in 0..FRAMES as u64 {
-            let unit = pack(&units(n as usize, 1), Format::ByteStream);
-            tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);
-            assert!(
-                matches!(tracker.lookup(Some(n * 7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == n)
-            );
+        // With decoders that give each frame at once, and those that keep some.
+        for delay in [0, 3] {
+            let mut tracker = IdentityTracker::new();
+            for n in 0..FRAMES + delay {
+                if n < FRAMES {
+                    let unit = pack(&units(n, 1), Format::ByteStream);
+                    tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);
+                }
+                let Some(frame) = n.checked_sub(delay).map(|n| n as u64) else {
+                    continue;
+                };
+                assert!(
+                    matches!(tracker.lookup(Some(frame * 7)), Lookup::Known(FrameRecord { identity: Some(i), damaged: false, .. }) if i.frame == frame)
+                );
+            }
         }
-        // Of two that wait the time could be either's.
-        for n in [40, 41] {
+        let mut tracker = IdentityTracker::new();
+        // Of those behind a loss the decoder may leave one out.
+        for n in [0, 2, 3] {
             let unit = pack(&units(n, 1), Format::ByteStream);
             tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);
         }

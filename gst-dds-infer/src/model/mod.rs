@@ -38,6 +38,9 @@
 //! the model itself, or itself, is an error. One that cannot be read is an error too, but where nobody chose it (the
 //! metadata), or where a stronger one says the same (the side file): there it is left out with a warning.
 //!
+//! What a model declares dynamic in its outputs may change with every picture: rows of boxes, none among them, and the size of
+//! a map. What it declares fixed and does not give is an error.
+//!
 //! The property is a list of `key=value` separated by commas, with an optional name in front and optional types, as in
 //! a GstStructure: `model, dds-family=yolox, dds-mean=<0, 0, 0>`. The same keys stand in the section `[modelinfo]` of
 //! the side file; in the property the prefix `dds-` may be left out. Lists are separated by `;` (or, in the side file
@@ -46,7 +49,7 @@
 //! | key | value | default |
 //! |---|---|---|
 //! | `dds-task` | `detection`, `segmentation`, `face` | by shape |
-//! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (end-to-end), `yolox`, `nanodet`, `ssd`, `torchvision`, `yunet` | by shape |
+//! | `dds-family` | `yolov5` (v7), `yolov8` (v9, yolo11), `yolov10` (any end-to-end: [1, k, 6], [k, 6], [k, 7]), `yolox`, `nanodet`, `ssd`, `torchvision`, `yunet` | by shape |
 //! | `dds-color` | `rgb`, `bgr`: order of the input's channels | `bgr` for yolox, nanodet and yunet, else `rgb` |
 //! | `dds-resize` | `letterbox` (picture at the top left), `letterbox-center`, `stretch` | `stretch` for nanodet, ssd, torchvision and segmentation, else `letterbox` |
 //! | `dds-pad` | 0 to 255: value around a letterboxed picture | 114, 0 for yunet |
