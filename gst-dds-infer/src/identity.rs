@@ -343,7 +343,7 @@ impl IdentityTracker {
 
     /// The access unit before had this identity, and all that it promises.
     fn identified_late(&mut self, identity: FrameIdentity, extension: Extension) {
-        self.begin_ours();
+        self.begin_ours(None);
         self.anonymous = 0;
         self.latest = Some(identity);
         let own = (identity.stream_id, identity.access_unit);
@@ -368,9 +368,10 @@ impl IdentityTracker {
         }
     }
 
-    /// The stream turns out to be ours. What was seen of it counts, unless that looked like another stream.
-    fn begin_ours(&mut self) {
-        if self.origin == Origin::Foreign {
+    /// The stream turns out to be ours. What was seen of it counts, unless that looked like another stream, which the
+    /// picture does not follow.
+    fn begin_ours(&mut self, follows: Option<bool>) {
+        if self.origin == Origin::Foreign && follows != Some(true) {
             self.tainted = true;
             self.fresh = false;
         }
@@ -401,7 +402,7 @@ impl IdentityTracker {
     ) {
         self.stats.identified += 1;
         self.anonymous = 0;
-        self.begin_ours();
+        self.begin_ours(follows);
         self.latest = Some(*identity);
         if let Some(expected) = self.expected
             && expected != (identity.stream_id, identity.access_unit)

@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{byte_stream, length_prefixed};
+use common::{byte_stream, identity, length_prefixed};
+use dds_protocol::identity::FrameIdentity;
 use dds_protocol::nal::{Codec, Format, NalKind, SliceCount, nal_units, push_escaped, sei_messages, unescape};
 use proptest::prelude::*;
 
@@ -187,4 +188,60 @@ fn h265_nal_units_are_told_apart() {
     }
     assert!(!Codec::H265.begins_access_unit(&[], true));
     assert_eq!(Codec::H265.nal_type(&[]), None);
+}
+
+#[test]
+fn of_several_identities_the_one_whose_slices_are_there_counts() {
+    for codec in [Codec::H264, Codec::H265] {
+        let slice: &[u8] = match codec {
+            Codec::H264 => &[0x65, 0x88, 1, 2, 3],
+            Codec::H265 => &[19 << 1, 1, 0x80, 1, 2, 3],
+        };
+        let mut count = SliceCount::default();
+        count.add(codec, slice);
+        let named = |n: u64, right: bool| FrameIdentity {
+            frame: n,
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum ^ u32::from(!right),
+            ..identity()
+        };
+        let nal = |n, right| named(n, right).to_nal(codec);
+        let found = |units: &[&[u8]]| {
+            let summary = codec.summarize(&byte_stream(units), Format::ByteStream);
+            assert_eq!((summary.slices.slices, summary.from_start), (1, true));
+            summary.identity.map(|i| i.unwrap().frame)
+        };
+        assert_eq!(
+            found(&[&nal(1, false), &nal(2, true), slice]),
+            Some(2),
+            "{codec:?}: in front"
+        );
+        assert_eq!(
+            found(&[&nal(1, false), slice, &nal(2, true)]),
+            Some(2),
+            "{codec:?}: behind"
+        );
+        assert_eq!(
+            found(&[&nal(1, false), slice, &nal(2, false)]),
+            Some(1),
+            "{codec:?}: neither"
+        );
+        // Both in one NAL unit, as a remuxer writes that merges messages.
+        let mut rbsp = Vec::new();
+        for message in [named(1, false), named(2, true)] {
+            rbsp.extend([5, message.to_payload().len() as u8]);
+            rbsp.extend(message.to_payload());
+        }
+        rbsp.push(0x80);
+        let mut merged = nal(1, true)[..codec.header_bytes()].to_vec();
+        push_escaped(&mut merged, &rbsp);
+        assert_eq!(found(&[&merged, slice]), Some(2), "{codec:?}: in one");
+    }
+    // Behind the slices H.265 has a type of its own.
+    let mut suffix = identity().to_nal(Codec::H265);
+    suffix[0] = 40 << 1;
+    assert_eq!(Codec::H265.identities_of(&suffix).len(), 1);
+    assert!(Codec::H264.identities_of(&suffix).is_empty());
+    assert!(Codec::H265.identities_of(&[40 << 1]).is_empty());
 }
