@@ -328,7 +328,7 @@ mod tests {
     impl Writer {
         fn bits(mut self, value: u32, count: u32) -> Self {
             for bit in (0..count).rev() {
-                if self.used % 8 == 0 {
+                if self.used.is_multiple_of(8) {
                     self.bytes.push(0);
                 }
                 *self.bytes.last_mut().unwrap() |= ((value >> bit & 1) as u8) << (7 - self.used % 8);

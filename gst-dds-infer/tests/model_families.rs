@@ -511,8 +511,11 @@ fn list(row: impl Fn([f32; 4]) -> Vec<f32>) -> Vec<f32> {
         .collect()
 }
 
-/// Of models that leave out weak boxes themselves: outputs, the dimension of each that counts boxes, and a description.
-fn lists() -> Vec<(&'static str, Vec<(Output, usize)>, &'static str)> {
+/// What a model is, its outputs with the dimension of each that counts boxes, and a description.
+type List = (&'static str, Vec<(Output, usize)>, &'static str);
+
+/// Models that leave out weak boxes themselves.
+fn lists() -> Vec<List> {
     let corners = || list(|b| b.to_vec());
     let centres = |[x1, y1, x2, y2]: [f32; 4]| [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
     let end_to_end = || list(|b| [&b[..], &[0.9, 1.0]].concat());
