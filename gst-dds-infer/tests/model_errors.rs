@@ -315,6 +315,8 @@ fn a_broken_side_file_is_left_out_where_a_better_source_says_the_same() {
 
     folder.file("m.modelinfo", b"[modelinfo\n");
     assert!(error_of(&settings(model.clone())).to_string().contains("m.modelinfo"));
+    // Labels are not all that it may have said.
+    assert!(error_of(&with_labels()).to_string().contains("m.modelinfo"));
     let (_, warnings) = opened(&ModelSettings {
         description: Some("family=yolov8".into()),
         ..settings(model.clone())

@@ -406,6 +406,16 @@ impl Fields {
         }
     }
 
+    /// Whether more is given here than what the model finds and how that is called.
+    fn describes(&self) -> bool {
+        let rest = Self {
+            labels: None,
+            task: None,
+            ..self.clone()
+        };
+        rest != Self::default()
+    }
+
     /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one. `stronger` is what wins
     /// over it: what cannot be read of the file and is not needed beside that is left out with a warning.
     pub(super) fn from_side_file(
@@ -432,7 +442,7 @@ impl Fields {
                 }),
             };
             return match read {
-                Err(error @ ModelError::Description { .. }) if *stronger != Self::default() && !readable(&path) => {
+                Err(error @ ModelError::Description { .. }) if stronger.describes() && !readable(&path) => {
                     warnings.push(format!("{error}; it is left out, as the model is described otherwise"));
                     Ok(Self::default())
                 }
