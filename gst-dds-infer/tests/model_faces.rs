@@ -226,6 +226,46 @@ fn an_embedding_follows_the_aligned_face_and_has_length_one() {
 }
 
 #[test]
+fn a_vector_that_changes_its_length_is_no_embedding_where_that_is_declared_and_an_error_where_not() {
+    let folder = Folder::new("embeddynamic");
+    let vector = || Output::new("embeddings", &[1, 4], vec![1.0; 4]);
+    let embed = |embedder: &mut Embedder, grey: u8| {
+        let pixels = vec![grey; 3 * 300 * 300];
+        let picture = Picture::rgb(300, 300, &pixels, 900).unwrap();
+        let embedded = embedder.embed(&picture, &face_at(100.0, 100.0, 1.0));
+        embedded.map(|e| e.embedding.is_some()).map_err(|e| e.to_string())
+    };
+    for (output, declared) in [(vector().part_of(1), true), (vector().part_of_undeclared(1), false)] {
+        let model = Model::new(&[1, 3, 112, 112], vec![output]);
+        let mut embedder = Embedder::open(&ModelSettings {
+            description: Some("scale=1,mean=0,std=255,pad=255".into()),
+            ..write(&folder, "e.onnx", &model)
+        })
+        .unwrap();
+        assert_eq!(embed(&mut embedder, 255), Ok(true));
+        for grey in [128, 0] {
+            match embed(&mut embedder, grey) {
+                Ok(embedded) => assert!(declared && !embedded, "grey {grey}"),
+                Err(error) => assert!(!declared && error.contains("instead of 4"), "grey {grey}: {error}"),
+            }
+        }
+        assert_eq!(embed(&mut embedder, 255), Ok(true));
+    }
+}
+
+#[test]
+fn names_in_an_embedders_metadata_do_not_make_it_a_detector() {
+    let folder = Folder::new("embednames");
+    let named = embedder(112, &[1.0, 0.0], &[0.0, 1.0])
+        .metadata("names", "{0: 'face'}")
+        .metadata("end2end", "True");
+    assert_eq!(
+        Embedder::open(&write(&folder, "e.onnx", &named)).unwrap().dimension(),
+        2
+    );
+}
+
+#[test]
 fn descriptions_change_an_embedders_input() {
     let folder = Folder::new("embedinput");
     let white = RgbImage::from_pixel(200, 200, image::Rgb([255; 3]));

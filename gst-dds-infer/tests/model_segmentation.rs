@@ -208,6 +208,42 @@ fn a_map_of_dynamic_size_follows_the_picture() {
 }
 
 #[test]
+fn a_map_that_a_model_declares_dynamic_may_change_its_size_and_one_declared_fixed_not() {
+    let scores = || Output::new("out", &[1, 3, 8, 4], (0..96).map(|i| (i % 7) as f32).collect());
+    let plain = "task=segmentation,scale=1/255,mean=0,std=1,pad=255";
+    let infer = |segmenter: &mut Segmenter, grey: u8| {
+        let pixels = vec![grey; 3 * 64 * 64];
+        let map = segmenter.infer(
+            &Picture::rgb(64, 64, &pixels, 192).unwrap(),
+            &SegmentSettings::default(),
+        );
+        map.map(|m| (m.width(), m.height())).map_err(|e| e.to_string())
+    };
+    let mut segmenter = open(&Model::new(&INPUT, vec![scores().part_of(2)]), "dynamicmap", plain);
+    for (grey, rows) in [(255, 8), (128, 4), (64, 2), (255, 8)] {
+        assert_eq!(infer(&mut segmenter, grey), Ok((4, rows)), "grey {grey}");
+    }
+    let mut segmenter = open(
+        &Model::new(&INPUT, vec![scores().part_of_undeclared(2)]),
+        "fixedmap",
+        plain,
+    );
+    assert_eq!(infer(&mut segmenter, 255), Ok((4, 8)));
+    let error = infer(&mut segmenter, 128).unwrap_err();
+    assert!(error.contains("[1, 3, 4, 4]"), "{error}");
+    assert_eq!(
+        infer(&mut segmenter, 255),
+        Ok((4, 8)),
+        "the next picture is whole again"
+    );
+    // Classes too: those that are there count.
+    let mut segmenter = open(&Model::new(&INPUT, vec![scores().part_of(1)]), "dynamicclasses", plain);
+    for grey in [255, 180, 255] {
+        assert_eq!(infer(&mut segmenter, grey), Ok((4, 8)), "grey {grey}");
+    }
+}
+
+#[test]
 fn tasks_are_told_by_outputs_description_and_setting() {
     let folder = Folder::new("tasks");
     let boxes = || Model::new(&INPUT, vec![Output::new("o", &[1, 6, CELLS], vec![0.0; 6 * CELLS])]);
