@@ -37,6 +37,7 @@
 mod cap;
 mod controller;
 mod gate;
+mod keyframes;
 mod qpmap;
 mod regions;
 mod requests;
@@ -46,6 +47,7 @@ mod stats;
 pub use cap::Vbv;
 pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};
 pub use gate::{Outcome, Source};
+pub use keyframes::{KeyFrameCounts, KeyFrameRequests};
 pub use qpmap::QpMap;
 pub use requests::{RefineCounts, Refusal, Request, Requests, stretched};
 pub use stats::{DelayStats, Stats};

@@ -12,13 +12,14 @@ use gst_dds_link::channel::{CameraEnd, Counts};
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
-use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, Knobs, Source};
+use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Source};
 use crate::cuda;
 use crate::encoder::{
     Backend, Codec, Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder,
 };
 
 use super::feedback::{Inbox, Rtp};
+use super::keyframes;
 use super::negotiate::{self, Choice};
 use super::open::{self, Chosen};
 use super::properties;
@@ -54,8 +55,8 @@ fn is_on_gpu(input: &InputState) -> bool {
     input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps))
 }
 
-/// Instance data. Locks are held one at a time, except that `inbox` and those of `refine` may be taken while `state` is
-/// held. None is held
+/// Instance data. Locks are held one at a time, except that `inbox`, `key_frames` and those of `refine` may be taken while
+/// `state` is held. None is held
 /// while pushing, posting or calling the parent.
 #[derive(Default)]
 pub struct DdsEncode {
@@ -63,6 +64,8 @@ pub struct DdsEncode {
     pub(super) state: Mutex<Option<State>>,
     pub(super) inbox: Arc<Mutex<Inbox>>,
     pub(super) rtp: Mutex<Rtp>,
+    /// Key frames that the network asks for.
+    pub(super) key_frames: Mutex<KeyFrameRequests<gst::Event>>,
     /// Where `feedback-uri` asks for it.
     pub(super) channel: Mutex<Option<CameraEnd>>,
     pub(super) refine: Arc<Refine>,
@@ -83,6 +86,11 @@ impl ObjectSubclass for DdsEncode {
 impl PresetImpl for DdsEncode {}
 
 impl ObjectImpl for DdsEncode {
+    fn constructed(&self) {
+        self.parent_constructed();
+        self.watch_key_frames();
+    }
+
     fn properties() -> &'static [glib::ParamSpec] {
         &properties::ALL
     }
@@ -222,6 +230,7 @@ impl VideoEncoderImpl for DdsEncode {
         self.close_channel();
         *self.state.lock().unwrap() = None;
         *self.inbox.lock().unwrap() = Inbox::default();
+        *self.key_frames.lock().unwrap() = KeyFrameRequests::default();
         self.refine.stop();
         // Taken out first: disconnecting waits for a delivery in progress.
         let rtp = std::mem::take(&mut *self.rtp.lock().unwrap());
@@ -310,6 +319,10 @@ impl VideoEncoderImpl for DdsEncode {
                 self.deliver(Source::Event, &packet);
                 true
             }
+            None if keyframes::is_from_network(&event) => {
+                self.key_frames.lock().unwrap().request(event, keyframes::joined);
+                true
+            }
             None => self.parent_src_event(event),
         }
     }
@@ -338,6 +351,7 @@ impl DdsEncode {
         let mut element = state.stats;
         element.channel = channel;
         element.inbox_full = self.inbox.lock().unwrap().dropped;
+        element.key_frames = self.key_frames.lock().unwrap().counts();
         let stream = (state.stream_id, state.next_frame, state.next_access_unit);
         let (refine, feedback) = self.refine.stats();
         stats::structure(
@@ -584,6 +598,9 @@ impl DdsEncode {
                 return Err(gst::FlowError::Error);
             }
         };
+        if coded.idr {
+            self.key_frames.lock().unwrap().coded();
+        }
         if coded.keyframe {
             frame.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
         }

@@ -57,6 +57,7 @@ use glib::prelude::*;
 
 mod feedback;
 mod imp;
+mod keyframes;
 mod negotiate;
 mod open;
 mod output;

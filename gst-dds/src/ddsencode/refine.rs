@@ -26,7 +26,9 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use crate::camera::ring::Ring;
-use crate::camera::{self, Geometry, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
+use crate::camera::{
+    self, Geometry, KeyFrameRequests, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source,
+};
 use crate::encoder::{
     Backend, Codec, EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
     RegionEncoder,
@@ -35,6 +37,7 @@ use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
 
 use super::imp::{CAT, DdsEncode, library_log};
+use super::keyframes;
 use super::negotiate;
 use super::output;
 use super::settings::{Settings, TwoPass};
@@ -133,6 +136,9 @@ struct Inner {
     started: bool,
     queue: VecDeque<Job>,
     force_idr: bool,
+    /// Key frames that the network asks for, and the time of the newest captured frame, by which they are granted.
+    key_frames: KeyFrameRequests<()>,
+    now: u64,
     /// Segment last pushed, and up to where something or its absence was pushed.
     until: Option<(Arc<TimeSegment>, gst::ClockTime)>,
     warned: bool,
@@ -344,6 +350,7 @@ impl Refine {
         inner.forget();
         (inner.ring, inner.requests) = (None, None);
         (inner.on, inner.warned, inner.force_idr) = (two_pass, false, false);
+        inner.key_frames = KeyFrameRequests::default();
         inner.stats = RefineStats::default();
         if !two_pass && inner.pad.upgrade().is_some() {
             return Err(OpenError::refused(
@@ -420,6 +427,7 @@ impl Refine {
     pub fn stats(&self) -> (RefineStats, camera::Stats) {
         let inner = self.inner.lock().unwrap();
         let mut stats = inner.stats.clone();
+        stats.key_frames = inner.key_frames.counts();
         if let Some(ring) = &inner.ring {
             stats.ring = (ring.len() as u64, ring.bytes());
         }
@@ -434,6 +442,11 @@ impl Refine {
     /// The next access unit has to be an IDR picture.
     pub fn force_idr(&self) {
         self.inner.lock().unwrap().force_idr = true;
+    }
+
+    /// The network asks for an IDR picture.
+    fn request_idr(&self) {
+        self.inner.lock().unwrap().key_frames.request((), |(), ()| ());
     }
 
     /// What is accepted is still coded, then the stream ends.
@@ -532,6 +545,7 @@ impl Refine {
     fn capture(&self, frame: Frame, capture: &Capture<'_>) -> (Vec<u64>, Option<u64>) {
         let open = {
             let mut inner = self.inner.lock().unwrap();
+            inner.now = capture.now;
             if let Some(requests) = &mut inner.requests {
                 requests.captured(capture.now, capture.number, capture.settings);
             }
@@ -641,7 +655,11 @@ impl Refine {
             }
         }
         worker.announce(pad, &frame.segment);
-        let forced = std::mem::take(&mut self.inner.lock().unwrap().force_idr);
+        let forced = {
+            let mut inner = self.inner.lock().unwrap();
+            let now = inner.now;
+            inner.key_frames.due(now).is_some() | std::mem::take(&mut inner.force_idr)
+        };
         let coded = worker.code(frame, refined, forced);
         let (buffer, idr) = match coded {
             Ok(coded) => coded,
@@ -656,6 +674,10 @@ impl Refine {
             let stats = &mut inner.stats;
             stats.bytes += buffer.size() as u64;
             stats.idr += u64::from(idr);
+            if idr {
+                inner.key_frames.coded();
+            }
+            let stats = &mut inner.stats;
             if let Some((raw, request)) = refined {
                 stats.frames_coded += 1;
                 stats.regions += request.regions.len() as u64;
@@ -950,6 +972,10 @@ impl DdsEncode {
     fn refine_event(&self, event: gst::Event) -> bool {
         if let Some(packet) = gst_dds_link::event::take(&event) {
             self.deliver(Source::Event, &packet);
+            return true;
+        }
+        if keyframes::is_from_network(&event) {
+            self.refine.request_idr();
             return true;
         }
         if gst_video::UpstreamForceKeyUnitEvent::parse(&event).is_ok() {

@@ -78,6 +78,7 @@ pub(super) struct State {
 /// A coded frame, ready to leave once no lock is held.
 pub(super) struct Coded {
     pub data: Vec<u8>,
+    pub idr: bool,
     pub keyframe: bool,
     pub notice: Option<Notice>,
     pub now: u64,
@@ -276,6 +277,7 @@ impl State {
             .on_frame(now, data.len(), usize::try_from(refined).unwrap_or(usize::MAX));
         Ok(Coded {
             data,
+            idr,
             keyframe,
             notice,
             now,
@@ -336,14 +338,18 @@ impl State {
     /// nanoseconds. Live video advances with the pipeline's clock; video that is read from a file or driven in lockstep
     /// brings its own time, and the same input gives the same stream.
     fn now(&mut self, running_time: Option<gst::ClockTime>) -> u64 {
+        self.now = self.coming(running_time);
+        self.now
+    }
+
+    /// What [`Self::now`] is going to be with a picture of this running time.
+    pub fn coming(&self, running_time: Option<gst::ClockTime>) -> u64 {
         let step = if self.frame_rate > 0.0 {
             (1e9 / self.frame_rate) as u64
         } else {
             33_333_333
         };
-        let now = running_time.map_or(self.now + step, |t| t.nseconds());
-        self.now = now;
-        now
+        running_time.map_or(self.now + step, |t| t.nseconds())
     }
 }
 

@@ -7,7 +7,7 @@
 use gst_dds_link::channel::Counts;
 
 use super::open::Chosen;
-use crate::camera::{self, DelayStats, RefineCounts};
+use crate::camera::{self, DelayStats, KeyFrameCounts, RefineCounts};
 
 /// Counts of the element itself; the camera logic keeps the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,6 +22,8 @@ pub(super) struct ElementStats {
     pub roi_foreign: u64,
     /// ROI metas whose structure lacks an integer `delta-qp`.
     pub roi_malformed: u64,
+    /// Key frames that the network asked for.
+    pub key_frames: KeyFrameCounts,
     /// Frames not coded because they were late (`qos`).
     pub frames_late: u64,
     /// Frames in the memory of a GPU that were read through system memory.
@@ -56,6 +58,8 @@ pub(super) struct RefineStats {
     pub bytes: u64,
     /// IDR pictures, the black one at the start included.
     pub idr: u64,
+    /// Those that the network asked for.
+    pub key_frames: KeyFrameCounts,
     /// Frames and bytes in the ring now.
     pub ring: (u64, u64),
     /// Frames copied into the ring.
@@ -96,6 +100,10 @@ pub(super) fn structure(
         .field("rtcp-without-feedback", element.rtcp_without_feedback)
         .field("roi-foreign", element.roi_foreign)
         .field("roi-malformed", element.roi_malformed)
+        .field("key-frames-requested", element.key_frames.requested)
+        .field("key-frames-deferred", element.key_frames.deferred)
+        .field("key-frames-shared", element.key_frames.shared)
+        .field("key-frames-granted", element.key_frames.granted)
         .field("frames-late", element.frames_late)
         .field("frames-downloaded", element.frames_downloaded)
         .field("quantizer-background", u32::from(element.quantizers.0))
@@ -123,6 +131,8 @@ pub(super) fn structure(
         .field("refine-refused-failed", counts.failed)
         .field("refine-bytes", refine.bytes)
         .field("refine-idr", refine.idr)
+        .field("refine-key-frames-requested", refine.key_frames.requested)
+        .field("refine-key-frames-deferred", refine.key_frames.deferred)
         .field("refine-delay-count", delay.count)
         .field("refine-delay-last-ns", delay.last_ns)
         .field("refine-delay-min-ns", delay.min_ns)

@@ -234,7 +234,10 @@ fn main() -> Result<(), Error> {
         if let Some(camera) = outcome.camera {
             let count = |field: &str| camera.get::<u64>(field).unwrap_or_default();
             eprintln!(
-                "  steered {} of {} frames, regions applied {}, over area {}, clipped {}, expired {}",
+                "  worst second {} kbit/s, of which feedback trimmed {} frames; \
+                 steered {} of {} frames, regions applied {}, over area {}, clipped {}, expired {}",
+                count("peak-second-bytes") / 125,
+                count("feedback-trimmed-frames"),
                 count("frames-steered"),
                 count("frames"),
                 count("regions-applied"),
