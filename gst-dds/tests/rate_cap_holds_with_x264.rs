@@ -7,7 +7,7 @@
 
 use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, Geometry, Settings, Source};
+use gstdds::camera::{Camera, FeedbackBound, Geometry, Settings, Source};
 use gstdds::encoder::{Backend, Config, FrameControls, Guard, Picture, PixelFormat, Plane, RateControl, Rates};
 
 /// Encoders of this build.
@@ -41,6 +41,7 @@ struct Scene {
     regions: fn(usize) -> Vec<Region>,
     idr: fn(usize) -> bool,
     cut: usize,
+    bound: FeedbackBound,
 }
 
 /// What a run was like.
@@ -63,6 +64,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
     let settings = |frame| Settings {
         max_bitrate_kbps: (scene.kbps)(frame),
         max_region_area: 1.0,
+        feedback: scene.bound,
         ..Settings::default()
     };
     let mut camera = Camera::new(1, geometry, settings(0));
@@ -199,6 +201,7 @@ fn unreached(backend: Backend) {
         regions: third,
         idr: |_| false,
         cut: 1000,
+        bound: FeedbackBound::None,
     };
     let free = run(backend, &scene);
     assert_eq!(free.exact, FRAMES);
@@ -250,6 +253,7 @@ fn kept(backend: Backend) {
                 regions,
                 idr,
                 cut,
+                bound: FeedbackBound::None,
             };
             let run = run(backend, &scene);
             assert!(
@@ -264,6 +268,70 @@ fn kept(backend: Backend) {
                 "{backend:?}, {name}, {kbps} kbit/s: the cap is used: {:.3}",
                 run.worst
             );
+        }
+    }
+}
+
+/// Bytes of every second.
+fn seconds(run: &Run) -> Vec<usize> {
+    run.bytes
+        .windows(FPS as usize)
+        .map(|second| second.iter().sum())
+        .collect()
+}
+
+fn bounded(backend: Backend, regions: fn(usize) -> Vec<Region>, bound: FeedbackBound) -> Run {
+    let scene = Scene {
+        kbps: Box::new(|_| 0),
+        regions,
+        idr: |frame| frame % 30 == 10,
+        cut: 1000,
+        bound,
+    };
+    run(backend, &scene)
+}
+
+/// Most that regions add to a second of the video without any, as a factor of what is derived for it.
+fn added(with: &Run, without: &Run) -> f64 {
+    let geometry = Geometry {
+        width: WIDTH as u32,
+        height: HEIGHT as u32,
+    };
+    let derived = f64::from(FeedbackBound::Derived.kbps(geometry, FPS.into())) * 125.0;
+    let seconds = seconds(with).into_iter().zip(seconds(without));
+    let more = seconds.map(|(with, without)| with as f64 - without as f64);
+    more.fold(0.0, f64::max) / derived
+}
+
+#[test]
+fn hostile_feedback_adds_little_more_than_is_derived() {
+    let hostile: [(&str, fn(usize) -> Vec<Region>); 5] = [
+        ("everything at its finest", |_| vec![region(320, 240, Quality::Qp(1))]),
+        ("every other frame", |frame| match frame % 2 {
+            0 => vec![],
+            _ => vec![region(320, 240, Quality::Qp(1))],
+        }),
+        ("two maps in turn", |frame| match frame % 2 {
+            0 => vec![region(160, 240, Quality::Qp(1))],
+            _ => vec![region(320, 120, Quality::Qp(12))],
+        }),
+        ("another quality each time", |frame| {
+            vec![region(320, 240, Quality::Qp((frame * 7 % 36) as u8))]
+        }),
+        ("after a rest", |frame| match frame / 25 % 2 {
+            0 => vec![],
+            _ => vec![region(320, 240, Quality::Qp(1))],
+        }),
+    ];
+    for &backend in BACKENDS {
+        let plain = bounded(backend, |_| vec![], FeedbackBound::Derived);
+        let free = added(&bounded(backend, hostile[1].1, FeedbackBound::None), &plain);
+        assert!(free > 10.0, "{backend:?}: hostile indeed: {free:.1}");
+        for (name, regions) in hostile {
+            let held = added(&bounded(backend, regions, FeedbackBound::Derived), &plain);
+            println!("{backend:?}, {name}: {held:.2} of the bound, {free:.1} without one");
+            assert!(held <= 1.25, "{backend:?}, {name}: {held:.2} of the bound");
+            assert!(held > 0.3, "{backend:?}, {name}: the bound is used: {held:.2}");
         }
     }
 }

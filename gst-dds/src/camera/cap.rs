@@ -12,6 +12,11 @@
 //!    the first IDR picture). It is set frame by frame to what may still be spent, so that it leaves an expected frame
 //!    alone.
 //!
+//! What feedback alone may add ([`super::Settings::feedback`]) has a floor of its own in front of both. It is told the
+//! same way, only that it counts what the regions of feedback cost on top of the frame without them, by the model below,
+//! and that it never rises above the base: what the video costs by itself is not its business. Nothing holds a frame that
+//! the model did not foresee, so a second may take somewhat more than is planned.
+//!
 //! The model: a frame costs `coefficient * sum over macroblocks of 2^(-qp / 4.5)`, with a coefficient each for IDR
 //! pictures and others, measured as it goes. Macroblocks that get finer than they were in the frame before cost extra,
 //! like a part of an IDR picture, because their content is coded anew even where nothing moves.
@@ -76,6 +81,16 @@ struct Entry {
     bytes: u64,
     /// What of it counts against the cap: less than its bytes where the cap fell after it.
     charged: f64,
+    /// What of its bytes the regions of feedback have caused.
+    caused: f64,
+}
+
+/// A floor that rises at once and falls slowly.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floor {
+    qp: u8,
+    /// Frames since it moved.
+    frames: u32,
 }
 
 /// What the cap asks of a frame.
@@ -93,6 +108,8 @@ struct Planned {
     now: u64,
     cost: f64,
     anew: f64,
+    /// The same for the frame without regions of feedback, where these are bounded.
+    flat: Option<(f64, f64)>,
     /// Bytes that the guard lets pass.
     guard: Option<f64>,
 }
@@ -122,8 +139,12 @@ pub(super) struct RateCap {
     inter_bytes_slow: f64,
     inter_seen: bool,
     anew_factor: f64,
-    floor: u8,
-    frames_at_floor: u32,
+    floor: Floor,
+    feedback_floor: Floor,
+    /// Model units of the frame to be planned without regions of feedback.
+    flat: Option<(f64, f64)>,
+    /// Model units of macroblocks that no floor of feedback touches.
+    kept: (f64, f64),
     guard_kbit: Option<u32>,
     library_rates: bool,
     planned: Option<Planned>,
@@ -154,8 +175,10 @@ impl RateCap {
             inter_bytes_slow: idr_bytes * TYPICAL_INTER,
             inter_seen: false,
             anew_factor: 0.2,
-            floor: 0,
-            frames_at_floor: 0,
+            floor: Floor::default(),
+            feedback_floor: Floor::default(),
+            flat: None,
+            kept: (0.0, 0.0),
             guard_kbit: None,
             library_rates: false,
             planned: None,
@@ -177,37 +200,67 @@ impl RateCap {
     /// See [`super::Camera::set_library_rate_control`].
     pub(super) fn set_library_rates(&mut self, on: bool) {
         self.library_rates = on;
-        self.floor = 0;
+        self.floor = Floor::default();
+    }
+
+    /// Begins a frame.
+    pub(super) fn begin(&mut self, now: u64, frame_rate: f64) {
+        self.tick(now, frame_rate);
+        self.forget(now);
+        self.flat = None;
+    }
+
+    /// Finest quantizer that regions of feedback may have in a frame whose map has been merged, so that they add no more
+    /// than `kbps` in any second; 0: no restriction. `map` still tells which regions are of the video itself.
+    pub(super) fn plan_feedback(&mut self, now: u64, idr: bool, kbps: u32, map: &QpMap) -> u8 {
+        self.count_pairs(map, map.own());
+        let base = map.base_qp();
+        let flat = self.costs(base);
+        self.flat = Some(flat);
+        self.look_ahead(now, |entry| entry.caused);
+        let floor = self.feedback_floor;
+        self.feedback_floor = self.choose_floor(floor, idr, map, base, |cap, floor, idr, budget| {
+            cap.fits(floor, idr, budget * f64::from(kbps) * 125.0, flat)
+        });
+        self.feedback_floor.qp
     }
 
     /// Plans a frame whose map has been merged.
-    pub(super) fn plan(&mut self, now: u64, idr: bool, kbps: u32, frame_rate: f64, map: &QpMap) -> CapPlan {
-        self.tick(now, frame_rate);
-        self.forget(now);
+    pub(super) fn plan(&mut self, now: u64, idr: bool, kbps: u32, map: &QpMap) -> CapPlan {
         let cap = f64::from(kbps) * 125.0;
         self.follow_cap(now, kbps);
-        self.count_pairs(map);
+        self.count_pairs(map, None);
         let mut plan = CapPlan { floor: 0, vbv: None };
         let mut guard = None;
         if kbps > 0 {
-            self.look_ahead(now);
+            self.look_ahead(now, |entry| entry.charged);
             // A library that chooses quantizers itself would make up for a floor elsewhere.
             plan.floor = if self.library_rates {
                 0
             } else {
-                self.choose_floor(idr, cap, map)
+                let floor = self.floor;
+                self.floor = self.choose_floor(floor, idr, map, MAX_QP, |this, floor, idr, budget| {
+                    this.fits(floor, idr, budget * cap, (0.0, 0.0))
+                });
+                self.floor.qp
             };
             let bytes = self.guard(cap);
             guard = Some(bytes);
             plan.vbv = self.set_guard(bytes);
         } else {
-            self.floor = 0;
+            self.floor.qp = 0;
             if self.guard_kbit.take().is_some() {
                 plan.vbv = Some(Vbv::OPEN);
             }
         }
         let (cost, anew) = self.costs(plan.floor);
-        self.planned = Some(Planned { now, cost, anew, guard });
+        self.planned = Some(Planned {
+            now,
+            cost,
+            anew,
+            flat: self.flat,
+            guard,
+        });
         self.remember(plan.floor, map);
         plan
     }
@@ -221,12 +274,20 @@ impl RateCap {
             at: planned.now,
             bytes,
             charged: bytes as f64,
+            caused: planned.flat.map_or(0.0, |flat| {
+                let (whole, flat) = (
+                    self.expected(idr, planned.cost, planned.anew),
+                    self.expected(idr, flat.0, flat.1),
+                );
+                bytes as f64 * (1.0 - flat / whole.max(f64::MIN_POSITIVE)).max(0.0)
+            }),
         };
         if self.window.len() >= MAX_ENTRIES
             && let Some(last) = self.window.pop_back()
         {
             entry.bytes += last.bytes;
             entry.charged += last.charged;
+            entry.caused += last.caused;
         }
         self.window.push_back(entry);
         let since = planned.now.checked_sub(1_000_000_000);
@@ -237,6 +298,10 @@ impl RateCap {
             .map(|entry| entry.bytes)
             .sum();
         stats.peak_second_bytes = stats.peak_second_bytes.max(second);
+        if planned.flat.is_some() {
+            let caused: f64 = self.window.iter().map(|entry| entry.caused).sum();
+            stats.feedback_peak_second_bytes = stats.feedback_peak_second_bytes.max(caused as u64);
+        }
         let settled = self.kbps_since == 0 || since.is_some_and(|since| since >= self.kbps_since);
         if self.kbps > 0 && settled && second as f64 > TOLERANCE * f64::from(self.kbps) * 125.0 {
             stats.cap_exceeded_frames += 1;
@@ -328,23 +393,38 @@ impl RateCap {
     }
 
     /// Fills [`Self::past`]: what of the past still counts in the window that ends with the frame `i` frames from now.
-    fn look_ahead(&mut self, now: u64) {
+    fn look_ahead(&mut self, now: u64, counts: impl Fn(&Entry) -> f64) {
         self.past.clear();
         let frames = (WINDOW_NS as f64 / self.interval_ns).floor() as usize + 1;
-        let mut left: f64 = self.window.iter().map(|entry| entry.charged).sum();
+        let mut left: f64 = self.window.iter().map(&counts).sum();
         let mut entries = self.window.iter().peekable();
         for i in 0..frames.min(MAX_HORIZON) {
             let then = now.saturating_add((i as f64 * self.interval_ns) as u64);
             while let Some(entry) = entries.next_if(|entry| then.saturating_sub(entry.at) > WINDOW_NS) {
-                left -= entry.charged;
+                left -= counts(entry);
             }
             self.past.push(left.max(0.0));
         }
     }
 
-    fn count_pairs(&mut self, map: &QpMap) {
+    /// Counts macroblocks by their quantizers. Those that `own` makes finest are told apart: see [`Self::kept`].
+    fn count_pairs(&mut self, map: &QpMap, own: Option<&[i8]>) {
         self.pairs.fill(0);
+        self.kept = (0.0, 0.0);
         let base = map.base_qp();
+        if let (Some(own), Some(offsets)) = (own, map.merged()) {
+            for ((own, offset), coded) in own.iter().zip(offsets).zip(&self.coded_qp) {
+                let wanted = usize::from(base.wrapping_add_signed(*offset));
+                if *own < 0 && own <= offset {
+                    let (weight, before) = (self.weights[wanted], self.weights[usize::from(*coded)]);
+                    self.kept.0 += weight;
+                    self.kept.1 += (weight - before).max(0.0);
+                } else {
+                    self.pairs[wanted * QPS + usize::from(*coded)] += 1;
+                }
+            }
+            return;
+        }
         match (map.merged(), self.coded_uniform) {
             (None, Some(coded)) => {
                 self.pairs[usize::from(base) * QPS + usize::from(coded)] = self.coded_qp.len() as u32;
@@ -394,7 +474,7 @@ impl RateCap {
 
     /// Model units of the frame under this floor: of the whole of it, and of what is coded anew.
     fn costs(&self, floor: u8) -> (f64, f64) {
-        let (mut cost, mut anew) = (0.0, 0.0);
+        let (mut cost, mut anew) = self.kept;
         for (wanted, row) in self.pairs.chunks_exact(QPS).enumerate() {
             let qp = wanted.max(usize::from(floor));
             let weight = self.weights[qp];
@@ -410,25 +490,38 @@ impl RateCap {
         (cost, anew)
     }
 
-    /// Whether this frame and those of the coming second, alike, stay within `budget` bytes in every window.
-    fn fits(&self, floor: u8, idr: bool, budget: f64) -> bool {
-        let (cost, anew) = self.costs(floor);
-        // One large frame says little about a whole second, a run of them does.
-        let later = self.inter_bytes_slow.max(self.inter_bytes / SURGE) * cost;
-        let this = if idr {
+    /// Bytes that a frame of so many model units is expected to take.
+    fn expected(&self, idr: bool, cost: f64, anew: f64) -> f64 {
+        if idr {
             self.idr_bytes * cost
         } else {
             self.inter_bytes * cost + self.idr_bytes * self.anew_factor * anew
-        };
-        let this = CAUTION * this;
+        }
+    }
+
+    /// Whether this frame and those of the coming second, alike, stay within `budget` bytes in every window, where only
+    /// what goes beyond a frame of the units `flat` counts.
+    fn fits(&self, floor: u8, idr: bool, budget: f64, flat: (f64, f64)) -> bool {
+        let (cost, anew) = self.costs(floor);
+        // One large frame says little about a whole second, a run of them does.
+        let later = self.inter_bytes_slow.max(self.inter_bytes / SURGE) * (cost - flat.0).max(0.0);
+        let this = CAUTION * (self.expected(idr, cost, anew) - self.expected(idr, flat.0, flat.1)).max(0.0);
         self.past
             .iter()
             .enumerate()
             .all(|(i, past)| past + this + i as f64 * later <= budget)
     }
 
-    /// Rises at once as far as needed, falls by one step at a time and only where the finer step fits with room.
-    fn choose_floor(&mut self, idr: bool, cap: f64, map: &QpMap) -> u8 {
+    /// Moves a floor, up to `most` and not below the base: it rises at once as far as needed, and falls by one step at a
+    /// time and only where the finer step fits with room. `fits` says so of a quantizer and a part of the budget.
+    fn choose_floor(
+        &self,
+        before: Floor,
+        idr: bool,
+        map: &QpMap,
+        most: u8,
+        fits: impl Fn(&Self, u8, bool, f64) -> bool,
+    ) -> Floor {
         let base = map.base_qp();
         let finest = map.finest_qp().clamp(0, i32::from(base)) as u8;
         // Steps of two up to the base, to keep offsets even, then of one.
@@ -438,38 +531,38 @@ impl RateCap {
             step if step <= steps => finest + 2 * step,
             step => base + (step - steps),
         };
-        let last = steps + (MAX_QP - base);
+        let last = steps + (most - base);
         let (mut low, mut high) = (0, last);
         while low < high {
             let middle = (low + high) / 2;
-            if self.fits(floor_at(middle), idr, PLANNED * cap) {
+            if fits(self, floor_at(middle), idr, PLANNED) {
                 high = middle;
             } else {
                 low = middle + 1;
             }
         }
         let needed = low;
-        let current = match self.floor {
+        let current = match before.qp {
             floor if floor <= finest => 0,
             floor if floor <= base => (floor - finest).div_ceil(2),
-            floor => steps + (floor - base),
+            floor => (steps + (floor - base)).min(last),
         };
         let patience = self.past.len() as u32 / 15;
         let step = if needed >= current {
             needed
-        } else if !idr && self.frames_at_floor >= patience && self.fits(floor_at(current - 1), idr, PLANNED_FINER * cap)
-        {
+        } else if !idr && before.frames >= patience && fits(self, floor_at(current - 1), idr, PLANNED_FINER) {
             current - 1
         } else {
             current
         };
-        if step == current {
-            self.frames_at_floor = self.frames_at_floor.saturating_add(1);
-        } else {
-            self.frames_at_floor = 0;
+        Floor {
+            qp: floor_at(step),
+            frames: if step == current {
+                before.frames.saturating_add(1)
+            } else {
+                0
+            },
         }
-        self.floor = floor_at(step);
-        self.floor
     }
 
     /// Most bytes this frame may take: what the tolerance leaves in every window of the coming second, with a reserve

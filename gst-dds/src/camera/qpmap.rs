@@ -59,6 +59,9 @@ pub struct QpMap {
     fine: Box<[i8]>,
     /// Offsets of coarser regions.
     coarse: Box<[i8]>,
+    /// [`Self::fine`] before feedback came to it.
+    own: Box<[i8]>,
+    own_used: bool,
     fine_used: bool,
     coarse_used: bool,
     refined: usize,
@@ -81,6 +84,8 @@ impl QpMap {
             base_qp: MAX_QP,
             fine: cells(),
             coarse: cells(),
+            own: cells(),
+            own_used: false,
             fine_used: true,
             coarse_used: true,
             refined: 0,
@@ -103,7 +108,7 @@ impl QpMap {
         if self.coarse_used {
             self.coarse.fill(UNSET);
         }
-        (self.fine_used, self.coarse_used) = (false, false);
+        (self.fine_used, self.coarse_used, self.own_used) = (false, false, false);
         self.refined = 0;
         // Float to integer saturates, and a fraction that is no number allows nothing.
         self.budget = ((self.fine.len() as f64) * max_area).floor() as usize;
@@ -184,6 +189,35 @@ impl QpMap {
     pub fn finish(&mut self) -> (u8, Option<&[i8]>) {
         self.merge();
         self.limit(0)
+    }
+
+    /// Says that what is painted from here on is of feedback: [`Self::hold`] leaves what came before as it is.
+    pub(super) fn begin_feedback(&mut self) {
+        self.own_used = self.fine_used;
+        if self.own_used {
+            self.own.copy_from_slice(&self.fine);
+        }
+    }
+
+    /// Offsets of what was painted before feedback, where there is any: large where no region lies.
+    pub(super) fn own(&self) -> Option<&[i8]> {
+        self.own_used.then_some(&*self.own)
+    }
+
+    /// Makes regions of feedback no finer than `floor`, which differs from the base by an even number and is not above it.
+    pub(super) fn hold(&mut self, floor: u8) {
+        if self.uniform || i32::from(floor) <= self.finest_qp() {
+            return;
+        }
+        let least = floor.min(self.base_qp) as i8 - self.base_qp as i8;
+        let (mut finest, mut any) = (0, 0);
+        let own = self.own.iter().map(|own| if self.own_used { *own } else { UNSET });
+        for (merged, own) in self.merged.iter_mut().zip(own) {
+            *merged = (*merged).max(least).min(own);
+            finest = finest.min(*merged);
+            any |= *merged;
+        }
+        (self.finest, self.uniform) = (finest, any == 0);
     }
 
     /// Merges what was painted.

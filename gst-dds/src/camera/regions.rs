@@ -53,6 +53,11 @@ impl RegionStore {
             }));
     }
 
+    /// Whether any region is in force.
+    pub(super) fn any(&self) -> bool {
+        !self.active.is_empty()
+    }
+
     pub(super) fn clear(&mut self) {
         self.active.clear();
     }

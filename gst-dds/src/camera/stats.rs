@@ -117,6 +117,8 @@ counters! {
     bytes = "bytes",
     /// Most bytes within any one second.
     peak_second_bytes = "peak-second-bytes",
+    /// Most bytes that regions of feedback have added within any one second, where that is bounded: estimated.
+    feedback_peak_second_bytes = "feedback-peak-second-bytes",
 
     /// Feedback packets that came in, by any way.
     packets = "feedback-packets",
@@ -197,6 +199,8 @@ counters! {
     /// Input regions left out because the area was used up.
     roi_over_area = "roi-over-area",
 
+    /// Frames whose regions of feedback were made coarser, or given up, because of what feedback may add.
+    feedback_trimmed_frames = "feedback-trimmed-frames",
     /// Frames whose regions were made coarser to keep the rate cap.
     cap_trimmed_frames = "cap-trimmed-frames",
     /// Frames whose regions were given up altogether to keep the rate cap.

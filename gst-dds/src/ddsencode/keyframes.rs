@@ -15,8 +15,7 @@ use super::imp::{CAT, DdsEncode};
 /// else asks (`splitmuxsink`, an application) names none, or the running time that it wants.
 pub(super) fn is_from_network(event: &gst::Event) -> bool {
     let named = event.structure().is_some_and(|s| s.has_field("ssrc"));
-    named
-        && gst_video::UpstreamForceKeyUnitEvent::parse(event).is_ok_and(|request| request.running_time.is_none())
+    named && gst_video::UpstreamForceKeyUnitEvent::parse(event).is_ok_and(|request| request.running_time.is_none())
 }
 
 /// One request for two: with parameter sets where one of them wants these.
@@ -49,7 +48,12 @@ impl DdsEncode {
         }
         let segment = self.obj().input_segment().downcast::<gst::ClockTime>().ok();
         let running_time = pts.zip(segment).and_then(|(pts, segment)| segment.to_running_time(pts));
-        let now = self.state.lock().unwrap().as_ref().map(|state| state.coming(running_time));
+        let now = self
+            .state
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|state| state.coming(running_time));
         let (event, deferred) = {
             let mut requests = self.key_frames.lock().unwrap();
             let before = requests.counts().deferred;

@@ -513,6 +513,19 @@ fn ours() -> Vec<glib::ParamSpec> {
             0,
             400_000,
         ),
+        glib::ParamSpecInt::builder("max-feedback-bitrate")
+            .nick("Maximum bit rate of feedback")
+            .blurb(
+                "Most kbit/s that regions of feedback may add to the video in any one second; their difference to \
+                 background-qp shrinks to keep it, the background never. -1 = 1 kbit/s for each macroblock at 30 frames per \
+                 second, by the square root of the rate (720p30: 3600), and none where max-bitrate, bandwidth, bitrate, pass \
+                 or quantizer is set (max-bitrate=0 too). 0 = none. Regions of input buffers are no feedback",
+            )
+            .minimum(-1)
+            .maximum(400_000)
+            .default_value(default::MAX_FEEDBACK_BITRATE)
+            .mutable_playing()
+            .build(),
         live_uint(
             "bandwidth",
             "Bandwidth",

@@ -26,9 +26,7 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use crate::camera::ring::Ring;
-use crate::camera::{
-    self, Geometry, KeyFrameRequests, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source,
-};
+use crate::camera::{self, Geometry, KeyFrameRequests, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::{
     Backend, Codec, EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
     RegionEncoder,

@@ -10,7 +10,7 @@ use glib::prelude::*;
 use gst_dds_link::channel::Setup;
 
 use crate::camera::ring::Bounds;
-use crate::camera::{self, Knobs};
+use crate::camera::{self, FeedbackBound, Knobs};
 use crate::encoder::{Backend, EncoderOption, Guard, OpenError, Origin, RateControl};
 
 use super::properties::{ALL, Analyse, Encoder, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
@@ -19,6 +19,8 @@ use super::properties::{ALL, Analyse, Encoder, Me, PASSED, Pass, Passes, PsyTune
 pub(super) mod default {
     /// Fraction of the picture.
     pub const MAX_REGION_AREA: f64 = 0.35;
+    /// kbit/s; -1: derived from size and rate.
+    pub const MAX_FEEDBACK_BITRATE: i32 = -1;
     /// Fraction of the picture's sides.
     pub const LOW_SCALE: f64 = 1.0;
     /// Bytes.
@@ -72,6 +74,8 @@ pub(super) struct Live {
     pub fallback_qp: u8,
     pub feedback_timeout_ms: u32,
     pub max_bitrate_kbps: u32,
+    /// What regions of feedback may add.
+    pub feedback: FeedbackBound,
     /// What the controller may use, 0 = it is off.
     pub bandwidth_kbps: u32,
     /// What it may use at least, where losses say how much that is; 0 = they do not.
@@ -159,6 +163,7 @@ impl Live {
             feedback_timeout_ns: u64::from(self.feedback_timeout_ms) * 1_000_000,
             max_region_area: self.max_region_area,
             max_bitrate_kbps: self.max_bitrate_kbps,
+            feedback: self.feedback,
             frame_rate,
             steered: true,
         }
@@ -308,6 +313,7 @@ impl Default for Settings {
                 fallback_qp: 0,
                 feedback_timeout_ms: 0,
                 max_bitrate_kbps: 0,
+                feedback: FeedbackBound::Derived,
                 bandwidth_kbps: 0,
                 bandwidth_min_kbps: 0,
                 max_region_area: default::MAX_REGION_AREA,
@@ -391,6 +397,7 @@ impl Settings {
             fallback_qp: qp("fallback-qp"),
             feedback_timeout_ms: self.uint("feedback-timeout"),
             max_bitrate_kbps: self.uint("max-bitrate"),
+            feedback: self.feedback_bound(),
             bandwidth_kbps: self.uint("bandwidth"),
             bandwidth_min_kbps: self.uint("bandwidth-min"),
             max_region_area: match self.set.get("max-region-area") {
@@ -412,6 +419,20 @@ impl Settings {
                 (low.min(high), high)
             },
         };
+    }
+
+    /// The derived bound is there where nothing else bounds what feedback may cost, and nobody has said that nothing should.
+    fn feedback_bound(&self) -> FeedbackBound {
+        let bounds = ["max-bitrate", "bandwidth"];
+        let bounded = bounds.iter().any(|name| self.uint(name) > 0) || self.mode() != Mode::Quantizers;
+        match self.set.get("max-feedback-bitrate") {
+            Some(Setting::Int(kbps @ 1..)) => FeedbackBound::Kbps(kbps.unsigned_abs()),
+            Some(Setting::Int(0)) => FeedbackBound::None,
+            _ if bounded => FeedbackBound::None,
+            // Both set: what a saved preset holds.
+            None if self.is_set("max-bitrate") => FeedbackBound::None,
+            _ => FeedbackBound::Derived,
+        }
     }
 
     fn mode(&self) -> Mode {
@@ -488,6 +509,15 @@ impl Settings {
                 "quantizer",
                 "bitrate is set too, and it decides the quantizers",
                 "Set pass=qual for quality under a bit rate, or remove one of the two",
+            );
+        }
+        if matches!(self.set.get("max-feedback-bitrate"), Some(Setting::Int(1..)))
+            && matches!(self.mode(), Mode::Bitrate(_) | Mode::Quality { .. })
+        {
+            return refuse(
+                "max-feedback-bitrate",
+                "libx264 spends elsewhere what smaller regions save where bitrate or pass=qual is set",
+                "Remove it: the bit rate bounds regions too",
             );
         }
         if self.uint("bandwidth-min") > 0 && self.uint("bandwidth-min") >= self.uint("bandwidth") {
