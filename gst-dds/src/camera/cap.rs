@@ -34,6 +34,8 @@ const GUARDED: f64 = 1.04;
 /// Part of the cap that the floor plans to use, and that it plans to use after falling by a step.
 const PLANNED: f64 = 1.0;
 const PLANNED_FINER: f64 = 0.97;
+/// Part of what feedback may add that it may add at once, whatever the frames after it are going to take.
+const AT_ONCE: f64 = 0.5;
 /// A frame may be predicted too small by this factor.
 const CAUTION: f64 = 1.05;
 /// Part of a fallen cap that the second before is charged with at most.
@@ -219,8 +221,9 @@ impl RateCap {
         self.flat = Some(flat);
         self.look_ahead(now, |entry| entry.caused);
         let floor = self.feedback_floor;
-        self.feedback_floor = self.choose_floor(floor, idr, map, base, |cap, floor, idr, budget| {
-            cap.fits(floor, idr, budget * f64::from(kbps) * 125.0, flat)
+        self.feedback_floor = self.choose_floor(floor, idr, map, base, |this, floor, idr, part| {
+            let budget = part * f64::from(kbps) * 125.0;
+            this.fits(floor, idr, budget, flat) || this.fits_now(floor, idr, AT_ONCE * budget, flat)
         });
         self.feedback_floor.qp
     }
@@ -497,6 +500,13 @@ impl RateCap {
         } else {
             self.inter_bytes * cost + self.idr_bytes * self.anew_factor * anew
         }
+    }
+
+    /// Whether this frame alone stays within `budget` bytes in the second that it ends, counted as in [`Self::fits`].
+    fn fits_now(&self, floor: u8, idr: bool, budget: f64, flat: (f64, f64)) -> bool {
+        let (cost, anew) = self.costs(floor);
+        let this = self.expected(idr, cost, anew) - self.expected(idr, flat.0, flat.1);
+        self.past.first().unwrap_or(&0.0) + CAUTION * this.max(0.0) <= budget
     }
 
     /// Whether this frame and those of the coming second, alike, stay within `budget` bytes in every window, where only

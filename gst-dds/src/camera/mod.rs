@@ -107,12 +107,12 @@ pub enum FeedbackBound {
 
 /// kbit/s that regions of feedback may add to a macroblock of video of 30 frames per second.
 const DERIVED_KBPS: f64 = 1.0;
-/// Least that is derived, in kbit/s: on very small pictures a few macroblocks decide.
-const DERIVED_MIN_KBPS: f64 = 100.0;
+/// Least that is derived, in kbit/s: on small pictures a few macroblocks decide.
+const DERIVED_MIN_KBPS: f64 = 1000.0;
 
 impl FeedbackBound {
     /// In numbers; 0 = none. Derived is 1 kbit/s for each macroblock at 30 frames per second, and follows the square root
-    /// of the rate, because pictures further apart differ more: 3600 kbit/s for 720p30, 8160 for 1080p30. A server that
+    /// of the rate, because pictures further apart differ more: 3600 kbit/s for 720p30, 8160 for 1080p30, 1000 at least. A server that
     /// asks for what it cannot tell takes a fifth to a half of it on the videos that this was measured on.
     pub fn kbps(self, geometry: Geometry, frame_rate: f64) -> u32 {
         match self {
@@ -641,6 +641,47 @@ mod tests {
         let answer = (plan.base_qp, off_base.collect(), plan.notice);
         camera.end_frame(ms * MS + 5 * MS, 1000, frame == 0);
         answer
+    }
+
+    #[test]
+    fn what_feedback_may_add_follows_size_and_rate() {
+        let derived = |width, height, rate| FeedbackBound::Derived.kbps(Geometry { width, height }, rate);
+        assert_eq!(derived(1280, 720, 30.0), 3600);
+        assert_eq!(derived(1280, 720, 7.5), 1800);
+        assert_eq!(derived(1920, 1080, 30.0), 8160);
+        assert_eq!(derived(1280, 720, 1.0), 1000, "the least");
+        assert_eq!(derived(16, 16, 30.0), 1000);
+        assert_eq!(FeedbackBound::Kbps(7).kbps(GEOMETRY, 30.0), 7);
+        assert_eq!(FeedbackBound::None.kbps(GEOMETRY, 30.0), 0);
+    }
+
+    #[test]
+    fn bounded_feedback_shrinks_and_neither_the_background_nor_regions_of_the_video_do() {
+        let mut camera = camera();
+        camera.set_settings(Settings {
+            feedback: FeedbackBound::Kbps(1),
+            max_region_area: 1.0,
+            ..Settings::default()
+        });
+        code(&mut camera, 0, 0, &[]);
+        let own = RoiRequest {
+            rect: square(0, 0),
+            delta_qp: -8,
+        };
+        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0), square(32, 32)]));
+        // What feedback asks for costs more than it may: the video's own region is what it would be without any.
+        let (base, offsets, _) = code(&mut camera, 40, 1, &[own]);
+        assert_eq!((base, offsets[0]), (36, (0, -8)));
+        assert!(offsets[1..].iter().all(|(_, offset)| *offset > -10), "{offsets:?}");
+        assert_eq!(code(&mut camera, 80, 2, &[own]).1, [(0, -8)]);
+        assert_eq!(code(&mut camera, 120, 3, &[]), (36, vec![], None));
+        assert_eq!(camera.stats().feedback_trimmed_frames, 3);
+        camera.set_settings(Settings {
+            feedback: FeedbackBound::None,
+            max_region_area: 1.0,
+            ..Settings::default()
+        });
+        assert_eq!(code(&mut camera, 160, 4, &[own]).1, [(0, -10), (10, -10)]);
     }
 
     #[test]
