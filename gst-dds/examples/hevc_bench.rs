@@ -62,6 +62,7 @@ fn open(backend: Backend, clip: &Clip, preset: &str, units: Option<&str>) -> Res
         height: clip.info.height(),
         format: PixelFormat::I420,
         frame_rate: Some((30, 1)),
+        max_frame_rate: None,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

@@ -74,6 +74,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         height: geometry.height,
         format: PixelFormat::I420,
         frame_rate: Some((FPS, 1)),
+        max_frame_rate: None,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

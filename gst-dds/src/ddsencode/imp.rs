@@ -12,7 +12,7 @@ use gst_dds_link::channel::{CameraEnd, Counts};
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
-use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Source};
+use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Pace, Source};
 use crate::cuda;
 use crate::encoder::{
     Backend, Codec, Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder,
@@ -386,6 +386,7 @@ impl DdsEncode {
                 let choice = negotiate::choose(allowed.as_ref(), codec, format, settings.byte_stream())?;
                 let mut config = negotiate::config(&settings, &info, format, &choice);
                 (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
+                config.max_frame_rate = input.caps_owned().and_then(|caps| negotiate::max_frame_rate(&caps));
                 config.gpu = context.as_ref().map(cuda::Context::gpu);
                 let encoder = backend.open(&config, library_log(&*obj))?;
                 Ok((choice, config, encoder))
@@ -456,18 +457,21 @@ impl DdsEncode {
             height: config.height,
         };
         let live = settings.live();
-        let frame_rate = config.frame_rate.map_or(0.0, |(n, d)| f64::from(n) / f64::from(d));
+        let (numerator, denominator) = config.assumed_rate();
+        let frame_rate = f64::from(numerator) / f64::from(denominator);
+        let pace = Pace::new(frame_rate, config.frame_rate.is_some());
         let key_int_max = encoder.key_int_max();
         let cuda = context.filter(|_| encoder.reads_gpu());
-        let rates = rates(&live, Guard::OPEN);
+        let rates = rates(&live, Guard::OPEN, &pace);
         let mut slot = self.state.lock().unwrap();
         let before = slot.take();
-        let (mut known_controller, mut estimator) = (None, None);
+        let (mut known_controller, mut estimator, mut known_pace) = (None, None, None);
         let (camera, next_frame, next_access_unit, now, mut stats) = match before {
             Some(State {
                 mut camera,
                 controller,
                 estimator: known_estimator,
+                pace,
                 scale,
                 wanted_scale,
                 next_frame,
@@ -479,6 +483,7 @@ impl DdsEncode {
                 // What it has learnt is what made it choose another size.
                 known_controller = Some(controller).filter(|_| scale != wanted_scale);
                 estimator = known_estimator;
+                known_pace = Some(pace);
                 camera.restart(stream_id, geometry);
                 camera.set_settings(live.camera(frame_rate));
                 (camera, next_frame, next_access_unit, now, stats)
@@ -529,12 +534,15 @@ impl DdsEncode {
             stream_id,
             rates,
             cap: Guard::OPEN,
-            frame_rate,
+            // Another encoder for the same video does not have to measure again.
+            pace: known_pace.filter(|known| known.assumes_as(&pace)).unwrap_or(pace),
             next_pts: 0,
             next_frame,
             next_access_unit,
             since_idr: 0,
+            last_idr: now,
             key_int_max,
+            key_int_auto: settings.key_int_auto(),
             force_idr: true,
             now,
             rois: Vec::new(),

@@ -551,6 +551,16 @@ pub(super) fn resized(
         .build()
 }
 
+/// Most frames per second that are believed. What caps tell beyond it is the clock of a container, not a rate.
+const FASTEST: u32 = 1000;
+
+/// Most frames per second that caps of variable video announce.
+pub(super) fn max_frame_rate(caps: &gst::CapsRef) -> Option<(u32, u32)> {
+    let rate = caps.structure(0)?.get::<gst::Fraction>("max-framerate").ok()?;
+    let (numerator, denominator) = (u32::try_from(rate.numer()).ok()?, u32::try_from(rate.denom()).ok()?);
+    (numerator > 0 && denominator > 0 && numerator / denominator <= FASTEST).then_some((numerator, denominator))
+}
+
 /// What the encoder is opened with.
 pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: PixelFormat, choice: &Choice) -> Config {
     let live = settings.live();
@@ -565,7 +575,8 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         width: info.width(),
         height: info.height(),
         format,
-        frame_rate: fraction(info.fps()).filter(|&(n, d)| n > 0 && d > 0),
+        frame_rate: fraction(info.fps()).filter(|&(n, d)| n > 0 && d > 0 && n / d <= FASTEST),
+        max_frame_rate: None,
         pixel_aspect_ratio: fraction(info.par()).unwrap_or((1, 1)),
         colour: settings.insert_vui().then(|| colour(info)),
         interlaced: (info.is_interlaced() || settings.interlaced()).then_some(order),

@@ -607,6 +607,16 @@ impl Settings {
         of_string.chain(of_properties).collect()
     }
 
+    /// Whether nobody says how many frames lie between key frames.
+    pub fn key_int_auto(&self) -> bool {
+        let keyed = |key: &str| matches!(key.replace('_', "-").as_str(), "keyint" | "intra-refresh");
+        let counted = self
+            .options()
+            .iter()
+            .any(|option| keyed(&option.key) && option.value.as_deref() != Some("0"));
+        !counted
+    }
+
     /// Frame packing arrangement by hand.
     pub fn frame_packing(&self) -> Option<u8> {
         u8::try_from(self.enumerated("frame-packing", -1)).ok()

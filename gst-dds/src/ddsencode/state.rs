@@ -13,9 +13,9 @@ use gst::prelude::*;
 use gst_dds_link::report::ReceiverReport;
 use gst_video::prelude::*;
 
-use crate::camera::{self, Camera, Controller, LossEstimator, Notice, RoiRequest, Source};
+use crate::camera::{self, Camera, Controller, LossEstimator, Notice, Pace, RoiRequest, Source};
 use crate::cuda;
-use crate::encoder::{FrameControls, Guard, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+use crate::encoder::{FrameControls, Guard, KEY_INT_SECONDS, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
 use super::open::Chosen;
@@ -48,12 +48,16 @@ pub(super) struct State {
     pub rates: Rates,
     /// The guard the camera logic asked for last.
     pub cap: Guard,
-    pub frame_rate: f64,
+    /// Frames per second that the encoder goes by, and how far apart pictures really are.
+    pub pace: Pace,
     pub next_pts: i64,
     pub next_frame: u64,
     pub next_access_unit: u32,
     pub since_idr: u64,
+    pub last_idr: u64,
     pub key_int_max: u64,
+    /// Whether key frames are to come after a time, not after a number of frames.
+    pub key_int_auto: bool,
     pub force_idr: bool,
     pub now: u64,
     pub rois: Vec<RoiRequest>,
@@ -125,9 +129,11 @@ impl State {
         } = input;
         let buffer = frame.input_buffer().ok_or("A frame came without its picture")?;
         let now = self.now(running_time);
+        self.pace.picture(now);
+        let forced = forced || self.key_frame_overdue(now);
         let live = &self.controlled(now, *live, forced);
         self.stats.quantizers = (live.background_qp, live.region_qp);
-        self.camera.set_settings(live.camera(self.frame_rate));
+        self.camera.set_settings(live.camera(1e9 / self.pace.interval_ns()));
         for (source, packet) in packets {
             let outcome = self.camera.push_feedback(now, source, &packet);
             gst::log!(
@@ -196,7 +202,7 @@ impl State {
         if let Some(vbv) = plan.vbv {
             self.cap = vbv.into();
         }
-        let wanted = rates(live, self.cap);
+        let wanted = rates(live, self.cap, &self.pace);
         if wanted != self.rates {
             gst::debug!(CAT, obj = obj, "Frame {number}: {wanted:?}");
             if let Err(error) = self.encoder.reconfigure(&wanted) {
@@ -270,6 +276,9 @@ impl State {
         self.next_access_unit = self.next_access_unit.wrapping_add(1);
         self.force_idr = false;
         self.since_idr = if idr { 0 } else { self.since_idr + 1 };
+        if idr || now < self.last_idr {
+            self.last_idr = now;
+        }
         self.camera.end_frame(now, data.len(), idr);
         let refined = refine_bytes.saturating_sub(self.refine_bytes);
         self.refine_bytes = refine_bytes;
@@ -344,12 +353,13 @@ impl State {
 
     /// What [`Self::now`] is going to be with a picture of this running time.
     pub fn coming(&self, running_time: Option<gst::ClockTime>) -> u64 {
-        let step = if self.frame_rate > 0.0 {
-            (1e9 / self.frame_rate) as u64
-        } else {
-            33_333_333
-        };
-        running_time.map_or(self.now + step, |t| t.nseconds())
+        running_time.map_or(self.now + self.pace.interval_ns() as u64, |t| t.nseconds())
+    }
+
+    /// Whether the last key frame is longer ago than the encoder knows, which counts frames and goes by another rate.
+    fn key_frame_overdue(&self, now: u64) -> bool {
+        let age = now.saturating_sub(self.last_idr);
+        self.key_int_auto && self.pace.is_measured() && age >= u64::from(KEY_INT_SECONDS) * 1_000_000_000
     }
 }
 
@@ -406,9 +416,18 @@ fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>, stats: &mut
     }
 }
 
-/// Rates the encoder should run at: the narrower of what the bit rate and the cap ask for.
-pub(super) fn rates(live: &Live, cap: Guard) -> Rates {
-    let own = live.guard();
+/// Most kbit/s that every library takes.
+const MOST_KBPS: f64 = 2_000_000.0;
+
+/// Rates the encoder should run at: the narrower of what the bit rate and the cap ask for, in the encoder's time. It
+/// shares bits out by the rate it was opened with.
+pub(super) fn rates(live: &Live, cap: Guard, pace: &Pace) -> Rates {
+    let mut own = live.guard();
+    if own != Guard::OPEN && pace.is_measured() {
+        // It holds the share of one picture at least, however far pictures are apart.
+        let share = f64::from(own.max_kbps) * pace.interval_ns() / 1e9;
+        own.buffer_kbit = own.buffer_kbit.max(share.min(MOST_KBPS) as u32);
+    }
     let (kbps, quality) = match live.mode {
         Mode::Bitrate(kbps) => (
             Some(if cap == Guard::OPEN {
@@ -426,5 +445,20 @@ pub(super) fn rates(live: &Live, cap: Guard) -> Rates {
     } else {
         cap
     };
-    Rates { kbps, quality, guard }
+    let scaled = |kbps: u32| (f64::from(kbps) * pace.scale()).round().clamp(1.0, MOST_KBPS) as u32;
+    if !pace.is_measured() {
+        return Rates { kbps, quality, guard };
+    }
+    Rates {
+        kbps: kbps.map(scaled),
+        quality,
+        guard: if guard == Guard::OPEN {
+            guard
+        } else {
+            Guard {
+                max_kbps: scaled(guard.max_kbps),
+                ..guard
+            }
+        },
+    }
 }

@@ -348,8 +348,11 @@ pub struct Config {
     pub height: u32,
     /// Sample layout.
     pub format: PixelFormat,
-    /// Frames per second as a fraction; `None` = variable.
+    /// Frames per second as a fraction; `None` = variable. Whoever gives [`Rates`] scales them by how far pictures are
+    /// really apart: an encoder goes by [`Config::assumed_rate`].
     pub frame_rate: Option<(u32, u32)>,
+    /// Most frames per second of a variable rate, where that is known.
+    pub max_frame_rate: Option<(u32, u32)>,
     /// Pixel aspect ratio.
     pub pixel_aspect_ratio: (u32, u32),
     /// Colour description to write into the stream.
@@ -384,6 +387,30 @@ pub struct Config {
     pub gpu: Option<Gpu>,
     /// Options in rising precedence.
     pub options: Vec<EncoderOption>,
+}
+
+/// Seconds between key frames where nothing is set, as in x264enc.
+pub const KEY_INT_SECONDS: u32 = 10;
+/// Frames per second that rate control goes by where they are not known, and that declarations are made for.
+const NOMINAL_RATE: (u32, u32) = (30, 1);
+const HIGHEST_RATE: (u32, u32) = (60, 1);
+
+impl Config {
+    /// Frames per second that rate control goes by.
+    pub fn assumed_rate(&self) -> (u32, u32) {
+        self.frame_rate.unwrap_or(NOMINAL_RATE)
+    }
+
+    /// Frames per second that there may be: what a level has to allow.
+    pub fn highest_rate(&self) -> (u32, u32) {
+        self.frame_rate.or(self.max_frame_rate).unwrap_or(HIGHEST_RATE)
+    }
+
+    /// Most frames between key frames where nothing is set. Where the rate is variable the caller asks for one in time.
+    pub fn key_int_max(&self) -> u32 {
+        let (numerator, denominator) = self.highest_rate();
+        numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS)
+    }
 }
 
 /// Importance of a log line.

@@ -29,10 +29,6 @@ use super::{
     OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
 };
 
-/// Frames per second where the rate is variable.
-const NOMINAL_RATE: (u32, u32) = (30, 1);
-/// Seconds between key frames where nothing is set, as in x264enc.
-const KEY_INT_SECONDS: u32 = 10;
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f32 = 1e-5;
 /// Highest `subme` without rate-distortion optimised quantizers.
@@ -308,8 +304,7 @@ impl RegionEncoder for X264 {
         }
         p.rc.b_mb_tree = 0;
         p.analyse.b_mb_info = c_int::from(config.still_parts);
-        let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
-        p.i_keyint_max = clamp_int(numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS));
+        p.i_keyint_max = clamp_int(config.key_int_max());
         for option in &config.options {
             params.parse(option)?;
         }
@@ -351,7 +346,7 @@ impl RegionEncoder for X264 {
             // Left to itself, x264 takes the open bucket for the stream's rate and declares the highest level.
             None if p.i_level_idc < 0 && config.guard == Guard::OPEN => {
                 let references = p.i_frame_reference.max(1) as u32;
-                let rate = config.frame_rate.unwrap_or(NOMINAL_RATE);
+                let rate = config.highest_rate();
                 p.i_level_idc =
                     smallest_level(config.width, config.height, rate, references, config.nominal_kbps).into();
             }
@@ -729,7 +724,7 @@ fn describe_picture(p: &mut sys::x264_param_t, config: &Config) -> Result<(), Op
     p.i_bitdepth = config.format.bit_depth().into();
     // Variable frame rates would delay every frame until the next one tells its duration. They are coded at a nominal
     // rate instead, as by x264enc with zerolatency.
-    let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
+    let (numerator, denominator) = config.assumed_rate();
     (p.i_fps_num, p.i_fps_den) = (numerator, denominator);
     (p.i_timebase_num, p.i_timebase_den) = (denominator, numerator);
     p.b_vfr_input = 0;

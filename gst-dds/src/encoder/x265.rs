@@ -43,10 +43,6 @@ use super::{
     ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder,
 };
 
-/// Frames per second where the rate is variable.
-const NOMINAL_RATE: (u32, u32) = (30, 1);
-/// Seconds between key frames where nothing is set, as in x264enc.
-const KEY_INT_SECONDS: u32 = 10;
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f64 = 1e-3;
 /// Rate and size of the widest bucket that the library counts with, in kbit.
@@ -302,7 +298,7 @@ impl RegionEncoder for X265 {
         let (width, height) = (config.width as usize, config.height as usize);
         let columns = width.next_multiple_of(smallest).div_ceil(16);
         let rows = height.next_multiple_of(smallest).div_ceil(16);
-        let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
+        let (numerator, denominator) = config.assumed_rate();
         // SAFETY: a C string that lives as long as the library.
         let version = unsafe { CStr::from_ptr(api.version_str) }.to_string_lossy();
         let mut encoder = Self {
@@ -676,8 +672,7 @@ fn parameters(api: &'static sys::x265_api, config: &Config, exact: bool) -> Resu
             p.psyRd = 0.0;
         }
     }
-    let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
-    p.keyframeMax = clamp_int(numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS));
+    p.keyframeMax = clamp_int(config.key_int_max());
     for option in &config.options {
         let who = describe(option);
         match option.origin {
@@ -744,7 +739,7 @@ fn fit_units(p: &mut sys::x265_param, config: &Config, exact: bool, level: H265L
 
 /// The level that the stream declares: the one asked for, or the smallest that fits.
 fn level(p: &sys::x265_param, config: &Config) -> Result<H265Level, OpenError> {
-    let rate = config.frame_rate.unwrap_or(NOMINAL_RATE);
+    let rate = config.highest_rate();
     let smallest = p.minCUSize.max(8);
     let (width, height) = (
         config.width.next_multiple_of(smallest),
@@ -799,7 +794,7 @@ fn describe_picture(p: &mut sys::x265_param, config: &Config) -> Result<(), Open
     p.sourceHeight = size(config.height)?;
     p.internalCsp = colour_space(config.format);
     // Variable frame rates are coded at a nominal one, see the same place in x264.rs.
-    let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
+    let (numerator, denominator) = config.assumed_rate();
     (p.fpsNum, p.fpsDenom) = (numerator, denominator);
     p.bEmitVUITimingInfo = c_int::from(config.frame_rate.is_some());
     let vui = &mut p.vui;

@@ -91,6 +91,7 @@ impl Coder {
             height: size.1,
             format: PixelFormat::I420,
             frame_rate: Some((clip.fps.numer() as u32, clip.fps.denom() as u32)),
+            max_frame_rate: None,
             pixel_aspect_ratio: (1, 1),
             colour: Some(gstdds::ddsencode::colour(&info)),
             interlaced: None,

@@ -229,6 +229,7 @@ impl Encoder {
             height: scene.height as u32,
             format: PixelFormat::I420,
             frame_rate: Some(((scene.rate * 1000.0) as u32, 1000)),
+            max_frame_rate: None,
             pixel_aspect_ratio: (1, 1),
             colour: None,
             interlaced: None,

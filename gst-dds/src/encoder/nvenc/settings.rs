@@ -6,10 +6,6 @@
 
 use super::super::{Codec, Colour, Config, EncoderOption, Guard, OpenError, Origin, RateControl};
 
-/// Frames per second where the rate is variable.
-const NOMINAL_RATE: (u32, u32) = (30, 1);
-/// Seconds between key frames where nothing is set, as in x264enc.
-const KEY_INT_SECONDS: u32 = 10;
 /// Most slices that every driver takes.
 const MAX_SLICES: u32 = 32;
 /// Most reference frames in a list.
@@ -180,8 +176,7 @@ impl Settings {
                 ));
             }
         };
-        let (numerator, denominator) = config.frame_rate.unwrap_or(NOMINAL_RATE);
-        let frames = numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS);
+        let (numerator, denominator) = config.assumed_rate();
         let mut settings = Self {
             codec: config.codec,
             width: config.width,
@@ -200,7 +195,7 @@ impl Settings {
             references: 0,
             parameter_set_id: 0,
             slices: 1,
-            key_int_max: frames.max(1),
+            key_int_max: config.key_int_max().max(1),
             limits: (1, 51),
         };
         let exact = matches!(config.rate, RateControl::Quantizers { .. });

@@ -14,6 +14,7 @@ fn config() -> Config {
         height: HEIGHT as u32,
         format: PixelFormat::I420,
         frame_rate: Some((30, 1)),
+        max_frame_rate: None,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

@@ -12,6 +12,7 @@ fn config() -> Config {
         height: 240,
         format: PixelFormat::Nv12,
         frame_rate: Some((30, 1)),
+        max_frame_rate: None,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

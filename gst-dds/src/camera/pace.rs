@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How far pictures are really apart.
+//!
+//! Encoders share out bits by the frame rate they were opened with. Caps may tell another one than a source gives, or
+//! none: a camera in the dark, `appsrc` with `framerate=0/1`, a demultiplexer that tells its clock. So the distance of
+//! the pictures that are coded is measured by their time stamps, and what is asked of an encoder is scaled by it. Where
+//! pictures keep to the rate of their caps, nothing is ever scaled: neither jitter nor a gap is a rate.
+
+use std::collections::VecDeque;
+
+/// Nanoseconds of pictures that a rate is judged by, and least pictures.
+const WINDOW_NS: f64 = 8e9;
+const WINDOW_PICTURES: usize = 8;
+/// Nanoseconds of them that are enough where caps tell a rate.
+const ENOUGH_NS: f64 = 2e9;
+/// Pictures remembered at most.
+const MAX_PICTURES: usize = 512;
+/// Intervals in a row that tell a slower and a faster rate at once, where they agree within a factor, and differ from those
+/// in force by another one. What comes late comes fast: it takes more of them to tell a faster rate from a burst.
+const RUN_SLOWER: usize = 3;
+const RUN_FASTER: usize = 10;
+const ALIKE: f64 = 1.5;
+const UNLIKE: f64 = 1.25;
+/// A mean that differs by this part is another rate.
+const DRIFT: f64 = 0.025;
+/// No picture for so long, and for so many intervals, is a pause.
+const PAUSE_NS: f64 = 1e9;
+const PAUSE_INTERVALS: f64 = 4.0;
+/// Least and most that is believed.
+const RANGE_NS: (f64, f64) = (5e5, 60e9);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Distance that encoders take for granted.
+    assumed_ns: f64,
+    /// Whether that is what caps tell.
+    told: bool,
+    /// Distance in force, where it is another one.
+    measured_ns: Option<f64>,
+    last: Option<u64>,
+    /// The last intervals, whatever they are.
+    run: VecDeque<f64>,
+    /// Intervals without pauses, and their sum.
+    window: VecDeque<f64>,
+    span_ns: f64,
+}
+
+impl Pace {
+    /// Of an encoder opened for so many pictures a second; `told`: by caps.
+    pub fn new(assumed_rate: f64, told: bool) -> Self {
+        Self {
+            assumed_ns: 1e9 / assumed_rate,
+            told,
+            measured_ns: None,
+            last: None,
+            run: VecDeque::with_capacity(RUN_FASTER + 2),
+            window: VecDeque::with_capacity(MAX_PICTURES + 1),
+            span_ns: 0.0,
+        }
+    }
+
+    /// Whether both are of encoders opened for the same rate.
+    pub fn assumes_as(&self, other: &Self) -> bool {
+        (self.assumed_ns, self.told) == (other.assumed_ns, other.told)
+    }
+
+    /// The distance in force in nanoseconds.
+    pub fn interval_ns(&self) -> f64 {
+        self.measured_ns.unwrap_or(self.assumed_ns)
+    }
+
+    /// The distance in force as a factor of the assumed one: 1 exactly where that is right.
+    pub fn scale(&self) -> f64 {
+        self.measured_ns.map_or(1.0, |measured| measured / self.assumed_ns)
+    }
+
+    /// Whether another distance is in force than the assumed one.
+    pub fn is_measured(&self) -> bool {
+        self.measured_ns.is_some()
+    }
+
+    /// Takes the time of a picture that is going to be coded, in nanoseconds.
+    pub fn picture(&mut self, at: u64) {
+        let Some(last) = self.last.replace(at) else { return };
+        let Some(interval) = at.checked_sub(last) else {
+            // A seek says nothing about the rate.
+            self.run.clear();
+            return;
+        };
+        let interval = interval as f64;
+        self.run.push_back(interval);
+        // With the one in front of a burst.
+        if self.run.len() > RUN_FASTER + 1 {
+            self.run.pop_front();
+        }
+        if let Some(pictures) = self.run_of_another_rate() {
+            self.window.clear();
+            self.window.extend(self.run.iter().rev().take(pictures));
+            self.span_ns = self.window.iter().sum();
+            self.set(self.span_ns / pictures as f64);
+            return;
+        }
+        if interval > PAUSE_NS.max(PAUSE_INTERVALS * self.interval_ns()) {
+            return;
+        }
+        self.window.push_back(interval);
+        self.span_ns += interval;
+        while self.window.len() > WINDOW_PICTURES && self.span_ns > WINDOW_NS || self.window.len() > MAX_PICTURES {
+            self.span_ns -= self.window.pop_front().unwrap_or_default();
+        }
+        let pictures = self.window.len() as f64;
+        let mean = self.span_ns / pictures;
+        let off = (self.span_ns - pictures * self.interval_ns()).abs();
+        if off <= DRIFT * pictures * self.interval_ns() {
+            return;
+        }
+        let begun = self.window.len() >= WINDOW_PICTURES && (self.span_ns >= ENOUGH_NS || !self.told);
+        // Where the window begins and ends among late and early pictures is no matter of the rate.
+        let longest = self.window.iter().copied().fold(0.0, f64::max);
+        if begun && off > longest || !begun && !self.told {
+            self.set(mean);
+        }
+    }
+
+    /// How many of the last intervals agree on one that is not in force.
+    fn run_of_another_rate(&self) -> Option<usize> {
+        let agreed = |pictures: usize| {
+            let last = || self.run.iter().rev().take(pictures).copied();
+            let (least, most) = (last().fold(f64::INFINITY, f64::min), last().fold(0.0, f64::max));
+            let agree = self.run.len() >= pictures && least >= RANGE_NS.0 && most <= ALIKE * least;
+            agree.then_some((least, most))
+        };
+        if agreed(RUN_SLOWER).is_some_and(|(least, _)| least > UNLIKE * self.interval_ns()) {
+            return Some(RUN_SLOWER);
+        }
+        let (_, most) = agreed(RUN_FASTER)?;
+        let mean = self.run.iter().sum::<f64>() / self.run.len() as f64;
+        (UNLIKE * most.max(mean) < self.interval_ns()).then_some(RUN_FASTER)
+    }
+
+    fn set(&mut self, interval_ns: f64) {
+        let as_told = self.told && !differ(interval_ns, self.assumed_ns, DRIFT);
+        self.measured_ns = (!as_told).then(|| interval_ns.clamp(RANGE_NS.0, RANGE_NS.1));
+    }
+}
+
+fn differ(a: f64, b: f64, part: f64) -> bool {
+    (a - b).abs() > part * b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Scale behind pictures at these times in milliseconds.
+    fn scale(pace: &mut Pace, times: impl IntoIterator<Item = u64>) -> f64 {
+        times.into_iter().for_each(|ms| pace.picture(ms * MS));
+        pace.scale()
+    }
+
+    /// Times of pictures of a constant rate, rounded to milliseconds as some sources do.
+    fn constant(rate: u64, seconds: u64) -> impl Iterator<Item = u64> {
+        (0..rate * seconds).map(move |i| i * 1000 / rate)
+    }
+
+    fn noise(seed: &mut u64) -> u64 {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *seed >> 40
+    }
+
+    fn near(value: f64, wanted: f64) {
+        assert!((value / wanted - 1.0).abs() < 0.03, "{value} is not {wanted}");
+    }
+
+    #[test]
+    fn pictures_that_keep_to_the_told_rate_are_never_scaled() {
+        for rate in [1, 5, 24, 25, 30, 60, 120, 240] {
+            let mut pace = Pace::new(rate as f64, true);
+            for at in constant(rate, 20) {
+                pace.picture(at * MS);
+                assert!(!pace.is_measured(), "{rate} at {at} ms");
+            }
+        }
+        // 30000/1001 is not far from 30.
+        let mut pace = Pace::new(30.0, true);
+        near(scale(&mut pace, (0..1000).map(|i| i * 1001 / 30)), 1.0);
+        assert!(!pace.is_measured());
+    }
+
+    #[test]
+    fn jitter_is_no_rate() {
+        for seed in 0..20 {
+            let (mut pace, mut seed) = (Pace::new(30.0, true), seed);
+            for i in 0..900 {
+                // Up to 15 ms late, of 33.
+                pace.picture((i * 100 / 3 * MS / 10 * 10) + noise(&mut seed) % 16 * MS);
+                assert!(!pace.is_measured(), "picture {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn bursts_are_no_rate() {
+        // What has waited for a network comes at once: 5 pictures, 12 pictures.
+        for burst in [5, 12] {
+            let mut pace = Pace::new(25.0, true);
+            assert_eq!(scale(&mut pace, (0..burst).map(|i| i * 40)), 1.0);
+            for i in burst..500 {
+                pace.picture((i / burst * burst * 40 + i % burst) * MS);
+                assert!(!pace.is_measured(), "picture {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_that_nobody_told_is_taken_from_the_first_interval() {
+        let mut pace = Pace::new(30.0, false);
+        near(scale(&mut pace, [0, 100]), 3.0);
+        near(scale(&mut pace, (2..100).map(|i| i * 100)), 3.0);
+        near(scale(&mut Pace::new(30.0, false), constant(60, 5)), 0.5);
+        let mut pace = Pace::new(30.0, false);
+        near(scale(&mut pace, constant(30, 5)), 1.0);
+    }
+
+    #[test]
+    fn another_rate_than_the_told_one_is_noticed_within_a_few_pictures() {
+        near(scale(&mut Pace::new(30.0, true), [0, 100, 200, 300]), 3.0);
+        near(scale(&mut Pace::new(30.0, true), constant(60, 1).take(11)), 0.5);
+        near(scale(&mut Pace::new(1000.0, true), [0, 100, 200, 300]), 100.0);
+        near(scale(&mut Pace::new(30.0, true), [0, 2000, 4000, 6000, 8000]), 60.0);
+    }
+
+    #[test]
+    fn a_rate_that_is_a_little_off_is_noticed_too() {
+        let mut pace = Pace::new(30.0, true);
+        near(scale(&mut pace, constant(28, 10)), 30.0 / 28.0);
+        assert!(pace.is_measured());
+    }
+
+    #[test]
+    fn a_camera_in_the_dark_is_followed_there_and_back() {
+        let mut pace = Pace::new(30.0, true);
+        assert_eq!(scale(&mut pace, constant(30, 3)), 1.0);
+        near(scale(&mut pace, constant(10, 3).map(|at| 3000 + at)), 3.0);
+        assert_eq!(scale(&mut pace, constant(30, 3).map(|at| 6000 + at)), 1.0, "exactly");
+    }
+
+    #[test]
+    fn a_variable_rate_has_its_mean() {
+        let (mut pace, mut seed, mut at) = (Pace::new(30.0, false), 3, 0);
+        for _ in 0..400 {
+            at += 20 + noise(&mut seed) % 161;
+            pace.picture(at * MS);
+        }
+        assert!((2.5..3.5).contains(&pace.scale()), "{}", pace.scale());
+    }
+
+    #[test]
+    fn a_gap_is_no_rate() {
+        for told in [true, false] {
+            let mut pace = Pace::new(30.0, told);
+            near(scale(&mut pace, constant(30, 5)), 1.0);
+            for gap in 1..5 {
+                near(scale(&mut pace, constant(30, 5).map(|at| gap * 10_000 + at)), 1.0);
+            }
+            near(scale(&mut pace, [60_000, 65_000, 65_033, 65_066]), 1.0);
+            assert!(!told || !pace.is_measured());
+        }
+    }
+
+    #[test]
+    fn a_seek_back_is_no_rate() {
+        let mut pace = Pace::new(30.0, true);
+        for _ in 0..5 {
+            assert_eq!(scale(&mut pace, constant(30, 3)), 1.0);
+        }
+        // Times that stand still are none either.
+        assert_eq!(scale(&mut pace, [3000; 3]), 1.0);
+    }
+
+    #[test]
+    fn single_pictures_that_are_lost_change_nothing_and_many_do() {
+        let mut pace = Pace::new(30.0, true);
+        let lost = constant(30, 20).enumerate().filter(|(i, _)| i % 90 != 20);
+        assert_eq!(scale(&mut pace, lost.map(|(_, at)| at)), 1.0);
+        // Two of three are left out on purpose.
+        let third = constant(30, 5).step_by(3).map(|at| 20_000 + at);
+        near(scale(&mut pace, third), 3.0);
+        // One of four is lost.
+        let lost = constant(30, 20).enumerate().filter(|(i, _)| i % 4 != 0);
+        near(scale(&mut Pace::new(30.0, true), lost.map(|(_, at)| at)), 4.0 / 3.0);
+    }
+}
