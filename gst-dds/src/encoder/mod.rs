@@ -58,6 +58,8 @@ mod nals;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod nvenc;
 #[cfg(feature = "x264")]
+mod sps;
+#[cfg(feature = "x264")]
 pub mod x264;
 #[cfg(feature = "x265")]
 pub mod x265;

@@ -24,6 +24,7 @@ use std::ptr;
 
 use x264_sys as sys;
 
+use super::sps::without_timing;
 use super::{
     AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, FrameControls, Guard, Log, LogLevel, Nal,
     OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
@@ -258,6 +259,10 @@ pub struct X264 {
     /// Per macroblock, whether the next picture's is that of the picture before; empty where nobody says so.
     still: Vec<u8>,
     nals: Vec<Nal>,
+    /// The rate is not known, so that the stream must not declare one; and where access units with parameter sets are
+    /// put together for it.
+    untimed: bool,
+    rewritten: Vec<u8>,
     sps: Vec<u8>,
     pps: Vec<u8>,
     name: String,
@@ -388,6 +393,8 @@ impl RegionEncoder for X264 {
             },
             params: read_back,
             nals: Vec::with_capacity(16),
+            untimed: config.frame_rate.is_none(),
+            rewritten: Vec::new(),
             sps: Vec::new(),
             pps: Vec::new(),
             name: format!(
@@ -536,6 +543,12 @@ impl RegionEncoder for X264 {
             }
             start = end;
         }
+        let data = if self.untimed && self.nals.iter().any(|nal| c_int::from(nal.kind) == NAL_SPS) {
+            rewrite(data, &mut self.nals, &mut self.rewritten);
+            &self.rewritten
+        } else {
+            data
+        };
         Ok(AccessUnit {
             data,
             nals: &self.nals,
@@ -679,7 +692,10 @@ impl X264 {
             };
             let body = payload.get(prefix..).unwrap_or_default();
             match nal.i_type {
-                NAL_SPS => self.sps = body.to_vec(),
+                NAL_SPS => {
+                    let untimed = self.untimed.then(|| without_timing(body)).flatten();
+                    self.sps = untimed.unwrap_or_else(|| body.to_vec());
+                }
                 NAL_PPS => self.pps = body.to_vec(),
                 _ => {}
             }
@@ -700,6 +716,23 @@ fn is_version_sei(kind: c_int, body: &[u8]) -> bool {
     let size_bytes = body[2..].iter().take_while(|&&b| b == 0xff).count() + 1;
     body.get(2 + size_bytes..)
         .is_some_and(|uuid| uuid.starts_with(&VERSION_SEI_UUID))
+}
+
+/// Copies an access unit to `out`, its sequence parameter sets without timing information; `nals` then tells where the NAL
+/// units lie there.
+fn rewrite(data: &[u8], nals: &mut [Nal], out: &mut Vec<u8>) {
+    out.clear();
+    for nal in nals {
+        let (prefix, body) = (&data[nal.start..nal.body], &data[nal.body..nal.end]);
+        let untimed = (c_int::from(nal.kind) == NAL_SPS)
+            .then(|| without_timing(body))
+            .flatten();
+        nal.start = out.len();
+        out.extend_from_slice(prefix);
+        nal.body = out.len();
+        out.extend_from_slice(untimed.as_deref().unwrap_or(body));
+        nal.end = out.len();
+    }
 }
 
 fn refuse_overridden(config: &Config) -> Result<(), OpenError> {
