@@ -362,8 +362,10 @@ impl RateCap {
             self.nominal_rate = frame_rate;
             self.interval_ns = 1e9 / frame_rate;
         } else if let Some(last) = self.last_frame_at {
-            let seen = now.saturating_sub(last) as f64;
-            self.interval_ns += (seen.clamp(1e6, 1e9) - self.interval_ns) / 8.0;
+            let seen = (now.saturating_sub(last) as f64).clamp(1e6, 1e9);
+            // Many pictures where few were expected are the greater danger.
+            let share = if 2.0 * seen < self.interval_ns { 2.0 } else { 8.0 };
+            self.interval_ns += (seen - self.interval_ns) / share;
         }
         self.interval_ns = self.interval_ns.clamp(WINDOW_NS as f64 / (MAX_HORIZON - 2) as f64, 1e9);
         self.last_frame_at = Some(now);

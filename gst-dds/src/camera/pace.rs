@@ -19,7 +19,11 @@ const MAX_PICTURES: usize = 512;
 /// Intervals in a row that tell a slower and a faster rate at once, where they agree within a factor, and differ from those
 /// in force by another one. What comes late comes fast: it takes more of them to tell a faster rate from a burst.
 const RUN_SLOWER: usize = 3;
-const RUN_FASTER: usize = 10;
+const RUN_FASTER: usize = 5;
+/// The same while nothing has spoken for the rate in force yet.
+const RUN_AT_FIRST: usize = 2;
+/// Intervals whose mean must have become shorter too: they hold what stood in front of a burst.
+const RUN: usize = 24;
 const ALIKE: f64 = 1.5;
 const UNLIKE: f64 = 1.25;
 /// A mean that differs by this part is another rate.
@@ -39,6 +43,8 @@ pub struct Pace {
     told: bool,
     /// Distance in force, where it is another one.
     measured_ns: Option<f64>,
+    /// Some interval was as the rate in force says.
+    confirmed: bool,
     last: Option<u64>,
     /// The last intervals, whatever they are.
     run: VecDeque<f64>,
@@ -54,8 +60,9 @@ impl Pace {
             assumed_ns: 1e9 / assumed_rate,
             told,
             measured_ns: None,
+            confirmed: false,
             last: None,
-            run: VecDeque::with_capacity(RUN_FASTER + 2),
+            run: VecDeque::with_capacity(RUN + 1),
             window: VecDeque::with_capacity(MAX_PICTURES + 1),
             span_ns: 0.0,
         }
@@ -91,10 +98,11 @@ impl Pace {
         };
         let interval = interval as f64;
         self.run.push_back(interval);
-        // With the one in front of a burst.
-        if self.run.len() > RUN_FASTER + 1 {
+        if self.run.len() > RUN {
             self.run.pop_front();
         }
+        let in_force = self.interval_ns();
+        self.confirmed |= !differ(interval, in_force, UNLIKE - 1.0);
         if let Some(pictures) = self.run_of_another_rate() {
             self.window.clear();
             self.window.extend(self.run.iter().rev().take(pictures));
@@ -116,6 +124,10 @@ impl Pace {
         if off <= DRIFT * pictures * self.interval_ns() {
             return;
         }
+        // A run that is about to tell another rate says more than a mean of both.
+        if self.told && self.run_begins() {
+            return;
+        }
         let begun = self.window.len() >= WINDOW_PICTURES && (self.span_ns >= ENOUGH_NS || !self.told);
         // Where the window begins and ends among late and early pictures is no matter of the rate.
         let longest = self.window.iter().copied().fold(0.0, f64::max);
@@ -124,20 +136,34 @@ impl Pace {
         }
     }
 
+    /// The shortest and the longest of so many last intervals, where they agree.
+    fn agreed(&self, pictures: usize) -> Option<(f64, f64)> {
+        let last = || self.run.iter().rev().take(pictures).copied();
+        let (least, most) = (last().fold(f64::INFINITY, f64::min), last().fold(0.0, f64::max));
+        let agree = self.run.len() >= pictures && least >= RANGE_NS.0 && most <= ALIKE * least;
+        agree.then_some((least, most))
+    }
+
+    /// Whether the last few intervals agree on a shorter one than that in force.
+    fn run_begins(&self) -> bool {
+        self.agreed(RUN_SLOWER)
+            .is_some_and(|(_, most)| UNLIKE * most < self.interval_ns())
+    }
+
     /// How many of the last intervals agree on one that is not in force.
     fn run_of_another_rate(&self) -> Option<usize> {
-        let agreed = |pictures: usize| {
-            let last = || self.run.iter().rev().take(pictures).copied();
-            let (least, most) = (last().fold(f64::INFINITY, f64::min), last().fold(0.0, f64::max));
-            let agree = self.run.len() >= pictures && least >= RANGE_NS.0 && most <= ALIKE * least;
-            agree.then_some((least, most))
+        let (slower, faster) = if self.confirmed {
+            (RUN_SLOWER, RUN_FASTER)
+        } else {
+            (RUN_AT_FIRST, RUN_AT_FIRST)
         };
-        if agreed(RUN_SLOWER).is_some_and(|(least, _)| least > UNLIKE * self.interval_ns()) {
-            return Some(RUN_SLOWER);
+        let is_slower = |(least, _)| least > UNLIKE * self.interval_ns();
+        if self.agreed(slower).is_some_and(is_slower) {
+            return Some(slower);
         }
-        let (_, most) = agreed(RUN_FASTER)?;
+        let (_, most) = self.agreed(faster)?;
         let mean = self.run.iter().sum::<f64>() / self.run.len() as f64;
-        (UNLIKE * most.max(mean) < self.interval_ns()).then_some(RUN_FASTER)
+        (UNLIKE * most.max(mean) < self.interval_ns()).then_some(faster)
     }
 
     fn set(&mut self, interval_ns: f64) {
@@ -210,7 +236,7 @@ mod tests {
             let mut pace = Pace::new(25.0, true);
             assert_eq!(scale(&mut pace, (0..burst).map(|i| i * 40)), 1.0);
             for i in burst..500 {
-                pace.picture((i / burst * burst * 40 + i % burst) * MS);
+                pace.picture(((i / burst * burst + burst - 1) * 40 + i % burst) * MS);
                 assert!(!pace.is_measured(), "picture {i}");
             }
         }
@@ -228,8 +254,15 @@ mod tests {
 
     #[test]
     fn another_rate_than_the_told_one_is_noticed_within_a_few_pictures() {
-        near(scale(&mut Pace::new(30.0, true), [0, 100, 200, 300]), 3.0);
-        near(scale(&mut Pace::new(30.0, true), constant(60, 1).take(11)), 0.5);
+        near(scale(&mut Pace::new(30.0, true), [0, 100, 200]), 3.0);
+        near(scale(&mut Pace::new(30.0, true), constant(60, 1).take(3)), 0.5);
+        let after = |rate: u64, pictures: u64| {
+            (0..30)
+                .map(|i| i * 33)
+                .chain((1..=pictures).map(move |i| 957 + i * 1000 / rate))
+        };
+        near(scale(&mut Pace::new(30.0, true), after(10, 3)), 3.0);
+        near(scale(&mut Pace::new(30.0, true), after(120, 12)), 0.25);
         near(scale(&mut Pace::new(1000.0, true), [0, 100, 200, 300]), 100.0);
         near(scale(&mut Pace::new(30.0, true), [0, 2000, 4000, 6000, 8000]), 60.0);
     }

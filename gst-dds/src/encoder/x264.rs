@@ -349,7 +349,8 @@ impl RegionEncoder for X264 {
         match config.level_idc {
             Some(level) => p.i_level_idc = level.into(),
             // Left to itself, x264 takes the open bucket for the stream's rate and declares the highest level.
-            None if p.i_level_idc < 0 && config.guard == Guard::OPEN => {
+            // And where the rate is not known, it takes the assumed one for it.
+            None if p.i_level_idc < 0 && (config.guard == Guard::OPEN || config.frame_rate.is_none()) => {
                 let references = p.i_frame_reference.max(1) as u32;
                 let rate = config.highest_rate();
                 p.i_level_idc =

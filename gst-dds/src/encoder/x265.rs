@@ -498,7 +498,14 @@ impl X265 {
     /// Opens the library anew where other rates are wanted: with a key frame that comes anyway, else once a second.
     /// Whether it has done so.
     fn renew(&mut self, key_frame: bool) -> Result<bool, EncodeError> {
-        if !key_frame && self.pictures < self.least {
+        // Where a rate rises because pictures are further apart, a second has fewer of them.
+        let rise = match (self.config.rate, self.wanted.as_ref().map(|config| config.rate)) {
+            (RateControl::Bitrate { kbps: before }, Some(RateControl::Bitrate { kbps })) => {
+                f64::from(kbps) / f64::from(before.max(1))
+            }
+            _ => 1.0,
+        };
+        if !key_frame && (self.pictures as f64) < self.least as f64 / rise.max(1.0) {
             return Ok(false);
         }
         let Some(config) = self.wanted.take() else {
