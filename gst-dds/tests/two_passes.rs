@@ -512,6 +512,51 @@ fn feedback_and_key_unit_requests_come_through_the_refine_pad_too() {
 }
 
 #[test]
+fn the_network_gets_one_key_frame_a_second_of_the_refinements_too() {
+    let element = two_pass(&[]);
+    let mut refined = Refined::new(&element);
+    let mut camera = Camera::new(element, 160, 96);
+    camera.push();
+    refined.unit();
+    let mut key_frames = Vec::new();
+    for frame in 0..40u64 {
+        let request = gst::Structure::builder("GstForceKeyUnit")
+            .field("ssrc", 1u32)
+            .field("all-headers", false);
+        assert!(refined.pad.push_event(gst::event::CustomUpstream::new(request.build())));
+        camera.feedback(frame as u16 + 1, frame, &[region(0, 0, 16, 16, Quality::Camera)]);
+        if records(&refined.unit()).0.recovery {
+            key_frames.push(frame);
+        }
+        camera.push();
+    }
+    assert_eq!(key_frames, [0, 30]);
+    assert_eq!(camera.count("refine-key-frames-requested"), 40);
+}
+
+#[test]
+fn refinements_take_no_more_than_feedback_may_ask_for() {
+    for (kbps, least, most) in [("500", 1, 900), ("0", 2000, u64::MAX)] {
+        let element = two_pass(&[("max-feedback-bitrate", kbps)]);
+        let mut refined = Refined::new(&element);
+        let mut camera = Camera::new(element, 320, 240);
+        camera.push();
+        refined.unit();
+        // One second of video.
+        for frame in 0..29u64 {
+            let whole = region(0, 0, 320, 80, Quality::Qp(1));
+            camera.feedback(frame as u16 + 1, frame, &[whole]);
+            camera.push();
+        }
+        camera.harness.push_event(gst::event::Eos::new());
+        refined.event(gst::EventType::Eos);
+        let kbit = camera.count("refine-bytes") / 125;
+        assert!((least..most).contains(&kbit), "{kbps}: {kbit} kbit in a second");
+        assert_eq!(camera.count("refine-refused-busy") > 0, kbps == "500");
+    }
+}
+
+#[test]
 fn equal_video_and_feedback_give_equal_streams() {
     let run = || {
         let element = two_pass(&[("segment-length", "4"), ("low-scale", "0.5"), ("refine-canvas", "hold")]);

@@ -46,7 +46,7 @@ pub enum Refusal {
     Gone,
     /// A later frame was refined already.
     Late,
-    /// Too many refinements wait.
+    /// Too many refinements wait, or they have taken all the bits that feedback may ask for.
     Busy,
     /// There is no stream for refinements.
     NoPad,

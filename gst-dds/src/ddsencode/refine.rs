@@ -137,6 +137,9 @@ struct Inner {
     /// Key frames that the network asks for, and the time of the newest captured frame, by which they are granted.
     key_frames: KeyFrameRequests<()>,
     now: u64,
+    /// Bytes that refinements may take in any second, 0 = as many as they like, and what they took: when, and how many.
+    budget: u64,
+    spent: VecDeque<(u64, u64)>,
     /// Segment last pushed, and up to where something or its absence was pushed.
     until: Option<(Arc<TimeSegment>, gst::ClockTime)>,
     warned: bool,
@@ -178,6 +181,17 @@ impl Inner {
         if let Some(requests) = &mut self.requests {
             requests.refuse(frame, why);
         }
+    }
+
+    /// Whether refinements have taken all they may within the last second of captured time.
+    fn overspent(&mut self) -> bool {
+        let now = self.now;
+        // Time that goes back is a seek.
+        let past = |at: u64| now < at || now - at >= 1_000_000_000;
+        while self.spent.front().is_some_and(|(at, _)| past(*at)) {
+            self.spent.pop_front();
+        }
+        self.budget > 0 && self.spent.iter().map(|(_, bytes)| bytes).sum::<u64>() >= self.budget
     }
 
     fn forget(&mut self) {
@@ -544,6 +558,12 @@ impl Refine {
         let open = {
             let mut inner = self.inner.lock().unwrap();
             inner.now = capture.now;
+            let full = Geometry {
+                width: frame.video.info.width(),
+                height: frame.video.info.height(),
+            };
+            let bound = capture.settings.feedback.kbps(full, capture.settings.frame_rate);
+            inner.budget = u64::from(bound) * 125;
             if let Some(requests) = &mut inner.requests {
                 requests.captured(capture.now, capture.number, capture.settings);
             }
@@ -652,6 +672,16 @@ impl Refine {
                 return;
             }
         }
+        if refined.is_some() && self.inner.lock().unwrap().overspent() {
+            gst::debug!(
+                CAT,
+                obj = pad,
+                "Frame {} is not refined: too much was asked for",
+                frame.number
+            );
+            self.inner.lock().unwrap().refuse(frame.number, Refusal::Busy);
+            return;
+        }
         worker.announce(pad, &frame.segment);
         let forced = {
             let mut inner = self.inner.lock().unwrap();
@@ -669,6 +699,8 @@ impl Refine {
         };
         {
             let mut inner = self.inner.lock().unwrap();
+            let spent = (inner.now, buffer.size() as u64);
+            inner.spent.push_back(spent);
             let stats = &mut inner.stats;
             stats.bytes += buffer.size() as u64;
             stats.idr += u64::from(idr);
