@@ -127,6 +127,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("pass=quant bitrate=300", "bitrate"),
     ("quantizer=30 bitrate=300", "quantizer"),
     ("qp-min=40 qp-max=30", "qp-min"),
+    ("max-feedback-bitrate=300 bitrate=300", "max-feedback-bitrate"),
+    ("max-feedback-bitrate=300 pass=qual", "max-feedback-bitrate"),
     ("option-string=nonsense=1", "nonsense"),
     ("option-string=me=nonsense", "me=nonsense"),
     ("option-string=aq-mode=0", "aq-mode"),
@@ -338,6 +340,49 @@ fn presets_load_and_a_saved_one_changes_nothing() {
     camera.push();
     let frames = quantizers(&camera.stream());
     assert_eq!((frames[0].uniform(), frames[1].uniform()), (Some(36), Some(30)));
+}
+
+#[test]
+fn feedback_is_bounded_where_nothing_else_is_set_and_nobody_says_that_it_should_not() {
+    use common::{Camera, element, region};
+    use dds_protocol::feedback::Quality;
+    let code = |settings: &[(&str, i32)], feedback: bool| {
+        let element = element();
+        for (name, value) in settings {
+            element.set_property_from_str(name, &value.to_string());
+        }
+        let mut camera = Camera::new(element, 320, 240);
+        for frame in 0..20u64 {
+            camera.push();
+            if feedback {
+                camera.feedback(frame as u16 + 1, frame, &[region(0, 0, 320, 80, Quality::Qp(1))]);
+            }
+        }
+        (camera.count("feedback-trimmed-frames"), camera.stream())
+    };
+    for (settings, bounded) in [
+        (&[] as &[_], true),
+        (&[("max-feedback-bitrate", 200)], true),
+        (&[("max-feedback-bitrate", 200), ("quantizer", 36)], true),
+        (&[("max-feedback-bitrate", 0)], false),
+        (&[("max-bitrate", 0)], false),
+        // What a saved preset holds.
+        (&[("max-bitrate", 0), ("max-feedback-bitrate", -1)], true),
+        (&[("max-bitrate", 100_000)], false),
+        (&[("bandwidth", 100_000)], false),
+        (&[("bitrate", 100_000)], false),
+        (&[("quantizer", 36)], false),
+    ] {
+        assert_eq!(code(settings, true).0 > 0, bounded, "{settings:?}");
+    }
+    // Where it does not act, it is as if it were not there.
+    for settings in [&[] as &[_], &[("bitrate", 300)], &[("quantizer", 36)]] {
+        let free = [settings, &[("max-feedback-bitrate", 0)]].concat();
+        assert!(code(settings, false).1 == code(&free, false).1, "{settings:?}");
+        if !settings.is_empty() {
+            assert!(code(settings, true).1 == code(&free, true).1, "{settings:?}");
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,21 @@
 //! Regions act with the next frame: the element never delays one. Its clock for time-outs, times to live and rate
 //! limits is the running time of the video: equal video and equal feedback give equal streams, live or not.
 //!
+//! # What the network may cost
+//!
+//! Whoever can send feedback can ask for bits. Where nothing else bounds the rate, regions of feedback add no more than
+//! `max-feedback-bitrate` to any one second, which is derived from size and rate of the video: then their difference to
+//! the background shrinks, and nothing else does. Of the key frames that are asked for by RTCP (PLI, FIR) one a second is
+//! coded; the next request waits for the end of that second and shares its key frame with those that come until then.
+//! What the pipeline itself asks for (`splitmuxsink`, applications) is coded at once. `stats` counts all of it.
+//!
+//! # Seconds
+//!
+//! `bitrate`, `max-bitrate`, the automatic distance of key frames and all limits per second go by the time stamps of the
+//! pictures that are coded, whatever rate caps tell. Where both agree, nothing is scaled. What is declared in the stream's
+//! parameter sets stays what caps tell, because recorders do not take other ones: level and frame rate of caps, or
+//! without one no frame rate, and a level for `max-framerate` or 60 frames per second.
+//!
 //! # A channel of its own
 //!
 //! Relays and recorders that restream drop RTCP. With `feedback-uri=udp://0.0.0.0:5006` the camera listens there for any
@@ -49,7 +64,8 @@
 //!
 //! Raw frames wait for their request in a ring (`ring-frames`, `ring-bytes`, `ring-age`); they are copied, so that no
 //! camera waits for its buffers. Buffers on `refine` are late by nature, by a round trip and a segment: sinks behind it
-//! should not be synchronised, and the pad adds no latency to the pipeline. `max-bitrate` caps the first stream alone.
+//! should not be synchronised, and the pad adds no latency to the pipeline. `max-bitrate` caps the first stream alone,
+//! `max-feedback-bitrate` the second.
 //!
 //! Since: 0.1
 

@@ -509,7 +509,7 @@ fn ours() -> Vec<glib::ParamSpec> {
             "max-bitrate",
             "Maximum bit rate",
             "Cap in kbit/s over any one second: quantizers stay as set until it bites, then regions shrink towards the \
-             background first. 0 = no cap",
+             background first. 0 = no cap; set so, also none by default on what feedback adds (max-feedback-bitrate)",
             0,
             400_000,
         ),

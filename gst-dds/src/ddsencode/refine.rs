@@ -363,6 +363,7 @@ impl Refine {
         (inner.ring, inner.requests) = (None, None);
         (inner.on, inner.warned, inner.force_idr) = (two_pass, false, false);
         inner.key_frames = KeyFrameRequests::default();
+        inner.spent.clear();
         inner.stats = RefineStats::default();
         if !two_pass && inner.pad.upgrade().is_some() {
             return Err(OpenError::refused(
