@@ -282,3 +282,126 @@ fn a_stream_of_another_encoder_is_inferred_and_one_message_says_why_it_is_not_st
         (90, 0)
     );
 }
+
+/// The text of the first error on the bus, of an element made by `factory`, after the line was started.
+fn error_of(line: &str, factory: &str) -> String {
+    let pipeline = launch(line);
+    let _ = pipeline.set_state(gst::State::Playing);
+    let bus = pipeline.bus().unwrap();
+    let limit = gst::ClockTime::from_seconds(20);
+    let text = std::iter::from_fn(|| bus.timed_pop_filtered(limit, &[gst::MessageType::Error]))
+        .find_map(|message| {
+            let source = message.src()?.downcast_ref::<gst::Element>()?.factory()?.name();
+            let gst::MessageView::Error(error) = message.view() else {
+                unreachable!()
+            };
+            (source == factory).then(|| error.error().to_string())
+        })
+        .unwrap_or_else(|| panic!("no error of {factory} from: {line}"));
+    pipeline.set_state(gst::State::Null).unwrap();
+    text
+}
+
+#[test]
+fn what_is_no_video_for_an_element_is_refused_at_linking_and_lands_on_no_request_pad() {
+    init();
+    for line in [
+        "videotestsrc ! video/x-raw,format=RGB ! ddsencode ! fakesink",
+        "videotestsrc ! video/x-raw,format=YUY2 ! queue ! ddsencode ! fakesink",
+        "videotestsrc ! video/x-raw,format=RGBA ! tee ! ddsencode ! fakesink",
+        "videotestsrc ! video/x-raw,format=NV12 ! ddsencode encoder=x265 ! fakesink",
+        "videotestsrc ! jpegenc ! ddsencode ! fakesink",
+        "videotestsrc ! ddsencode ! h264parse ! ddsencode ! fakesink",
+        "audiotestsrc ! ddsencode ! fakesink",
+        "audiotestsrc ! tee ! ddsinfer ! fakesink",
+        "videotestsrc ! ddsencode ! ddsinfer ! fakesink",
+        "videotestsrc ! video/x-raw,format=RGB ! ddsinfer ! video/x-raw,format=GRAY8 ! fakesink",
+        "videotestsrc ! video/x-raw,format=RGB16 ! ddsoverlay ! fakesink",
+        "videotestsrc ! ddsencode name=e ! fakesink videotestsrc ! identity ! e.feedback",
+        "videotestsrc ! ddsencode name=e ! fakesink videotestsrc ! e.",
+        "videotestsrc ! ddsinfer name=i ! fakesink videotestsrc ! i.",
+    ] {
+        let refused = gst::parse::launch(line).expect_err(line).to_string();
+        assert!(refused.contains("could not link"), "{line}: {refused}");
+    }
+    // The same from a program.
+    let make = |name: &str| gst::ElementFactory::make(name).build().unwrap();
+    for (source, element) in [
+        ("audiotestsrc", "ddsencode"),
+        ("jpegenc", "ddsencode"),
+        ("jpegenc", "ddsinfer"),
+    ] {
+        let (source, element) = (make(source), make(element));
+        assert!(source.link(&element).is_err());
+        assert_eq!(element.pads().len(), 2);
+    }
+}
+
+#[test]
+fn what_shows_its_format_late_is_one_error_that_names_it_and_its_cure() {
+    init();
+    for (caps, factory, wants) in [
+        (
+            "video/x-raw,format=RGB,width=64,height=64,framerate=10/1",
+            "ddsencode",
+            ["RGB", "videoconvert"],
+        ),
+        (
+            "video/x-raw,format=I420,width=65,height=64,framerate=10/1",
+            "ddsencode",
+            ["65 is odd", "videoscale"],
+        ),
+        (
+            "video/x-h264,stream-format=avc,alignment=au",
+            "ddsencode",
+            ["video/x-h264", "decode"],
+        ),
+        ("image/jpeg", "ddsinfer", ["image/jpeg", "decode"]),
+        (
+            "audio/x-raw,format=S16LE,rate=8000,channels=1",
+            "ddsinfer",
+            ["audio/x-raw", "video"],
+        ),
+        (
+            "video/x-raw,format=RGB16,width=64,height=64,framerate=10/1",
+            "ddsoverlay",
+            ["RGB16", "videoconvert"],
+        ),
+    ] {
+        // Any source tells its format late behind this one.
+        let line = format!(
+            "fakesrc num-buffers=2 sizetype=fixed sizemax=64 ! typefind force-caps=\"{caps}\" ! {factory} ! fakesink"
+        );
+        let text = error_of(&line, factory);
+        assert!(wants.iter().all(|want| text.contains(want)), "{caps}: {text}");
+    }
+    for factory in ["ddsencode", "ddsinfer"] {
+        let text = error_of(
+            &format!("fakesrc num-buffers=2 sizetype=fixed ! {factory} ! fakesink"),
+            factory,
+        );
+        assert!(text.contains("no known kind"), "{text}");
+    }
+}
+
+#[test]
+fn the_feedback_pad_takes_sources_without_caps_and_feedback_by_its_caps() {
+    init();
+    let port = free_ports(1)[0];
+    for source in [
+        format!("udpsrc port={port} ! e.feedback"),
+        format!("udpsrc port={port} ! application/x-rtcp ! e."),
+        "appsrc is-live=true ! application/x-dds-feedback ! e.".into(),
+        "appsrc is-live=true ! e.feedback".into(),
+        "fakesrc num-buffers=3 sizetype=fixed sizemax=40 ! tee ! queue ! e.feedback".into(),
+        "fakesrc num-buffers=3 sizetype=fixed sizemax=40 ! funnel ! e.feedback".into(),
+        "fakesrc num-buffers=3 sizetype=fixed sizemax=40 ! application/octet-stream ! e.feedback".into(),
+    ] {
+        let pipeline = launch(&format!(
+            "videotestsrc num-buffers=5 ! ddsencode name=e ! fakesink {source}"
+        ));
+        let pad = pipeline.by_name("e").unwrap().static_pad("feedback");
+        assert!(pad.is_some_and(|pad| pad.is_linked()), "{source}");
+        run_to_eos(&pipeline);
+    }
+}

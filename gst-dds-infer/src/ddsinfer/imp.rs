@@ -214,6 +214,8 @@ impl ObjectImpl for DdsInfer {
         let obj = self.obj();
         obj.add_pad(&self.sink_pad).expect("a new element has no pads");
         obj.add_pad(&self.src_pad).expect("a new element has no source pad");
+        gst_dds_link::refusal::tell_refusals(&self.sink_pad);
+        gst_dds_link::refusal::require_caps(&self.sink_pad);
     }
 }
 

@@ -62,6 +62,7 @@ impl RefineInput {
             // Nothing that comes in here leaves as such.
             .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
             .build();
+        gst_dds_link::refusal::tell_refusals(&pad);
         Arc::new(Self {
             pad,
             probe: KeptProbe::default(),

@@ -60,6 +60,11 @@ impl ObjectSubclass for DdsOverlay {
 }
 
 impl ObjectImpl for DdsOverlay {
+    fn constructed(&self) {
+        self.parent_constructed();
+        gst_dds_link::refusal::tell_refusals(self.obj().sink_pad());
+    }
+
     fn properties() -> &'static [glib::ParamSpec] {
         &PROPERTIES
     }

@@ -80,7 +80,7 @@ impl DdsEncode {
     /// The `feedback` pad. Nothing goes through it: no event (its end is not the video's end), no query, no path for
     /// searches.
     pub(super) fn feedback_pad(&self, template: &gst::PadTemplate) -> gst::Pad {
-        gst::Pad::builder_from_template(template)
+        let pad = gst::Pad::builder_from_template(template)
             .name("feedback")
             .chain_function(|_, parent, buffer| {
                 Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.feedback_chain(&buffer))
@@ -91,7 +91,9 @@ impl DdsEncode {
                 _ => false,
             })
             .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
-            .build()
+            .build();
+        gst_dds_link::refusal::tell_refusals(&pad);
+        pad
     }
 
     /// Takes feedback packets from any thread; the next frame reads them, or in two passes the frames that wait.

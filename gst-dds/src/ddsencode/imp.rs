@@ -88,6 +88,8 @@ impl PresetImpl for DdsEncode {}
 impl ObjectImpl for DdsEncode {
     fn constructed(&self) {
         self.parent_constructed();
+        gst_dds_link::refusal::tell_refusals(self.obj().sink_pad());
+        gst_dds_link::refusal::require_caps(self.obj().sink_pad());
         self.watch_key_frames();
     }
 
@@ -152,7 +154,7 @@ impl ElementImpl for DdsEncode {
                     "feedback",
                     PadDirection::Sink,
                     PadPresence::Request,
-                    &gst::Caps::new_any(),
+                    &negotiate::FEEDBACK_CAPS,
                 )
                 .unwrap(),
             ]
@@ -257,7 +259,29 @@ impl VideoEncoderImpl for DdsEncode {
             && cuda::available()
                 .inspect_err(|why| gst::debug!(CAT, imp = self, "No pictures in CUDA memory: {why}"))
                 .is_ok();
-        obj.proxy_getcaps(Some(&negotiate::input_caps(allowed.as_ref(), &coders, gpu)), filter)
+        let answer = |interlaced: Option<bool>, filter: Option<&gst::Caps>| {
+            let takes = negotiate::input_caps(allowed.as_ref(), &coders, gpu, interlaced);
+            obj.proxy_getcaps(Some(&takes), filter)
+        };
+        let Some(filter) = filter.filter(|filter| !filter.is_any()) else {
+            return answer(None, None);
+        };
+        // Which sizes a format may have depends on its fields, which caps cannot say: each question gets its own answer.
+        // Where no format is left at a size, all are there: the encoder then says what is wrong with the size, and linking
+        // or negotiation would not.
+        let mut caps = gst::Caps::new_empty();
+        for (structure, features) in filter.iter_with_features() {
+            let mut one = gst::Caps::new_empty();
+            one.make_mut()
+                .append_structure_full(structure.to_owned(), Some(features.to_owned()));
+            let interlaced = settings.interlaced() || negotiate::is_interlaced(structure);
+            let mut coded = answer(Some(interlaced), Some(&one));
+            if coded.is_empty() {
+                coded = answer(None, Some(&one));
+            }
+            caps.merge(coded);
+        }
+        caps
     }
 
     fn propose_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {

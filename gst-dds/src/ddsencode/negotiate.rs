@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use gst_video::VideoFormat;
 
-use crate::encoder::{Backend, Codec, Colour, Config, FieldOrder, OpenError, ParameterSets, PixelFormat};
+use crate::encoder::{Backend, Codec, Colour, Config, FieldOrder, OpenError, ParameterSets, PixelFormat, Sizes};
 
 use super::settings::Settings;
 use crate::cuda;
@@ -54,6 +54,19 @@ pub(super) static SINK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     let mut all = gst_video::VideoCapsBuilder::new().format_list(FORMATS).build();
     all.merge(on_gpu(GPU_FORMATS));
     all
+});
+
+/// Caps of the feedback pad. They name what it is for, or automatic linking would put video there whose format the sink
+/// pad does not take. Sources without caps of their own (`udpsrc`) link all the same.
+pub(super) static FEEDBACK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
+    [
+        "application/x-dds-feedback",
+        "application/x-rtcp",
+        "application/octet-stream",
+    ]
+    .into_iter()
+    .map(gst::Structure::new_empty)
+    .collect()
 });
 
 /// Caps of video in the memory of a GPU.
@@ -275,29 +288,64 @@ pub(super) fn choose(
     })
 }
 
-/// Caps of the video whose format one of the encoders takes, and some profile that downstream takes can carry. With `gpu`,
-/// those that can take it in the memory of a GPU too, and first: who can leave it there or not should leave it.
-pub(super) fn input_caps(allowed: Option<&gst::Caps>, coders: &[(Backend, Codec)], gpu: bool) -> gst::Caps {
+/// Caps of the video whose format and size one of the encoders takes, and some profile that downstream takes can carry.
+/// With `gpu`, those that can take it in the memory of a GPU too, and first: who can leave it there or not should leave it.
+/// `interlaced` decides which sizes a format may have; `None`: any.
+pub(super) fn input_caps(
+    allowed: Option<&gst::Caps>,
+    coders: &[(Backend, Codec)],
+    gpu: bool,
+    interlaced: Option<bool>,
+) -> gst::Caps {
     let takes = |(backend, codec): (Backend, Codec), format| {
         let carried = allowed.is_none_or(|caps| caps.is_any() || carries(caps, codec, format));
         carried && backend.formats().contains(&format)
     };
-    let any_takes = |format: VideoFormat, on_gpu: bool| {
-        pixel_format(format).is_some_and(|format| {
-            let mut coders = coders.iter().filter(|(backend, _)| !on_gpu || backend.reads_gpu());
-            coders.any(|coder| takes(*coder, format))
-        })
-    };
     let mut caps = gst::Caps::new_empty();
-    let on_device: Vec<_> = GPU_FORMATS.into_iter().filter(|f| gpu && any_takes(*f, true)).collect();
-    if !on_device.is_empty() {
-        caps.merge(on_gpu(on_device));
+    let mut offer = |formats: &[VideoFormat], on_gpu: bool| {
+        // Formats of one rule stand together, the preferred one decides their place.
+        let mut rules: Vec<(Option<Sizes>, Vec<VideoFormat>)> = Vec::new();
+        for format in formats {
+            let Some(pixels) = pixel_format(*format) else { continue };
+            let coders = coders.iter().filter(|coder| takes(**coder, pixels));
+            for (backend, _) in coders.filter(|(backend, _)| !on_gpu || backend.reads_gpu()) {
+                let sizes = interlaced.map(|interlaced| backend.sizes(pixels, interlaced));
+                match rules.iter_mut().find(|(rule, _)| *rule == sizes) {
+                    Some((_, formats)) if formats.contains(format) => (),
+                    Some((_, formats)) => formats.push(*format),
+                    None => rules.push((sizes, vec![*format])),
+                }
+            }
+        }
+        for (sizes, formats) in rules {
+            let mut offered = gst_video::VideoCapsBuilder::new().format_list(formats).build();
+            if on_gpu {
+                offered
+                    .make_mut()
+                    .set_features_simple(Some(gst::CapsFeatures::new([cuda::FEATURE])));
+            }
+            if let Some(Sizes { least, most, step }) = sizes {
+                let side = |least, most, step| gst::IntRange::with_step(least as i32, most as i32, step as i32);
+                let offered = offered.make_mut();
+                offered.set("width", side(least.0, most.0, step.0));
+                offered.set("height", side(least.1, most.1, step.1));
+            }
+            caps.merge(offered);
+        }
+    };
+    if gpu {
+        offer(&GPU_FORMATS, true);
     }
-    let system: Vec<_> = FORMATS.into_iter().filter(|f| any_takes(*f, false)).collect();
-    if !system.is_empty() {
-        caps.merge(gst_video::VideoCapsBuilder::new().format_list(system).build());
-    }
+    offer(&FORMATS, false);
     caps
+}
+
+/// Whether all video of such caps has two fields in a picture.
+pub(super) fn is_interlaced(caps: &gst::StructureRef) -> bool {
+    match caps.value("interlace-mode") {
+        Ok(_) => strings(caps, "interlace-mode").iter().all(|mode| mode != "progressive"),
+        Err(_) => false,
+    }
 }
 
 fn carries(allowed: &gst::Caps, codec: Codec, format: PixelFormat) -> bool {

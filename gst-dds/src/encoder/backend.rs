@@ -6,6 +6,43 @@
 
 use super::{Codec, Config, Log, OpenError, PixelFormat, RegionEncoder};
 
+/// Sizes of the pictures that can be coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Least width and height in pixels.
+    pub least: (u32, u32),
+    /// Most.
+    pub most: (u32, u32),
+    /// Width and height are multiples of these.
+    pub step: (u32, u32),
+}
+
+impl Sizes {
+    /// What stands against a picture of this size, and what to do about it.
+    pub fn refusal(&self, width: u32, height: u32, format: PixelFormat) -> Option<OpenError> {
+        const CURE: &str = "Put videoscale, videocrop or videobox in front of the element, or videoconvert where another \
+                            format will do";
+        let sides = [
+            ("width", width, self.least.0, self.most.0, self.step.0),
+            ("height", height, self.least.1, self.most.1, self.step.1),
+        ];
+        sides.into_iter().find_map(|(name, side, least, most, step)| {
+            let reason = if side < least {
+                format!("{side} is less than {least}, the least that is coded")
+            } else if side > most {
+                format!("{side} is more than {most}, the most that is coded")
+            } else if side % step == 0 {
+                return None;
+            } else if step == 2 {
+                format!("{side} is odd, and {format:?} video cannot be coded so")
+            } else {
+                format!("{side} is no multiple of {step}, as the two fields of {format:?} video need it")
+            };
+            Some(OpenError::refused(name, reason, CURE))
+        })
+    }
+}
+
 /// A library that may stand behind the element. Each one is named whether or not this build has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
@@ -51,6 +88,23 @@ impl Backend {
         }
     }
 
+    /// Sizes that it codes. Chroma is sampled in whole numbers, of each field where there are two.
+    pub fn sizes(self, format: PixelFormat, interlaced: bool) -> Sizes {
+        // A library refuses what is too large for its levels or its hardware by itself.
+        const MOST: u32 = 16384;
+        let (across, down, _) = format.sampling(1);
+        let step = (1 << across, 1 << (down + u32::from(interlaced)));
+        let least = match self {
+            Self::X265 => (16, 16),
+            Self::X264 | Self::Nvenc => step,
+        };
+        Sizes {
+            least,
+            most: (MOST, MOST),
+            step,
+        }
+    }
+
     /// Whether it reads pictures in the memory of a GPU, of the same sample layouts.
     pub fn reads_gpu(self) -> bool {
         self == Self::Nvenc
@@ -75,6 +129,10 @@ impl Backend {
                 format!("it does not take {:?} video", config.format),
                 "Convert the video before the element (videoconvert)",
             ));
+        }
+        let sizes = self.sizes(config.format, config.interlaced.is_some());
+        if let Some(refusal) = sizes.refusal(config.width, config.height, config.format) {
+            return Err(refusal);
         }
         let _ = &log;
         match self {

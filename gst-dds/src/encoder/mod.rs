@@ -69,7 +69,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-pub use backend::Backend;
+pub use backend::{Backend, Sizes};
 pub use dds_protocol::nal::{Codec, NalKind};
 pub use level::smallest_level;
 pub use nals::{find_nals, to_lengths};

@@ -21,6 +21,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Mutex;
 
 use x264_sys as sys;
 
@@ -38,6 +39,8 @@ const MAX_EXACT_SUBME: c_int = 9;
 const MAX_SHIFT: u8 = 10;
 /// Room above the rate factor where quantizers must not move; 0 would mean no limit.
 const NO_ROOM: f32 = 0.01;
+/// Error lines that are kept for messages.
+const KEPT_ERRORS: usize = 3;
 /// First bytes of the UUID of x264's version SEI.
 const VERSION_SEI_UUID: [u8; 4] = [0xdc, 0x45, 0xe9, 0xbd];
 
@@ -91,14 +94,29 @@ struct LogSink {
     open_guard: bool,
     /// Limits of the rate factor are lifted on purpose.
     exact: bool,
+    /// The last errors, for messages.
+    errors: Mutex<Vec<String>>,
 }
 
 impl LogSink {
+    /// What the library has said was wrong since the last call, for the end of a sentence; empty where it said nothing.
+    fn take_errors(&self) -> String {
+        let errors = std::mem::take(&mut *self.errors.lock().unwrap());
+        errors.iter().map(|line| format!(": {line}")).collect()
+    }
+
     fn line(&self, level: LogLevel, text: &str) {
         let wide = self.open_guard && text.starts_with("VBV") && text.contains("level limit");
         // In exact mode the bucket only guards a cap that is kept elsewhere, and counted there.
         let bucket = self.exact && (text.starts_with("CRF max") || text.starts_with("VBV underflow"));
         let expected = wide || bucket;
+        if level == LogLevel::Error {
+            let mut errors = self.errors.lock().unwrap();
+            if errors.len() == KEPT_ERRORS {
+                errors.remove(0);
+            }
+            errors.push(text.into());
+        }
         (self.log)(if expected { LogLevel::Debug } else { level }, text);
     }
 }
@@ -246,7 +264,7 @@ pub struct X264 {
     handle: ptr::NonNull<sys::x264_t>,
     params: Box<sys::x264_param_t>,
     /// Where log lines go; libx264 holds a pointer to it.
-    _log: Box<LogSink>,
+    log: Box<LogSink>,
     format: PixelFormat,
     width: usize,
     height: usize,
@@ -287,6 +305,7 @@ impl RegionEncoder for X264 {
             log,
             open_guard: config.guard == Guard::OPEN,
             exact,
+            errors: Mutex::default(),
         });
 
         let mut params = Params::new(config.preset.as_deref(), config.tune.as_deref())?;
@@ -363,7 +382,10 @@ impl RegionEncoder for X264 {
         // outlives it.
         let handle = unsafe { sys::x264_encoder_open(p) };
         let handle = ptr::NonNull::new(handle).ok_or_else(|| {
-            OpenError::Library("libx264 does not open with these parameters (see its log lines)".into())
+            OpenError::Library(format!(
+                "libx264 does not open with these parameters{}",
+                log.take_errors()
+            ))
         })?;
         let mut read_back = Box::new(MaybeUninit::<sys::x264_param_t>::uninit());
         // SAFETY: the call copies the whole structure.
@@ -375,7 +397,7 @@ impl RegionEncoder for X264 {
         let rows = config.height.div_ceil(16).next_multiple_of(2) as usize;
         let mut encoder = Self {
             handle,
-            _log: log,
+            log,
             format: config.format,
             width: config.width as usize,
             height: config.height as usize,
@@ -510,7 +532,10 @@ impl RegionEncoder for X264 {
             (size, output.assume_init())
         };
         if size < 0 {
-            return Err(EncodeError::Library(format!("libx264 says {size}")));
+            return Err(EncodeError::Library(format!(
+                "libx264 says {size}{}",
+                self.log.take_errors()
+            )));
         }
         if size == 0 || count < 1 {
             return Err(EncodeError::Delayed);
@@ -598,7 +623,10 @@ impl X264 {
         // SAFETY: the parameters are those read back from this encoder, with a few numbers changed.
         match unsafe { sys::x264_encoder_reconfig(self.handle.as_ptr(), &mut *self.params) } {
             0.. => Ok(()),
-            code => Err(EncodeError::Library(format!("libx264 takes no change and says {code}"))),
+            code => Err(EncodeError::Library(format!(
+                "libx264 takes no change and says {code}{}",
+                self.log.take_errors()
+            ))),
         }
     }
 
@@ -678,7 +706,8 @@ impl X264 {
         let size = unsafe { sys::x264_encoder_headers(self.handle.as_ptr(), &mut nals, &mut count) };
         if size < 0 || count < 1 {
             return Err(OpenError::Library(format!(
-                "libx264 gives no parameter sets (code {size})"
+                "libx264 gives no parameter sets (code {size}){}",
+                self.log.take_errors()
             )));
         }
         // SAFETY: libx264 returned `count` NAL units, valid until the next call.
