@@ -120,3 +120,100 @@ fn fifteen_lines_run_with_the_word_replaced() {
     }
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+/// Records twelve pictures that come at these milliseconds (`None`: without a time); times of the access units in front of
+/// the muxer, and how often the element warned.
+fn recorded(times: &[Option<u64>], muxer: &str, path: &Path, rate: &str) -> (Vec<u64>, usize) {
+    let pipeline = gst::parse::launch(&format!(
+        "appsrc name=in format=time caps=video/x-raw,format=I420,width=64,height=48,framerate={rate} \
+         ! ddsencode name=e threads=1 mode=two-pass ! h264parse ! identity name=out ! {muxer} ! filesink location={} \
+         e.refine ! fakesink async=false sync=false",
+        path.display()
+    ))
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let input = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+    let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = out.clone();
+    let pad = pipeline.by_name("out").unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let buffer = info.buffer().unwrap();
+        assert_eq!(buffer.dts(), buffer.pts());
+        seen.lock().unwrap().push(buffer.pts().unwrap().mseconds());
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    for (n, time) in times.iter().enumerate() {
+        let mut buffer = gst::Buffer::from_mut_slice(vec![n as u8 * 9; 64 * 48 * 3 / 2]);
+        buffer
+            .get_mut()
+            .unwrap()
+            .set_pts(time.map(gst::ClockTime::from_mseconds));
+        input.push_buffer(buffer).unwrap();
+    }
+    input.end_of_stream().unwrap();
+    let bus = pipeline.bus().unwrap();
+    let kinds = [
+        gst::MessageType::Eos,
+        gst::MessageType::Error,
+        gst::MessageType::Warning,
+    ];
+    let mut warnings = 0;
+    loop {
+        let message = bus
+            .timed_pop_filtered(gst::ClockTime::from_seconds(60), &kinds)
+            .expect("an end");
+        match message.view() {
+            gst::MessageView::Warning(w) if w.src().is_some_and(|s| s.name() == "e") => warnings += 1,
+            gst::MessageView::Eos(_) => break,
+            other => panic!("{times:?} {muxer}: {other:?}"),
+        }
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    (std::mem::take(&mut *out.lock().unwrap()), warnings)
+}
+
+#[test]
+fn a_recording_holds_every_picture_whatever_their_times() {
+    common::init();
+    let directory = std::env::temp_dir().join(format!("ddsencode-times-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let whole: Vec<_> = (0..12).map(|n| Some(n * 40)).collect();
+    let with = |changes: &[(usize, Option<u64>)]| {
+        let mut times = whole.clone();
+        changes.iter().for_each(|(n, time)| times[*n] = *time);
+        times
+    };
+    let missing = with(&[(4, None)]);
+    for (times, rate) in [
+        (whole.clone(), "25/1"),
+        (missing.clone(), "25/1"),
+        (missing.clone(), "0/1"),
+        (with(&[(0, None)]), "25/1"),
+        (with(&[(4, None), (5, None), (6, None)]), "25/1"),
+        (with(&[(11, None)]), "25/1"),
+        (vec![None; 12], "25/1"),
+        (vec![Some(80); 12], "25/1"),
+        (with(&[(5, Some(160))]), "25/1"),
+        (with(&[(5, Some(20))]), "25/1"),
+        (with(&[(5, Some(3_600_000))]), "25/1"),
+        (
+            with(&(6..12).map(|n| (n as usize, Some((n - 6) * 40))).collect::<Vec<_>>()),
+            "25/1",
+        ),
+    ] {
+        for (muxer, end) in [("mp4mux", "mp4"), ("matroskamux", "mkv"), ("mpegtsmux", "ts")] {
+            let path = directory.join(format!("times.{end}"));
+            let (out, warnings) = recorded(&times, muxer, &path, rate);
+            assert!(out.is_sorted_by(|a, b| a < b), "{times:?}: {out:?}");
+            assert_eq!(decoded(&path), 12, "{times:?} {muxer}");
+            let mended = times.iter().zip(&out).any(|(time, out)| *time != Some(*out));
+            assert_eq!(warnings, usize::from(mended), "told once: {times:?}");
+            if times == whole || times == missing {
+                assert_eq!(out, whole.iter().flatten().copied().collect::<Vec<_>>());
+            }
+        }
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+}

@@ -44,6 +44,7 @@ mod regions;
 mod requests;
 pub mod ring;
 mod stats;
+pub mod timeline;
 
 pub use cap::Vbv;
 pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};

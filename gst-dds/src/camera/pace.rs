@@ -78,6 +78,11 @@ impl Pace {
         self.measured_ns.unwrap_or(self.assumed_ns)
     }
 
+    /// The same where it is known: told by caps, or measured.
+    pub fn known_interval_ns(&self) -> Option<f64> {
+        self.measured_ns.or(self.told.then_some(self.assumed_ns))
+    }
+
     /// The distance in force as a factor of the assumed one: 1 exactly where that is right.
     pub fn scale(&self) -> f64 {
         self.measured_ns.map_or(1.0, |measured| measured / self.assumed_ns)

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use gst::prelude::*;
@@ -12,6 +13,7 @@ use gst_dds_link::channel::{CameraEnd, Counts};
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
+use crate::camera::timeline::Timeline;
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Pace, Source};
 use crate::cuda;
 use crate::encoder::{
@@ -69,6 +71,10 @@ pub struct DdsEncode {
     /// Where `feedback-uri` asks for it.
     pub(super) channel: Mutex<Option<CameraEnd>>,
     pub(super) refine: Arc<Refine>,
+    /// Times that pictures go out with.
+    times: Mutex<Timeline>,
+    /// What the application was warned of in this run.
+    warned: Mutex<BTreeSet<String>>,
     /// What neighbours with pictures on a GPU share with us.
     pub(super) cuda: cuda::Slot,
     /// Counts of the last run, for `stats` after the end.
@@ -222,6 +228,8 @@ impl VideoEncoderImpl for DdsEncode {
                 .map(drop)
             });
         *self.last_stats.lock().unwrap() = None;
+        *self.times.lock().unwrap() = Timeline::default();
+        self.warned.lock().unwrap().clear();
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
         self.open_channel(&settings.channel())
     }
@@ -330,6 +338,8 @@ impl VideoEncoderImpl for DdsEncode {
                 return done;
             }
             gst::EventType::StreamStart => self.refine.new_stream(),
+            // Times of another segment may begin anywhere.
+            gst::EventType::Segment => *self.times.lock().unwrap() = Timeline::default(),
             gst::EventType::FlushStart => self.refine.flush_start(event.clone()),
             gst::EventType::FlushStop => self.refine.flush_stop(event.clone()),
             _ => {}
@@ -426,6 +436,9 @@ impl DdsEncode {
             refused: opened.refused,
         };
 
+        if let Some(text) = negotiate::rarely_decoded(&choice, format) {
+            self.warn_once(text);
+        }
         let caps = negotiate::output_caps(&choice, format, &encoder.parameter_sets());
         let mut tags = gst::TagList::new();
         {
@@ -583,17 +596,37 @@ impl DdsEncode {
             let settings = self.settings.lock().unwrap();
             (settings.live(), settings.wall_clock())
         };
-        let reopen = match self.state.lock().unwrap().as_ref() {
-            Some(state) => !state.mode.same_kind(live.mode) || state.wanted_scale != state.scale,
+        let (reopen, interval) = match self.state.lock().unwrap().as_ref() {
+            Some(state) => (
+                !state.mode.same_kind(live.mode) || state.wanted_scale != state.scale,
+                state.pace.known_interval_ns(),
+            ),
             None => return Err(gst::FlowError::NotNegotiated),
         };
         if reopen {
             // Encoders change neither their kind of rate control nor its size: a new encoder begins with an IDR picture.
             self.reopen()?;
         }
+        let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
+        let time = {
+            let start = segment.as_ref().and_then(|segment| segment.start());
+            let nominal = interval.map(|interval| interval as u64);
+            let pts = frame.pts().map(gst::ClockTime::nseconds);
+            self.times
+                .lock()
+                .unwrap()
+                .next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal)
+        };
+        if time.mended {
+            gst::debug!(CAT, imp = self, "{:?} is no time in order: {time:?}", frame.pts());
+            self.warn_once(
+                "Pictures come without a time, or not in the order of their times: each goes out behind the one before. \
+                 Put identity single-segment=true, videorate or do-timestamp=true in front where times matter",
+            );
+            frame.set_pts(gst::ClockTime::from_nseconds(time.ns));
+        }
         let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
         let late = obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0;
-        let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
         let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
         let capture_time_ns = frame
             .input_buffer()
@@ -644,6 +677,14 @@ impl DdsEncode {
         let flow = obj.finish_frame(frame);
         self.attach_rtcp(gst::ClockTime::from_nseconds(coded.now));
         flow
+    }
+
+    /// Tells the application of something that is not as it may think, once in a run.
+    fn warn_once(&self, text: &str) {
+        if self.warned.lock().unwrap().insert(text.into()) {
+            gst::warning!(CAT, imp = self, "{text}");
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
+        }
     }
 
     /// What may code the video, in the order to try: where downstream takes one standard only, what codes by it.

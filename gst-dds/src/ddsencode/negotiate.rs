@@ -183,6 +183,24 @@ fn fitting_profiles(codec: Codec, format: PixelFormat) -> &'static [&'static str
     }
 }
 
+/// What to say of a stream whose chroma many decoders do not know, where nobody behind asked for it by its profile.
+pub(super) fn rarely_decoded(choice: &Choice, format: PixelFormat) -> Option<&'static str> {
+    if choice.profile.is_some() {
+        return None;
+    }
+    match format {
+        PixelFormat::I444 | PixelFormat::I444P10 => Some(
+            "The video is coded with full chroma (4:4:4), which few recorders and hardware decoders read. For 4:2:0 put \
+             videoconvert ! video/x-raw,format=I420 in front, and videoscale or videocrop where a side is odd",
+        ),
+        PixelFormat::I422 | PixelFormat::Nv16 | PixelFormat::I422P10 => Some(
+            "The video is coded with half the chroma (4:2:2), which few recorders and hardware decoders read. For 4:2:0 put \
+             videoconvert ! video/x-raw,format=I420 in front, and videoscale or videocrop where the height is odd",
+        ),
+        _ => None,
+    }
+}
+
 /// What downstream lets us do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
