@@ -360,6 +360,171 @@ fn decoders_without_a_parser_take_the_stream() {
     }
 }
 
+/// Codes three pictures of the source with the settings; format on the sink pad, the stream, the text of the first error,
+/// and the warnings.
+fn coded(source: &str, settings: &str, tail: &str) -> (Option<String>, Vec<u8>, Option<String>, Vec<String>) {
+    common::init();
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc num-buffers=3 ! {source} ! videoconvert ! ddsencode name=e speed-preset=ultrafast {settings} \
+         ! {tail} ! appsink name=out sync=false"
+    ))
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    if settings.contains("two-pass") {
+        let other = gst::ElementFactory::make("fakesink")
+            .property("async", false)
+            .build()
+            .unwrap();
+        pipeline.add(&other).unwrap();
+        pipeline
+            .by_name("e")
+            .unwrap()
+            .link_pads(Some("refine"), &other, None)
+            .unwrap();
+    }
+    let _ = pipeline.set_state(gst::State::Playing);
+    let mut stream = Vec::new();
+    while let Ok(sample) = sink.pull_sample() {
+        stream.extend_from_slice(&sample.buffer().unwrap().map_readable().unwrap());
+    }
+    let pad = pipeline.by_name("e").unwrap().static_pad("sink").unwrap();
+    let format = pad
+        .current_caps()
+        .and_then(|caps| caps.structure(0)?.get::<String>("format").ok());
+    let (mut error, mut warnings) = (None, Vec::new());
+    let bus = pipeline.bus().unwrap();
+    while let Some(message) = bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Warning]) {
+        match message.view() {
+            gst::MessageView::Error(e) => error = error.or(Some(e.error().to_string())),
+            gst::MessageView::Warning(w) => warnings.push(w.error().to_string()),
+            _ => unreachable!(),
+        }
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    (format, stream, error, warnings)
+}
+
+#[test]
+fn every_size_is_coded_in_a_format_that_can_have_it() {
+    for (width, height, x264, x265) in [
+        (1, 1, "Y444", ""),
+        (2, 2, "I420", ""),
+        (15, 15, "Y444", ""),
+        (16, 16, "I420", "I420"),
+        (641, 361, "Y444", "Y444"),
+        (640, 361, "Y42B", "Y444"),
+        (641, 360, "Y444", "Y444"),
+        (16384, 16, "I420", "I420"),
+    ] {
+        for (settings, wanted) in [
+            ("", x264),
+            ("mode=two-pass low-scale=0.6", x264),
+            ("encoder=x265", x265),
+        ] {
+            if settings == "encoder=x265" && !cfg!(feature = "x265") {
+                continue;
+            }
+            let who = format!("{width}x{height} {settings}");
+            let source = format!("video/x-raw,format=RGB,width={width},height={height}");
+            let (format, stream, error, warnings) = coded(&source, settings, "identity");
+            if wanted.is_empty() {
+                assert!(error.is_some_and(|e| e.contains("less than 16")), "{who}");
+                continue;
+            }
+            assert_eq!((format.as_deref(), error), (Some(wanted), None), "{who}");
+            let chroma = match wanted {
+                "Y444" => Some("4:4:4"),
+                "Y42B" => Some("4:2:2"),
+                _ => None,
+            };
+            assert_eq!(warnings.len(), usize::from(chroma.is_some()), "{who}: {warnings:?}");
+            assert!(
+                chroma.is_none_or(|chroma| warnings[0].contains(chroma)),
+                "{who}: {warnings:?}"
+            );
+            if settings != "encoder=x265" {
+                assert_eq!(decodes(&stream), 3, "{who}");
+            }
+        }
+    }
+    // Fields of interlaced video need twice the lines, luma alone needs nothing, and who asks for a profile knows it.
+    let fields = "interlace-mode=interleaved,width=720";
+    for (source, tail, wanted, warned) in [
+        (
+            format!("video/x-raw,format=I420,{fields},height=480"),
+            "identity",
+            "I420",
+            0,
+        ),
+        (
+            format!("video/x-raw,format=I420,{fields},height=486"),
+            "identity",
+            "Y42B",
+            1,
+        ),
+        (
+            "video/x-raw,format=GRAY8,width=41,height=31".into(),
+            "identity",
+            "GRAY8",
+            0,
+        ),
+        (
+            "video/x-raw,format=Y444,width=41,height=31".into(),
+            "video/x-h264,profile=high-4:4:4",
+            "Y444",
+            0,
+        ),
+    ] {
+        let (format, stream, error, warnings) = coded(&source, "", tail);
+        assert_eq!((format.as_deref(), error), (Some(wanted), None), "{source}");
+        assert_eq!(warnings.len(), warned, "{source}: {warnings:?}");
+        assert!(tail != "identity" || decodes(&stream) == 3, "{source}");
+    }
+}
+
+#[test]
+fn where_no_format_is_left_the_error_names_the_side_and_the_cure() {
+    for (source, settings, tail, wants) in [
+        // Downstream leaves 4:2:0 only.
+        (
+            "format=RGB,width=641,height=361",
+            "",
+            "video/x-h264,profile=main",
+            ["641 is odd", "videoscale"],
+        ),
+        (
+            "format=RGB,width=640,height=361",
+            "",
+            "video/x-h264,profile=high",
+            ["361 is odd", "videocrop"],
+        ),
+        (
+            "format=I420,width=720,height=487,interlace-mode=interleaved",
+            "",
+            "identity",
+            ["487 is no multiple of 4", "fields"],
+        ),
+        (
+            "format=I420,width=720,height=486",
+            "interlaced=true",
+            "video/x-h264,profile=high",
+            ["486 is no multiple", "fields"],
+        ),
+        (
+            "format=GRAY8,width=16400,height=16",
+            "",
+            "identity",
+            ["16400 is more than 16384", "videoscale"],
+        ),
+    ] {
+        let (_, _, error, _) = coded(&format!("video/x-raw,{source}"), settings, tail);
+        let error = error.unwrap_or_else(|| panic!("{source}: no error"));
+        assert!(wants.iter().all(|want| error.contains(want)), "{source}: {error}");
+    }
+}
+
 /// What is promised with every encoder.
 const FOR_EVERY_ENCODER: [&str; 10] = [
     "avc_has_codec_data_length_prefixes_and_identity",

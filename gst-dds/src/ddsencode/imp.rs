@@ -275,8 +275,8 @@ impl VideoEncoderImpl for DdsEncode {
             return answer(None, None);
         };
         // Which sizes a format may have depends on its fields, which caps cannot say: each question gets its own answer.
-        // Where no format is left at a size, all are there: the encoder then says what is wrong with the size, and linking
-        // or negotiation would not.
+        // Where no format is left at a size, or none of colour, all are there: the encoder then says what is wrong with the
+        // size, and linking or negotiation would not.
         let mut caps = gst::Caps::new_empty();
         for (structure, features) in filter.iter_with_features() {
             let mut one = gst::Caps::new_empty();
@@ -284,7 +284,7 @@ impl VideoEncoderImpl for DdsEncode {
                 .append_structure_full(structure.to_owned(), Some(features.to_owned()));
             let interlaced = settings.interlaced() || negotiate::is_interlaced(structure);
             let mut coded = answer(Some(interlaced), Some(&one));
-            if coded.is_empty() {
+            if negotiate::without_colour(&coded) {
                 coded = answer(None, Some(&one));
             }
             caps.merge(coded);

@@ -358,6 +358,13 @@ pub(super) fn input_caps(
     caps
 }
 
+/// Whether nothing is left, or nothing but luma.
+pub(super) fn without_colour(caps: &gst::Caps) -> bool {
+    caps.iter()
+        .flat_map(|s| strings(s, "format"))
+        .all(|format| format == "GRAY8")
+}
+
 /// Whether all video of such caps has two fields in a picture.
 pub(super) fn is_interlaced(caps: &gst::StructureRef) -> bool {
     match caps.value("interlace-mode") {
