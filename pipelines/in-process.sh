@@ -16,8 +16,9 @@ usage: [NAME=VALUE ...] pipelines/in-process.sh [--help]
 parameters, by environment:
   SOURCE           what to code: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx)
-  BACKGROUND_QP    quantizer outside regions (40)
-  REGION_QP        quantizer inside regions (30)
+  BACKGROUND_QP    quantizer outside regions (36)
+  REGION_QP        quantizer inside regions (26)
+  MAX_BITRATE      cap in kbit/s over any one second, 0: none (4000)
   THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
@@ -30,8 +31,9 @@ esac
 
 SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
 MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
+MAX_BITRATE=${MAX_BITRATE:-4000}
 THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
@@ -47,7 +49,8 @@ if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec 
 gst-launch-1.0 -q -e \
   "${source[@]}" \
   ! videoconvert \
-  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
+  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \
+  speed-preset=veryfast key-int-max=250 \
   ! avdec_h264 max-threads=1 \
   ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
   ! fakesink async=false \

@@ -21,8 +21,9 @@ parameters, by environment:
   FEEDBACK_URI     where feedback comes in (udp://0.0.0.0:5006); behind NAT the camera dials: udp://SERVER:5006?mode=caller
   RELAY            where video goes: udp://HOST:PORT by plain RTP (udp://127.0.0.1:5000), or rtsp://... to publish there
   SOURCE           what to send: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
-  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (40)
-  REGION_QP        quantizer inside regions (30)
+  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (36)
+  REGION_QP        quantizer inside regions (26)
+  MAX_BITRATE      cap in kbit/s over any one second, 0: none (4000)
   KEY_INT_MAX      frames between key frames (50): many relays pass no request for one on
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
@@ -37,8 +38,9 @@ KEY_FILE=${KEY_FILE:-dds.key}
 FEEDBACK_URI=${FEEDBACK_URI:-udp://0.0.0.0:5006}
 RELAY=${RELAY:-udp://127.0.0.1:5000}
 SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
+MAX_BITRATE=${MAX_BITRATE:-4000}
 KEY_INT_MAX=${KEY_INT_MAX:-50}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
@@ -63,7 +65,8 @@ exec gst-launch-1.0 -e \
   "${source[@]}" \
   ! videoconvert \
   ! queue max-size-buffers=2 \
-  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
+  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \
+  speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
   feedback-uri="$FEEDBACK_URI" feedback-key-file="$KEY_FILE" \
   ! video/x-h264,stream-format=byte-stream \
   ! "${relay[@]}"

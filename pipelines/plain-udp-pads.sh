@@ -22,8 +22,9 @@ parameters, by environment:
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx)
   SERVER_HOST      where video goes (127.0.0.1), UDP port PORT (5000)
   CAMERA_HOST      where feedback goes (127.0.0.1), UDP port FEEDBACK_PORT (5005)
-  BACKGROUND_QP    quantizer outside regions (40)
-  REGION_QP        quantizer inside regions (30)
+  BACKGROUND_QP    quantizer outside regions (36)
+  REGION_QP        quantizer inside regions (26)
+  MAX_BITRATE      cap in kbit/s over any one second, 0: none (4000)
   THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
@@ -35,8 +36,9 @@ SERVER_HOST=${SERVER_HOST:-127.0.0.1}
 CAMERA_HOST=${CAMERA_HOST:-127.0.0.1}
 PORT=${PORT:-5000}
 FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
+MAX_BITRATE=${MAX_BITRATE:-4000}
 THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 
@@ -52,7 +54,8 @@ camera() {
     "${source[@]}" \
     ! videoconvert \
     ! queue max-size-buffers=2 \
-    ! ddsencode name=encoder background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max=250 \
+    ! ddsencode name=encoder background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \
+    speed-preset=veryfast key-int-max=250 \
     ! video/x-h264,stream-format=byte-stream \
     ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
     ! udpsink host="$SERVER_HOST" port="$PORT" sync=false async=false \

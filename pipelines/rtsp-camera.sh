@@ -14,13 +14,13 @@ usage() {
 usage: [NAME=VALUE ...] pipelines/rtsp-camera.sh [--help] [option of dds-rtsp-camera ...]
 
 Serves one camera's video. Watch it with pipelines/rtsp-server.sh, ffplay, VLC or a recorder. Ctrl-C ends it.
-With --encoder "mode=two-pass background-qp=40 region-qp=30" pipelines/rtsp-two-pass-server.sh watches both passes.
+With --encoder "mode=two-pass background-qp=36 region-qp=26" pipelines/rtsp-two-pass-server.sh watches both passes.
 
 parameters, by environment:
   SOURCE           what to show: a file in a loop (default: the clip of setup.sh), a device (/dev/video0) or test:ball
   PORT             TCP port (8554)
-  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (40)
-  REGION_QP        quantizer inside regions (30)
+  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (36)
+  REGION_QP        quantizer inside regions (26)
   KEY_INT_MAX      frames between key frames (250)
   DDS_RTSP_USER    NAME:PASSWORD that clients must give (none)
   DDS_RTSP_VIEWER  NAME:PASSWORD of one who may watch and not steer (none)
@@ -33,8 +33,8 @@ esac
 
 SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/vtest.avi}}
 PORT=${PORT:-8554}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
 KEY_INT_MAX=${KEY_INT_MAX:-250}
 DDS_RTSP_CAMERA=${DDS_RTSP_CAMERA:-$here/../target/release/dds-rtsp-camera}
 

@@ -4,7 +4,7 @@
 # The server of an RTSP camera of two passes: looks at the first pass, asks for regions by RTCP, pastes the second pass over
 # the picture and looks again. ?refine=1 in the URL asks for the second video track; everybody else sees one.
 #
-# The camera: pipelines/rtsp-camera.sh --encoder "mode=two-pass background-qp=40 region-qp=30 speed-preset=veryfast"
+# The camera: pipelines/rtsp-camera.sh --encoder "mode=two-pass background-qp=36 region-qp=26 speed-preset=veryfast"
 #
 # Expected output, one line for each frame; "pass" says which pass found an object, "refinement" what became of the second
 # pass:

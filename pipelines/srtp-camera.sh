@@ -26,8 +26,9 @@ parameters, by environment:
   HOST             the server (127.0.0.1)
   PORT             UDP port of the server for SRTP (5000); the next one is for its SRTCP
   FEEDBACK_PORT    UDP port here for SRTCP from the server (5005)
-  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (40)
-  REGION_QP        quantizer inside regions (30)
+  BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (36)
+  REGION_QP        quantizer inside regions (26)
+  MAX_BITRATE      cap in kbit/s over any one second, 0: none (4000)
   KEY_INT_MAX      frames between key frames (250)
   GST_PLUGIN_PATH  folder of the built plugins (target/release of this repository)
 USAGE
@@ -43,8 +44,9 @@ SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/
 HOST=${HOST:-127.0.0.1}
 PORT=${PORT:-5000}
 FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
+MAX_BITRATE=${MAX_BITRATE:-4000}
 KEY_INT_MAX=${KEY_INT_MAX:-250}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
@@ -116,7 +118,8 @@ exec /usr/bin/python3 -c "$launcher" camera server \
   "${source[@]}" \
   ! videoconvert \
   ! queue max-size-buffers=2 \
-  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
+  ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \
+  speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
   ! video/x-h264,stream-format=byte-stream \
   ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
   ! rtp.send_rtp_sink_0 \

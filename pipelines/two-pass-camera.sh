@@ -20,8 +20,9 @@ parameters, by environment:
   PORT             UDP port of the server for RTP of the first pass (5000); the next ones are for its RTCP, and for RTP and
                    RTCP of the second pass
   FEEDBACK_PORT    UDP port here for RTCP from the server (5005); the next one is for that of the second pass
-  BACKGROUND_QP    quantizer of the first pass, 1-51, higher is coarser (40)
-  REGION_QP        quantizer of the second pass (30)
+  BACKGROUND_QP    quantizer of the first pass, 1-51, higher is coarser (36)
+  REGION_QP        quantizer of the second pass (26)
+  MAX_BITRATE      cap in kbit/s over any one second, of the first pass alone; 0: none (4000)
   LOW_SCALE        size of the first pass, 0.25-1 (1)
   SEGMENT_LENGTH   0: every frame is asked about by itself; 15: in segments, as the paper does (0)
   KEY_INT_MAX      frames between key frames (250)
@@ -38,8 +39,9 @@ SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/
 HOST=${HOST:-127.0.0.1}
 PORT=${PORT:-5000}
 FEEDBACK_PORT=${FEEDBACK_PORT:-5005}
-BACKGROUND_QP=${BACKGROUND_QP:-40}
-REGION_QP=${REGION_QP:-30}
+BACKGROUND_QP=${BACKGROUND_QP:-36}
+REGION_QP=${REGION_QP:-26}
+MAX_BITRATE=${MAX_BITRATE:-4000}
 LOW_SCALE=${LOW_SCALE:-1}
 SEGMENT_LENGTH=${SEGMENT_LENGTH:-0}
 KEY_INT_MAX=${KEY_INT_MAX:-250}
@@ -56,8 +58,8 @@ gst-launch-1.0 -e \
   "${source[@]}" \
   ! videoconvert \
   ! queue max-size-buffers=2 \
-  ! ddsencode name=camera mode=two-pass background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" low-scale="$LOW_SCALE" \
-  segment-length="$SEGMENT_LENGTH" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
+  ! ddsencode name=camera mode=two-pass background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \
+  low-scale="$LOW_SCALE" segment-length="$SEGMENT_LENGTH" speed-preset=veryfast key-int-max="$KEY_INT_MAX" \
   ! video/x-h264,stream-format=byte-stream \
   ! rtph264pay config-interval=-1 aggregate-mode=zero-latency \
   ! rtp.send_rtp_sink_0 \

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use dds_tests::relay::{Direction, Relay};
+use gst::prelude::*;
 use serde_json::Value;
 
 /// Of the clip: so few that two scripts at once keep up with it on a slow machine.
@@ -824,6 +825,81 @@ fn python_has(module: &str) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
+}
+
+/// Scripts, settings for relays and the README: what people copy.
+fn recipes() -> Vec<(String, String)> {
+    let folder = repository().join("pipelines");
+    let mut files: Vec<_> = [folder.clone(), folder.join("relays")]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "sh" || e == "yml" || e == "yaml"))
+        .collect();
+    files.push(repository().join("README.md"));
+    files.push(repository().join("pipelines/rtsp-camera/src/options.rs"));
+    files.sort();
+    let read = |path: PathBuf| (path.display().to_string(), std::fs::read_to_string(&path).unwrap());
+    files.into_iter().map(read).collect()
+}
+
+/// The numbers that follow each `key` in the text.
+fn numbers<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = u32> + 'a {
+    text.split(key).skip(1).filter_map(|rest| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse().ok()
+    })
+}
+
+#[test]
+fn every_recipe_has_the_quantizers_of_the_element() {
+    init();
+    let element = gst::ElementFactory::make("ddsencode").build().unwrap();
+    let mut seen = 0;
+    for (property, variable) in [("background-qp", "BACKGROUND_QP"), ("region-qp", "REGION_QP")] {
+        let ours = element.property::<u32>(property);
+        for (file, text) in recipes() {
+            for key in [format!("{property}="), format!("${{{variable}:-")] {
+                for number in numbers(&text, &key) {
+                    assert_eq!(number, ours, "{property} in {file}");
+                    seen += 1;
+                }
+            }
+            for line in text
+                .lines()
+                .filter(|line| line.trim_start().starts_with(&format!("{variable} ")))
+            {
+                assert!(line.contains(&format!("({ours})")), "{file}: {line}");
+                seen += 1;
+            }
+        }
+    }
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let [background, region] = ["background-qp", "region-qp"].map(|name| element.property::<u32>(name));
+    let defaults = format!("| `background-qp`, `region-qp` | {background}, {region} |");
+    assert_eq!(readme.matches(&defaults).count(), 2, "{defaults}");
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn every_recipe_that_starts_a_camera_caps_its_bit_rate() {
+    let mut cameras = 0;
+    for (file, text) in recipes() {
+        // A line goes on behind a backslash, and in YAML up to the next pipe.
+        let text = text.replace("\\\n", " ").replace("\n    feedback-uri", " feedback-uri");
+        for line in text
+            .lines()
+            .filter(|line| line.contains("! ddsencode ") && line.contains("speed-preset"))
+        {
+            assert!(line.contains(" max-bitrate="), "{file}: {line}");
+            cameras += 1;
+        }
+        if text.contains("max-bitrate=\"$MAX_BITRATE\"") {
+            let help = text.lines().find(|line| line.starts_with("  MAX_BITRATE "));
+            assert!(help.is_some_and(|line| line.ends_with("0: none (4000)")), "{file}");
+        }
+    }
+    assert!(cameras >= 9, "{cameras}");
 }
 
 /// What the settings for relays say to run, joined where a shell or YAML joins it.

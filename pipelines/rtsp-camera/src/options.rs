@@ -25,7 +25,7 @@ options:
   --size WxH          size to send (the source's own; a pattern: 1280x720)
   --rate N            frames per second to send (the source's own; a pattern: 25)
   --encoder PROPS     properties of ddsencode, as in a gst-launch line
-                      (background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250)
+                      (background-qp=36 region-qp=26 speed-preset=veryfast key-int-max=250)
   --address IP        address to listen on (0.0.0.0: all)
   --port N            TCP port (8554; 0: any free one)
   --path PATH         path of the URL (/camera)
@@ -94,7 +94,7 @@ impl Default for Options {
             source: Source::Pattern("smpte".into()),
             size: None,
             rate: None,
-            encoder: "background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250".into(),
+            encoder: "background-qp=36 region-qp=26 speed-preset=veryfast key-int-max=250".into(),
             address: "0.0.0.0".into(),
             port: 8554,
             path: "/camera".into(),

@@ -38,7 +38,8 @@ what is watched:
   --model FILE       ONNX model (gst-dds-infer/models/street_nano.onnx); FILE.modelinfo beside it describes it
 
 how the camera codes:
-  --background-qp N  quantizer outside regions, 1-51, higher is coarser (40)
+  --background-qp N  quantizer outside regions, 1-51, higher is coarser (40: coarser than the element's own 36, which this
+                     quiet clip does not need)
   --region-qp N      quantizer inside regions, 1-51 (30)
   --preset NAME      speed-preset of ddsencode and x264enc (veryfast)
   --key-int-max N    frames between key frames, both (250)
