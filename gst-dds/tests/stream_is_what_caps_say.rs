@@ -525,6 +525,112 @@ fn where_no_format_is_left_the_error_names_the_side_and_the_cure() {
     }
 }
 
+/// Of each picture of a byte-stream as FFmpeg reads it: interlaced, top field first, how often a field is shown again.
+fn fields(stream: &[u8]) -> Vec<(u8, u8, u8)> {
+    let thread = format!("{:?}", std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("ddsencode-fields-{}-{thread}.h264", std::process::id()));
+    std::fs::write(&path, stream).unwrap();
+    let entries = "frame=interlaced_frame,top_field_first,repeat_pict";
+    let output = std::process::Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-show_entries",
+            entries,
+            "-of",
+            "compact=p=0",
+            "-show_frames",
+        ])
+        .arg(&path)
+        .output()
+        .expect("ffprobe is installed");
+    std::fs::remove_file(&path).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let field = |line: &str, name: &str| -> Option<u8> { line.split_once(name)?.1.get(1..2)?.parse().ok() };
+    text.lines()
+        .filter_map(|line| {
+            let field = |name| field(line, name);
+            Some((
+                field("interlaced_frame")?,
+                field("top_field_first")?,
+                field("repeat_pict")?,
+            ))
+        })
+        .collect()
+}
+
+#[test]
+fn each_picture_of_mixed_video_is_interlaced_or_not_and_its_regions_stay_exact() {
+    use gst_video::VideoBufferFlags as Flags;
+    common::init();
+    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 160, 96)
+        .fps(gst::Fraction::new(30, 1))
+        .interlace_mode(gst_video::VideoInterlaceMode::Mixed)
+        .build()
+        .unwrap();
+    let mut camera = Camera::direct(element(), info.clone(), info.to_caps().unwrap());
+    let (interlaced, top, again) = (Flags::INTERLACED, Flags::TFF, Flags::RFF);
+    let pictures = [
+        (Flags::empty(), (0, 0, 0)),
+        (interlaced, (1, 0, 0)),
+        (interlaced | top, (1, 1, 0)),
+        (interlaced | top, (1, 1, 0)),
+        (Flags::empty(), (0, 0, 0)),
+        // FFmpeg leaves out that fields are of different times where one is shown again.
+        (interlaced | top | again, (0, 1, 1)),
+        (again, (0, 0, 1)),
+        (interlaced, (1, 0, 0)),
+    ];
+    for (n, (flags, _)) in pictures.iter().enumerate() {
+        let mut picture = camera.picture();
+        picture.make_mut().set_video_flags(*flags);
+        camera.push_buffer(picture);
+        camera.feedback(n as u16 + 1, n as u64, &[region(32, 32, 48, 32, Quality::Camera)]);
+    }
+    let stream = camera.stream();
+    assert_eq!(fields(&stream), pictures.map(|(_, expected)| expected));
+    let frames = quantizers(&stream);
+    assert_eq!(frames[0].uniform(), Some(36));
+    for frame in &frames[1..] {
+        for (n, qp) in frame.qps.iter().enumerate() {
+            let inside = (2..5).contains(&(n % 10)) && (2..4).contains(&(n / 10));
+            assert_eq!(*qp, if inside { 26 } else { 36 }, "macroblock {n}");
+        }
+    }
+}
+
+#[test]
+fn telecined_film_is_flagged_as_by_x264enc() {
+    common::init();
+    for pattern in ["2:3", "2:2", "1:1"] {
+        let coded = |encoder: &str| {
+            let pipeline = gst::parse::launch(&format!(
+                "videotestsrc num-buffers=12 ! video/x-raw,format=I420,width=720,height=480,framerate=24/1 \
+                 ! interlace field-pattern={pattern} ! {encoder} ! video/x-h264,stream-format=byte-stream \
+                 ! appsink name=out sync=false"
+            ))
+            .unwrap()
+            .downcast::<gst::Pipeline>()
+            .unwrap();
+            let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+            pipeline.set_state(gst::State::Playing).unwrap();
+            let mut stream = Vec::new();
+            while let Ok(sample) = sink.pull_sample() {
+                stream.extend_from_slice(&sample.buffer().unwrap().map_readable().unwrap());
+            }
+            pipeline.set_state(gst::State::Null).unwrap();
+            fields(&stream)
+        };
+        let ours = coded("ddsencode speed-preset=ultrafast");
+        assert!(ours.len() >= 6, "{pattern}: {ours:?}");
+        assert_eq!(
+            ours,
+            coded("x264enc tune=zerolatency speed-preset=ultrafast"),
+            "{pattern}"
+        );
+    }
+}
+
 /// What is promised with every encoder.
 const FOR_EVERY_ENCODER: [&str; 10] = [
     "avc_has_codec_data_length_prefixes_and_identity",

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 use gst_video::VideoFormat;
 
-use crate::encoder::{Backend, Codec, Colour, Config, FieldOrder, OpenError, ParameterSets, PixelFormat, Sizes};
+use crate::encoder::{
+    Backend, Codec, Colour, Config, FieldOrder, Fields, OpenError, ParameterSets, PixelFormat, Sizes,
+};
 
 use super::settings::Settings;
 use crate::cuda;
@@ -580,6 +582,28 @@ pub fn colour(info: &gst_video::VideoInfo) -> Colour {
     }
 }
 
+/// How a picture of this video with these flags is made of fields; `None` where the video is not interlaced.
+pub(super) fn fields(info: &gst_video::VideoInfo, flags: gst_video::VideoBufferFlags) -> Option<Fields> {
+    use gst_video::VideoBufferFlags as Flags;
+    use gst_video::VideoInterlaceMode as Mode;
+    let mixed = match info.interlace_mode() {
+        Mode::Progressive => return None,
+        Mode::Interleaved => false,
+        _ => true,
+    };
+    let order = match info.field_order() {
+        gst_video::VideoFieldOrder::TopFieldFirst if !mixed => FieldOrder::TopFirst,
+        gst_video::VideoFieldOrder::BottomFieldFirst if !mixed => FieldOrder::BottomFirst,
+        _ if flags.contains(Flags::TFF) => FieldOrder::TopFirst,
+        _ => FieldOrder::BottomFirst,
+    };
+    Some(Fields {
+        interlaced: !mixed || flags.intersects(Flags::INTERLACED | Flags::ONEFIELD),
+        order,
+        repeat_first: flags.contains(Flags::RFF),
+    })
+}
+
 /// Frame packing arrangement (H.264 table D-8) of stereoscopic video.
 pub(super) fn frame_packing(info: &gst_video::VideoInfo) -> Option<u8> {
     use gst_video::VideoMultiviewMode as Mode;
@@ -641,6 +665,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
     let fraction = |f: gst::Fraction| Some((u32::try_from(f.numer()).ok()?, u32::try_from(f.denom()).ok()?));
     let order = match info.field_order() {
         gst_video::VideoFieldOrder::BottomFieldFirst => FieldOrder::BottomFirst,
+        // Where each picture tells its own, the first word comes before the first picture.
         _ => FieldOrder::TopFirst,
     };
     Config {
@@ -683,6 +708,44 @@ mod tests {
     fn the_gpu_formats_are_those_of_its_encoder() {
         let formats: Vec<_> = GPU_FORMATS.into_iter().filter_map(pixel_format).collect();
         assert_eq!(formats, Backend::Nvenc.formats());
+    }
+
+    #[test]
+    fn fields_are_told_by_caps_and_by_the_flags_of_each_picture() {
+        use gst_video::VideoBufferFlags as Flags;
+        gst::init().unwrap();
+        let (top, bottom) = (FieldOrder::TopFirst, FieldOrder::BottomFirst);
+        for (mode, flags, expected) in [
+            ("progressive", Flags::INTERLACED | Flags::TFF, None),
+            ("mixed", Flags::empty(), Some((false, bottom, false))),
+            ("mixed", Flags::TFF, Some((false, top, false))),
+            ("mixed", Flags::INTERLACED, Some((true, bottom, false))),
+            ("mixed", Flags::INTERLACED | Flags::TFF, Some((true, top, false))),
+            (
+                "mixed",
+                Flags::INTERLACED | Flags::TFF | Flags::RFF,
+                Some((true, top, true)),
+            ),
+            ("mixed", Flags::RFF, Some((false, bottom, true))),
+            ("mixed", Flags::ONEFIELD, Some((true, bottom, false))),
+            ("interleaved", Flags::empty(), Some((true, bottom, false))),
+            ("interleaved", Flags::TFF, Some((true, top, false))),
+            (
+                "interleaved,field-order=top-field-first",
+                Flags::empty(),
+                Some((true, top, false)),
+            ),
+            (
+                "interleaved,field-order=bottom-field-first",
+                Flags::TFF,
+                Some((true, bottom, false)),
+            ),
+        ] {
+            let caps = format!("video/x-raw,format=I420,width=64,height=64,framerate=25/1,interlace-mode={mode}");
+            let info = gst_video::VideoInfo::from_caps(&caps.parse::<gst::Caps>().unwrap()).unwrap();
+            let found = fields(&info, flags).map(|f| (f.interlaced, f.order, f.repeat_first));
+            assert_eq!(found, expected, "{mode} {flags:?}");
+        }
     }
 
     #[test]

@@ -28,8 +28,8 @@ use gst_video::prelude::*;
 use crate::camera::ring::Ring;
 use crate::camera::{self, Geometry, KeyFrameRequests, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::{
-    Backend, Codec, EncoderOption, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
-    RegionEncoder,
+    Backend, Codec, EncoderOption, Fields, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane,
+    RateControl, RegionEncoder,
 };
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
@@ -94,6 +94,7 @@ struct Frame {
     duration: Option<gst::ClockTime>,
     segment: Arc<TimeSegment>,
     place: Option<Place>,
+    fields: Option<Fields>,
 }
 
 /// A frame in the ring.
@@ -225,6 +226,8 @@ pub(super) struct Capture<'a> {
     pub duration: Option<gst::ClockTime>,
     pub segment: Option<TimeSegment>,
     pub settings: camera::Settings,
+    /// How the picture is made of fields, where it is.
+    pub fields: Option<Fields>,
     pub planes: &'a [Plane<'a>; 3],
 }
 
@@ -318,6 +321,7 @@ impl FirstPass {
             duration: capture.duration,
             segment: self.segment.clone(),
             place,
+            fields: capture.fields,
         };
         let (refused, heard) = self.refine.capture(frame, capture);
         Begun {
@@ -933,6 +937,9 @@ impl Coder {
             pts: self.next_pts,
         };
         self.next_pts += 1;
+        if let Some(fields) = frame.fields {
+            self.encoder.set_fields(fields).map_err(|e| e.to_string())?;
+        }
         let unit = self.encoder.encode(&picture, &controls).map_err(|e| e.to_string())?;
         let codec = self.video.coder.1;
         let count = output::count_slices(codec, &unit);

@@ -18,6 +18,7 @@ use crate::cuda;
 use crate::encoder::{FrameControls, Guard, KEY_INT_SECONDS, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
 use super::imp::CAT;
+use super::negotiate;
 use super::open::Chosen;
 use super::output;
 use super::refine::{Capture, FirstPass, TimeSegment};
@@ -144,6 +145,10 @@ impl State {
             );
         }
         collect_rois(buffer, &mut self.rois, &mut self.stats);
+        let fields = negotiate::fields(&self.info, buffer.video_flags());
+        if let Some(fields) = fields {
+            self.encoder.set_fields(fields).map_err(|e| e.to_string())?;
+        }
 
         let on_gpu = self.cuda.as_ref().and_then(|context| context.map(buffer, &self.info));
         let picture = match on_gpu {
@@ -186,6 +191,7 @@ impl State {
                 duration: frame.duration(),
                 segment,
                 settings: *self.camera.settings(),
+                fields,
                 planes: &planes,
             });
             force_idr |= begun.segment_starts;

@@ -271,6 +271,17 @@ pub enum FieldOrder {
     BottomFirst,
 }
 
+/// How a picture of interlaced video is made of fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// Its fields are of different times. Else it is a whole picture among such.
+    pub interlaced: bool,
+    /// The field that is shown first.
+    pub order: FieldOrder,
+    /// That field is shown once more behind the other, as in film for television.
+    pub repeat_first: bool,
+}
+
 /// Leaky bucket that the encoder itself keeps (video buffering verifier).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
@@ -580,6 +591,15 @@ pub trait RegionEncoder: Send {
         _controls: &FrameControls<'_>,
     ) -> Result<AccessUnit<'_>, EncodeError> {
         Err(EncodeError::Library("it reads system memory only".into()))
+    }
+
+    /// Says how the pictures from the next one on are made of fields, where [`Config::interlaced`] is set. Without a word
+    /// all are as that says.
+    ///
+    /// # Errors
+    /// The library does not take it; nothing has changed then.
+    fn set_fields(&mut self, _fields: Fields) -> Result<(), EncodeError> {
+        Ok(())
     }
 
     /// Takes new rates, which act from the next picture.

@@ -27,8 +27,9 @@ use x264_sys as sys;
 
 use super::sps::without_timing;
 use super::{
-    AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, FrameControls, Guard, Log, LogLevel, Nal,
-    OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
+    AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, Fields, FrameControls, Guard, Log, LogLevel,
+    Nal, OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
+    smallest_level,
 };
 
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
@@ -270,6 +271,8 @@ pub struct X264 {
     height: usize,
     exact: bool,
     guard: Guard,
+    /// Of interlaced video: `pic_struct` of the next pictures.
+    picture_structure: c_int,
     /// Rate factor of exact mode; offsets are relative to it.
     reference: u8,
     byte_stream: bool,
@@ -403,6 +406,7 @@ impl RegionEncoder for X264 {
             height: config.height as usize,
             exact,
             guard: config.guard,
+            picture_structure: sys::pic_struct_e_PIC_STRUCT_AUTO as c_int,
             reference: match config.rate {
                 RateControl::Quantizers { base_qp } => base_qp,
                 _ => 0,
@@ -478,6 +482,7 @@ impl RegionEncoder for X264 {
             input.assume_init()
         };
         input.i_pts = picture.pts;
+        input.i_pic_struct = self.picture_structure;
         input.i_type = if controls.force_idr {
             sys::X264_TYPE_IDR
         } else {
@@ -581,6 +586,26 @@ impl RegionEncoder for X264 {
             idr: output.i_type == sys::X264_TYPE_IDR as c_int,
             keyframe: output.b_keyframe != 0,
         })
+    }
+
+    fn set_fields(&mut self, fields: Fields) -> Result<(), EncodeError> {
+        let top_first = fields.order == FieldOrder::TopFirst;
+        // The order of fields in time is in the picture order counts too.
+        let before = std::mem::replace(&mut self.params.b_tff, c_int::from(top_first));
+        if before != self.params.b_tff
+            && let Err(error) = self.apply()
+        {
+            self.params.b_tff = before;
+            return Err(error);
+        }
+        self.picture_structure = match (fields.repeat_first, fields.interlaced) {
+            (true, _) if top_first => sys::pic_struct_e_PIC_STRUCT_TOP_BOTTOM_TOP,
+            (true, _) => sys::pic_struct_e_PIC_STRUCT_BOTTOM_TOP_BOTTOM,
+            (false, true) if top_first => sys::pic_struct_e_PIC_STRUCT_TOP_BOTTOM,
+            (false, true) => sys::pic_struct_e_PIC_STRUCT_BOTTOM_TOP,
+            (false, false) => sys::pic_struct_e_PIC_STRUCT_PROGRESSIVE,
+        } as c_int;
+        Ok(())
     }
 
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
