@@ -405,3 +405,93 @@ fn the_feedback_pad_takes_sources_without_caps_and_feedback_by_its_caps() {
         run_to_eos(&pipeline);
     }
 }
+
+/// Texts of the warnings of the element `name` that lie on the bus.
+fn warnings(pipeline: &gst::Pipeline, name: &str) -> Vec<String> {
+    let bus = pipeline.bus().unwrap();
+    std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning]))
+        .filter(|message| message.src().is_some_and(|source| source.name() == name))
+        .filter_map(|message| match message.view() {
+            gst::MessageView::Warning(warning) => Some(warning.error().to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn settings_that_cancel_each_other_are_told_once_also_when_they_change_live() {
+    init();
+    let line = |properties: &str| {
+        launch(&format!(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=50/1 ! ddsencode name=e {properties} \
+             ! fakesink sync=false"
+        ))
+    };
+    for (properties, (name, value), wants) in [
+        (
+            "background-qp=30 region-qp=45",
+            ("feedback-timeout", 500u32),
+            ["background-qp=30, region-qp=45", "set background-qp=45"],
+        ),
+        (
+            "background-qp=30",
+            ("region-qp", 45u32),
+            ["background-qp=30, region-qp=45", "set background-qp=45"],
+        ),
+        (
+            "bandwidth=2000",
+            ("max-bitrate", 500u32),
+            ["bandwidth=2000, max-bitrate=500", "raise max-bitrate"],
+        ),
+    ] {
+        let pipeline = line(properties);
+        let encoder = pipeline.by_name("e").unwrap();
+        // A second run tells it again.
+        for _ in 0..2 {
+            pipeline.set_state(gst::State::Playing).unwrap();
+            wait_for("frames", || {
+                encoder
+                    .property::<gst::Structure>("stats")
+                    .get::<u64>("next-frame")
+                    .is_ok_and(|n| n > 0)
+            });
+            encoder.set_property(name, value);
+            encoder.set_property(name, value + 1);
+            encoder.set_property(name, value);
+            let told = warnings(&pipeline, "e");
+            assert_eq!(told.len(), 1, "{properties}: {told:?}");
+            assert!(
+                wants.iter().all(|want| told[0].contains(want)),
+                "{properties}: {told:?}"
+            );
+            pipeline.set_state(gst::State::Null).unwrap();
+            if properties == "background-qp=30" {
+                encoder.set_property(name, 26u32);
+            } else if name == "max-bitrate" {
+                encoder.set_property(name, 0u32);
+            }
+        }
+    }
+    let pipeline = launch(&format!(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=50/1 ! ddsinfer name=i threads=1 \
+         feedback-classes=road model-file={} ! fakesink sync=false",
+        model("street_nano.onnx")
+    ));
+    let infer = pipeline.by_name("i").unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let told = warnings(&pipeline, "i");
+    assert!(
+        told.iter()
+            .any(|text| text.contains("feedback-classes: the model gives boxes")),
+        "{told:?}"
+    );
+    for feedback in [false, true, false] {
+        infer.set_property("feedback", feedback);
+    }
+    let told = warnings(&pipeline, "i");
+    assert!(
+        told.len() == 1 && told[0].contains("feedback=false sends none"),
+        "{told:?}"
+    );
+    pipeline.set_state(gst::State::Null).unwrap();
+}

@@ -4,7 +4,7 @@
 
 use gst_video::prelude::*;
 
-use super::settings::Settings;
+use super::settings::{Finds, Settings};
 use crate::feedback::{Feedback, uncertainty};
 use crate::merge::{self, Pass};
 use crate::model::face::{FaceError, FaceRecogniser, Match};
@@ -61,6 +61,18 @@ impl Network {
         match settings.model() {
             Some(model) => Model::open(&model).map(Self::Model).map_err(|e| e.to_string()),
             None => Ok(Self::None),
+        }
+    }
+
+    /// What its detections are.
+    pub fn finds(&self) -> Finds {
+        match self {
+            Self::None => Finds::Metas,
+            Self::Model(Model::Detector(detector)) => Finds::Boxes {
+                suppressed: detector.suppresses(),
+            },
+            Self::Model(Model::Segmenter(_)) => Finds::Classes,
+            Self::Faces(_) => Finds::Identities,
         }
     }
 

@@ -24,6 +24,7 @@
  *
  * Since: 0.1
  */
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Instant;
@@ -38,7 +39,7 @@ use super::probe::{EarlyProbes, KeptProbe};
 use super::queue::{Arrival, Item, Queue, Turn};
 use super::refine::RefineInput;
 use super::sender::{Sender, Way};
-use super::settings::{PROPERTIES, Settings};
+use super::settings::{Finds, PROPERTIES, Settings};
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
 use super::worker::{Held, Out, Outcome, Request, Worker, identity_meta, unix_now};
@@ -70,6 +71,13 @@ impl SidePads {
 
 /// Frames in a row after which a decoder that holds frames back is told of: not those of its beginning.
 const HELD_BACK_FRAMES: u32 = 30;
+
+/// What settings are judged by, and which pairs of them were told.
+#[derive(Default)]
+struct Told {
+    finds: Option<Finds>,
+    warned: BTreeSet<&'static str>,
+}
 
 /// What comes downstream behind caps that are not settled before the first frame is.
 #[derive(Default)]
@@ -107,6 +115,7 @@ pub struct DdsInfer {
     same_process: AtomicBool,
     /// Feedback leaves by RTCP.
     by_rtcp: AtomicBool,
+    told: Mutex<Told>,
     /// Frames in a row that the decoder gave with others still inside; `u32::MAX`: that was said.
     held_back: AtomicU32,
     /// Latency told to the pipeline, in nanoseconds.
@@ -182,6 +191,7 @@ impl ObjectSubclass for DdsInfer {
             pace: Pace::default(),
             same_process: AtomicBool::new(false),
             by_rtcp: AtomicBool::new(false),
+            told: Mutex::default(),
             held_back: AtomicU32::new(0),
             latency: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -197,6 +207,9 @@ impl ObjectImpl for DdsInfer {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         Arc::make_mut(&mut *self.settings.lock().unwrap()).set(pspec.name(), value);
+        if self.obj().current_state() > gst::State::Ready {
+            self.tell_conflicts();
+        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -416,6 +429,11 @@ impl DdsInfer {
         for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
+        *self.told.lock().unwrap() = Told {
+            finds: Some(network.finds()),
+            warned: BTreeSet::new(),
+        };
+        self.tell_conflicts();
         *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
         *self.tracker.lock().unwrap() = Arc::default();
         *self.sender.lock().unwrap() = Sender::new(channel);
@@ -436,6 +454,21 @@ impl DdsInfer {
         }
         self.start_repeater();
         Ok(())
+    }
+
+    /// Tells which settings cancel each other, each pair once in a run.
+    fn tell_conflicts(&self) {
+        let settings = self.settings.lock().unwrap().clone();
+        let news = {
+            let mut told = self.told.lock().unwrap();
+            let mut news = told.finds.map_or_else(Vec::new, |finds| settings.conflicts(finds));
+            news.retain(|conflict| told.warned.insert(conflict.pair));
+            news
+        };
+        for conflict in news {
+            gst::warning!(CAT, imp = self, "{}", conflict.text);
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{}", conflict.text));
+        }
     }
 
     fn stop(&self) {

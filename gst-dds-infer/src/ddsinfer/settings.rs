@@ -16,6 +16,10 @@ use crate::merge::MergeSettings;
 use crate::model::face::{FaceSettings, RecogniseSettings};
 use crate::model::{InferSettings, ModelSettings, SegmentSettings, Task};
 
+mod conflicts;
+
+pub use conflicts::Finds;
+
 /// Scores below this are noise to results and policies alike.
 const FLOOR: f32 = 0.05;
 

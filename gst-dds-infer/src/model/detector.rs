@@ -160,6 +160,11 @@ impl Detector {
         })
     }
 
+    /// Whether the model itself leaves out boxes that overlap.
+    pub fn suppresses(&self) -> bool {
+        !self.decoder.needs_suppression()
+    }
+
     /// Labels by class number; empty when nothing names the classes.
     pub fn labels(&self) -> &[String] {
         &self.labels

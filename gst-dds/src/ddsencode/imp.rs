@@ -74,7 +74,7 @@ pub struct DdsEncode {
     /// Times that pictures go out with.
     times: Mutex<Timeline>,
     /// What the application was warned of in this run.
-    warned: Mutex<BTreeSet<String>>,
+    warned: Mutex<BTreeSet<&'static str>>,
     /// What neighbours with pictures on a GPU share with us.
     pub(super) cuda: cuda::Slot,
     /// Counts of the last run, for `stats` after the end.
@@ -114,6 +114,9 @@ impl ObjectImpl for DdsEncode {
             );
         }
         self.settings.lock().unwrap().set(pspec, value);
+        if live && self.obj().current_state() > gst::State::Ready {
+            self.tell_conflicts();
+        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -231,7 +234,9 @@ impl VideoEncoderImpl for DdsEncode {
         *self.times.lock().unwrap() = Timeline::default();
         self.warned.lock().unwrap().clear();
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
-        self.open_channel(&settings.channel())
+        self.open_channel(&settings.channel())?;
+        self.tell_conflicts();
+        Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
@@ -437,7 +442,7 @@ impl DdsEncode {
         };
 
         if let Some(text) = negotiate::rarely_decoded(&choice, format) {
-            self.warn_once(text);
+            self.warn_once("format", text);
         }
         let caps = negotiate::output_caps(&choice, format, &encoder.parameter_sets());
         let mut tags = gst::TagList::new();
@@ -459,6 +464,15 @@ impl DdsEncode {
                 let bits = config.nominal_kbps.saturating_mul(1000);
                 tags.add::<gst::tags::MaximumBitrate>(&bits, gst::TagMergeMode::Replace);
             }
+        }
+        if let Some(bytes) = settings.two_pass().map(|two_pass| two_pass.ring.bytes)
+            && (1..info.size() as u64).contains(&bytes)
+        {
+            let text = format!(
+                "ring-bytes={bytes}: not one picture of {} bytes fits, so there is no second pass. Set it higher",
+                info.size()
+            );
+            self.warn_once("ring-bytes, size", &text);
         }
         self.tell_encoder(&chosen, encoder.name(), settings.backends().len() > 1);
         self.install(&settings, input, format, (&choice, &config), (encoder, chosen), context);
@@ -620,6 +634,7 @@ impl DdsEncode {
         if time.mended {
             gst::debug!(CAT, imp = self, "{:?} is no time in order: {time:?}", frame.pts());
             self.warn_once(
+                "times",
                 "Pictures come without a time, or not in the order of their times: each goes out behind the one before. \
                  Put identity single-segment=true, videorate or do-timestamp=true in front where times matter",
             );
@@ -679,9 +694,17 @@ impl DdsEncode {
         flow
     }
 
-    /// Tells the application of something that is not as it may think, once in a run.
-    fn warn_once(&self, text: &str) {
-        if self.warned.lock().unwrap().insert(text.into()) {
+    /// Tells which settings cancel each other.
+    fn tell_conflicts(&self) {
+        let conflicts = self.settings.lock().unwrap().conflicts();
+        for conflict in conflicts {
+            self.warn_once(conflict.pair, &conflict.text);
+        }
+    }
+
+    /// Tells the application of something that is not as it may think, `what` once in a run.
+    fn warn_once(&self, what: &'static str, text: &str) {
+        if self.warned.lock().unwrap().insert(what) {
             gst::warning!(CAT, imp = self, "{text}");
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
         }

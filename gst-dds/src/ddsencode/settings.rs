@@ -15,6 +15,8 @@ use crate::encoder::{Backend, EncoderOption, Guard, OpenError, Origin, RateContr
 
 use super::properties::{ALL, Analyse, Encoder, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
 
+mod conflicts;
+
 /// Defaults of the properties.
 pub(super) mod default {
     /// Fraction of the picture.
@@ -671,14 +673,18 @@ impl Settings {
             segment_length: self.uint("segment-length").min(31) as u8,
             ring: Bounds {
                 frames: self.uint("ring-frames") as usize,
-                bytes: match self.set.get("ring-bytes") {
-                    Some(Setting::Uint64(bytes)) => *bytes,
-                    _ => default::RING_BYTES,
-                },
+                bytes: self.ring_bytes(),
                 age_ns: u64::from(self.uint("ring-age")) * 1_000_000,
             },
             hold: self.enumerated("refine-canvas", RefineCanvas::Hold as i32) == RefineCanvas::Hold as i32,
         })
+    }
+
+    fn ring_bytes(&self) -> u64 {
+        match self.set.get("ring-bytes") {
+            Some(Setting::Uint64(bytes)) => *bytes,
+            _ => default::RING_BYTES,
+        }
     }
 
     /// The channel of its own that feedback may come by.

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Settings that take each other's effect. Each alone is right, and the video is coded; but who set both wants something
+//! that he does not get. What cannot work at all is refused by [`Settings::check`].
+
+#![forbid(unsafe_code)]
+
+use super::super::properties::{Passes, RefineCanvas};
+use super::{Mode, Settings, default};
+
+/// Settings that do not go together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Conflict {
+    /// Names of the properties: one warning for each such pair.
+    pub pair: &'static str,
+    /// Settings, what they do to each other, and the cure.
+    pub text: String,
+}
+
+impl Settings {
+    /// Pairs of settings that cancel each other. None for the defaults.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let mut found = Vec::new();
+        let mut say = |pair, text: String| found.push(Conflict { pair, text });
+        self.of_quantizers(&mut say);
+        self.of_rates(&mut say);
+        self.of_passes(&mut say);
+        if self.boolean("feedback-plain") && self.text("feedback-uri").is_empty() {
+            say(
+                "feedback-plain, feedback-uri",
+                "feedback-plain=true: there is no feedback-uri that could do without a key. Set it, or remove feedback-plain"
+                    .into(),
+            );
+        }
+        found
+    }
+
+    fn of_quantizers(&self, say: &mut impl FnMut(&'static str, String)) {
+        let live = &self.live;
+        let (background, region) = (live.background_qp, live.region_qp);
+        if region > background {
+            say(
+                "background-qp, region-qp",
+                format!(
+                    "background-qp={background}, region-qp={region}: regions are no finer than the background, so they do \
+                     nothing. Higher is coarser: set background-qp={region} region-qp={background}"
+                ),
+            );
+        }
+        if live.max_region_area == 0.0 {
+            say(
+                "max-region-area, region-qp",
+                "max-region-area=0: no part of the picture may be finer, so feedback and region-qp do nothing. Set it above \
+                 0; for uniform quantizers set region-qp and background-qp equal"
+                    .into(),
+            );
+        }
+        if live.mode != Mode::Quantizers {
+            if self.changed("background-qp") {
+                say(
+                    "background-qp, bitrate, pass, quantizer",
+                    format!(
+                        "background-qp={background}: bitrate, pass or quantizer decides the quantizers, and of background-qp \
+                         and region-qp only the difference of {} counts. Remove those for exact quantizers, or background-qp",
+                        i32::from(background) - i32::from(region)
+                    ),
+                );
+            }
+            if self.changed("fallback-qp") {
+                say(
+                    "fallback-qp, bitrate, pass, quantizer",
+                    format!(
+                        "fallback-qp={}: bitrate, pass or quantizer decides what is coded without feedback. Remove those, or \
+                         fallback-qp",
+                        live.fallback_qp
+                    ),
+                );
+            }
+            return;
+        }
+        let (low, high) = live.limits;
+        let cut = |qp: u8| qp.clamp(low, high);
+        if region < background && cut(region) == cut(background) {
+            say(
+                "qp-min, qp-max, region-qp",
+                format!(
+                    "background-qp={background}, region-qp={region}: qp-min={low} and qp-max={high} make both {}, so regions do \
+                     nothing. Widen the limits",
+                    cut(region)
+                ),
+            );
+            return;
+        }
+        for (pair, name, qp) in [
+            ("background-qp, qp-min, qp-max", "background-qp", background),
+            ("region-qp, qp-min, qp-max", "region-qp", region),
+            ("fallback-qp, qp-min, qp-max", "fallback-qp", live.fallback_qp),
+        ] {
+            if self.is_set(name) && cut(qp) != qp {
+                let limit = if qp < low { "qp-min" } else { "qp-max" };
+                say(
+                    pair,
+                    format!(
+                        "{name}={qp}: {limit} makes it {}. Widen the limit, or set {name} within it",
+                        cut(qp)
+                    ),
+                );
+            }
+        }
+    }
+
+    fn of_rates(&self, say: &mut impl FnMut(&'static str, String)) {
+        let live = &self.live;
+        let cap = live.max_bitrate_kbps;
+        if let Mode::Bitrate(kbps) = live.mode
+            && (1..kbps).contains(&cap)
+        {
+            say(
+                "bitrate, max-bitrate",
+                format!(
+                    "bitrate={kbps}, max-bitrate={cap}: the cap is lower and wins. Lower bitrate, or raise max-bitrate"
+                ),
+            );
+        }
+        // The cap is for the first pass alone, and the bandwidth for both.
+        if !self.two_passes() && (1..live.bandwidth_kbps).contains(&cap) {
+            say(
+                "bandwidth, max-bitrate",
+                format!(
+                    "bandwidth={}, max-bitrate={cap}: the cap is lower, so the bandwidth is never used. Lower bandwidth, or \
+                     raise max-bitrate",
+                    live.bandwidth_kbps
+                ),
+            );
+        }
+        let rated = matches!(live.mode, Mode::Bitrate(_) | Mode::Quality { kbps: 1.., .. });
+        if self.changed("vbv-buf-capacity") && !rated {
+            say(
+                "vbv-buf-capacity, bitrate",
+                "vbv-buf-capacity: without bitrate there is no such buffer. Set bitrate, or max-bitrate for a cap over any one \
+                 second"
+                    .into(),
+            );
+        }
+        if self.changed("qp-step") && !matches!(live.mode, Mode::Bitrate(_) | Mode::Quality { .. }) {
+            say(
+                "qp-step, bitrate",
+                "qp-step: without bitrate or pass=qual quantizers are exact, and no step bounds them. Remove it".into(),
+            );
+        }
+        if matches!(live.mode, Mode::Bitrate(_)) && self.changed("quantizer") {
+            say(
+                "quantizer, bitrate, pass",
+                "quantizer: with bitrate, or pass=cbr, the bit rate decides the quantizers. Set pass=qual or pass=quant, or \
+                 remove quantizer"
+                    .into(),
+            );
+        }
+    }
+
+    fn of_passes(&self, say: &mut impl FnMut(&'static str, String)) {
+        if !self.two_passes() {
+            for (pair, name) in [
+                ("mode, low-scale", "low-scale"),
+                ("mode, low-scale-min", "low-scale-min"),
+                ("mode, segment-length", "segment-length"),
+                ("mode, ring-frames", "ring-frames"),
+                ("mode, ring-bytes", "ring-bytes"),
+                ("mode, ring-age", "ring-age"),
+                ("mode, refine-canvas", "refine-canvas"),
+            ] {
+                if self.changed(name) {
+                    say(
+                        pair,
+                        format!("{name}: there is one pass, and it is for two. Set mode=two-pass, or remove {name}"),
+                    );
+                }
+            }
+            return;
+        }
+        let scales = self.low_scales();
+        if self.changed("low-scale-min") {
+            let (least, largest) = (self.double("low-scale-min", default::LOW_SCALE), scales[0]);
+            if self.live.bandwidth_kbps == 0 {
+                say(
+                    "low-scale-min, bandwidth",
+                    format!(
+                        "low-scale-min={least}: without bandwidth nobody chooses a size. Set bandwidth, or set low-scale to the \
+                         size wanted"
+                    ),
+                );
+            } else if scales.len() == 1 {
+                say(
+                    "low-scale-min, low-scale",
+                    format!(
+                        "low-scale={largest}, low-scale-min={least}: sizes go down in steps of {}, and none lies between. Set \
+                         low-scale-min to {:.2} or less",
+                        super::SCALE_STEP,
+                        largest * super::SCALE_STEP
+                    ),
+                );
+            }
+        }
+        let segment = self.uint("segment-length");
+        let frames = self.uint("ring-frames");
+        if segment > 0 && frames <= segment {
+            say(
+                "ring-frames, segment-length",
+                format!(
+                    "segment-length={segment}, ring-frames={frames}: the frames of a segment are gone before anybody can ask for \
+                     them. Set ring-frames to {} or more",
+                    2 * segment
+                ),
+            );
+        }
+        let key_int_max = self.uint("key-int-max");
+        if (1..segment).contains(&key_int_max) {
+            say(
+                "key-int-max, segment-length",
+                format!(
+                    "segment-length={segment}, key-int-max={key_int_max}: key frames come within segments too. Set key-int-max \
+                     to {segment} or more, or remove it"
+                ),
+            );
+        }
+        for (pair, name, empty) in [
+            ("ring-age, mode", "ring-age", self.uint("ring-age") == 0),
+            ("ring-bytes, mode", "ring-bytes", self.ring_bytes() == 0),
+        ] {
+            if empty {
+                say(
+                    pair,
+                    format!("{name}=0: no frame waits for its second pass, so there is none. Set it higher"),
+                );
+            }
+        }
+    }
+
+    /// Whether a property has another value than its default.
+    fn changed(&self, name: &str) -> bool {
+        match name {
+            "low-scale" | "low-scale-min" => self.double(name, default::LOW_SCALE) != default::LOW_SCALE,
+            "ring-bytes" => self.ring_bytes() != default::RING_BYTES,
+            "refine-canvas" => self.enumerated(name, RefineCanvas::Hold as i32) != RefineCanvas::Hold as i32,
+            _ => self.uint(name) != default::uint(name),
+        }
+    }
+
+    fn two_passes(&self) -> bool {
+        self.enumerated("mode", Passes::One as i32) == Passes::Two as i32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::properties::ALL;
+    use super::*;
+
+    fn settings(values: &str) -> Settings {
+        gst::init().unwrap();
+        let mut settings = Settings::default();
+        for (name, value) in values.split_whitespace().map(|pair| pair.split_once('=').unwrap()) {
+            let pspec = ALL.iter().find(|pspec| pspec.name() == name).unwrap();
+            let value = <glib::Value as gst::prelude::GstValueExt>::deserialize_with_pspec(value, pspec);
+            settings.set(pspec, &value.unwrap_or_else(|e| panic!("{name}: {e}")));
+        }
+        settings
+    }
+
+    fn pairs(values: &str) -> Vec<&'static str> {
+        settings(values).conflicts().into_iter().map(|c| c.pair).collect()
+    }
+
+    #[test]
+    fn each_pair_that_cancels_itself_is_told_with_its_cure() {
+        for (values, pair, wants) in [
+            (
+                "background-qp=30 region-qp=45",
+                "background-qp, region-qp",
+                "background-qp=45 region-qp=30",
+            ),
+            (
+                "region-qp=40",
+                "background-qp, region-qp",
+                "background-qp=40 region-qp=36",
+            ),
+            ("bitrate=500 region-qp=45", "background-qp, region-qp", "no finer"),
+            ("max-region-area=0", "max-region-area, region-qp", "above 0"),
+            ("qp-min=40", "qp-min, qp-max, region-qp", "Widen"),
+            ("qp-max=26", "qp-min, qp-max, region-qp", "make both 26"),
+            (
+                "region-qp=20 qp-min=24",
+                "region-qp, qp-min, qp-max",
+                "qp-min makes it 24",
+            ),
+            (
+                "background-qp=44 qp-max=40",
+                "background-qp, qp-min, qp-max",
+                "qp-max makes it 40",
+            ),
+            ("fallback-qp=20 qp-min=24", "fallback-qp, qp-min, qp-max", "makes it 24"),
+            (
+                "bitrate=500 background-qp=40",
+                "background-qp, bitrate, pass, quantizer",
+                "difference of 14",
+            ),
+            (
+                "pass=quant background-qp=40",
+                "background-qp, bitrate, pass, quantizer",
+                "difference of 14",
+            ),
+            (
+                "quantizer=30 fallback-qp=34",
+                "fallback-qp, bitrate, pass, quantizer",
+                "fallback-qp=34",
+            ),
+            ("bitrate=2000 max-bitrate=1000", "bitrate, max-bitrate", "wins"),
+            (
+                "bandwidth=2000 max-bitrate=1000",
+                "bandwidth, max-bitrate",
+                "never used",
+            ),
+            ("vbv-buf-capacity=100", "vbv-buf-capacity, bitrate", "Set bitrate"),
+            ("qp-step=2", "qp-step, bitrate", "Remove it"),
+            ("pass=cbr quantizer=30", "quantizer, bitrate, pass", "pass=qual"),
+            ("low-scale=0.5", "mode, low-scale", "mode=two-pass"),
+            (
+                "bandwidth=900 low-scale-min=0.5",
+                "mode, low-scale-min",
+                "mode=two-pass",
+            ),
+            ("segment-length=15", "mode, segment-length", "mode=two-pass"),
+            ("ring-frames=30", "mode, ring-frames", "mode=two-pass"),
+            ("ring-bytes=1000000", "mode, ring-bytes", "mode=two-pass"),
+            ("ring-age=500", "mode, ring-age", "mode=two-pass"),
+            ("refine-canvas=black", "mode, refine-canvas", "mode=two-pass"),
+            (
+                "mode=two-pass low-scale-min=0.5",
+                "low-scale-min, bandwidth",
+                "Set bandwidth",
+            ),
+            (
+                "mode=two-pass bandwidth=900 low-scale=0.6 low-scale-min=0.5",
+                "low-scale-min, low-scale",
+                "0.45 or less",
+            ),
+            (
+                "mode=two-pass segment-length=15 ring-frames=15",
+                "ring-frames, segment-length",
+                "30 or more",
+            ),
+            (
+                "mode=two-pass segment-length=15 key-int-max=10",
+                "key-int-max, segment-length",
+                "15 or more",
+            ),
+            ("mode=two-pass ring-age=0", "ring-age, mode", "higher"),
+            ("mode=two-pass ring-bytes=0", "ring-bytes, mode", "higher"),
+            ("feedback-plain=true", "feedback-plain, feedback-uri", "Set it"),
+        ] {
+            let found = settings(values).conflicts();
+            assert_eq!(found.len(), 1, "{values}: {found:?}");
+            assert_eq!(found[0].pair, pair, "{values}");
+            assert!(found[0].text.contains(wants), "{values}: {}", found[0].text);
+        }
+    }
+
+    #[test]
+    fn settings_that_go_together_are_told_nothing_about() {
+        for values in [
+            "",
+            "background-qp=30 region-qp=30",
+            "background-qp=44 region-qp=34 fallback-qp=40 max-bitrate=800",
+            // What x264enc lines hold.
+            "qp-min=18",
+            "bitrate=800 qp-min=20 qp-max=40 qp-step=2 vbv-buf-capacity=300 key-int-max=30",
+            "pass=qual quantizer=20 bitrate=1000 vbv-buf-capacity=300",
+            "pass=quant quantizer=30",
+            "bitrate=800 region-qp=30 max-bitrate=1000",
+            "bandwidth=900 max-bitrate=4000",
+            "mode=two-pass bandwidth=900 max-bitrate=500",
+            "mode=two-pass low-scale=0.8 segment-length=15 ring-frames=60 key-int-max=250 refine-canvas=black",
+            "mode=two-pass bandwidth=900 low-scale-min=0.5",
+            "feedback-plain=true feedback-uri=udp://0.0.0.0:5006",
+        ] {
+            assert_eq!(pairs(values), [""; 0], "{values}");
+        }
+        // Written down, as a saved preset does, defaults are still defaults.
+        let mut saved = Settings::default();
+        for pspec in ALL.iter().filter(|p| p.flags().contains(glib::ParamFlags::READWRITE)) {
+            saved.set(pspec, pspec.default_value());
+        }
+        assert_eq!(saved.conflicts(), []);
+    }
+}
