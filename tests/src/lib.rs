@@ -13,6 +13,7 @@ pub mod qp;
 pub mod relay;
 pub mod score;
 pub mod sheet;
+pub mod sockets;
 
 use gst::prelude::*;
 

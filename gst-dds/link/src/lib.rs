@@ -11,16 +11,22 @@
 //!   messages, sealed;
 //! - [`refusal`]: what both elements say of caps that they do not take.
 //!
+//! What every callback of the product stands on is here as well: [`guard`] ends panics, [`sync`] has locks that survive them,
+//! [`text`] reads what C calls a string.
+//!
 //! Nothing here looks at pipelines as a whole: with two cameras and an audio stream in one pipeline each element finds
 //! the session of its own media and no other.
 
 pub mod channel;
 pub mod event;
+pub mod guard;
 pub mod path;
 pub mod refusal;
 pub mod report;
 pub mod secure;
 pub mod session;
+pub mod sync;
+pub mod text;
 pub mod uri;
 
 use std::sync::LazyLock;

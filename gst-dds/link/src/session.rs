@@ -14,15 +14,18 @@
 #![allow(unsafe_code)]
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use glib::{prelude::*, translate::ToGlibPtr};
 use gst::prelude::*;
 
+use crate::guard::Guard;
 use crate::path::{self, Direction};
 use crate::report::{self, ReceiverReport};
+use crate::sync::Mutex;
+use crate::text;
 use dds_protocol::rtcp;
 
 /// RTCP bandwidth that the server asks of its session, in bits per second: a ceiling, not what is used.
@@ -54,45 +57,78 @@ unsafe impl Sync for RtpSession {}
 
 impl RtpSession {
     fn of(element: &gst::Element) -> Option<Self> {
-        element.find_property("internal-session")?;
-        let session = element.property::<Option<glib::Object>>("internal-session")?;
+        let session = read::<Option<glib::Object>>(element.upcast_ref(), "internal-session")??;
         Some(Self(session, element.downgrade()))
+    }
+
+    fn read<T: for<'a> glib::value::FromValue<'a>>(&self, property: &str) -> Option<T> {
+        read(&self.0, property)
+    }
+
+    /// Sets a property that [`Self::read`] has read with the same type.
+    fn write(&self, property: &str, value: impl Into<glib::Value>) {
+        let value = value.into();
+        let fits = self
+            .0
+            .find_property(property)
+            .is_some_and(|p| p.flags().contains(glib::ParamFlags::WRITABLE) && value.type_().is_a(p.value_type()));
+        if fits {
+            self.0.set_property_from_value(property, &value);
+        }
+    }
+
+    /// Emits an action signal; `None` for a session that has none of that name and these arguments.
+    fn emit<T: for<'a> glib::value::FromValue<'a>>(&self, signal: &str, argument: impl Into<glib::Value>) -> Option<T> {
+        let argument = argument.into();
+        let query = glib::subclass::SignalId::lookup(signal, self.0.type_())?.query();
+        let takes = query.param_types().iter().map(|t| t.type_()).eq([argument.type_()]);
+        if !takes {
+            return None;
+        }
+        self.0.emit_by_name_with_values(signal, &[argument])?.get().ok()
     }
 
     /// Whether the session knows a source with this SSRC.
     fn has_source(&self, ssrc: u32) -> bool {
-        self.0
-            .emit_by_name_with_values("get-source-by-ssrc", &[ssrc.to_value()])
-            .and_then(|v| v.get::<Option<glib::Object>>().ok().flatten())
+        self.emit::<Option<glib::Object>>("get-source-by-ssrc", ssrc)
+            .flatten()
             .is_some()
     }
 
     /// What receivers reported last about our stream with this SSRC.
     fn reports(&self, media_ssrc: u32) -> Vec<ReceiverReport> {
-        // Reading a property that is not there would panic.
-        if self
-            .0
-            .find_property("stats")
-            .is_none_or(|p| !p.flags().contains(glib::ParamFlags::READABLE))
-        {
-            return Vec::new();
-        }
-        let stats = self.0.property_value("stats");
-        stats
-            .get::<&gst::StructureRef>()
-            .ok()
+        self.read::<Option<gst::Structure>>("stats")
+            .flatten()
+            .as_ref()
             .and_then(|stats| stats.get::<&glib::ValueArray>("source-stats").ok())
             .map_or_else(Vec::new, |sources| report::in_source_stats(sources, media_ssrc))
     }
 
-    /// Connects a signal handler that may run on any thread.
+    /// Connects a signal handler that may run on any thread, and gives `otherwise` where it panics. `None` for a session
+    /// that has no such signal.
     fn connect(
         &self,
-        signal: &str,
-        handler: impl Fn(&[glib::Value]) -> Option<glib::Value> + Send + Sync + 'static,
-    ) -> glib::SignalHandlerId {
-        self.0.connect(signal, false, handler)
+        signal: &'static str,
+        otherwise: Option<bool>,
+        element: Option<&gst::Element>,
+        handler: impl Fn(&[glib::Value]) -> Option<bool> + Send + Sync + 'static,
+    ) -> Option<glib::SignalHandlerId> {
+        glib::subclass::SignalId::lookup(signal, self.0.type_())?;
+        let guard = Guard::of(signal, element);
+        let id = self.0.connect(signal, false, move |values| {
+            guard.run(otherwise, || handler(values)).map(|answer| answer.to_value())
+        });
+        Some(id)
     }
+}
+
+/// A property's value; `None` where there is none of that name and type. The bindings panic then.
+fn read<T: for<'a> glib::value::FromValue<'a>>(object: &glib::Object, property: &str) -> Option<T> {
+    let readable = object
+        .find_property(property)?
+        .flags()
+        .contains(glib::ParamFlags::READABLE);
+    readable.then(|| object.property_value(property).get().ok()).flatten()
 }
 
 /// A signal handler that goes when it is dropped.
@@ -166,11 +202,13 @@ impl CameraChannel {
             }
             gst::info!(crate::CAT, obj = src_pad, "Listening for feedback on {:?}", session.0);
             let deliver = deliver.clone();
-            let id = session.connect("on-app-rtcp", move |values| {
-                on_app_rtcp(values, &deliver);
+            let id = session.connect("on-app-rtcp", None, src_pad.parent_element().as_ref(), move |values| {
+                if let Some(packet) = AppPacket::of(values) {
+                    deliver(packet.feedback());
+                }
                 None
             });
-            let handler = Handler { session, id: Some(id) };
+            let handler = Handler { session, id };
             self.outlets.push(Outlet { handler, ssrc });
         }
         self.outlets.len()
@@ -190,22 +228,52 @@ impl CameraChannel {
     }
 }
 
-/// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
-fn on_app_rtcp(values: &[glib::Value], deliver: &Deliver) {
-    let Some((Ok(subtype), Ok(name), Ok(Some(buffer)))) = values.get(4).map(|data| {
-        (
-            values[1].get::<u32>(),
-            values[3].get::<&str>(),
-            data.get::<Option<gst::Buffer>>(),
-        )
-    }) else {
-        return;
-    };
-    if subtype != u32::from(rtcp::SUBTYPE_FEEDBACK) || name.as_bytes() != rtcp::APP_NAME {
-        return;
+/// A feedback packet in the arguments of the signal `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data:
+/// buffer)` of an `RTPSession`.
+///
+/// All of them but the session come from whoever can send RTCP. The name is the four bytes of the packet as they are: no
+/// UTF-8, and shorter where one of them is 0.
+#[derive(Debug)]
+pub struct AppPacket {
+    /// SSRC that the packet says it is from.
+    pub ssrc: u32,
+    /// The session that it came to.
+    pub session: glib::Object,
+    data: gst::MappedBuffer<gst::buffer::Readable>,
+}
+
+impl AppPacket {
+    /// `None` for packets of others and for arguments of other types.
+    pub fn of(arguments: &[glib::Value]) -> Option<Self> {
+        let [session, subtype, ssrc, name, data] = arguments else {
+            return None;
+        };
+        let ours = subtype.get::<u32>() == Ok(u32::from(rtcp::SUBTYPE_FEEDBACK));
+        if !ours || text::bytes(name)? != rtcp::APP_NAME {
+            return None;
+        }
+        Some(Self {
+            ssrc: ssrc.get().ok()?,
+            session: session.get::<Option<glib::Object>>().ok()??,
+            data: data
+                .get::<Option<gst::Buffer>>()
+                .ok()??
+                .into_mapped_buffer_readable()
+                .ok()?,
+        })
     }
-    if let Ok(map) = buffer.map_readable() {
-        deliver(rtcp::strip_app_data(&map));
+
+    /// The bare feedback packet.
+    pub fn feedback(&self) -> &[u8] {
+        rtcp::strip_app_data(&self.data)
+    }
+
+    /// Where the RTCP of its SSRC came from, as address:port. `None` where the session does not know.
+    pub fn sender(&self) -> Option<String> {
+        let session = RtpSession(self.session.clone(), glib::WeakRef::new());
+        let source = session.emit::<Option<glib::Object>>("get-source-by-ssrc", self.ssrc)??;
+        let stats = read::<Option<gst::Structure>>(&source, "stats")??;
+        text::field(&stats, "rtcp-from").map(str::to_owned)
     }
 }
 
@@ -248,7 +316,7 @@ impl ServerChannel {
         if self.attached.as_ref().map(|(h, _)| &h.session) != session.as_ref() {
             self.attached = session.map(|session| {
                 gst::info!(crate::CAT, obj = sink_pad, "Sending feedback on {:?}", session.0);
-                attach(session)
+                attach(session, sink_pad.parent_element().as_ref())
             });
         }
         self.attached.is_some()
@@ -277,12 +345,7 @@ impl ServerChannel {
         };
         *outbox.pending.lock().unwrap() = packets;
         // One packet carries all parts: the outbox is emptied into the next compound.
-        let accepted = handler
-            .session
-            .0
-            .emit_by_name_with_values("send-rtcp-full", &[0u64.to_value()])
-            .and_then(|v| v.get::<bool>().ok())
-            .unwrap_or(false);
+        let accepted = handler.session.emit("send-rtcp-full", 0u64).unwrap_or(false);
         if outbox.flowing.load(Ordering::Relaxed) {
             lengthen_min_interval(&handler.session);
         }
@@ -290,27 +353,29 @@ impl ServerChannel {
     }
 }
 
-fn attach(session: RtpSession) -> (Handler, Arc<Outbox>) {
-    let fraction = session.0.property::<f64>("rtcp-fraction");
-    if fraction < RTCP_BANDWIDTH {
-        session.0.set_property("rtcp-fraction", RTCP_BANDWIDTH);
+fn attach(session: RtpSession, element: Option<&gst::Element>) -> (Handler, Arc<Outbox>) {
+    if session
+        .read::<f64>("rtcp-fraction")
+        .is_some_and(|fraction| fraction < RTCP_BANDWIDTH)
+    {
+        session.write("rtcp-fraction", RTCP_BANDWIDTH);
     }
-    let interval = session.0.property::<u64>("rtcp-min-interval");
-    if matches!(interval, DEFAULT_MIN_INTERVAL | REPORT_MIN_INTERVAL) {
-        session.0.set_property("rtcp-min-interval", ATTACH_MIN_INTERVAL);
+    let interval = session.read::<u64>("rtcp-min-interval");
+    if matches!(interval, Some(DEFAULT_MIN_INTERVAL | REPORT_MIN_INTERVAL)) {
+        session.write("rtcp-min-interval", ATTACH_MIN_INTERVAL);
     }
     let outbox = Arc::new(Outbox::default());
     let shared = outbox.clone();
-    let id = session.connect("on-sending-rtcp", move |values| {
-        Some(on_sending_rtcp(values, &shared).to_value())
+    let id = session.connect("on-sending-rtcp", Some(false), element, move |values| {
+        Some(on_sending_rtcp(values, &shared))
     });
-    (Handler { session, id: Some(id) }, outbox)
+    (Handler { session, id }, outbox)
 }
 
 /// Ends the short interval of [`attach`]; an interval the user chose stays.
 fn lengthen_min_interval(session: &RtpSession) {
-    if session.0.property::<u64>("rtcp-min-interval") == ATTACH_MIN_INTERVAL {
-        session.0.set_property("rtcp-min-interval", REPORT_MIN_INTERVAL);
+    if session.read("rtcp-min-interval") == Some(ATTACH_MIN_INTERVAL) {
+        session.write("rtcp-min-interval", REPORT_MIN_INTERVAL);
     }
 }
 

@@ -6,10 +6,19 @@
 
 use std::ffi::CStr;
 
-use glib::translate::from_glib_none;
+use glib::translate::{ToGlibPtr, from_glib_none};
 use gst_rtsp_server::gst_rtsp::ffi as rtsp;
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{ffi, gio};
+use gst_rtsp_server::{RTSPContext, ffi, gio};
+
+/// The query of the URL that a request names, as bytes: the client writes what it likes there, before it has logged in.
+pub fn query(context: &RTSPContext) -> Option<Vec<u8>> {
+    let context: *mut ffi::GstRTSPContext = context.to_glib_none().0;
+    // SAFETY: The context and the URL of the request that it is about are borrowed for this call.
+    let url = unsafe { context.as_ref()?.uri.as_ref()? };
+    // SAFETY: Null, or a string of the URL that ends in 0.
+    (!url.query.is_null()).then(|| unsafe { CStr::from_ptr(url.query) }.to_bytes().to_vec())
+}
 
 /// While a SETUP request is answered, on its thread: the addresses that RTCP of this client comes from, as an RTP session
 /// writes them. That of the connection, and the ports of its UDP transport.

@@ -39,6 +39,12 @@ fn failed(status: u8, error: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
+/// Prints the report. Who reads it may be gone; the camera goes on.
+fn say(camera: &Camera) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{}", camera.report());
+}
+
 fn run(options: &Options) -> Result<(), String> {
     let main = glib::MainLoop::new(None, false);
     {
@@ -67,13 +73,14 @@ fn run(options: &Options) -> Result<(), String> {
     );
     if options.report > 0 {
         let camera = camera.clone();
+        let guarded = server::guard("the report");
         glib::timeout_add_seconds(options.report, move || {
-            println!("{}", camera.report());
+            guarded.run((), || say(&camera));
             glib::ControlFlow::Continue
         });
     }
     main.run();
-    println!("{}", camera.report());
+    say(&camera);
     listener.remove();
     // Says goodbye to clients, so that they do not wait for a time-out.
     server.client_filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));

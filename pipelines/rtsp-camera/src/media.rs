@@ -11,6 +11,8 @@ use gst_rtsp_server::subclass::SDPInfo;
 use gst_rtsp_server::subclass::prelude::*;
 use gst_rtsp_server::{RTSPContext, RTSPMediaFactory, gst_rtsp, gst_sdp};
 
+use crate::caller;
+
 /// What in the URL's query asks for the second stream.
 const REFINE: &str = "refine=1";
 
@@ -23,15 +25,18 @@ pub fn factory() -> RTSPMediaFactory {
 
 /// Whether a request asks for the second stream.
 pub fn asks_for_refine(context: &RTSPContext) -> bool {
-    let uri = context.uri().map(|uri| uri.request_uri());
-    let query = uri.as_ref().and_then(|uri| uri.split_once('?'));
-    query.is_some_and(|(_, query)| query.split('&').any(|part| part == REFINE))
+    let query = caller::query(context).unwrap_or_default();
+    query.split(|byte| *byte == b'&').any(|part| part == REFINE.as_bytes())
 }
 
 mod imp {
+    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use gst_dds_link::guard::Guard;
+
     use super::*;
+    use crate::server::guard;
 
     /// Media that have ended.
     static ENDED: AtomicU64 = AtomicU64::new(0);
@@ -75,14 +80,18 @@ mod imp {
         }
 
         fn setup_sdp(&self, sdp: &mut gst_sdp::SDPMessageRef, info: &SDPInfo) -> Result<(), gst::LoggableError> {
-            if RTSPContext::with_current_context(asks_for_refine) == Some(true) {
-                return self.parent_setup_sdp(sdp, info);
-            }
-            let mut whole = SDPMessage::new();
-            self.parent_setup_sdp(&mut whole, info)?;
-            whole.attributes().for_each(|a| sdp.add_attribute(a.key(), a.value()));
-            whole.medias().take(1).for_each(|media| sdp.add_media(media.to_owned()));
-            Ok(())
+            // The bindings catch panics of elements, not of media.
+            static GUARD: LazyLock<Guard> = LazyLock::new(|| guard("setup-sdp"));
+            GUARD.run(Err(gst::loggable_error!(gst::CAT_RUST, "A fault was caught")), || {
+                if RTSPContext::with_current_context(asks_for_refine) == Some(true) {
+                    return self.parent_setup_sdp(sdp, info);
+                }
+                let mut whole = SDPMessage::new();
+                self.parent_setup_sdp(&mut whole, info)?;
+                whole.attributes().for_each(|a| sdp.add_attribute(a.key(), a.value()));
+                whole.medias().take(1).for_each(|media| sdp.add_media(media.to_owned()));
+                Ok(())
+            })
         }
     }
 }

@@ -5,15 +5,18 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use dds_protocol::rtcp;
 use gst::prelude::*;
+use gst_dds_link::guard::{self, Guard};
+use gst_dds_link::session::AppPacket;
+use gst_dds_link::sync::Mutex;
+use gst_dds_link::text;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
+use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPContext, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
 
 use crate::options::Options;
 use crate::source::Source;
@@ -131,9 +134,15 @@ impl Camera {
             "media": self.media.load(Ordering::Relaxed),
             "receivers": receivers,
             "strangers": strangers,
+            "panics_caught": guard::caught(),
             "encoder": stats,
         })
     }
+}
+
+/// Around whatever GStreamer calls: a panic there would end the camera for everybody.
+pub fn guard(place: &'static str) -> Guard {
+    Guard::telling(place, |text| eprintln!("dds-rtsp-camera: {text}"))
 }
 
 fn number(value: &glib::Value) -> Option<serde_json::Value> {
@@ -185,7 +194,8 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
         RTSPLowerTrans::UDP | RTSPLowerTrans::TCP
     });
     let shared = camera.clone();
-    factory.connect_media_configure(move |_, media| configure(media, &shared));
+    let guarded = guard("media-configure");
+    factory.connect_media_configure(move |_, media| guarded.run((), || configure(media, &shared)));
 
     let server = RTSPServer::new();
     server.set_address(&options.address);
@@ -204,14 +214,20 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
     let mounts = server.mount_points().ok_or("the RTSP server has no mount points")?;
     mounts.add_factory(&options.path, factory);
     let shared = camera.clone();
+    let guarded = guard("client-connected");
     server.connect_client_connected(move |_, client| {
-        watch_client(client, &shared);
-        if !two_pass {
-            client.connect_pre_describe_request(|_, context| match media::asks_for_refine(context) {
-                true => RTSPStatusCode::NotFound,
-                false => RTSPStatusCode::Ok,
-            });
-        }
+        guarded.run((), || {
+            watch_client(client, &shared);
+            if !two_pass {
+                let guarded = guard("pre-describe-request");
+                client.connect_pre_describe_request(move |_, context| {
+                    guarded.run(RTSPStatusCode::BadRequest, || match media::asks_for_refine(context) {
+                        true => RTSPStatusCode::NotFound,
+                        false => RTSPStatusCode::Ok,
+                    })
+                });
+            }
+        });
     });
 
     let id = server.attach(None).map_err(|_| {
@@ -223,10 +239,13 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
     let pool = server.session_pool();
     if let Some(pool) = &pool {
         let shared = camera.clone();
+        let guarded = guard("session-removed");
         pool.connect_session_removed(move |_, session| {
-            if let (Some(steerers), Some(id)) = (&shared.steerers, session.sessionid()) {
-                steerers.remove(&id);
-            }
+            guarded.run((), || {
+                if let (Some(steerers), Some(id)) = (&shared.steerers, session.sessionid()) {
+                    steerers.remove(&id);
+                }
+            });
         });
     }
     // Sessions of clients that went without a word end here; until then they are sent to.
@@ -277,31 +296,36 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
     client.connect_closed(move |_| {
         shared.clients.fetch_sub(1, Ordering::Relaxed);
     });
-    let shared = camera.clone();
-    client.connect_setup_request(move |_, context| {
-        let role = context
-            .token()
-            .and_then(|token| token.string(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE));
-        if let (Some(steerers), Some(session), Some(STEERS)) = (
-            &shared.steerers,
-            context.session().and_then(|session| session.sessionid()),
-            role.as_deref(),
-        ) {
-            steerers.add(&session, caller::rtcp_addresses());
-        }
-    });
-    let shared = camera.clone();
-    // Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
-    client.connect_play_request(move |_, _| {
-        let Some(encoder) = shared.encoder() else { return };
-        for pad in ["src", "refine"].iter().filter_map(|name| encoder.static_pad(name)) {
-            pad.send_event(
-                gst_video::UpstreamForceKeyUnitEvent::builder()
-                    .all_headers(true)
-                    .build(),
-            );
-        }
-    });
+    let (shared, guarded) = (camera.clone(), guard("setup-request"));
+    client.connect_setup_request(move |_, context| guarded.run((), || note_steerer(context, &shared)));
+    let (shared, guarded) = (camera.clone(), guard("play-request"));
+    client.connect_play_request(move |_, _| guarded.run((), || give_key_frame(&shared)));
+}
+
+/// Notes where RTCP of a client that may steer will come from.
+fn note_steerer(context: &RTSPContext, camera: &Camera) {
+    let role = context
+        .token()
+        .and_then(|token| token.string(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE));
+    if let (Some(steerers), Some(session), Some(STEERS)) = (
+        &camera.steerers,
+        context.session().and_then(|session| session.sessionid()),
+        role.as_deref(),
+    ) {
+        steerers.add(&session, caller::rtcp_addresses());
+    }
+}
+
+/// Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
+fn give_key_frame(camera: &Camera) {
+    let Some(encoder) = camera.encoder() else { return };
+    for pad in ["src", "refine"].iter().filter_map(|name| encoder.static_pad(name)) {
+        pad.send_event(
+            gst_video::UpstreamForceKeyUnitEvent::builder()
+                .all_headers(true)
+                .build(),
+        );
+    }
 }
 
 /// Wires a new media: pictures in, feedback through the rule.
@@ -333,17 +357,23 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
 
     // Before the encoder looks for the session, so that our handler is called first and can end the emission.
     let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
-    top.connect_deep_element_added(
-        move |top, _, element| match element.factory().as_ref().map(|f| f.name()) {
+    let guarded = guard("deep-element-added");
+    top.connect_deep_element_added(move |top, _, element| {
+        guarded.run((), || match element.factory().as_ref().map(|f| f.name()) {
             Some(name) if name == "rtpsession" => {
                 if let Some(session) = element.property::<Option<glib::Object>>("internal-session") {
                     let (shared, to, connections) = (shared.clone(), to.clone(), connections.clone());
-                    let top = top.downgrade();
+                    let (top, guarded) = (top.downgrade(), guard("on-app-rtcp"));
                     session.connect("on-app-rtcp", false, move |values| {
                         let watches = |address: &str| {
                             connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address))
                         };
-                        on_app_rtcp(values, &shared, &to, watches);
+                        // What could not be judged does not steer.
+                        let verdict = guarded.run(Verdict::Keep, || on_app_rtcp(values, &shared, &to, watches));
+                        let session = values.first().and_then(|v| v.get::<glib::Object>().ok());
+                        if let Some(session) = session.filter(|_| verdict == Verdict::Keep) {
+                            session.stop_signal_emission_by_name("on-app-rtcp");
+                        }
                         None
                     });
                 }
@@ -351,30 +381,32 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
             // RTCP that comes through RTSP connections enters here.
             Some(name) if name == "appsrc" => {
                 if let Some(pad) = element.static_pad("src") {
-                    let connections = connections.clone();
+                    let (connections, guarded) = (connections.clone(), guard("the probe on RTCP"));
                     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
                         if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
-                            connections.note(buffer);
+                            guarded.run((), || connections.note(buffer));
                         }
                         gst::PadProbeReturn::Ok
                     });
                 }
             }
             _ => {}
-        },
-    );
+        });
+    });
     if camera.rule == Rule::All
         && let Some(pad) = encoder.static_pad("sink")
     {
         let (shared, from) = (camera.clone(), steering.clone());
-        let weak = encoder.downgrade();
+        let (weak, guarded) = (encoder.downgrade(), guard("the probe on pictures"));
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            let packets = from.lock().unwrap().joined(shared.now());
-            if let Some(pad) = weak.upgrade().and_then(|e| e.static_pad("src")) {
-                packets.iter().for_each(|packet| {
-                    pad.send_event(gst_dds_link::event::feedback(packet));
-                });
-            }
+            guarded.run((), || {
+                let packets = from.lock().unwrap().joined(shared.now());
+                if let Some(pad) = weak.upgrade().and_then(|e| e.static_pad("src")) {
+                    packets.iter().for_each(|packet| {
+                        pad.send_event(gst_dds_link::event::feedback(packet));
+                    });
+                }
+            });
             gst::PadProbeReturn::Ok
         });
     }
@@ -389,21 +421,22 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     *camera.current.lock().unwrap() = Some(Current { encoder, steering });
     camera.media.fetch_add(1, Ordering::Relaxed);
     camera.source.start(appsrc.clone());
-    let shared = camera.clone();
-    media.connect_unprepared(move |_| shared.source.stop(&appsrc));
+    let (shared, guarded) = (camera.clone(), guard("unprepared"));
+    media.connect_unprepared(move |_| guarded.run((), || shared.source.stop(&appsrc)));
 }
 
 /// Keeps the second stream from the server until a client has set it up. The first picture goes through: without one the
 /// server would not know what to offer. Told that nobody takes it, the encoder would begin anew with each frame.
 fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     let (first, top) = (AtomicBool::new(true), top.downgrade());
+    let guarded = guard("the probe on second passes");
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
         let taken = || {
             let is_rtpbin = |e: &gst::Element| e.factory().is_some_and(|f| f.name() == "rtpbin");
             let rtpbin = top.upgrade()?.children().into_iter().find(is_rtpbin)?;
             Some(rtpbin.static_pad("send_rtp_src_1")?.is_linked())
         };
-        if first.swap(false, Ordering::Relaxed) || taken().unwrap_or(true) {
+        if first.swap(false, Ordering::Relaxed) || guarded.run(None, taken).unwrap_or(true) {
             gst::PadProbeReturn::Ok
         } else {
             gst::PadProbeReturn::Drop
@@ -415,26 +448,31 @@ fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
 /// profile and level, which would be Baseline 1 without a word (RFC 6184, section 8.1; the payloader of 1.22 knows them
 /// from `avc` only).
 fn complete_description(pad: &gst::Pad) {
-    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
-        if let Some(gst::PadProbeData::Event(event)) = &info.data
-            && let gst::EventView::Caps(caps) = event.view()
-        {
-            let mut caps = caps.caps_owned();
-            let fields = caps.make_mut();
-            fields.set("rtcp-fb-nack-pli", true);
-            let known = fields.structure(0).is_some_and(|s| s.has_field("profile-level-id"));
-            if let Some(id) = profile_level_id(fields).filter(|_| !known) {
-                fields.set("profile-level-id", id);
+    let guarded = guard("the probe on caps");
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        guarded.run((), || {
+            if let Some(gst::PadProbeData::Event(event)) = &info.data
+                && let gst::EventView::Caps(caps) = event.view()
+                && !caps.caps().is_empty()
+                && !caps.caps().is_any()
+            {
+                let mut caps = caps.caps_owned();
+                let fields = caps.make_mut();
+                fields.set("rtcp-fb-nack-pli", true);
+                let known = fields.structure(0).is_some_and(|s| s.has_field("profile-level-id"));
+                if let Some(id) = profile_level_id(fields).filter(|_| !known) {
+                    fields.set("profile-level-id", id);
+                }
+                info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
             }
-            info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
-        }
+        });
         gst::PadProbeReturn::Ok
     });
 }
 
 /// The three bytes behind the header of the first sequence parameter set, in hexadecimal digits.
 fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
-    let sets = caps.structure(0)?.get::<&str>("sprop-parameter-sets").ok()?;
+    let sets = text::field(caps.structure(0)?, "sprop-parameter-sets")?;
     let sps = glib::base64_decode(sets.split(',').next()?);
     let &[header, profile, constraints, level, ..] = sps.as_slice() else {
         return None;
@@ -442,37 +480,24 @@ fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
     (header & 0x1f == 7).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
 }
 
-/// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
-fn on_app_rtcp(values: &[glib::Value], camera: &Camera, steering: &Mutex<Steering>, watches: impl Fn(&str) -> bool) {
-    let [session, subtype, ssrc, name, data] = values else {
-        return;
+/// What becomes of a packet of `on-app-rtcp`: that of others is nobody's business here.
+fn on_app_rtcp(
+    values: &[glib::Value],
+    camera: &Camera,
+    steering: &Mutex<Steering>,
+    watches: impl Fn(&str) -> bool,
+) -> Verdict {
+    let Some(packet) = AppPacket::of(values) else {
+        return Verdict::Pass;
     };
-    let (Ok(session), Ok(subtype), Ok(ssrc), Ok(name), Ok(Some(data))) = (
-        session.get::<glib::Object>(),
-        subtype.get::<u32>(),
-        ssrc.get::<u32>(),
-        name.get::<&str>(),
-        data.get::<Option<gst::Buffer>>(),
-    ) else {
-        return;
-    };
-    if subtype != u32::from(rtcp::SUBTYPE_FEEDBACK) || name.as_bytes() != rtcp::APP_NAME {
-        return;
-    }
-    let Ok(map) = data.map_readable() else { return };
     // Before the lock: the question goes through GStreamer's own.
-    let address = sender_address(&session, ssrc).filter(|address| watches(address));
+    let address = packet.sender().filter(|address| watches(address));
     let may = |address: &String| camera.steerers.as_ref().is_none_or(|steerers| steerers.holds(address));
-    let verdict = {
-        let mut steering = steering.lock().unwrap();
-        match address {
-            None => steering.stranger(),
-            Some(address) if may(&address) => steering.packet(camera.now(), ssrc, rtcp::strip_app_data(&map)),
-            Some(_) => steering.viewer(camera.now(), ssrc),
-        }
-    };
-    if verdict == Verdict::Keep {
-        session.stop_signal_emission_by_name("on-app-rtcp");
+    let mut steering = steering.lock().unwrap();
+    match address {
+        None => steering.stranger(),
+        Some(address) if may(&address) => steering.packet(camera.now(), packet.ssrc, packet.feedback()),
+        Some(_) => steering.viewer(camera.now(), packet.ssrc),
     }
 }
 
@@ -502,17 +527,6 @@ impl Connections {
     }
 }
 
-/// Where a receiver's RTCP comes from, as address:port.
-fn sender_address(session: &glib::Object, ssrc: u32) -> Option<String> {
-    let source = session
-        .emit_by_name_with_values("get-source-by-ssrc", &[ssrc.to_value()])?
-        .get::<Option<glib::Object>>()
-        .ok()??;
-    source.find_property("stats")?;
-    let stats = source.property_value("stats").get::<gst::Structure>().ok()?;
-    stats.get::<String>("rtcp-from").ok()
-}
-
 /// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and who does not watch does not
 /// steer.
 fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
@@ -520,8 +534,8 @@ fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
     // An iteration that a change of the pipeline breaks off refuses one packet; the next one says the same.
     let _ = top.iterate_recurse().foreach(|element| {
         if element.factory().is_some_and(|f| f.name() == "multiudpsink") && element.find_property("clients").is_some() {
-            let clients = element.property_value("clients").get::<Option<String>>().ok().flatten();
-            found |= clients.is_some_and(|clients| clients.split(',').any(|client| client == address));
+            let clients = element.property_value("clients");
+            found |= text::utf8(&clients).is_some_and(|clients| clients.split(',').any(|client| client == address));
         }
     });
     found

@@ -5,13 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use gst::prelude::*;
+use gst_dds_link::sync::Mutex;
 
 use crate::options::{self, Options};
+use crate::server::guard;
 
 /// Longest time in which a source must show its first picture.
 const FIRST_PICTURE: gst::ClockTime = gst::ClockTime::from_seconds(10);
@@ -60,12 +62,12 @@ impl Source {
             .by_name("frames")
             .and_downcast::<gst_app::AppSink>()
             .ok_or_else(|| format!("{name}: no appsink"))?;
-        let to = outlet.clone();
+        let (to, guarded) = (outlet.clone(), guard("new-sample"));
         frames.set_callbacks(
             gst_app::AppSinkCallbacks::builder()
                 .new_sample(move |sink| {
                     let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    to.push(sink, &sample);
+                    guarded.run((), || to.push(sink, &sample));
                     Ok(gst::FlowSuccess::Ok)
                 })
                 .build(),
@@ -88,7 +90,13 @@ impl Source {
         let ends = Arc::new(AtomicBool::new(false));
         let watcher = {
             let (pipeline, ends) = (pipeline.clone(), ends.clone());
-            thread::spawn(move || watch(&pipeline, &ends, |what| failed(format!("{name}: {what}"))))
+            // Without it a loop would stand still at its end.
+            thread::spawn(move || {
+                let guarded = guard("the watch on the source");
+                while !ends.load(Ordering::Relaxed) {
+                    guarded.run((), || watch(&pipeline, &ends, |what| failed(format!("{name}: {what}"))));
+                }
+            })
         };
         Ok(Self {
             pipeline,
@@ -202,15 +210,18 @@ fn launch_line(options: &Options) -> (String, String) {
 /// Links what the decoder finds, again each time the source starts: a launch line does so once only.
 fn link_video(decoder: &gst::Element, first: &gst::Element) {
     let first = first.downgrade();
+    let guarded = guard("pad-added");
     decoder.connect_pad_added(move |_, pad| {
-        let video = pad
-            .current_caps()
-            .is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
-        let sink = first.upgrade().and_then(|e| e.static_pad("sink"));
-        // A second video track is left alone; what cannot be linked says so by itself.
-        if let Some(sink) = sink.filter(|sink| video && !sink.is_linked()) {
-            let _ = pad.link(&sink);
-        }
+        guarded.run((), || {
+            let video = pad
+                .current_caps()
+                .is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
+            let sink = first.upgrade().and_then(|e| e.static_pad("sink"));
+            // A second video track is left alone; what cannot be linked says so by itself.
+            if let Some(sink) = sink.filter(|sink| video && !sink.is_linked()) {
+                let _ = pad.link(&sink);
+            }
+        });
     });
 }
 

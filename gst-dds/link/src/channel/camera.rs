@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use dds_protocol::feedback;
@@ -18,6 +18,7 @@ use super::stream::{is_tick, write_tcp};
 use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OpenError, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
 use crate::secure::{self, MAX_MESSAGE, Received, Receiver, Rejection, random};
 use crate::session::Deliver;
+use crate::sync::Mutex;
 use crate::uri::{End, Transport};
 
 /// The camera's end.
@@ -84,6 +85,11 @@ struct Camera {
 impl Camera {
     /// Takes a message; the answer to it, if it has one.
     fn take(&self, message: &[u8], from: SocketAddr) -> Result<Option<Vec<u8>>, Rejection> {
+        let guard = &self.shared.guard;
+        guard.run(Err(Rejection::Malformed), || self.take_unguarded(message, from))
+    }
+
+    fn take_unguarded(&self, message: &[u8], from: SocketAddr) -> Result<Option<Vec<u8>>, Rejection> {
         let shared = &self.shared;
         let received = match &self.receiver {
             Some(receiver) => receiver.lock().unwrap().receive(shared.now(), message),

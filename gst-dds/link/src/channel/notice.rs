@@ -22,6 +22,8 @@ pub enum Notice {
     OtherKey(SocketAddr),
     /// One end has a key and the other has none.
     OneKeyOnly(SocketAddr),
+    /// A panic was caught.
+    Fault(String),
 }
 
 impl std::fmt::Display for Notice {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Notice {
                 "Feedback from {peer} was refused: one end has a key and the other has none. Set the same feedback-key at \
                  both ends"
             ),
+            Self::Fault(text) => f.write_str(text),
         }
     }
 }
@@ -64,6 +67,7 @@ pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
             Notice::OtherKey(_) | Notice::OneKeyOnly(_) => {
                 gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
             }
+            Notice::Fault(_) => gst::element_warning!(element, gst::LibraryError::Failed, ("{notice}")),
             Notice::Silent(_) | Notice::Unreachable(..) => {
                 gst::element_warning!(element, gst::ResourceError::OpenReadWrite, ("{notice}"));
             }

@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::counters::{Counters, add};
@@ -15,6 +15,7 @@ use super::shared::{Shared, Socket, Threads, prepare};
 use super::stream::{is_tick, write_tcp};
 use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
 use crate::secure::{self, Key, MAX_MESSAGE, Rejection, Sender, random};
+use crate::sync::{Condvar, Mutex};
 use crate::uri::{End, Mode, Transport};
 
 /// The server's end.
@@ -143,9 +144,11 @@ impl Server {
                 }
                 std::mem::take(&mut *queue)
             };
-            if self.send(&packets) {
-                shared.silent();
-            }
+            shared.guard.run((), || {
+                if self.send(&packets) {
+                    shared.silent();
+                }
+            });
         }
     }
 
@@ -295,7 +298,8 @@ impl Server {
         while !shared.is_stopped() {
             match socket.recv_from(&mut buffer) {
                 Ok((length, from)) => {
-                    self.take(&buffer[..length], from, dialled.is_none().then_some(socket));
+                    let take = || self.take(&buffer[..length], from, dialled.is_none().then_some(socket));
+                    shared.guard.run(false, take);
                 }
                 Err(error) if is_tick(&error) => (),
                 Err(_) => {
@@ -340,7 +344,7 @@ impl Server {
         self.add_peer(self.peer(Link::Tcp(stream.clone()), address, dialled));
         let mut right = self.key.is_none();
         let take = |message: &[u8]| {
-            let taken = self.take(message, address, None);
+            let taken = self.shared.guard.run(false, || self.take(message, address, None));
             right |= taken;
             taken
         };

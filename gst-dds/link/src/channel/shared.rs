@@ -7,7 +7,7 @@
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,9 @@ use dds_protocol::feedback;
 use super::counters::{Counters, add};
 use super::stream::{Framer, TooLong, is_tick, set_options};
 use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OpenError, SILENCE, Setup, TICK, Tell};
+use crate::guard::Guard;
 use crate::secure::{self, Key, Rejection};
+use crate::sync::{Condvar, Mutex};
 use crate::uri::{End, FeedbackUri, Host, Mode, Transport};
 
 /// What all threads of an end share.
@@ -29,6 +31,8 @@ pub(super) struct Shared {
     stopping: Condvar,
     pub(super) counters: Arc<Counters>,
     tell: Tell,
+    /// Around each message and each thread.
+    pub(super) guard: Guard,
     /// Warnings given.
     silent_told: AtomicBool,
     other_key_told: AtomicBool,
@@ -185,7 +189,8 @@ impl Shared {
                     }
                     let serve = serve.clone();
                     let thread = std::thread::Builder::new().name("dds-feedback-tcp".into());
-                    match thread.spawn(move || serve(stream, from)) {
+                    let shared = self.clone();
+                    match thread.spawn(move || shared.guard.run((), || serve(stream, from))) {
                         Ok(thread) => threads.push(thread),
                         Err(error) => gst::warning!(crate::CAT, "{}: no thread ({error})", self.text),
                     }
@@ -274,6 +279,12 @@ pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prep
         stopped: Mutex::new(false),
         stopping: Condvar::new(),
         counters: Arc::default(),
+        guard: {
+            let tell = tell.clone();
+            Guard::telling("the channel of feedback-uri", move |text| {
+                tell(Notice::Fault(text.to_owned()))
+            })
+        },
         tell,
         silent_told: AtomicBool::new(false),
         other_key_told: AtomicBool::new(false),
@@ -297,7 +308,9 @@ impl Threads {
     }
 
     pub(super) fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name(name.into());
+        let thread = thread.spawn(move || shared.guard.run((), run));
         self.threads.push(thread.map_err(|e| OpenError::System(e.to_string()))?);
         Ok(())
     }

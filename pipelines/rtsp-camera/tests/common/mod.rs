@@ -206,6 +206,24 @@ pub fn steered(report: &Value) -> bool {
     count(report, "frames-steered") >= 20 && count(report, "feedback-packets-rtcp") >= 20
 }
 
+/// Addresses that UDP sockets of a process are bound to, as the system tells them in /proc.
+pub fn udp_sockets(process: u32) -> Vec<std::net::SocketAddr> {
+    let own: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .filter_map(|fd| Some(std::fs::read_link(fd.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    dds_tests::sockets::udp()
+        .into_iter()
+        .filter(|socket| own.contains(&format!("socket:[{}]", socket.inode)))
+        .map(|socket| socket.local)
+        .collect()
+}
+
+/// Their ports.
+pub fn udp_ports(process: u32) -> Vec<u16> {
+    udp_sockets(process).iter().map(std::net::SocketAddr::port).collect()
+}
+
 pub fn scratch(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&dir);
