@@ -4,9 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use dds_protocol::feedback::Rect;
+use gst_dds_link::sync::Mutex;
 
 use crate::encoder::{PixelFormat, Plane};
 

@@ -116,6 +116,52 @@ fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     assert_eq!(heard[1], 0);
 }
 
+#[test]
+fn rtcp_of_any_bytes_leaves_the_camera_running() {
+    common::init();
+    let encoder = fake_nvenc::encoder();
+    let pipeline = gst::parse::launch(&format!(
+        "rtpbin name=r videotestsrc is-live=true ! video/x-raw,width=160,height=96,framerate=30/1 ! queue ! \
+         ddsencode encoder={encoder} name=e stream-id={STREAM} threads=1 ! rtph264pay ! r.send_rtp_sink_0 \
+         r.send_rtp_src_0 ! fakesink async=false sync=false \
+         appsrc name=a is-live=true format=time caps=application/x-rtcp ! r.recv_rtcp_sink_0"
+    ))
+    .unwrap();
+    let bin = pipeline.downcast_ref::<gst::Bin>().unwrap();
+    let source = bin.by_name("a").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+    let encoder = bin.by_name("e").unwrap();
+    let count = |name: &str| encoder.property::<gst::Structure>("stats").get::<u64>(name).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let names = [
+        *b"\xff\xff\xff\xff",
+        *b"\0\0\0\0",
+        *b"DDS\xff",
+        *b"DDS1",
+        *b"\xc3\x28AB",
+    ];
+    let mut sent = 0;
+    // Video paces the test: it ends when packets of ours have been heard among the others, or after ten seconds.
+    while count("feedback-malformed") == 0 && count("frames-coded") < 300 {
+        for name in names {
+            for data in [&b""[..], &[0xff; 40]] {
+                let words = u8::try_from(2 + data.len() / 4).unwrap();
+                let packet = [&[0x80, 204, 0, words, 0, 0, 0, 1][..], &name, data].concat();
+                source.push_buffer(gst::Buffer::from_mut_slice(packet)).unwrap();
+                sent += 1;
+            }
+        }
+        let message = bus.timed_pop_filtered(
+            gst::ClockTime::from_mseconds(50),
+            &[gst::MessageType::Error, gst::MessageType::Warning],
+        );
+        assert!(message.is_none(), "{message:?}");
+    }
+    let heard = (count("feedback-malformed") > 0, count("panics-caught"));
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(heard, (true, 0), "of {sent} packets");
+}
+
 /// A server's end of the channel, joined with the element.
 fn join(uri: &str, key: &str) -> ServerEnd {
     let setup = Setup {

@@ -26,12 +26,14 @@
  */
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Instant;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_dds_link::channel::{self, Counters, ServerEnd};
+use gst_dds_link::guard::Guard;
+use gst_dds_link::sync::Mutex;
 
 use super::analysis::Network;
 use super::pace::Pace;
@@ -125,6 +127,9 @@ pub struct DdsInfer {
     repeater: Mutex<Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>>,
 }
 
+/// Around properties, which the bindings leave to abort.
+static PROPERTY_GUARD: Guard = Guard::new("a property of ddsinfer");
+
 #[glib::object_subclass]
 impl ObjectSubclass for DdsInfer {
     const NAME: &'static str = "GstDdsInfer";
@@ -206,20 +211,24 @@ impl ObjectImpl for DdsInfer {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        Arc::make_mut(&mut *self.settings.lock().unwrap()).set(pspec.name(), value);
-        if self.obj().current_state() > gst::State::Ready {
-            self.tell_conflicts();
-        }
+        PROPERTY_GUARD.run((), || {
+            Arc::make_mut(&mut *self.settings.lock().unwrap()).set(pspec.name(), value);
+            if self.obj().current_state() > gst::State::Ready {
+                self.tell_conflicts();
+            }
+        });
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        if pspec.name() == "stats" {
-            let tracker = self.tracker().lock().unwrap().stats();
-            let channel = self.channel_counters.lock().unwrap().counts();
-            return self.stats.lock().unwrap().structure(&tracker, &channel).to_value();
-        }
-        let value = self.settings.lock().unwrap().get(pspec.name());
-        value.expect("every readable property but stats is a setting")
+        PROPERTY_GUARD.run(pspec.default_value().clone(), || {
+            if pspec.name() == "stats" {
+                let tracker = self.tracker().lock().unwrap().stats();
+                let channel = self.channel_counters.lock().unwrap().counts();
+                return self.stats.lock().unwrap().structure(&tracker, &channel).to_value();
+            }
+            let value = self.settings.lock().unwrap().get(pspec.name());
+            value.expect("every readable property but stats is a setting")
+        })
     }
 
     fn constructed(&self) {
@@ -309,7 +318,7 @@ impl ElementImpl for DdsInfer {
             // Feedback has no time of its own: it is wanted at once.
             let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
             let segment = segment.filter(|_| name != "feedback").map(gst::Event::from);
-            let side = SidePad::new(template, name, segment);
+            let side = SidePad::new(template, name, segment, Some(self.obj().upcast_ref()));
             *slot = Some(side.clone());
             side
         };
@@ -370,8 +379,9 @@ impl ElementImpl for DdsInfer {
 impl DdsInfer {
     /// The video pads are linked to each other inside, and to nothing else.
     fn only_pad(parent: Option<&gst::Object>, name: &str) -> gst::Iterator<gst::Pad> {
-        let pad = parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
-        gst::Iterator::from_vec(pad.into_iter().collect())
+        static GUARD: Guard = Guard::new("links inside ddsinfer");
+        let pad = || parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
+        gst::Iterator::from_vec(GUARD.run(None, pad).into_iter().collect())
     }
 
     fn request_refine(&self, template: &gst::PadTemplate) -> Option<gst::Pad> {
@@ -401,6 +411,10 @@ impl DdsInfer {
     /// Opens the model and begins a new run.
     fn start(&self) -> Result<(), gst::StateChangeError> {
         let settings = self.settings.lock().unwrap().clone();
+        if let Err(error) = settings.check() {
+            gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
+            return Err(gst::StateChangeError);
+        }
         let network = match Network::open(&settings) {
             Ok(network) => network,
             Err(error) => {
@@ -494,13 +508,14 @@ impl DdsInfer {
     fn start_repeater(&self) {
         let (stop, stopped) = mpsc::channel::<()>();
         let weak = self.obj().downgrade();
+        let guard = Guard::of("the repetition of feedback", Some(self.obj().upcast_ref()));
         let thread = std::thread::Builder::new()
             .name("ddsinfer-repeat".into())
             .spawn(move || {
                 let mut wait = super::sender::REPEAT / 2;
                 while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
                     let Some(obj) = weak.upgrade() else { return };
-                    wait = obj.imp().repeat_feedback();
+                    wait = guard.run(super::sender::REPEAT, || obj.imp().repeat_feedback());
                 }
             });
         match thread {

@@ -7,12 +7,15 @@
 //! gone, the key frame among them. So decoders that appear anywhere in the pipeline are read from their first access unit
 //! on, and once the element finds one of them on its data path it takes over what was read.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
+use gst_dds_link::guard::Guard;
 use gst_dds_link::path::{self, Direction, Visit};
+use gst_dds_link::sync::Mutex;
+use gst_dds_link::text;
 
 use crate::identity::IdentityTracker;
 use crate::order;
@@ -33,7 +36,7 @@ impl Layout {
     fn of(caps: &gst::CapsRef) -> Option<Self> {
         let s = caps.structure(0)?;
         let codec = codec_of(s)?;
-        let format = match s.get::<&str>("stream-format").ok()? {
+        let format = match text::field(s, "stream-format")? {
             "byte-stream" => Format::ByteStream,
             // The low bits of a byte of the record hold the length size less one (ISO/IEC 14496-15, 5.3.3.1.2, 8.3.3.1.2).
             _ => {
@@ -42,12 +45,12 @@ impl Layout {
                     Codec::H264 => 4,
                     Codec::H265 => 21,
                 };
-                let mut byte = [0];
-                record.copy_to_slice(at, &mut byte).ok()?;
-                Format::LengthPrefixed((byte[0] & 3) + 1)
+                // A file or a description may hold a record of any length.
+                let record = record.map_readable().ok()?;
+                Format::LengthPrefixed((record.get(at)? & 3) + 1)
             }
         };
-        let whole_units = s.get::<&str>("alignment").is_ok_and(|a| a == "au") || format != Format::ByteStream;
+        let whole_units = text::field(s, "alignment") == Some("au") || format != Format::ByteStream;
         Some(Self {
             codec,
             format,
@@ -136,13 +139,14 @@ impl IdentityProbe {
             take_parameter_sets(&tracker, &caps);
         }
         let (target, left) = (tracker.clone(), budget.clone());
+        let guard = Guard::of("the probe on the encoded stream", pad.parent_element().as_ref());
         let id = pad.add_probe(
             gst::PadProbeType::BUFFER
                 | gst::PadProbeType::BUFFER_LIST
                 | gst::PadProbeType::EVENT_DOWNSTREAM
                 | gst::PadProbeType::EVENT_FLUSH,
             move |pad, info| {
-                match &info.data {
+                guard.run((), || match &info.data {
                     Some(gst::PadProbeData::Buffer(buffer)) => push(pad, &target, &left, &layout, &transport, buffer),
                     Some(gst::PadProbeData::BufferList(list)) => {
                         list.iter_owned()
@@ -164,7 +168,7 @@ impl IdentityProbe {
                         _ => (),
                     },
                     _ => (),
-                }
+                });
                 gst::PadProbeReturn::Ok
             },
         );
@@ -253,13 +257,16 @@ impl EarlyProbes {
         let bin = top.downcast::<gst::Bin>().ok()?;
         let probes = Arc::new(Mutex::new(Vec::new()));
         let added = probes.clone();
+        let guard = Guard::of("deep-element-added", Some(element));
         let handler = bin.connect_deep_element_added(move |_, _, element| {
-            let Some(pad) = decoder_pad(element) else { return };
-            let probe = IdentityProbe::on(&pad);
-            let mut probes = added.lock().unwrap();
-            // Decoders of a branch that was taken down.
-            probes.retain(|p: &IdentityProbe| p.pad.parent_element().is_some());
-            probes.push(probe);
+            guard.run((), || {
+                let Some(pad) = decoder_pad(element) else { return };
+                let probe = IdentityProbe::on(&pad);
+                let mut probes = added.lock().unwrap();
+                // Decoders of a branch that was taken down.
+                probes.retain(|p: &IdentityProbe| p.pad.parent_element().is_some());
+                probes.push(probe);
+            });
         });
         Some(Self {
             bin,
@@ -366,4 +373,40 @@ fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
 
 fn parent_name(pad: &gst::Pad) -> glib::GString {
     pad.parent_element().map(|e| e.name()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caps_say_how_access_units_lie_or_nothing_whatever_they_hold() {
+        gst::init().unwrap();
+        let of = |caps: &str| Layout::of(&caps.parse::<gst::Caps>().unwrap()).map(|l| (l.format, l.whole_units));
+        let record = |caps: &str, record: &str| of(&format!("{caps},codec_data=(buffer){record}"));
+        let (two, four) = (Format::LengthPrefixed(2), Format::LengthPrefixed(4));
+        let avc = "video/x-h264,stream-format=avc,alignment=au";
+        assert_eq!(record(avc, "01640028fd"), Some((two, true)));
+        let hvc = "video/x-h265,stream-format=hvc1,alignment=au";
+        assert_eq!(record(hvc, &"ff".repeat(22)), Some((four, true)));
+        // As a file or an SDP may have it: shorter than the byte that is looked for.
+        for length in 1..=4 {
+            assert_eq!(record(avc, &"01".repeat(length)), None);
+        }
+        assert_eq!(record(hvc, &"01".repeat(21)), None);
+        let pieces = of("video/x-h264,stream-format=byte-stream");
+        assert_eq!(pieces, Some((Format::ByteStream, false)));
+        for caps in [
+            "ANY",
+            "EMPTY",
+            "video/x-raw",
+            "video/x-h264",
+            "video/x-h264,stream-format=avc",
+            "video/x-h264,stream-format=avc,codec_data=(int)7",
+            "video/x-h264,stream-format=(int)3,alignment=(int)4",
+            "video/x-h264,stream-format={avc,byte-stream}",
+        ] {
+            assert_eq!(of(caps), None, "{caps}");
+        }
+    }
 }

@@ -4,10 +4,10 @@
 //! what arrives for frames that the worker holds back, in any order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use dds_protocol::feedback::Rect;
+use gst_dds_link::sync::{Condvar, Mutex};
 
 use crate::identity::Lookup;
 

@@ -3,12 +3,14 @@
 //! The request sink pad `refine`: decoded frames of the camera's second pass. They are told apart by the identity in
 //! their own encoded stream and handed to the queue; nothing here ever waits.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use dds_protocol::identity::StreamKind;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::guard::Guard;
+use gst_dds_link::sync::Mutex;
 
 use super::imp::{CAT, DdsInfer};
 use super::probe::KeptProbe;
@@ -51,13 +53,17 @@ impl RefineInput {
             .event_function(|pad, parent, event| {
                 DdsInfer::catch_panic_pad_function(parent, || false, |imp| imp.refine_event(pad, &event))
             })
-            .query_function(|pad, parent, query| match query.view_mut() {
-                // The frames are read within the call or kept as they are.
-                gst::QueryViewMut::Allocation(allocation) => {
-                    allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
-                    true
-                }
-                _ => gst::Pad::query_default(pad, parent, query),
+            .query_function(|pad, parent, query| {
+                let answer = || match query.view_mut() {
+                    // The frames are read within the call or kept as they are.
+                    gst::QueryViewMut::Allocation(allocation) => {
+                        allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
+                        true
+                    }
+                    _ => gst::Pad::query_default(pad, parent, query),
+                };
+                static GUARD: Guard = Guard::new("a query on the pad refine");
+                GUARD.run(false, answer)
             })
             // Nothing that comes in here leaves as such.
             .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))

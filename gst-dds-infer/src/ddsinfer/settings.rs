@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use glib::prelude::*;
 use gst::prelude::*;
 use gst_dds_link::channel::Setup;
+use gst_dds_link::text;
 
 use super::{FeedbackPolicy, TaskChoice};
 use crate::feedback::uncertainty::UncertaintySettings;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub channel: Setup,
     pub refine_deadline_ms: u32,
     pub capture_clock_synchronised: bool,
+    /// Properties that were given bytes that are no UTF-8; start refuses them.
+    pub not_text: Vec<&'static str>,
 }
 
 impl Default for Settings {
@@ -95,11 +98,23 @@ impl Default for Settings {
             channel: Setup::default(),
             refine_deadline_ms: 250,
             capture_clock_synchronised: false,
+            not_text: Vec::new(),
         }
     }
 }
 
 impl Settings {
+    /// What makes the rest of no use.
+    ///
+    /// # Errors
+    /// One sentence that names the property.
+    pub fn check(&self) -> Result<(), String> {
+        match self.not_text.first() {
+            Some(name) => Err(format!("{name}: its value is not UTF-8. Write it in UTF-8.")),
+            None => Ok(()),
+        }
+    }
+
     /// `None` without a model file: then detections come from metas already on the buffers.
     pub fn model(&self) -> Option<ModelSettings> {
         Some(ModelSettings {
@@ -274,17 +289,30 @@ impl Settings {
         fn get<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
             value.get().expect("type checked by the property's ParamSpec")
         }
+        // C hands over any bytes; what is a path may be any bytes too.
+        let known = PROPERTIES.iter().find(|p| p.name() == name);
+        let is_path = matches!(
+            name,
+            "model-file" | "label-file" | "onnxruntime-library" | "embedding-model-file" | "gallery"
+        );
+        if let Some(known) = known.filter(|_| !is_path) {
+            self.not_text.retain(|name| *name != known.name());
+            if text::bytes(value).is_some_and(|bytes| std::str::from_utf8(bytes).is_err()) {
+                self.not_text.push(known.name());
+                return true;
+            }
+        }
         match name {
-            "model-file" => self.model_file = path(value),
-            "label-file" => self.label_file = path(value),
+            "model-file" => self.model_file = text::path(value),
+            "label-file" => self.label_file = text::path(value),
             "model-description" => self.model_description = get(value),
-            "onnxruntime-library" => self.onnxruntime_library = path(value),
+            "onnxruntime-library" => self.onnxruntime_library = text::path(value),
             "execution-provider" => self.execution_provider = get::<Option<String>>(value).unwrap_or_default(),
             "threads" => self.threads = get(value),
             "task" => self.task = get(value),
             "extra-outputs" => self.extra_outputs = get::<Option<String>>(value).unwrap_or_default(),
-            "embedding-model-file" => self.embedding_model_file = path(value),
-            "gallery" => self.gallery = path(value),
+            "embedding-model-file" => self.embedding_model_file = text::path(value),
+            "gallery" => self.gallery = text::path(value),
             "similarity-threshold" => self.similarity_threshold = get(value),
             "min-face-size" => self.min_face_size = get(value),
             "segmentation-map" => self.segmentation_map = get(value),
@@ -368,15 +396,6 @@ fn class_number(name: &str, labels: &[String]) -> Option<u8> {
 /// Names separated by commas.
 fn names(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty())
-}
-
-fn path(value: &glib::Value) -> Option<PathBuf> {
-    value
-        .get::<Option<String>>()
-        .ok()
-        .flatten()
-        .filter(|s| !s.is_empty())
-        .map(PathBuf::from)
 }
 
 /// The table: what gst-inspect shows.

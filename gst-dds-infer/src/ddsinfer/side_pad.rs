@@ -11,10 +11,12 @@
 //! their seeks and quality-of-service events must not reach the decoder.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gst::prelude::*;
+use gst_dds_link::guard::Guard;
+use gst_dds_link::sync::{Condvar, Mutex};
 
 #[derive(Debug)]
 enum Item {
@@ -45,6 +47,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct SidePad {
     pad: gst::Pad,
+    /// Around what GStreamer calls.
+    guard: Guard,
     /// `None` where the video tells.
     caps: Option<gst::Caps>,
     inner: Mutex<Inner>,
@@ -68,8 +72,13 @@ pub enum Queued {
 }
 
 impl SidePad {
-    /// A pad from `template`, not yet added to an element. `segment`: the video's, where it has begun.
-    pub fn new(template: &gst::PadTemplate, name: &str, segment: Option<gst::Event>) -> Arc<Self> {
+    /// A pad from `template`, not yet added to its `element`. `segment`: the video's, where it has begun.
+    pub fn new(
+        template: &gst::PadTemplate,
+        name: &str,
+        segment: Option<gst::Event>,
+        element: Option<&gst::Element>,
+    ) -> Arc<Self> {
         let caps = template.caps().is_fixed().then(|| template.caps().clone());
         Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
             let weak = weak.clone();
@@ -80,7 +89,9 @@ impl SidePad {
                     if mode != gst::PadMode::Push {
                         return Err(gst::loggable_error!(gst::CAT_PADS, "only push mode"));
                     }
-                    if active { side.start() } else { side.stop() }
+                    let panicked = Err(gst::loggable_error!(gst::CAT_PADS, "a fault was caught"));
+                    let turn = || if active { side.start() } else { side.stop() };
+                    side.guard.run(panicked, turn)
                 })
                 .event_function(|_, _, event| upstream_event(&event))
                 .query_function(side_query)
@@ -88,6 +99,7 @@ impl SidePad {
                 .build();
             Self {
                 pad,
+                guard: Guard::of("a side pad", element),
                 caps,
                 inner: Mutex::new(Inner {
                     closed: true,
@@ -119,7 +131,7 @@ impl SidePad {
         let weak = Arc::downgrade(self);
         self.pad
             .start_task(move || match weak.upgrade() {
-                Some(side) => side.step(),
+                Some(side) => side.guard.run((), || side.step()),
                 None => std::thread::yield_now(),
             })
             .map_err(|e| gst::loggable_error!(gst::CAT_PADS, "{e}"))
@@ -347,13 +359,14 @@ fn upstream_event(event: &gst::EventRef) -> bool {
 }
 
 fn side_query(pad: &gst::Pad, parent: Option<&gst::Object>, query: &mut gst::QueryRef) -> bool {
+    static GUARD: Guard = Guard::new("a query on a side pad");
     let video = |name| parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
-    match query.view() {
+    GUARD.run(false, || match query.view() {
         // Results are as late as the frames they belong to.
         gst::QueryView::Latency(_) => video("src").is_some_and(|src| src.query(query)),
         gst::QueryView::Position(_) | gst::QueryView::Duration(_) | gst::QueryView::Seeking(_) => {
             video("sink").is_some_and(|sink| sink.peer_query(query))
         }
         _ => gst::Pad::query_default(pad, parent, query),
-    }
+    })
 }

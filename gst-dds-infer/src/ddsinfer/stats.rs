@@ -134,7 +134,9 @@ impl Stats {
         for (name, count) in channel.fields() {
             s = s.field(name, count);
         }
-        s.field("frames", self.frames)
+        // Of all elements of this plugin in the process.
+        s.field("panics-caught", gst_dds_link::guard::caught())
+            .field("frames", self.frames)
             .field("frames-inferred", self.inferred)
             .field("frames-skipped", self.skipped)
             .field("frames-not-due", self.not_due)

@@ -4,11 +4,11 @@
 //! element does that once the lock is free.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use dds_protocol::feedback::{MAX_REGIONS, Region};
 use dds_protocol::identity::{FrameIdentity, StreamKind};
+use gst_dds_link::sync::Mutex;
 
 use super::analysis::{Analyst, Answer, Failure, Network};
 use super::compose::{self, Composer};
@@ -572,7 +572,7 @@ impl Worker {
         &mut self,
         buffer: &gst::BufferRef,
         lookup: Lookup,
-        tracker: &std::sync::Mutex<IdentityTracker>,
+        tracker: &Mutex<IdentityTracker>,
         outcome: &mut Outcome,
     ) -> FrameRecord {
         let origin = tracker.lock().unwrap().origin();

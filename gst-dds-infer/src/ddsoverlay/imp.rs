@@ -16,10 +16,12 @@
  *
  * Since: 0.1
  */
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
+use gst_dds_link::guard::Guard;
+use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 
 use super::settings::{PROPERTIES, Settings};
@@ -52,6 +54,9 @@ pub struct DdsOverlay {
     state: Mutex<State>,
 }
 
+/// Around properties, which the bindings leave to abort.
+static PROPERTY_GUARD: Guard = Guard::new("a property of ddsoverlay");
+
 #[glib::object_subclass]
 impl ObjectSubclass for DdsOverlay {
     const NAME: &'static str = "GstDdsOverlay";
@@ -70,11 +75,13 @@ impl ObjectImpl for DdsOverlay {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        self.settings.lock().unwrap().set(pspec.name(), value);
+        PROPERTY_GUARD.run((), || self.settings.lock().unwrap().set(pspec.name(), value));
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        self.settings.lock().unwrap().get(pspec.name())
+        PROPERTY_GUARD.run(pspec.default_value().clone(), || {
+            self.settings.lock().unwrap().get(pspec.name())
+        })
     }
 }
 

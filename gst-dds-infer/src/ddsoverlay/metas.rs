@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use gst_dds_link::text;
+
 use crate::overlay::Mark;
 use crate::overlay::canvas::Area;
 use crate::overlay::hold::Found;
@@ -56,11 +58,11 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
 /// the label of a classification as DL Streamer writes it.
 fn recognised(meta: &gst_video::VideoRegionOfInterestMeta) -> Option<(String, Option<f64>)> {
     if let Some(face) = meta.param("face") {
-        let name = face.get::<String>("identity").ok()?;
+        let name = text::field(face, "identity")?.to_owned();
         return Some((name, number(face, "similarity")));
     }
     let classes = meta.params().filter(|p| p.name() != "detection");
-    let mut named = classes.filter_map(|p| Some((p.get::<String>("label").ok()?, number(p, "confidence"))));
+    let mut named = classes.filter_map(|p| Some((text::field(p, "label")?.to_owned(), number(p, "confidence"))));
     let (name, score) = named.next()?;
     Some((format!("{} {name}", meta.roi_type()), score))
 }

@@ -381,14 +381,15 @@ fn lengthen_min_interval(session: &RtpSession) {
 
 /// `on-sending-rtcp (session, buffer, early: bool) -> bool`: whether the packet must not be suppressed.
 fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
-    let packets = std::mem::take(&mut *outbox.pending.lock().unwrap());
-    if packets.is_empty() || values.len() < 2 || !values[1].is::<gst::Buffer>() {
+    let Some(value) = values.get(1).filter(|value| value.is::<gst::Buffer>()) else {
         return false;
-    }
-    let value: *const glib::gobject_ffi::GValue = values[1].to_glib_none().0;
+    };
+    let value: *const glib::gobject_ffi::GValue = value.to_glib_none().0;
     // SAFETY: The value holds a `GstBuffer`, checked above.
     let buffer = unsafe { glib::gobject_ffi::g_value_get_boxed(value) } as *mut gst::ffi::GstBuffer;
-    if buffer.is_null() {
+    // Somebody else's handler may have kept it: then nothing can be appended, and what waits goes with the next one.
+    // SAFETY: A buffer, where it is not null.
+    if buffer.is_null() || unsafe { gst::ffi::gst_mini_object_is_writable(buffer.cast()) } == glib::ffi::GFALSE {
         return false;
     }
     // SAFETY: The session owns the buffer alone while it emits the signal and expects handlers to append to it. Taking
@@ -396,7 +397,12 @@ fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
     let buffer = unsafe { gst::BufferRef::from_mut_ptr(buffer) };
     // The compound begins with a report of ours: bytes 4-7 are the SSRC we send as.
     let mut ssrc = [0; 4];
-    if buffer.copy_to_slice(4, &mut ssrc).is_err() {
+    // The bindings panic where the start lies behind the end.
+    if buffer.size() < 8 || buffer.copy_to_slice(4, &mut ssrc).is_err() {
+        return false;
+    }
+    let packets = std::mem::take(&mut *outbox.pending.lock().unwrap());
+    if packets.is_empty() {
         return false;
     }
     for packet in packets {
@@ -406,4 +412,114 @@ fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
     outbox.carried.fetch_add(1, Ordering::Relaxed);
     outbox.flowing.store(true, Ordering::Relaxed);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As an `RTPSession` emits `on-app-rtcp`.
+    fn arguments(subtype: u32, name: &[u8], data: Option<&[u8]>) -> Vec<glib::Value> {
+        let data = data.map(|data| gst::Buffer::from_slice(data.to_vec()));
+        let session = gst::Pipeline::new().upcast::<glib::Object>();
+        vec![
+            session.to_value(),
+            subtype.to_value(),
+            7u32.to_value(),
+            text::value_of(name),
+            data.to_value(),
+        ]
+    }
+
+    #[test]
+    fn an_app_packet_is_ours_or_nobodys_whatever_its_arguments_are() {
+        gst::init().unwrap();
+        let subtype = u32::from(rtcp::SUBTYPE_FEEDBACK);
+        let packet = AppPacket::of(&arguments(subtype, b"DDS1", Some(b"data"))).expect("ours");
+        assert_eq!((packet.ssrc, packet.feedback()), (7, &b"data"[..]));
+        // What is no session knows nobody.
+        assert_eq!(packet.sender(), None);
+        assert_eq!(
+            AppPacket::of(&arguments(subtype, b"DDS1", Some(b""))).map(|p| p.data.len()),
+            Some(0)
+        );
+
+        for name in [
+            &b""[..],
+            b"DDS",
+            b"DDS2",
+            b"\xff\xff\xff\xff",
+            b"DDS\xff",
+            b"dds1",
+            b"DDS1\xc3",
+        ] {
+            assert!(AppPacket::of(&arguments(subtype, name, Some(b"data"))).is_none());
+        }
+        for subtype in [subtype + 1, 31, u32::MAX] {
+            assert!(AppPacket::of(&arguments(subtype, b"DDS1", Some(b"data"))).is_none());
+        }
+        assert!(AppPacket::of(&arguments(subtype, b"DDS1", None)).is_none());
+        // Values of other types, nothing in the place of a value, too few and too many.
+        let strange = [
+            (-1i64).to_value(),
+            None::<&str>.to_value(),
+            None::<glib::Object>.to_value(),
+            None::<gst::Buffer>.to_value(),
+            gst::Structure::new_empty("x").to_value(),
+            text::value_of(b"\xff"),
+        ];
+        for place in 0..5 {
+            for strange in &strange {
+                let mut arguments = arguments(subtype, b"DDS1", Some(b"data"));
+                arguments[place] = strange.clone();
+                assert!(AppPacket::of(&arguments).is_none(), "{place}: {strange:?}");
+            }
+        }
+        let mut arguments = arguments(subtype, b"DDS1", Some(b"data"));
+        arguments.push(1u32.to_value());
+        assert!(AppPacket::of(&arguments).is_none());
+        assert!((0..5).all(|few| AppPacket::of(&arguments[..few]).is_none()));
+    }
+
+    #[test]
+    fn feedback_is_appended_to_what_is_a_compound_and_to_nothing_else() {
+        gst::init().unwrap();
+        let outbox = Outbox::default();
+        outbox.pending.lock().unwrap().push(b"data".to_vec());
+        let object = gst::Pipeline::new().to_value();
+        let kept = gst::Buffer::from_slice([0x80, 201, 0, 1, 0, 0, 0, 9]);
+        let short = gst::Buffer::from_slice([0x80, 201]).to_value();
+        for wrong in [
+            vec![],
+            vec![object.clone()],
+            vec![object.clone(), 1u32.to_value(), true.to_value()],
+            vec![object.clone(), None::<gst::Buffer>.to_value(), true.to_value()],
+            vec![object.clone(), kept.to_value(), true.to_value()],
+            vec![object.clone(), short, true.to_value()],
+        ] {
+            assert!(!on_sending_rtcp(&wrong, &outbox));
+        }
+        assert_eq!(outbox.carried.load(Ordering::Relaxed), 0);
+        // Nothing of it was lost.
+        let compound = gst::Buffer::from_slice([0x80, 201, 0, 1, 0, 0, 0, 9]).to_value();
+        let arguments = [object, compound, true.to_value()];
+        assert!(on_sending_rtcp(&arguments, &outbox));
+        let sent = arguments[1].get::<gst::Buffer>().unwrap();
+        let sent = sent.map_readable().unwrap();
+        assert_eq!(rtcp::feedback_in(&sent).unwrap(), [(9, &b"data"[..])]);
+    }
+
+    #[test]
+    fn objects_without_the_signals_and_properties_of_a_session_are_none() {
+        gst::init().unwrap();
+        let session = RtpSession(gst::Pipeline::new().upcast(), glib::WeakRef::new());
+        assert!(!session.has_source(1));
+        assert!(session.reports(1).is_empty());
+        assert_eq!(session.read::<u32>("name"), None);
+        session.write("rtcp-fraction", 1.0);
+        session.write("name", 1.0);
+        assert!(session.connect("on-app-rtcp", None, None, |_| None).is_none());
+        // Of that name, and with other arguments.
+        assert_eq!(session.emit::<bool>("deep-notify", 1u32), None);
+    }
 }

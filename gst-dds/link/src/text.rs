@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::path::PathBuf;
 
 use glib::translate::ToGlibPtr;
 
@@ -26,6 +27,17 @@ pub fn bytes(value: &glib::Value) -> Option<&[u8]> {
 /// The text of a string, `None` as in [`bytes`] and for what is no UTF-8.
 pub fn utf8(value: &glib::Value) -> Option<&str> {
     std::str::from_utf8(bytes(value)?).ok()
+}
+
+/// A path, which may be any bytes where the system takes them; `None` for an empty one as well.
+pub fn path(value: &glib::Value) -> Option<PathBuf> {
+    let bytes = bytes(value).filter(|bytes| !bytes.is_empty())?;
+    #[cfg(unix)]
+    let path = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
+    #[cfg(not(unix))]
+    let path = std::ffi::OsStr::new(std::str::from_utf8(bytes).ok()?);
+    let path: &std::ffi::OsStr = path;
+    Some(path.into())
 }
 
 /// The text of a field.
@@ -57,6 +69,7 @@ mod tests {
             let value = value_of(text);
             assert_eq!(bytes(&value), Some(text));
             assert_eq!(utf8(&value), std::str::from_utf8(text).ok());
+            assert_eq!(path(&value).is_some(), !text.is_empty());
         }
         assert_eq!(bytes(&None::<&str>.to_value()), None);
         assert_eq!(bytes(&7u32.to_value()), None);

@@ -11,6 +11,7 @@ use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_dds_link::channel::{self, CameraEnd};
+use gst_dds_link::guard::Guard;
 use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::{CameraChannel, Deliver};
 use gst_video::prelude::*;
@@ -80,15 +81,20 @@ impl DdsEncode {
     /// The `feedback` pad. Nothing goes through it: no event (its end is not the video's end), no query, no path for
     /// searches.
     pub(super) fn feedback_pad(&self, template: &gst::PadTemplate) -> gst::Pad {
+        let guard = Guard::of("a query on the pad feedback", Some(self.obj().upcast_ref()));
         let pad = gst::Pad::builder_from_template(template)
             .name("feedback")
             .chain_function(|_, parent, buffer| {
                 Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.feedback_chain(&buffer))
             })
             .event_function(|_, _, _| true)
-            .query_function(|pad, parent, query| match query.view() {
-                gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_) => gst::Pad::query_default(pad, parent, query),
-                _ => false,
+            .query_function(move |pad, parent, query| {
+                guard.run(false, || match query.view() {
+                    gst::QueryView::Caps(_) | gst::QueryView::AcceptCaps(_) => {
+                        gst::Pad::query_default(pad, parent, query)
+                    }
+                    _ => false,
+                })
             })
             .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
             .build();

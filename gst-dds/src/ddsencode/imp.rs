@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_dds_link::channel::{CameraEnd, Counts};
+use gst_dds_link::guard;
+use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
@@ -81,6 +83,9 @@ pub struct DdsEncode {
     pub(super) last_stats: Mutex<Option<gst::Structure>>,
 }
 
+/// Around properties, which the bindings leave to abort.
+static PROPERTY_GUARD: guard::Guard = guard::Guard::new("a property of ddsencode");
+
 #[glib::object_subclass]
 impl ObjectSubclass for DdsEncode {
     const NAME: &'static str = "GstDdsEncode";
@@ -104,27 +109,32 @@ impl ObjectImpl for DdsEncode {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let live = pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING);
-        if !live && self.obj().current_state() > gst::State::Ready {
-            gst::warning!(
-                CAT,
-                imp = self,
-                "{} takes effect when the element next starts",
-                pspec.name()
-            );
-        }
-        self.settings.lock().unwrap().set(pspec, value);
-        if live && self.obj().current_state() > gst::State::Ready {
-            self.tell_conflicts();
-        }
+        PROPERTY_GUARD.run((), || {
+            let live = pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING);
+            let running = self.obj().current_state() > gst::State::Ready;
+            if !live && running {
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "{} takes effect when the element next starts",
+                    pspec.name()
+                );
+            }
+            self.settings.lock().unwrap().set(pspec, value);
+            if live && running {
+                self.tell_conflicts();
+            }
+        });
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        if pspec.name() == "stats" {
-            self.stats().to_value()
-        } else {
-            self.settings.lock().unwrap().value(pspec)
-        }
+        PROPERTY_GUARD.run(pspec.default_value().clone(), || {
+            if pspec.name() == "stats" {
+                self.stats().to_value()
+            } else {
+                self.settings.lock().unwrap().value(pspec)
+            }
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use gst_dds_link::text;
 use gst_video::VideoFormat;
 
 use crate::encoder::{
@@ -224,12 +225,11 @@ impl Choice {
 
 /// Strings of a field that holds one or a list.
 fn strings(structure: &gst::StructureRef, field: &str) -> Vec<String> {
-    if let Ok(one) = structure.get::<String>(field) {
-        return vec![one];
+    if let Some(one) = text::field(structure, field) {
+        return vec![one.to_owned()];
     }
-    structure
-        .get::<gst::List>(field)
-        .map(|list| list.iter().filter_map(|value| value.get::<String>().ok()).collect())
+    let list = structure.get::<gst::List>(field);
+    list.map(|list| list.iter().filter_map(|v| Some(text::utf8(v)?.to_owned())).collect())
         .unwrap_or_default()
 }
 
@@ -288,9 +288,9 @@ pub(super) fn choose(
     let level_idc = structures
         .iter()
         .filter(|s| profile.is_none_or(|p| strings(s, "profile").iter().any(|a| a == p)))
-        .find_map(|s| s.get::<String>("level").ok())
+        .find_map(|s| text::field(s, "level"))
         .map(|level| {
-            level_idc(&level).ok_or_else(|| {
+            level_idc(level).ok_or_else(|| {
                 OpenError::refused(
                     "level",
                     format!("`{level}` is not a level of {codec:?}"),

@@ -14,7 +14,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Instant;
 
@@ -23,6 +23,8 @@ use dds_protocol::feedback::Rect;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::guard;
+use gst_dds_link::sync::{Condvar, Mutex};
 use gst_video::prelude::*;
 
 use crate::camera::ring::Ring;
@@ -527,7 +529,7 @@ impl Refine {
     }
 
     /// Starts and stops the pad's task.
-    pub fn activate(self: &Arc<Self>, pad: &gst::Pad, active: bool) {
+    pub fn activate(self: &Arc<Self>, pad: &gst::Pad, active: bool, guard: &Arc<guard::Guard>) {
         {
             let mut inner = self.inner.lock().unwrap();
             (inner.active, inner.flushing) = (active, false);
@@ -545,9 +547,15 @@ impl Refine {
         }
         let done = if active {
             let (refine, weak) = (self.clone(), pad.downgrade());
+            let guard = guard.clone();
             pad.start_task(move || {
-                if let Some(pad) = weak.upgrade() {
+                let Some(pad) = weak.upgrade() else { return };
+                if !guard.run(false, || {
                     refine.work(&pad);
+                    true
+                }) {
+                    // What it left half done is not gone on with; the next picture is an IDR picture of a new encoder.
+                    refine.worker.lock().unwrap().coder = None;
                 }
             })
         } else {
@@ -983,13 +991,17 @@ impl DdsEncode {
     /// The `refine` pad.
     pub(super) fn refine_pad(&self, template: &gst::PadTemplate) -> gst::Pad {
         let refine = self.refine.clone();
+        let guard = Arc::new(guard::Guard::of("the pad refine", Some(self.obj().upcast_ref())));
         gst::Pad::builder_from_template(template)
             .name(PAD)
             .flags(gst::PadFlags::FIXED_CAPS)
             .activatemode_function(move |pad, _, mode, active| {
                 if mode == gst::PadMode::Push {
-                    refine.activate(pad, active);
-                    Ok(())
+                    let panicked = Err(gst::loggable_error!(CAT, "A fault was caught"));
+                    guard.run(panicked, || {
+                        refine.activate(pad, active, &guard);
+                        Ok(())
+                    })
                 } else {
                     Err(gst::loggable_error!(CAT, "{PAD} pushes only"))
                 }

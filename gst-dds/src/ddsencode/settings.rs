@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use glib::prelude::*;
 use gst_dds_link::channel::Setup;
+use gst_dds_link::text;
 
 use crate::camera::ring::Bounds;
 use crate::camera::{self, FeedbackBound, Knobs};
@@ -212,6 +213,8 @@ enum Setting {
     Float(f32),
     Double(f64),
     Text(String),
+    /// Bytes that are no UTF-8; start refuses them.
+    NotText,
     Enum(i32),
     Flags(u32),
 }
@@ -226,7 +229,11 @@ impl Setting {
             glib::Type::BOOL => Self::Bool(value.get().ok()?),
             glib::Type::F32 => Self::Float(value.get().ok()?),
             glib::Type::F64 => Self::Double(value.get().ok()?),
-            glib::Type::STRING => Self::Text(value.get::<Option<String>>().ok()?.unwrap_or_default()),
+            glib::Type::STRING => match text::bytes(value).map(std::str::from_utf8) {
+                None => Self::Text(String::new()),
+                Some(Ok(text)) => Self::Text(text.to_owned()),
+                Some(Err(_)) => Self::NotText,
+            },
             _ if type_.is_a(glib::Type::ENUM) => Self::Enum(value.transform::<i32>().ok()?.get().ok()?),
             _ if type_.is_a(glib::Type::FLAGS) => Self::Flags(value.transform::<u32>().ok()?.get().ok()?),
             _ => return None,
@@ -242,6 +249,7 @@ impl Setting {
             Self::Float(v) => v.to_value(),
             Self::Double(v) => v.to_value(),
             Self::Text(v) => v.to_value(),
+            Self::NotText => "".to_value(),
             Self::Enum(v) => {
                 return glib::EnumClass::with_type(pspec.value_type())
                     .and_then(|class| class.to_value(*v))
@@ -264,6 +272,7 @@ impl Setting {
             Self::Float(v) => v.to_string(),
             Self::Double(v) => v.to_string(),
             Self::Text(v) => v.clone(),
+            Self::NotText => String::new(),
             Self::Enum(v) => match pspec_name {
                 "me" => nick::<Me>(*v),
                 _ => v.to_string(),
@@ -459,6 +468,9 @@ impl Settings {
     /// Refuses what cannot work, by the property's name and with what to do instead.
     pub fn check(&self) -> Result<(), OpenError> {
         let refuse = |name: &str, reason: &str, cure: &str| Err(OpenError::refused(name, reason, cure));
+        if let Some((name, _)) = self.set.iter().find(|(_, value)| **value == Setting::NotText) {
+            return refuse(name, "its value is not UTF-8", "Write it in UTF-8");
+        }
         let pass = self.enumerated("pass", Pass::Cbr as i32);
         if pass > Pass::Qual as i32 {
             return refuse(

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use gst_dds_link::channel::Counts;
+use gst_dds_link::guard;
 
 use super::open::Chosen;
 use crate::camera::{self, DelayStats, KeyFrameCounts, RefineCounts};
@@ -113,7 +114,9 @@ pub(super) fn structure(
         .field("receiver-loss", element.receiver_loss)
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
-        .field("rtp-sessions", element.rtp_sessions);
+        .field("rtp-sessions", element.rtp_sessions)
+        // Of all elements of this plugin in the process.
+        .field("panics-caught", guard::caught());
     for (name, count) in element.channel.fields() {
         s = s.field(name, count);
     }

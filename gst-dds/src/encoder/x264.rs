@@ -142,6 +142,8 @@ unsafe extern "C" fn log_line<V>(private: *mut c_void, level: c_int, format: *co
     if printed < 0 {
         return;
     }
+    // A handler of log lines belongs to the application.
+    static GUARD: gst_dds_link::guard::Guard = gst_dds_link::guard::Guard::new("the log of libx264");
     // SAFETY: vsnprintf ends the text with a zero byte within the buffer; `private` is a live LogSink by contract and
     // its closure may be called from any thread.
     let (sink, text) = unsafe { (&*private.cast::<LogSink>(), CStr::from_ptr(text.as_ptr())) };
@@ -152,7 +154,7 @@ unsafe extern "C" fn log_line<V>(private: *mut c_void, level: c_int, format: *co
         l if l == sys::X264_LOG_INFO as c_int => LogLevel::Info,
         _ => LogLevel::Debug,
     };
-    sink.line(level, text.to_string_lossy().trim_end());
+    GUARD.run((), || sink.line(level, text.to_string_lossy().trim_end()));
 }
 
 /// An owned `x264_param_t`, with whatever libx264 allocated for it.
