@@ -359,3 +359,75 @@ fn what_cannot_work_is_refused_by_name() {
         assert_eq!(key.flags() & glib::ParamFlags::READWRITE, glib::ParamFlags::WRITABLE);
     }
 }
+
+/// UDP sockets that have to do with a port: bound to it, or connected to it.
+fn sockets_of(port: u16) -> Vec<dds_tests::sockets::Socket> {
+    let of_it = |s: &dds_tests::sockets::Socket| s.local.port() == port || s.remote.port() == port;
+    dds_tests::sockets::udp().into_iter().filter(of_it).collect()
+}
+
+#[test]
+fn a_caller_hears_nobody_but_whom_it_calls() {
+    let _alone = alone();
+    for (host, other) in [
+        ("127.0.0.1", "127.0.0.1:0"),
+        ("localhost", "127.0.0.2:0"),
+        ("[::1]", "[::1]:0"),
+    ] {
+        let (Ok(server), Ok(stranger)) = (
+            UdpSocket::bind(format!("{}:0", host.replace("localhost", "127.0.0.1"))),
+            UdpSocket::bind(other),
+        ) else {
+            continue; // A machine without IPv6.
+        };
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let camera = Camera::new(&format!("stream-id=7 feedback-uri=udp://{host}:{port}?mode=caller"));
+        let (_, caller) = server.recv_from(&mut [0; 2048]).unwrap();
+        let bound = sockets_of(caller.port());
+        let [bound] = bound[..] else { panic!("{bound:?}") };
+        assert_eq!(
+            (bound.local, bound.remote, bound.local.ip().is_loopback()),
+            (caller, server.local_addr().unwrap(), true)
+        );
+        let packet = |generation| {
+            let state = dds_protocol::feedback::FeedbackState {
+                stream_id: 7,
+                generation: dds_protocol::serial::Serial16(generation),
+                frame: 1,
+                regions: Vec::new(),
+            };
+            dds_protocol::feedback::encode(&state).packets.remove(0)
+        };
+        wait_for("frames", || camera.count("frames-coded") > 3);
+        for generation in 0..50 {
+            // The system may tell the stranger that nobody listens there.
+            let _ = stranger.send_to(&packet(generation), caller);
+        }
+        for generation in 100..103 {
+            server.send_to(&packet(generation), caller).unwrap();
+        }
+        wait_for("the server's packets", || camera.count("feedback-packets-uri") >= 3);
+        assert_eq!(camera.count("feedback-uri-received"), 3, "{host}");
+        assert_eq!(camera.count("feedback-uri-rejected-malformed"), 0, "{host}");
+    }
+}
+
+#[test]
+fn a_listener_is_bound_to_its_address_and_a_server_that_calls_is_connected() {
+    let _alone = alone();
+    let port = port();
+    let channel = |end: &str| format!("feedback-uri=udp://127.0.0.1:{port}?mode={end}");
+    let camera = Camera::new(&channel("listener"));
+    let server = Server::new(&camera, &channel("caller"));
+    camera.is_steered();
+    let mut sockets = sockets_of(port);
+    sockets.sort_by_key(|socket| socket.local.port() != port);
+    let [listens, calls] = sockets[..] else {
+        panic!("{sockets:?}")
+    };
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!((listens.local, listens.remote.port()), (address, 0));
+    assert_eq!((calls.remote, calls.local.ip()), (address, address.ip()));
+    drop(server);
+}

@@ -14,7 +14,7 @@ use dds_protocol::feedback;
 
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
-use super::stream::{is_tick, write_tcp};
+use super::stream::{is_tick, send_udp, write_tcp};
 use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OpenError, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
 use crate::secure::{self, MAX_MESSAGE, Received, Receiver, Rejection, random};
 use crate::session::Deliver;
@@ -157,7 +157,7 @@ impl Camera {
                         None => Some(secure::plain_call()),
                     };
                     if let Some(call) = call {
-                        let _ = socket.send_to(&call, to);
+                        let _ = send_udp(socket, &call, to, true);
                     }
                 }
             }
@@ -169,7 +169,7 @@ impl Camera {
                         answered = Some(now);
                     }
                     if let Ok(Some(answer)) = taken {
-                        let _ = socket.send_to(&answer, from);
+                        let _ = send_udp(socket, &answer, from, called.is_some());
                     }
                 }
                 Err(error) if is_tick(&error) => (),

@@ -8,7 +8,8 @@
 //! sends or takes packets never waits for them. Dropping an end closes its sockets and ends its threads, within
 //! [`TICK`], or within [`CONNECT`] while it dials or writes by TCP.
 //!
-//! Over UDP each message is a datagram. Over TCP each stands behind its length in 16 bits, at most
+//! Over UDP each message is a datagram; who dials hears nobody but the address that it dialled, and who listens does so on
+//! the address that it was given and no other. Over TCP each stands behind its length in 16 bits, at most
 //! [`MAX_MESSAGE`](crate::secure::MAX_MESSAGE); a length beyond that ends the connection. A connection that fails is
 //! made anew after 250 ms, then after twice as long each time, up to 5 s.
 //!

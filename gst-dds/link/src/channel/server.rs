@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
-use super::stream::{is_tick, write_tcp};
+use super::stream::{is_tick, send_udp, write_tcp};
 use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
 use crate::secure::{self, Key, MAX_MESSAGE, Rejection, Sender, random};
 use crate::sync::{Condvar, Mutex};
@@ -106,7 +106,7 @@ struct Peer {
 impl Peer {
     fn send(&self, message: &[u8]) -> std::io::Result<()> {
         match &self.link {
-            Link::Udp(socket) => socket.send_to(message, self.address).map(drop),
+            Link::Udp(socket) => send_udp(socket, message, self.address, self.dialled),
             Link::Tcp(stream) => write_tcp(stream, message),
         }
     }
@@ -251,7 +251,6 @@ impl Server {
             None => secure::is_plain_call(message),
         };
         let mut peers = self.peers.lock().unwrap();
-        // Of one that was dialled the answer may come from another of its addresses.
         let known = peers.iter_mut().find(|peer| peer.address == from || peer.dialled);
         if called && let Some(socket) = socket {
             match known {

@@ -110,6 +110,7 @@ impl Shared {
             match rx.recv_timeout(TICK) {
                 Ok(Ok(found)) => {
                     let mut found: Vec<_> = found.collect();
+                    self.keep_inside(&mut found);
                     found.sort_by_key(SocketAddr::is_ipv6);
                     let place = attempt.checked_rem(found.len()).ok_or(ErrorKind::NotFound)?;
                     return Ok(found[place]);
@@ -121,14 +122,31 @@ impl Shared {
         }
     }
 
-    /// A socket of our own for datagrams to the other end, and where that is.
+    /// Where nothing but the host's name says that only this machine is meant, a table of names that says otherwise is not
+    /// believed.
+    fn keep_inside(&self, found: &mut Vec<SocketAddr>) {
+        if self.uri.host.is_loopback() {
+            found.retain(|address| address.ip().is_loopback());
+        }
+    }
+
+    /// A socket of our own for datagrams to the other end, and where that is. Nobody else reaches it: it is connected, and
+    /// bound to the address that leads there.
     pub(super) fn dial_udp(&self, attempt: usize) -> Result<(UdpSocket, SocketAddr), std::io::Error> {
         let to = self.resolve(attempt)?;
-        let any: IpAddr = match to {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        // On this machine at once, so that not even the moment before it is connected is open to others.
+        let own: IpAddr = match to.ip() {
+            ip if ip.is_loopback() => ip,
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0))?;
+        let socket = UdpSocket::bind((own, 0))?;
+        socket.connect(to)?;
+        // What came in that moment may be of anybody; a socket keeps a few hundred datagrams.
+        socket.set_nonblocking(true)?;
+        let waits = |_: &usize| !matches!(socket.recv(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        (0..4096).take_while(waits).for_each(drop);
+        socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(TICK))?;
         Ok((socket, to))
     }
@@ -255,7 +273,9 @@ pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prep
     let address = || match &uri.host {
         Host::Ip(ip) => Ok(SocketAddr::new(*ip, uri.port)),
         Host::Name(name) => {
-            let found = (name.as_str(), uri.port).to_socket_addrs().map_err(refused)?.next();
+            let mut found = (name.as_str(), uri.port).to_socket_addrs().map_err(refused)?;
+            let inside = uri.host.is_loopback();
+            let found = found.find(|address| !inside || address.ip().is_loopback());
             found.ok_or_else(|| refused(ErrorKind::NotFound.into()))
         }
     };

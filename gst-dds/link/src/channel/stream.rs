@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Messages in a stream of bytes.
+//! Messages in a stream of bytes, and in datagrams.
 
 #![forbid(unsafe_code)]
 
 use std::io::{ErrorKind, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use super::{TICK, WRITE};
 use crate::secure::MAX_MESSAGE;
@@ -60,6 +60,18 @@ pub(super) fn write_tcp(mut stream: &TcpStream, message: &[u8]) -> std::io::Resu
     let length = u16::try_from(message.len()).map_err(|_| std::io::Error::from(ErrorKind::InvalidInput))?;
     // One write, so that one segment leaves.
     stream.write_all(&[&length.to_be_bytes()[..], message].concat())
+}
+
+/// Sends a datagram, by a socket that is `connected` to where it goes or by one that is not.
+pub(super) fn send_udp(socket: &UdpSocket, message: &[u8], to: SocketAddr, connected: bool) -> std::io::Result<()> {
+    if !connected {
+        return socket.send_to(message, to).map(drop);
+    }
+    // That nobody took an earlier one is told in the place of sending this one, and once.
+    match socket.send(message) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message).map(drop),
+        sent => sent.map(drop),
+    }
 }
 
 #[cfg(test)]
