@@ -42,6 +42,11 @@ struct Path {
 impl Path {
     /// `server_key`: with which the server seals its reports. `opens`: with which it opens the camera's packets.
     fn new(server_key: &str, opens: &str) -> Self {
+        Self::with(server_key, opens, "")
+    }
+
+    /// With properties of `ddsencode`.
+    fn with(server_key: &str, opens: &str, encoder: &str) -> Self {
         init();
         let server = launch(&format!(
             "rtpbin name=rtp latency=20 srtpenc name=seal key={server_key} srtpdec name=open \
@@ -56,7 +61,7 @@ impl Path {
         let camera = launch(&format!(
             "rtpbin name=rtp srtpenc name=seal key={CAMERA_KEY} srtpdec name=open \
              videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
-             ! ddsencode name=encoder stream-id={STREAM_ID} threads=1 key-int-max=15 feedback-timeout=1000 \
+             ! ddsencode name=encoder stream-id={STREAM_ID} threads=1 key-int-max=15 feedback-timeout=1000 {encoder} \
              ! video/x-h264,stream-format=byte-stream \
              ! rtph264pay name=payloader config-interval=-1 aggregate-mode=zero-latency ! rtp.send_rtp_sink_0 \
              rtp.send_rtp_src_0 ! seal.rtp_sink_0 seal.rtp_src_0 ! udpsink name=media host=127.0.0.1 sync=false async=false \
@@ -209,6 +214,16 @@ fn it_steers_and_nothing_on_the_wire_can_be_read() {
         assert!(!contains(sealed, &rtcp::APP_NAME), "plain APP packet");
         assert!(rtcp::feedback_in(sealed).is_ok_and(|f| f.is_empty()) || rtcp::feedback_in(sealed).is_err());
     }
+}
+
+#[test]
+fn a_key_at_the_own_channel_leaves_encrypted_rtcp_open() {
+    let [port] = free_ports(1)[..] else { unreachable!() };
+    let channel = format!("feedback-uri=udp://127.0.0.1:{port} feedback-key=\"a key of the tests\"");
+    let path = Path::with(SERVER_KEY, CAMERA_KEY, &channel);
+    path.is_steered();
+    assert!(path.camera_count("feedback-packets-rtcp") > 0);
+    assert_eq!(path.camera_count("feedback-way-closed"), 0);
 }
 
 #[test]

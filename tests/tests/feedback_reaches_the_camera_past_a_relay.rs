@@ -295,6 +295,7 @@ fn beside_another_way_each_packet_counts_once() {
     let pads = port();
     let channel = sealed(&address);
     let camera = Camera::new(&channel);
+    // A pad that the application has linked stays open beside a key.
     let feedback = gst::parse::bin_from_description(&format!("udpsrc port={pads} ! identity"), true).unwrap();
     camera.pipeline.add(&feedback).unwrap();
     let pad = camera
@@ -311,8 +312,16 @@ fn beside_another_way_each_packet_counts_once() {
     wait_for("both ways", || {
         camera.count("feedback-packets-pad") > 30 && camera.count("feedback-packets-uri") > 30
     });
-    assert!(camera.count("feedback-duplicate") + camera.count("feedback-stale") > 20);
-    assert_eq!(camera.count("feedback-rate-limited"), 0);
+    // What both have brought was news by one of them, whichever was first; each is alive by itself.
+    let (complete, again) = (camera.count("feedback-complete"), camera.count("feedback-duplicate"));
+    let ways = camera.count("feedback-packets-pad") + camera.count("feedback-packets-uri");
+    assert!(
+        again > 20 && complete < ways * 2 / 3,
+        "{complete} and {again} of {ways}"
+    );
+    for name in ["feedback-rate-limited", "feedback-stale", "feedback-way-closed"] {
+        assert_eq!(camera.count(name), 0, "{name}");
+    }
     assert!(server.count("feedback-pad") > 0 && server.count("feedback-uri") > 0);
 }
 
@@ -430,4 +439,187 @@ fn a_listener_is_bound_to_its_address_and_a_server_that_calls_is_connected() {
     assert_eq!((listens.local, listens.remote.port()), (address, 0));
     assert_eq!((calls.remote, calls.local.ip()), (address, address.ip()));
     drop(server);
+}
+
+/// A camera whose stream also runs through an RTP session, which hears RTCP on a port of loopback.
+fn beside_rtcp(port: u16, channel: &str) -> gst::Pipeline {
+    let pipeline = launch(&format!(
+        "rtpbin name=r videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
+         ! ddsencode name=e threads=1 key-int-max=300 option-string=scenecut=0 feedback-timeout=500 stream-id=7 {channel} \
+         ! video/x-h264,stream-format=byte-stream ! rtph264pay name=pay ! r.send_rtp_sink_0 \
+         r.send_rtp_src_0 ! fakesink sync=false async=false udpsrc address=127.0.0.1 port={port} ! r.recv_rtcp_sink_0"
+    ));
+    pipeline.set_property("auto-flush-bus", false);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    wait_for("the RTP session", || {
+        pipeline
+            .by_name("e")
+            .unwrap()
+            .property::<gst::Structure>("stats")
+            .get::<u64>("rtp-sessions")
+            .unwrap()
+            == 1
+    });
+    pipeline
+}
+
+/// One whole generation of one region that lasts for a second.
+fn generation(stream_id: u32, generation: u16, frame: u64) -> Vec<u8> {
+    let region = dds_protocol::feedback::Region {
+        rect: dds_protocol::feedback::Rect {
+            x: 0,
+            y: 0,
+            width: 32,
+            height: 32,
+        },
+        ttl_ms: 1000,
+        ..Default::default()
+    };
+    let state = dds_protocol::feedback::FeedbackState {
+        stream_id,
+        generation: dds_protocol::serial::Serial16(generation),
+        frame,
+        regions: vec![region],
+    };
+    dds_protocol::feedback::encode(&state).packets.remove(0)
+}
+
+/// Sends RTCP with feedback for a stream at a rate, until it is told to end; returns how many it sent.
+fn flood(to: u16, per_second: u32, stream_id: u32, ends: &std::sync::atomic::AtomicBool) -> u64 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let begun = std::time::Instant::now();
+    let mut sent = 0;
+    while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+        let due = (begun.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
+        for n in sent..due {
+            let packet = generation(stream_id, n as u16, 0);
+            let _ = socket.send_to(&dds_protocol::rtcp::compound(666, &packet), ("127.0.0.1", to));
+        }
+        sent = due;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    sent
+}
+
+#[test]
+fn a_flood_of_rtcp_takes_nothing_from_the_sealed_channel() {
+    let _alone = alone();
+    let (rtcp, own) = (port(), format!("udp://127.0.0.1:{}", port()));
+    let camera = beside_rtcp(rtcp, &format!("feedback-uri={own} feedback-key=\"{KEY}\""));
+    let setup = gst_dds_link::channel::Setup {
+        uri: own,
+        key: KEY.into(),
+        ..Default::default()
+    };
+    let server = gst_dds_link::channel::ServerEnd::open(&setup, Arc::new(|_| ()))
+        .unwrap()
+        .unwrap();
+    wait_for("the channel", || server.send(&[]));
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    let (sent, flooded) = std::thread::scope(|scope| {
+        // Of another stream, as fast as the issue of a public port would have it.
+        let floods = scope.spawn(|| flood(rtcp, 10_000, 99, &ends));
+        let mut sent = 0u16;
+        let end = count(&camera, "e", "frames-coded") + 60;
+        while count(&camera, "e", "frames-coded") < end {
+            sent += 1;
+            server.send(&[generation(7, sent, 1)]);
+            std::thread::sleep(Duration::from_millis(33));
+        }
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        (u64::from(sent), floods.join().unwrap())
+    });
+    // A frame may take two generations at once, or begin while one is on its way.
+    let [taken, applied, superseded] =
+        ["feedback-packets-uri", "generations-applied", "generations-superseded"].map(|name| count(&camera, "e", name));
+    assert!(
+        taken + 3 >= sent && applied + superseded + 3 >= sent,
+        "{taken} and {applied} of {sent}"
+    );
+    for name in ["feedback-inbox-full", "feedback-rate-limited", "feedback-way-closed"] {
+        assert_eq!(count(&camera, "e", name), 0, "{name}");
+    }
+    // Each of them was counted as what it is.
+    camera.set_state(gst::State::Null).unwrap();
+    let (foreign, heard) = (
+        count(&camera, "e", "feedback-foreign"),
+        count(&camera, "e", "feedback-packets-rtcp"),
+    );
+    assert_eq!(foreign, heard);
+    assert!(flooded > 5000 && heard > flooded / 4, "{heard} of {flooded}");
+}
+
+#[test]
+fn with_a_key_rtcp_in_the_clear_asks_for_key_frames_and_for_nothing_else() {
+    let _alone = alone();
+    for (ways, taken) in [
+        ("", false),
+        ("feedback-ways=auto+rtcp", true),
+        ("feedback-ways=uri+srtcp", false),
+    ] {
+        let (rtcp, own) = (port(), format!("udp://127.0.0.1:{}", port()));
+        let camera = beside_rtcp(rtcp, &format!("feedback-uri={own} feedback-key=\"{KEY}\" {ways}"));
+        let ends = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| flood(rtcp, 20, 7, &ends));
+            wait_for("packets", || count(&camera, "e", "feedback-packets-rtcp") >= 10);
+            ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        if taken {
+            wait_for("regions", || count(&camera, "e", "regions-applied") > 0);
+        } else {
+            assert_eq!(count(&camera, "e", "generations-applied"), 0, "{ways}");
+        }
+        assert_eq!(count(&camera, "e", "feedback-way-closed") >= 10, !taken, "{ways}");
+        // Told once, with the setting.
+        let mut told = Vec::new();
+        while let Some(message) = camera.bus().unwrap().pop_filtered(&[gst::MessageType::Info]) {
+            if let gst::MessageView::Info(info) = message.view() {
+                told.push(info.error().to_string());
+            }
+        }
+        assert_eq!(told.len(), usize::from(!taken), "{told:?}");
+        let word = if ways.is_empty() {
+            "feedback-ways=auto+rtcp"
+        } else {
+            "Add rtcp to feedback-ways"
+        };
+        assert!(told.iter().all(|text| text.contains(word)), "{told:?}");
+
+        // A picture loss indication (RFC 4585, section 6.3.1) is no feedback of ours.
+        let before = count(&camera, "e", "frames-idr");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let payloader = camera.by_name("pay").unwrap();
+        let ssrc = payloader
+            .property::<gst::Structure>("stats")
+            .get::<u32>("ssrc")
+            .unwrap();
+        let report = [0x80, 201, 0, 1, 0, 0, 2, 154];
+        let pli = [&report[..], &[0x81, 206, 0, 2, 0, 0, 2, 154], &ssrc.to_be_bytes()].concat();
+        wait_for("a key frame", || {
+            socket.send_to(&pli, ("127.0.0.1", rtcp)).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            count(&camera, "e", "frames-idr") > before
+        });
+        camera.set_state(gst::State::Null).unwrap();
+    }
+}
+
+#[test]
+fn ways_that_contradict_the_channel_are_refused_by_name() {
+    let _alone = alone();
+    let line = "videotestsrc ! ddsencode name=e feedback-uri=udp://127.0.0.1:5006 feedback-ways=pad+rtcp ! fakesink";
+    let pipeline = launch(line);
+    let refused = pipeline.by_name("e").unwrap().set_state(gst::State::Paused);
+    let message = pipeline
+        .bus()
+        .unwrap()
+        .pop_filtered(&[gst::MessageType::Error])
+        .expect("an error");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(refused.is_err());
+    let gst::MessageView::Error(error) = message.view() else {
+        unreachable!()
+    };
+    assert!(format!("{:?}", error.debug()).contains("feedback-ways"), "{error:?}");
 }

@@ -97,6 +97,35 @@ pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pa
     }
 }
 
+/// Whether everything that comes into an `rtpsession` has been through SRTP: its own RTCP, and RTCP that shares the port of
+/// media. Each branch upstream must end in an element that decrypts, and one that was told to check nothing does not count.
+pub fn is_protected(session: &gst::Element) -> bool {
+    let inputs = ["recv_rtcp_sink", "recv_rtp_sink"].map(|name| session.static_pad(name));
+    let mut linked = inputs.iter().flatten().filter(|pad| pad.is_linked()).peekable();
+    linked.peek().is_some() && linked.all(|pad| is_behind_srtp(pad, &mut HashSet::new()))
+}
+
+fn is_behind_srtp(sink: &gst::Pad, seen: &mut HashSet<usize>) -> bool {
+    let Some(source) = sink.peer() else { return false };
+    if !seen.insert(source.as_ptr() as usize) || seen.len() > MAX_PADS {
+        // A circle brings nothing of its own, and a graph that large vouches for nothing.
+        return seen.len() <= MAX_PADS;
+    }
+    let links = internal_links(&source);
+    match source.parent_element() {
+        Some(element) if is_made_by(&element, &["srtpdec"]) => !links.is_empty() && links.iter().all(authenticates),
+        Some(element) if is_made_by(&element, &["dtlssrtpdec"]) => true,
+        _ => !links.is_empty() && links.iter().all(|pad| is_behind_srtp(pad, seen)),
+    }
+}
+
+/// Whether the input of a `srtpdec` is not told to do without authentication.
+fn authenticates(sink: &gst::Pad) -> bool {
+    let caps = sink.current_caps();
+    let fields = caps.as_ref().and_then(|caps| caps.structure(0));
+    fields.is_none_or(|fields| crate::text::field(fields, "srtcp-auth") != Some("null"))
+}
+
 /// A buffer on the path in which received packets wait for late ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JitterBuffer {

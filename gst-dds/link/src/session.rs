@@ -182,34 +182,52 @@ struct Outlet {
     handler: Handler,
     /// SSRC of our stream there.
     ssrc: u32,
+    /// All RTCP that comes in has been through SRTP, as far as was seen last.
+    protected: Arc<AtomicBool>,
 }
 
 /// Takes one bare feedback packet.
 pub type Deliver = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
+/// Takes one bare feedback packet that came by RTCP, and whether SRTP vouches for it.
+pub type DeliverRtcp = Arc<dyn Fn(bool, &[u8]) + Send + Sync>;
+
 impl CameraChannel {
     /// Looks along the data path of `src_pad` again: listens on sessions that have come, leaves those that have gone.
     /// Returns how many it listens on. Call it on the streaming thread about once a second; a walk costs microseconds.
-    pub fn refresh(&mut self, src_pad: &gst::Pad, deliver: &Deliver) -> usize {
+    pub fn refresh(&mut self, src_pad: &gst::Pad, deliver: &DeliverRtcp) -> usize {
         let sessions = confirmed(src_pad, Direction::Downstream);
         self.outlets
             .retain(|o| sessions.iter().any(|(session, _)| *session == o.handler.session));
         for (session, ssrc) in sessions {
+            let is_protected = session.1.upgrade().is_some_and(|e| path::is_protected(&e));
             if let Some(known) = self.outlets.iter_mut().find(|o| o.handler.session == session) {
                 // A payloader that starts anew may choose another one.
                 known.ssrc = ssrc;
+                known.protected.store(is_protected, Ordering::Relaxed);
                 continue;
             }
-            gst::info!(crate::CAT, obj = src_pad, "Listening for feedback on {:?}", session.0);
-            let deliver = deliver.clone();
+            gst::info!(
+                crate::CAT,
+                obj = src_pad,
+                "Listening for feedback on {:?}, {}",
+                session.0,
+                if is_protected { "encrypted" } else { "in the clear" }
+            );
+            let (deliver, protected) = (deliver.clone(), Arc::new(AtomicBool::new(is_protected)));
+            let seen = protected.clone();
             let id = session.connect("on-app-rtcp", None, src_pad.parent_element().as_ref(), move |values| {
                 if let Some(packet) = AppPacket::of(values) {
-                    deliver(packet.feedback());
+                    deliver(seen.load(Ordering::Relaxed), packet.feedback());
                 }
                 None
             });
             let handler = Handler { session, id };
-            self.outlets.push(Outlet { handler, ssrc });
+            self.outlets.push(Outlet {
+                handler,
+                ssrc,
+                protected,
+            });
         }
         self.outlets.len()
     }

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use common::{free_ports, launch, wait_for};
 use gst::prelude::*;
-use gst_dds_link::session::{CameraChannel, Deliver, Sent, ServerChannel};
+use gst_dds_link::session::{CameraChannel, DeliverRtcp, Sent, ServerChannel};
 
-fn counter() -> (Arc<AtomicUsize>, Deliver) {
+fn counter() -> (Arc<AtomicUsize>, DeliverRtcp) {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();
     (
         count,
-        Arc::new(move |packet: &[u8]| {
+        Arc::new(move |_, packet: &[u8]| {
             // The tag survives the RTCP padding.
             if packet.starts_with(b"tag") {
                 counted.fetch_add(1, Ordering::SeqCst);
@@ -180,4 +180,50 @@ fn no_session_on_the_path_means_none_found() {
     assert!(!server.refresh(&pipeline.by_name("s").unwrap().static_pad("sink").unwrap()));
     assert_eq!(server.send(vec![vec![1]]), Sent::NoSession);
     pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn rtcp_is_protected_where_every_branch_of_it_comes_out_of_srtp() {
+    gst::init().unwrap();
+    let opened = "srtpdec name=d fakesrc ! d.rtcp_sink";
+    for (line, protected) in [
+        ("", false),
+        ("fakesrc ! s.recv_rtcp_sink", false),
+        (&format!("{opened} d.rtcp_src ! s.recv_rtcp_sink"), true),
+        (
+            &format!("{opened} d.rtcp_src ! queue ! identity ! s.recv_rtcp_sink"),
+            true,
+        ),
+        (&format!("{opened} d.rtcp_src ! funnel name=f ! s.recv_rtcp_sink"), true),
+        // One open branch opens it, and so does media in the clear, which may hold RTCP too.
+        (
+            &format!("{opened} d.rtcp_src ! funnel name=f ! s.recv_rtcp_sink fakesrc ! f."),
+            false,
+        ),
+        (
+            &format!("{opened} d.rtcp_src ! s.recv_rtcp_sink fakesrc ! s.recv_rtp_sink"),
+            false,
+        ),
+        (
+            &format!("{opened} d.rtcp_src ! s.recv_rtcp_sink fakesrc ! d.rtp_sink d.rtp_src ! s.recv_rtp_sink"),
+            true,
+        ),
+        ("identity name=i ! s.recv_rtcp_sink", false),
+    ] {
+        let pipeline = launch(&format!("identity rtpsession name=s {line}"));
+        let session = pipeline.by_name("s").unwrap();
+        assert_eq!(gst_dds_link::path::is_protected(&session), protected, "{line}");
+        // Told to check nothing.
+        if let Some(opener) = pipeline.by_name("d") {
+            let pad = opener.static_pad("rtcp_sink").unwrap();
+            pad.set_active(true).unwrap();
+            pad.store_sticky_event(&gst::event::StreamStart::new("x")).unwrap();
+            let caps: gst::Caps = "application/x-srtcp,srtcp-auth=null".parse().unwrap();
+            pad.store_sticky_event(&gst::event::Caps::new(&caps)).unwrap();
+            assert!(
+                !gst_dds_link::path::is_protected(&session),
+                "{line}, without authentication"
+            );
+        }
+    }
 }

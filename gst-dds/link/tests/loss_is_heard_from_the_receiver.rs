@@ -107,7 +107,7 @@ fn drive(per_mille: u64, reports: usize) -> Heard {
     assert!(channel.reports().is_empty());
     let src = camera.by_name("c").unwrap().static_pad("src").unwrap();
     wait_for("the camera to attach", || {
-        channel.refresh(&src, &(Arc::new(|_: &[u8]| ()) as _)) == 1
+        channel.refresh(&src, &(Arc::new(|_: bool, _: &[u8]| ()) as _)) == 1
     });
     let mut heard: Vec<ReceiverReport> = Vec::new();
     let mut stamps = HashSet::new();

@@ -374,12 +374,18 @@ pub(crate) fn declared_length(data: &[u8]) -> Option<usize> {
     }
 }
 
-/// Decodes one packet. The packet must end where its length field says: remove the padding of a carrier first
-/// ([`crate::rtcp::strip_app_data`]).
+/// The stream that a packet is for, read off its fixed header alone: for those who sort out what is not theirs before it
+/// costs them anything. What passes may still be refused by [`decode`].
 ///
 /// # Errors
-/// [`FeedbackError`] where the bytes are not a whole, valid packet of a known version.
-pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
+/// The [`FeedbackError`] that [`decode`] gives.
+pub fn addressee(packet: &[u8]) -> Result<u32, FeedbackError> {
+    let (&[_, _, _, _, _, s0, s1, s2, s3, ..], _) = header(packet)?;
+    Ok(u32::from_be_bytes([s0, s1, s2, s3]))
+}
+
+/// The fixed header of a packet of this version and what is behind it.
+fn header(packet: &[u8]) -> Result<(&[u8; FIXED_HEADER], &[u8]), FeedbackError> {
     if packet.iter().zip(&MAGIC).any(|(a, b)| a != b) {
         return Err(FeedbackError::NotFeedback);
     }
@@ -400,10 +406,16 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
     if packet.len() > length {
         return Err(FeedbackError::InvalidField("length"));
     }
-    let Some((&[_, _, _, _, _, s0, s1, s2, s3, g0, g1, part], rest)) = packet.split_first_chunk::<FIXED_HEADER>()
-    else {
-        return Err(FeedbackError::Truncated);
-    };
+    packet.split_first_chunk().ok_or(FeedbackError::Truncated)
+}
+
+/// Decodes one packet. The packet must end where its length field says: remove the padding of a carrier first
+/// ([`crate::rtcp::strip_app_data`]).
+///
+/// # Errors
+/// [`FeedbackError`] where the bytes are not a whole, valid packet of a known version.
+pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
+    let (&[_, _, _, _, _, s0, s1, s2, s3, g0, g1, part], rest) = header(packet)?;
     let (part, parts) = (part >> 4, (part & 15) + 1);
     if part >= parts {
         return Err(FeedbackError::InvalidField("part"));

@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The way in for feedback: bounds how much is parsed, assembles generations, keeps the newest complete one for the
-//! next frame.
+//! The way in for feedback: bounds how much is parsed, assembles generations, keeps the newest complete one of each way for
+//! the next frame.
+//!
+//! One server may send the same by two ways. What one has brought is no news by the other, but kept: that way steers alone
+//! when the first falls silent. While both live, the slower one's regions would stay on behind newer ones; so a way whose
+//! states have been seen on one before it in the order of [`Source`] rests while that one is ahead. Not the other way
+//! round: what nothing vouches for never puts aside what came sealed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use dds_protocol::assembler::{Assembler, Counts, Outcome as Assembled};
-use dds_protocol::feedback::{FeedbackError, FeedbackState};
+use dds_protocol::feedback::{self, FeedbackError, FeedbackState};
 use dds_protocol::serial::Serial16;
 
 use super::{Settings, Stats};
@@ -15,23 +23,30 @@ const BURST_NS: u64 = 1_000_000_000;
 const MIN_PACKET_RATE: f64 = 4.0;
 /// Silence after which numbering is taken up anew where no feedback timeout is set.
 const DEFAULT_RESYNC_NS: u64 = 2_000_000_000;
+/// Generations of a way that are told from news by another: what one way may be ahead of the other.
+const RECENT: usize = 16;
 
-/// The way a packet came.
+/// The way a packet came. Ways are kept apart: each has its own rate limit, numbering and liveness, and its newest state
+/// acts beside those of the others. Their order here is that in which they share the area that regions may refine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// Request pad `feedback`.
-    Pad,
-    /// RTCP APP packet of the RTP session that the encoder's data path runs through.
-    Rtcp,
     /// Custom upstream event of a server in the same process.
     Event,
     /// Own channel (`feedback-uri`).
     Uri,
+    /// Request pad `feedback`.
+    Pad,
+    /// RTCP APP packet that SRTP vouches for, of an RTP session that the encoder's data path runs through.
+    Srtcp,
+    /// RTCP APP packet of such a session, which nothing vouches for.
+    Rtcp,
 }
 
 impl Source {
     /// How many there are.
-    const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
+    /// All of them, in order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Event, Self::Uri, Self::Pad, Self::Srtcp, Self::Rtcp];
 }
 
 /// What became of a feedback packet.
@@ -67,32 +82,102 @@ pub enum Outcome {
     Refused,
 }
 
-/// See the module.
+/// A complete generation that waits for the next frame.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(super) struct Pending {
+    pub state: Arc<FeedbackState>,
+    /// Not what another way has brought already.
+    pub news: bool,
+}
+
+/// What is known of one way.
+#[derive(Clone, Debug)]
+struct Way {
     assembler: Assembler,
     /// What of the assembler's counts is in the statistics already.
     counted: Counts,
-    /// Unspent time of the token bucket of each way; a packet costs the reciprocal of the permitted rate. What comes by
-    /// two ways does not count double, and a flood by one leaves the others open.
-    credit_ns: [u64; Source::COUNT],
-    refilled_at: u64,
-    pending: Option<FeedbackState>,
+    /// Unspent time of the token bucket; a packet costs the reciprocal of the permitted rate.
+    credit_ns: u64,
+    pending: Option<Pending>,
+    /// The last usable generations, newest last.
+    recent: VecDeque<Arc<FeedbackState>>,
+    /// Place of a way, before this one, that has brought what this one brings.
+    follows: Option<usize>,
     last_complete: Option<u64>,
     /// Time from which silence is measured for the numbering: start, or the last complete generation or resync.
     quiet_since: Option<u64>,
 }
 
-impl Gate {
-    pub(super) fn new(stream_id: u32) -> Self {
+impl Way {
+    fn new(stream_id: u32) -> Self {
         Self {
             assembler: Assembler::new(stream_id),
             counted: Counts::default(),
-            credit_ns: [BURST_NS; Source::COUNT],
-            refilled_at: 0,
+            credit_ns: BURST_NS,
             pending: None,
+            recent: VecDeque::with_capacity(RECENT),
+            follows: None,
             last_complete: None,
             quiet_since: None,
+        }
+    }
+
+    /// A server that restarts may number its generations behind those of its former self. After a time without a
+    /// usable generation the next complete one is believed, whatever its number.
+    fn resync(&mut self, now: u64, timeout_ns: u64, stats: &mut Stats) {
+        let limit = if timeout_ns == 0 { DEFAULT_RESYNC_NS } else { timeout_ns };
+        let since = *self.quiet_since.get_or_insert(now);
+        if now.saturating_sub(since) < limit {
+            return;
+        }
+        self.quiet_since = Some(now);
+        if self.assembler.newest().is_some() {
+            stats.resyncs += 1;
+        }
+        self.assembler.reset();
+    }
+
+    fn count_rest(&mut self, stats: &mut Stats) {
+        let counts = self.assembler.counts();
+        stats.packets_extended += counts.extensions - self.counted.extensions;
+        stats.generations_incomplete += counts.incomplete - self.counted.incomplete;
+        self.counted = counts;
+    }
+
+    fn take_token(&mut self, frame_rate: f64) -> bool {
+        let price = (1e9 / (2.0 * frame_rate).max(MIN_PACKET_RATE)) as u64;
+        match self.credit_ns.checked_sub(price) {
+            Some(rest) => {
+                self.credit_ns = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn times(&mut self) -> impl Iterator<Item = &mut u64> {
+        [&mut self.last_complete, &mut self.quiet_since].into_iter().flatten()
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    stream_id: u32,
+    /// By [`Source`]: a flood by one leaves the others as they are.
+    ways: [Way; Source::COUNT],
+    refilled_at: u64,
+    /// When a generation came that did not come through here.
+    heard: Option<u64>,
+}
+
+impl Gate {
+    pub(super) fn new(stream_id: u32) -> Self {
+        Self {
+            stream_id,
+            ways: std::array::from_fn(|_| Way::new(stream_id)),
+            refilled_at: 0,
+            heard: None,
         }
     }
 
@@ -109,15 +194,21 @@ impl Gate {
             stats.packets_refused += 1;
             return Outcome::Refused;
         }
-        if !self.take_token(now, source, settings.frame_rate) {
+        // Before it costs a token: what is not ours must not use up what is ours.
+        if let Some(outcome) = turned_away(self.stream_id, packet, stats) {
+            return outcome;
+        }
+        self.refill(now);
+        let way = &mut self.ways[source as usize];
+        if !way.take_token(settings.frame_rate) {
             stats.packets_rate_limited += 1;
             return Outcome::RateLimited;
         }
-        self.resync(now, settings.feedback_timeout_ns, stats);
-        let assembled = self.assembler.push(packet);
-        self.count_rest(stats);
+        way.resync(now, settings.feedback_timeout_ns, stats);
+        let assembled = way.assembler.push(packet);
+        way.count_rest(stats);
         match assembled {
-            Assembled::Complete(state) => self.keep(now, state, newest_frame, stats),
+            Assembled::Complete(state) => self.keep(now, source, state, newest_frame, stats),
             Assembled::Partial => {
                 stats.packets_partial += 1;
                 Outcome::Partial
@@ -141,95 +232,132 @@ impl Gate {
         }
     }
 
-    fn keep(&mut self, now: u64, state: FeedbackState, newest_frame: Option<u64>, stats: &mut Stats) -> Outcome {
-        stats.packets_complete += 1;
+    fn keep(
+        &mut self,
+        now: u64,
+        source: Source,
+        state: FeedbackState,
+        newest_frame: Option<u64>,
+        stats: &mut Stats,
+    ) -> Outcome {
         if newest_frame.is_none_or(|newest| state.frame > newest) {
+            stats.packets_complete += 1;
             stats.generations_future += 1;
             return Outcome::Future { frame: state.frame };
         }
-        stats.regions_requested += state.regions.len() as u64;
-        let outcome = Outcome::Complete {
-            generation: state.generation,
-            frame: state.frame,
-            regions: state.regions.len(),
-        };
-        if self.pending.replace(state).is_some() {
-            stats.generations_superseded += 1;
+        let (state, own) = (Arc::new(state), source as usize);
+        let mut news = true;
+        for other in (0..Source::COUNT).filter(|other| *other != own) {
+            let (first, second) = (own.min(other), own.max(other));
+            let is_ahead = |newest: &Arc<FeedbackState>| newest.generation.is_newer_than(state.generation);
+            if self.ways[other].recent.contains(&state) {
+                news = false;
+                let follows = &mut self.ways[second].follows;
+                *follows = Some(follows.map_or(first, |known| known.min(first)));
+            } else if self.ways[own].follows == Some(other) && self.ways[other].recent.back().is_some_and(is_ahead) {
+                // Another server's.
+                self.ways[own].follows = None;
+            }
         }
-        self.last_complete = Some(now);
-        self.quiet_since = Some(now);
+        let way = &mut self.ways[own];
+        way.last_complete = Some(now);
+        way.quiet_since = Some(now);
+        if way.recent.len() == RECENT {
+            way.recent.pop_front();
+        }
+        way.recent.push_back(state.clone());
+        let outcome = if news {
+            stats.packets_complete += 1;
+            stats.regions_requested += state.regions.len() as u64;
+            Outcome::Complete {
+                generation: state.generation,
+                frame: state.frame,
+                regions: state.regions.len(),
+            }
+        } else {
+            // One server that sends the same by two ways. It is kept all the same: this way is to steer when the other
+            // one falls silent.
+            stats.packets_duplicate += 1;
+            Outcome::Duplicate
+        };
+        let replaced = way.pending.replace(Pending { state, news });
+        stats.generations_superseded += u64::from(replaced.is_some_and(|pending| pending.news));
         outcome
     }
 
-    /// A server that restarts may number its generations behind those of its former self. After a time without a
-    /// usable generation the next complete one is believed, whatever its number.
-    fn resync(&mut self, now: u64, timeout_ns: u64, stats: &mut Stats) {
-        let limit = if timeout_ns == 0 { DEFAULT_RESYNC_NS } else { timeout_ns };
-        let since = *self.quiet_since.get_or_insert(now);
-        if now.saturating_sub(since) < limit {
-            return;
-        }
-        self.quiet_since = Some(now);
-        if self.assembler.newest().is_some() {
-            stats.resyncs += 1;
-        }
-        self.assembler.reset();
-    }
-
-    fn count_rest(&mut self, stats: &mut Stats) {
-        let counts = self.assembler.counts();
-        stats.packets_unknown_version += counts.unknown_version - self.counted.unknown_version;
-        stats.packets_extended += counts.extensions - self.counted.extensions;
-        stats.generations_incomplete += counts.incomplete - self.counted.incomplete;
-        self.counted = counts;
-    }
-
-    fn take_token(&mut self, now: u64, source: Source, frame_rate: f64) -> bool {
+    fn refill(&mut self, now: u64) {
         let gained = now.saturating_sub(self.refilled_at);
         self.refilled_at = now;
-        for credit in &mut self.credit_ns {
-            *credit = credit.saturating_add(gained).min(BURST_NS);
-        }
-        let price = (1e9 / (2.0 * frame_rate).max(MIN_PACKET_RATE)) as u64;
-        let credit = &mut self.credit_ns[source as usize];
-        match credit.checked_sub(price) {
-            Some(rest) => {
-                *credit = rest;
-                true
-            }
-            None => false,
+        for way in &mut self.ways {
+            way.credit_ns = way.credit_ns.saturating_add(gained).min(BURST_NS);
         }
     }
 
-    /// The newest complete generation since the last call.
-    pub(super) fn take_pending(&mut self) -> Option<FeedbackState> {
-        self.pending.take()
+    /// The newest complete generation of a way since the last call.
+    pub(super) fn take_pending(&mut self, source: Source) -> Option<Pending> {
+        self.ways[source as usize].pending.take()
     }
 
     /// A usable generation came another way.
     pub(super) fn heard(&mut self, at: u64) {
-        self.last_complete = Some(at);
+        self.heard = Some(at);
     }
 
-    /// When the last usable generation came.
+    /// When the last usable generation came, by whichever way.
     pub(super) fn last_complete(&self) -> Option<u64> {
-        self.last_complete
+        let ways = self.ways.iter().map(|way| way.last_complete);
+        ways.chain([self.heard]).flatten().max()
+    }
+
+    /// When the last usable generation came by this way.
+    pub(super) fn last_complete_by(&self, source: Source) -> Option<u64> {
+        self.ways[source as usize].last_complete
+    }
+
+    /// Whether what came by this way has been replaced by another that brings the same and was heard no longer ago than
+    /// `timeout_ns` (0: ever).
+    pub(super) fn rests(&self, source: Source, now: u64, timeout_ns: u64) -> bool {
+        let own = &self.ways[source as usize];
+        let Some(other) = own.follows.map(|other| &self.ways[other]) else {
+            return false;
+        };
+        let lives = |at: u64| timeout_ns == 0 || now.saturating_sub(at) < timeout_ns;
+        let ahead = other.recent.back().zip(own.recent.back());
+        other.last_complete.is_some_and(lives) && ahead.is_some_and(|(a, b)| a.generation.is_newer_than(b.generation))
     }
 
     /// Begins another stream. The buckets keep their level.
     pub(super) fn restart(&mut self, stream_id: u32) {
+        let credits = self.ways.each_ref().map(|way| way.credit_ns);
         *self = Self {
-            credit_ns: self.credit_ns,
             refilled_at: self.refilled_at,
             ..Self::new(stream_id)
         };
+        for (way, credit_ns) in self.ways.iter_mut().zip(credits) {
+            way.credit_ns = credit_ns;
+        }
     }
 
     /// Time went back by `by`: all that is remembered of it goes back too.
     pub(super) fn shift_back(&mut self, by: u64) {
         self.refilled_at = self.refilled_at.saturating_sub(by);
-        for time in [&mut self.last_complete, &mut self.quiet_since].into_iter().flatten() {
-            *time = time.saturating_sub(by);
+        let times = self.ways.iter_mut().flat_map(Way::times).chain(&mut self.heard);
+        times.for_each(|time| *time = time.saturating_sub(by));
+    }
+}
+
+/// What becomes of a packet by its header alone, counted; `None`: it is for the stream, as far as that tells.
+pub fn turned_away(stream_id: u32, packet: &[u8], stats: &mut Stats) -> Option<Outcome> {
+    match feedback::addressee(packet) {
+        Ok(id) if id == stream_id => None,
+        Ok(_) => {
+            stats.packets_foreign += 1;
+            Some(Outcome::Foreign)
+        }
+        Err(error) => {
+            stats.packets_malformed += 1;
+            stats.packets_unknown_version += u64::from(matches!(error, FeedbackError::UnknownVersion(_)));
+            Some(Outcome::Malformed(error))
         }
     }
 }
@@ -310,10 +438,10 @@ mod tests {
         assert_eq!(bench.push(0, &packet(3, 1)), Outcome::Stale);
         assert_eq!(bench.push(0, &packet(4, 1)), Outcome::Duplicate);
         assert_eq!(
-            bench.gate.take_pending().map(|state| state.generation),
+            bench.gate.take_pending(Source::Pad).map(|p| p.state.generation),
             Some(Serial16(4))
         );
-        assert_eq!(bench.gate.take_pending(), None);
+        assert!(bench.gate.take_pending(Source::Pad).is_none());
         assert_eq!(bench.stats.packets_complete, 3);
         assert_eq!(bench.stats.generations_superseded, 2);
         assert_eq!((bench.stats.packets_stale, bench.stats.packets_duplicate), (1, 1));
@@ -327,7 +455,7 @@ mod tests {
         assert!(matches!(bench.push(0, &[]), Outcome::Malformed(_)));
         assert_eq!((bench.stats.packets_foreign, bench.stats.packets_malformed), (1, 2));
         assert_eq!(bench.gate.last_complete(), None);
-        assert_eq!(bench.gate.take_pending(), None);
+        assert!(bench.gate.take_pending(Source::Pad).is_none());
     }
 
     #[test]
@@ -339,7 +467,7 @@ mod tests {
         for part in first {
             assert_eq!(bench.push(0, part), Outcome::Partial);
         }
-        assert_eq!(bench.gate.take_pending(), None);
+        assert!(bench.gate.take_pending(Source::Pad).is_none());
         assert!(matches!(bench.push(0, last), Outcome::Complete { regions: 250, .. }));
         assert_eq!(bench.stats.regions_requested, 250);
     }
@@ -374,6 +502,82 @@ mod tests {
             assert_eq!(bench.push_by(0, source, &packet(1, 1)), Outcome::Duplicate);
         }
         assert_eq!(bench.push_by(0, Source::Rtcp, &packet(2, 1)), Outcome::RateLimited);
+    }
+
+    #[test]
+    fn what_is_not_ours_takes_no_place_of_what_is() {
+        let mut bench = Bench::new();
+        for i in 0..10_000u32 {
+            let foreign = &packets(STREAM + 1 + i, 1, 1, 1)[0];
+            assert_eq!(bench.push(0, foreign), Outcome::Foreign);
+            assert!(matches!(bench.push(0, b"\xdd\x53 neither"), Outcome::Malformed(_)));
+        }
+        assert!(matches!(bench.push(0, &packet(1, 1)), Outcome::Complete { .. }));
+        assert_eq!(bench.stats.packets_rate_limited, 0);
+        assert_eq!(
+            (
+                bench.stats.packets_foreign,
+                bench.stats.packets_malformed,
+                bench.stats.packets_unknown_version
+            ),
+            (10_000, 10_000, 10_000)
+        );
+    }
+
+    #[test]
+    fn each_way_has_its_own_numbering() {
+        let mut bench = Bench::new();
+        // Whoever numbers high by one way makes nothing stale by another.
+        for generation in [1000, 20_000, 30_000] {
+            bench.push_by(0, Source::Rtcp, &packet(generation, 1));
+        }
+        for generation in [10, 11] {
+            let outcome = bench.push_by(0, Source::Uri, &packet(generation, 2));
+            assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
+        }
+        let mut newest = |source| bench.gate.take_pending(source).map(|p| p.state.generation.0);
+        assert_eq!((newest(Source::Uri), newest(Source::Rtcp)), (Some(11), Some(30_000)));
+        assert!(!bench.gate.rests(Source::Rtcp, 0, MS) && !bench.gate.rests(Source::Uri, 0, MS));
+    }
+
+    #[test]
+    fn what_one_server_sends_by_two_ways_is_counted_once_and_the_slower_way_rests() {
+        for (fast, slow) in [(Source::Uri, Source::Rtcp), (Source::Rtcp, Source::Uri)] {
+            let mut bench = Bench::new();
+            for generation in 1..=20 {
+                let outcome = bench.push_by(0, fast, &packet(generation, 1));
+                assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
+                // Three generations behind.
+                if generation > 3 {
+                    assert_eq!(bench.push_by(0, slow, &packet(generation - 3, 1)), Outcome::Duplicate);
+                }
+            }
+            assert_eq!((bench.stats.packets_complete, bench.stats.packets_duplicate), (20, 17));
+            assert_eq!(bench.stats.regions_requested, 20);
+            // What is sealed is never put aside by what is not.
+            assert_eq!(bench.gate.rests(Source::Rtcp, 0, MS), slow == Source::Rtcp);
+            assert!(!bench.gate.rests(Source::Uri, 0, MS));
+            // The fast one dies: what the slow one has acts again.
+            assert!(!bench.gate.rests(Source::Rtcp, MS, MS));
+            let kept = bench.gate.take_pending(slow).expect("kept");
+            assert_eq!((kept.state.generation, kept.news), (Serial16(17), false));
+        }
+    }
+
+    #[test]
+    fn another_server_by_another_way_is_put_aside_by_nobody() {
+        let mut bench = Bench::new();
+        bench.push_by(0, Source::Uri, &packets(STREAM, 5, 1, 1)[0]);
+        bench.push_by(0, Source::Rtcp, &packets(STREAM, 5, 1, 1)[0]);
+        bench.push_by(0, Source::Uri, &packets(STREAM, 6, 1, 1)[0]);
+        assert!(
+            bench.gate.rests(Source::Rtcp, 0, MS),
+            "as long as it may be the same one"
+        );
+        // It wants something else than the other ever wanted.
+        bench.push_by(0, Source::Uri, &packets(STREAM, 9, 1, 1)[0]);
+        bench.push_by(0, Source::Rtcp, &packets(STREAM, 7, 1, 4)[0]);
+        assert!(!bench.gate.rests(Source::Rtcp, 0, MS));
     }
 
     #[test]
@@ -417,7 +621,7 @@ mod tests {
         let mut bench = Bench::new();
         assert_eq!(bench.push(0, &packet(1, 101)), Outcome::Future { frame: 101 });
         assert_eq!(bench.stats.generations_future, 1);
-        assert_eq!(bench.gate.take_pending(), None);
+        assert!(bench.gate.take_pending(Source::Pad).is_none());
         assert_eq!(bench.gate.last_complete(), None);
     }
 

@@ -25,9 +25,14 @@
 //! 3. A region coarser than the base quantizer counts only where no other region lies.
 //! 4. Differences to the base are even (odd ones are rounded towards finer), because x264 codes a macroblock whose
 //!    quantizer differs by one from its neighbour's with the neighbour's quantizer. Quantizers stay within 1..=51.
-//! 5. Regions finer than the base share [`Settings::max_region_area`]: input regions first, then feedback in the order
-//!    of its value. A region whose new macroblocks do not fit is left out whole and counted; smaller ones after it
+//! 5. Regions finer than the base share [`Settings::max_region_area`]: input regions first, then feedback, way by way in the
+//!    order of [`Source`] and within one in the order of its value. A region whose new macroblocks do not fit is left out whole and counted; smaller ones after it
 //!    still get their turn.
+//!
+//! Each way that feedback comes by has its own generations: the newest complete one of each way acts until that way brings
+//! a newer one, its regions' time ends, or nothing has come by that way for [`Settings::feedback_timeout_ns`]. So nobody
+//! who can send by one way puts aside what comes by another. What one server sends by two ways is counted once, and the
+//! slower of the two rests while the one before it is ahead.
 //!
 //! Input regions are relative to the base quantizer of their frame, hold for that frame alone, work in every mode and
 //! never count as feedback.
@@ -48,18 +53,18 @@ pub mod timeline;
 
 pub use cap::Vbv;
 pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};
-pub use gate::{Outcome, Source};
+pub use gate::{Outcome, Source, turned_away};
 pub use keyframes::{KeyFrameCounts, KeyFrameRequests};
 pub use pace::Pace;
 pub use qpmap::QpMap;
 pub use requests::{RefineCounts, Refusal, Request, Requests, stretched};
 pub use stats::{DelayStats, Stats};
 
-use dds_protocol::feedback::Rect;
+use dds_protocol::feedback::{FeedbackState, Rect};
 use dds_protocol::serial::Serial16;
 
 use cap::RateCap;
-use gate::Gate;
+use gate::{Gate, Pending};
 use qpmap::Added;
 use regions::RegionStore;
 
@@ -290,7 +295,8 @@ pub struct Camera {
     settings: Settings,
     geometry: Geometry,
     gate: Gate,
-    regions: RegionStore,
+    /// By [`Source`].
+    regions: [RegionStore; Source::COUNT],
     map: QpMap,
     cap: RateCap,
     stats: Stats,
@@ -313,7 +319,7 @@ impl Camera {
         let settings = settings.clamped();
         Self {
             gate: Gate::new(stream_id),
-            regions: RegionStore::new(),
+            regions: std::array::from_fn(|_| RegionStore::new()),
             map: QpMap::new(geometry),
             cap: RateCap::new(geometry.macroblocks()),
             stats: Stats::default(),
@@ -333,7 +339,7 @@ impl Camera {
     /// its regions end. Counts go on. Bytes coded in the last second still count against the cap.
     pub fn restart(&mut self, stream_id: u32, geometry: Geometry) {
         self.gate.restart(stream_id);
-        self.regions.clear();
+        self.regions.iter_mut().for_each(RegionStore::clear);
         self.geometry = geometry;
         self.map = QpMap::new(geometry);
         self.cap.restart(geometry.macroblocks());
@@ -365,13 +371,7 @@ impl Camera {
     /// frame rate of them is parsed by each way, the rest counted as rate limited.
     pub fn push_feedback(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
         let now = self.observe(now);
-        self.stats.packets += 1;
-        match source {
-            Source::Pad => self.stats.packets_pad += 1,
-            Source::Rtcp => self.stats.packets_rtcp += 1,
-            Source::Event => self.stats.packets_event += 1,
-            Source::Uri => self.stats.packets_uri += 1,
-        }
+        self.stats.arrived(source);
         self.gate.push(
             now,
             (source, packet),
@@ -389,7 +389,7 @@ impl Camera {
 
     /// Decides how to code the frame `frame` (number of the captured frame since encoder start, rising, gaps allowed).
     ///
-    /// At most one feedback state begins to act: the newest complete one. `idr` says whether the caller expects this
+    /// At most one feedback state of each way begins to act: the newest complete one. `idr` says whether the caller expects this
     /// frame to be an IDR picture; it only helps to foresee its size under a rate cap. `rois` hold for this frame.
     pub fn begin_frame(&mut self, now: u64, frame: u64, idr: bool, rois: &[RoiRequest]) -> FramePlan<'_> {
         let now = self.observe(now);
@@ -418,14 +418,17 @@ impl Camera {
         }
         if mode == Mode::Steered {
             self.map.begin_feedback();
-            self.regions
-                .paint(now, frame, &self.settings, &mut self.map, &mut self.stats);
+            for (source, regions) in Source::ALL.into_iter().zip(&mut self.regions) {
+                if !self.gate.rests(source, now, self.settings.feedback_timeout_ns) {
+                    regions.paint(now, frame, &self.settings, &mut self.map, &mut self.stats);
+                }
+            }
         }
         self.map.merge();
 
         self.cap.begin(now, self.settings.frame_rate);
         let bound = self.settings.feedback.kbps(self.geometry, self.settings.frame_rate);
-        if mode == Mode::Steered && bound > 0 && self.regions.any() {
+        if mode == Mode::Steered && bound > 0 && self.regions.iter().any(RegionStore::any) {
             let floor = self.cap.plan_feedback(now, idr, bound, &self.map);
             let finest = self.map.finest_qp();
             self.map.hold(floor);
@@ -463,8 +466,14 @@ impl Camera {
     /// Ends all regions and drops waiting feedback, for a flushing seek: what the server found lies in other pictures.
     /// The stream and its mode go on.
     pub fn flush(&mut self) {
-        self.stats.generations_outdated += u64::from(self.gate.take_pending().is_some());
-        self.regions.clear();
+        Source::ALL.into_iter().for_each(|source| self.forget(source));
+    }
+
+    /// Ends what came by one way.
+    fn forget(&mut self, source: Source) {
+        let waited = self.gate.take_pending(source);
+        self.stats.generations_outdated += u64::from(waited.is_some_and(|pending| pending.news));
+        self.regions[source as usize].clear();
     }
 
     /// Everything that happened since [`Self::new`].
@@ -483,7 +492,7 @@ impl Camera {
         }
         self.last_now = now;
         self.gate.shift_back(back);
-        self.regions.shift_back(back);
+        self.regions.iter_mut().for_each(|regions| regions.shift_back(back));
         self.cap.shift_back(back);
         self.started = self.started.map(|time| time.saturating_sub(back));
         for (_, time) in &mut self.coded {
@@ -499,15 +508,24 @@ impl Camera {
         }
         let heard = self.gate.last_complete();
         let silence_ns = now.saturating_sub(heard.unwrap_or(started));
-        let silent = self.settings.feedback_timeout_ns > 0 && silence_ns >= self.settings.feedback_timeout_ns;
+        let timeout_ns = self.settings.feedback_timeout_ns;
+        let is_over = |silence_ns: u64| timeout_ns > 0 && silence_ns >= timeout_ns;
+        let silent = is_over(silence_ns);
+        // Each way has its own silence: one that has died leaves nothing behind while another steers. What waits is as old.
+        for source in Source::ALL {
+            if self
+                .gate
+                .last_complete_by(source)
+                .is_some_and(|at| is_over(now.saturating_sub(at)))
+            {
+                self.forget(source);
+            }
+        }
         match (self.link, silent) {
             (Link::Waiting | Link::Up, true) => {
                 self.link = Link::Lost;
                 self.lost_since = now.saturating_sub(silence_ns);
                 self.stats.feedback_lost += 1;
-                self.regions.clear();
-                // What waits is as old as the silence.
-                self.stats.generations_outdated += u64::from(self.gate.take_pending().is_some());
                 Some(Notice::FeedbackLost {
                     silence_ns,
                     never: heard.is_none(),
@@ -528,9 +546,26 @@ impl Camera {
         }
     }
 
+    /// Puts the newest state of each way in the place of that before it. The newest of all, by its frame, is told.
     fn apply_pending(&mut self, now: u64, frame: u64) -> Option<Applied> {
-        let state = self.gate.take_pending()?;
-        self.regions.apply(now, frame, &state);
+        let mut newest: Option<Applied> = None;
+        for source in Source::ALL {
+            let Some(Pending { state, news }) = self.gate.take_pending(source) else {
+                continue;
+            };
+            self.regions[source as usize].apply(now, frame, &state, news);
+            if !news {
+                continue;
+            }
+            let applied = self.count_applied(now, frame, &state);
+            if newest.is_none_or(|newest| newest.frame < applied.frame) {
+                newest = Some(applied);
+            }
+        }
+        newest
+    }
+
+    fn count_applied(&mut self, now: u64, frame: u64, state: &FeedbackState) -> Applied {
         self.stats.generations_applied += 1;
         self.stats.generation_last = u64::from(state.generation.0);
         self.stats.generations_empty += u64::from(state.regions.is_empty());
@@ -543,12 +578,12 @@ impl Camera {
             Some(delay_ns) => self.stats.delay.record(delay_ns, frame.saturating_sub(state.frame)),
             None => self.stats.delay_unknown += 1,
         }
-        Some(Applied {
+        Applied {
             generation: state.generation,
             frame: state.frame,
             regions: state.regions.len(),
             delay_ns,
-        })
+        }
     }
 
     fn paint_rois(&mut self, base_qp: u8, rois: &[RoiRequest]) {
@@ -733,6 +768,97 @@ mod tests {
         let stats = camera.stats();
         assert_eq!((stats.generations_applied, stats.generations_superseded), (1, 2));
         assert_eq!((stats.packets, stats.packets_rtcp), (3, 3));
+    }
+
+    #[test]
+    fn the_newest_state_of_each_way_counts_and_the_finest_quantizer_wins() {
+        let mut camera = camera();
+        code(&mut camera, 0, 0, &[]);
+        camera.push_feedback(0, Source::Rtcp, &packet(900, 0, &[square(0, 0), square(16, 0)]));
+        camera.push_feedback(0, Source::Uri, &packet(7, 0, &[square(16, 0), square(32, 0)]));
+        let plan = camera.begin_frame(40 * MS, 1, false, &[]);
+        assert_eq!(plan.offsets.map(|o| o[..4].to_vec()), Some(vec![-10, -10, -10, 0]));
+        camera.end_frame(45 * MS, 100, false);
+        // An empty list by one way ends what came by it, and nothing else.
+        camera.push_feedback(50 * MS, Source::Rtcp, &packet(901, 1, &[]));
+        assert_eq!(code(&mut camera, 80, 2, &[]).1, [(1, -10), (2, -10)]);
+        assert_eq!(camera.stats().generations_applied, 3);
+    }
+
+    #[test]
+    fn a_way_that_falls_silent_leaves_nothing_behind_while_another_steers() {
+        let long = |generation, frame, x| {
+            let region = Region {
+                rect: square(x, 0),
+                ttl_ms: 60_000,
+                ..Region::default()
+            };
+            let state = FeedbackState {
+                stream_id: STREAM,
+                generation: Serial16(generation),
+                frame,
+                regions: vec![region],
+            };
+            encode(&state).packets.remove(0)
+        };
+        let mut camera = camera();
+        code(&mut camera, 0, 0, &[]);
+        camera.push_feedback(0, Source::Rtcp, &long(1, 0, 0));
+        for frame in 1..100u64 {
+            let now = frame * 40;
+            camera.push_feedback(now * MS, Source::Uri, &long(frame as u16, frame - 1, 32));
+            let expected: &[_] = if now <= 2000 {
+                &[(0, -10), (2, -10)]
+            } else {
+                &[(2, -10)]
+            };
+            assert_eq!(code(&mut camera, now, frame, &[]).1, expected, "{now} ms");
+        }
+        assert_eq!(camera.stats().feedback_lost, 0);
+    }
+
+    #[test]
+    fn what_is_sealed_comes_first_in_the_shared_area() {
+        let mut camera = camera();
+        camera.set_settings(Settings {
+            max_region_area: 1.0 / 16.0,
+            ..Settings::default()
+        });
+        code(&mut camera, 0, 0, &[]);
+        camera.push_feedback(0, Source::Rtcp, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(0, Source::Uri, &packet(1, 0, &[square(48, 0)]));
+        assert_eq!(code(&mut camera, 40, 1, &[]).1, [(3, -10)]);
+        assert_eq!(camera.stats().regions_over_area, 1);
+    }
+
+    #[test]
+    fn one_server_by_two_ways_is_counted_once_and_steers_on_by_the_one_that_is_left() {
+        let mut camera = camera();
+        code(&mut camera, 0, 0, &[]);
+        for frame in 1..=200u64 {
+            let now = frame * 40;
+            let x = 16 * (frame as u32 % 4);
+            let packet = packet(frame as u16, frame - 1, &[square(x, 0)]);
+            // The first way dies half-way.
+            if frame <= 100 {
+                camera.push_feedback(now * MS, Source::Uri, &packet);
+            }
+            camera.push_feedback(now * MS, Source::Pad, &packet);
+            // From when the dead way's last region has ended.
+            if frame <= 100 || frame > 150 {
+                assert_eq!(
+                    code(&mut camera, now, frame, &[]).1,
+                    [(x as usize / 16, -10)],
+                    "frame {frame}"
+                );
+            } else {
+                code(&mut camera, now, frame, &[]);
+            }
+        }
+        let stats = camera.stats();
+        assert_eq!((stats.generations_applied, stats.packets_duplicate), (200, 100));
+        assert_eq!((stats.regions_requested, stats.regions_applied), (200, 200));
+        assert_eq!(stats.feedback_lost, 0);
     }
 
     #[test]
@@ -1161,6 +1287,7 @@ mod tests {
                 stats.packets,
                 stats.packets_complete + stats.packets_partial + stats.packets_stale + stats.packets_duplicate
                     + stats.packets_foreign + stats.packets_malformed + stats.packets_rate_limited
+                    + stats.packets_way_closed
             );
             prop_assert!(stats.generations_applied + stats.generations_superseded + stats.generations_outdated
                 + stats.generations_future <= stats.packets_complete);

@@ -27,6 +27,8 @@ pub(super) struct RegionStore {
     found_in: u64,
     applied_at: u64,
     applied_in: u64,
+    /// Not counted where another store has counted the same.
+    counted: bool,
 }
 
 impl RegionStore {
@@ -36,20 +38,22 @@ impl RegionStore {
             found_in: 0,
             applied_at: 0,
             applied_in: 0,
+            counted: true,
         }
     }
 
-    /// Replaces all regions by those of a newer state, from the frame `frame` on.
-    pub(super) fn apply(&mut self, now: u64, frame: u64, state: &FeedbackState) {
+    /// Replaces all regions by those of a newer state, from the frame `frame` on; `counted`: they are news.
+    pub(super) fn apply(&mut self, now: u64, frame: u64, state: &FeedbackState, counted: bool) {
         self.found_in = state.frame;
+        self.counted = counted;
         (self.applied_at, self.applied_in) = (now, frame);
         self.active.clear();
         self.active
             .extend(state.regions.iter().take(MAX_REGIONS).map(|region| Active {
                 region: *region,
-                applied: false,
-                clipped: false,
-                outside: false,
+                applied: !counted,
+                clipped: !counted,
+                outside: !counted,
             }));
     }
 
@@ -71,13 +75,13 @@ impl RegionStore {
         let age = now.saturating_sub(self.applied_at);
         let first = frame == self.applied_in;
         let elapsed = i64::try_from(frame.saturating_sub(self.found_in)).unwrap_or(i64::MAX);
-        let found_in = self.found_in;
+        let (found_in, one) = (self.found_in, u64::from(self.counted));
         self.active.retain_mut(|active| {
             let region = &active.region;
             let only = (region.frame_offset > 0).then(|| found_in.saturating_add(u64::from(region.frame_offset)));
             let alive = age < u64::from(region.ttl_ms) * 1_000_000 || first;
             if !alive || only.is_some_and(|only| only < frame) {
-                stats.regions_expired += 1;
+                stats.regions_expired += one;
                 return false;
             }
             if only.is_some_and(|only| only > frame) {
@@ -105,7 +109,7 @@ impl RegionStore {
                     stats.regions_applied += 1;
                 }
                 Added::Painted => {}
-                Added::OverArea => stats.regions_over_area += 1,
+                Added::OverArea => stats.regions_over_area += one,
             }
             true
         });
@@ -165,6 +169,7 @@ mod tests {
                     frame: 10,
                     regions: vec![region],
                 },
+                true,
             );
             Self {
                 store,

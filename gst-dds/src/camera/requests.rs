@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use dds_protocol::extension::MAX_REFUSED;
 use dds_protocol::feedback::{FeedbackState, MAX_REGIONS, Quality, Rect, Region};
 
-use super::gate::{Gate, Outcome, Source};
+use super::gate::{Gate, Outcome, Pending, Source};
 use super::qpmap::Added;
 use super::{DISORDER_NS, Geometry, MAX_QP, QpMap, Settings, Stats};
 
@@ -137,19 +137,14 @@ impl Requests {
     /// Takes one bare feedback packet. What it asks for comes back in order of frames; each request has to be answered
     /// by [`Self::accept`] or [`Self::refuse`] before the next packet.
     pub fn push_feedback(&mut self, source: Source, packet: &[u8]) -> (Outcome, Vec<Request>) {
-        self.stats.packets += 1;
-        match source {
-            Source::Pad => self.stats.packets_pad += 1,
-            Source::Rtcp => self.stats.packets_rtcp += 1,
-            Source::Event => self.stats.packets_event += 1,
-            Source::Uri => self.stats.packets_uri += 1,
-        }
+        self.stats.arrived(source);
         let outcome = self
             .gate
             .push(self.now, (source, packet), self.newest, &self.settings, &mut self.stats);
-        let requests = match self.gate.take_pending() {
-            Some(state) => self.requests(&state),
-            None => Vec::new(),
+        let requests = match self.gate.take_pending(source) {
+            Some(Pending { state, news: true }) => self.requests(&state),
+            // Another way has asked for the same.
+            _ => Vec::new(),
         };
         (outcome, requests)
     }

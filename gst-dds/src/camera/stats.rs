@@ -2,6 +2,8 @@
 
 //! Counts of everything that can silently not happen.
 
+use super::Source;
+
 /// Delays kept for percentiles.
 const RECENT: usize = 512;
 
@@ -82,6 +84,17 @@ macro_rules! counters {
         }
 
         impl Stats {
+            /// A packet came in.
+            pub fn arrived(&mut self, source: Source) {
+                self.packets += 1;
+                *match source {
+                    Source::Pad => &mut self.packets_pad,
+                    Source::Rtcp | Source::Srtcp => &mut self.packets_rtcp,
+                    Source::Event => &mut self.packets_event,
+                    Source::Uri => &mut self.packets_uri,
+                } += 1;
+            }
+
             /// Both counts together; delays stay those of `self`.
             pub fn with(mut self, other: &Self) -> Self {
                 $(self.$name += other.$name;)*
@@ -124,7 +137,7 @@ counters! {
     packets = "feedback-packets",
     /// Of those, through the `feedback` pad.
     packets_pad = "feedback-packets-pad",
-    /// Of those, through RTCP.
+    /// Of those, through RTCP, encrypted or not.
     packets_rtcp = "feedback-packets-rtcp",
     /// Of those, through an upstream event.
     packets_event = "feedback-packets-event",
@@ -136,7 +149,7 @@ counters! {
     packets_partial = "feedback-partial",
     /// Packets of a generation that is not newer.
     packets_stale = "feedback-stale",
-    /// Packets seen before.
+    /// Packets seen before, by the same way or by another.
     packets_duplicate = "feedback-duplicate",
     /// Packets for another stream.
     packets_foreign = "feedback-foreign",
@@ -146,6 +159,8 @@ counters! {
     packets_unknown_version = "feedback-unknown-version",
     /// Packets not looked at because too many came.
     packets_rate_limited = "feedback-rate-limited",
+    /// Packets not looked at because their way is not among `feedback-ways`.
+    packets_way_closed = "feedback-way-closed",
     /// Packets refused because steering is switched off.
     packets_refused = "feedback-refused",
     /// Packets with a later extension, which was skipped.

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use dds_protocol::rtcp;
 use gst::prelude::*;
@@ -13,39 +13,154 @@ use gst::subclass::prelude::*;
 use gst_dds_link::channel::{self, CameraEnd};
 use gst_dds_link::guard::Guard;
 use gst_dds_link::report::ReceiverReport;
-use gst_dds_link::session::{CameraChannel, Deliver};
+use gst_dds_link::session::{CameraChannel, DeliverRtcp};
+use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 
-use crate::camera::{Notice, Source};
+use crate::camera::{self, Notice, Source};
 
 use super::imp::{CAT, DdsEncode};
+use super::refine::Refine;
+use super::settings::Settings;
 use super::stats::ElementStats;
 
-/// Feedback packets that may wait for the next frame.
+/// Feedback packets of each way that may wait for the next frame.
 pub(super) const INBOX: usize = 256;
 /// How often the data path is searched for RTP sessions: until one is found, and then, for changes.
 const SEARCH_EVERY: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 const SEARCH_AGAIN_EVERY: gst::ClockTime = gst::ClockTime::from_seconds(1);
 
 /// Packets that wait for the next frame: whoever delivers never waits for the encoder, and equal video with equal
-/// feedback between the same frames gives equal streams.
+/// feedback between the same frames gives equal streams, whatever the order in which two ways brought theirs.
 #[derive(Default)]
 pub(super) struct Inbox {
-    pub packets: VecDeque<(Source, Box<[u8]>)>,
+    /// By [`Source`]: who fills one leaves the others as they are.
+    ways: [VecDeque<Box<[u8]>>; Source::COUNT],
     /// Packets that had to go because too many waited.
     pub dropped: u64,
+    /// Ways that are not taken.
+    closed: [bool; Source::COUNT],
+    /// It was not the user who closed them.
+    automatic: bool,
+    /// That feedback by one of them was refused has been told.
+    told: bool,
+    /// Stream that packets have to name, once there is one.
+    pub stream: Option<u32>,
+    /// What came no further than here.
+    pub counts: camera::Stats,
+}
+
+/// What the inbox says to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    /// It may go on.
+    Admitted,
+    /// It is not for this stream, or came by a way that is not taken.
+    TurnedAway,
+    /// The first one by a way that is not taken, which may be our own choice.
+    FirstByClosedWay { automatic: bool },
 }
 
 impl Inbox {
+    /// An empty one that takes what the settings say.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            closed: Source::ALL.map(|source| !settings.takes(source)),
+            automatic: settings.chooses_ways(),
+            ..Self::default()
+        }
+    }
+
+    /// Looks at the header of a packet before it costs a place or more.
+    fn admit(&mut self, source: Source, packet: &[u8]) -> Admission {
+        let ours = match self.stream {
+            Some(id) => camera::turned_away(id, packet, &mut self.counts).is_none(),
+            None => true,
+        };
+        if ours && !self.closed[source as usize] {
+            return Admission::Admitted;
+        }
+        self.counts.arrived(source);
+        if !ours {
+            return Admission::TurnedAway;
+        }
+        self.counts.packets_way_closed += 1;
+        match std::mem::replace(&mut self.told, true) {
+            false => Admission::FirstByClosedWay {
+                automatic: self.automatic,
+            },
+            true => Admission::TurnedAway,
+        }
+    }
+
     fn push(&mut self, source: Source, packet: &[u8]) {
-        if self.packets.len() >= INBOX {
-            self.packets.pop_front();
+        let way = &mut self.ways[source as usize];
+        if way.len() >= INBOX {
+            way.pop_front();
             self.dropped += 1;
         }
         // Longer ones are malformed whatever they hold; the rest need not be copied to be counted.
         let kept = packet.len().min(dds_protocol::feedback::MAX_PACKET + 1);
-        self.packets.push_back((source, packet[..kept].into()));
+        way.push_back(packet[..kept].into());
     }
+
+    /// Everything that waits, way by way.
+    pub fn take(&mut self) -> VecDeque<(Source, Box<[u8]>)> {
+        let ways = Source::ALL.into_iter().zip(&mut self.ways);
+        ways.flat_map(|(source, way)| way.drain(..).map(move |packet| (source, packet)))
+            .collect()
+    }
+
+    pub fn clear(&mut self) {
+        self.ways.iter_mut().for_each(VecDeque::clear);
+    }
+}
+
+/// Where packets come in, for those who must not keep the element alive.
+struct Entrance {
+    inbox: Weak<Mutex<Inbox>>,
+    refine: Weak<Refine>,
+    element: glib::WeakRef<super::DdsEncode>,
+}
+
+impl Entrance {
+    fn deliver(&self, source: Source, packet: &[u8]) {
+        let Some((inbox, refine)) = self.inbox.upgrade().zip(self.refine.upgrade()) else {
+            return;
+        };
+        let admission = inbox.lock().unwrap().admit(source, packet);
+        match admission {
+            Admission::Admitted if refine.deliver(source, packet) => (),
+            Admission::Admitted => inbox.lock().unwrap().push(source, packet),
+            Admission::TurnedAway => (),
+            Admission::FirstByClosedWay { automatic } => {
+                if let Some(element) = self.element.upgrade() {
+                    tell_closed(&element, source, automatic);
+                }
+            }
+        }
+    }
+}
+
+/// Says once that feedback came by a way that is not taken, and what takes it.
+fn tell_closed(element: &super::DdsEncode, source: Source, automatic: bool) {
+    let way = match source {
+        Source::Event => "event",
+        Source::Uri => "uri",
+        Source::Pad => "pad",
+        Source::Srtcp => "srtcp",
+        Source::Rtcp => "rtcp",
+    };
+    let text = if automatic {
+        format!(
+            "Feedback comes by {way} and is not taken, because feedback-uri has a key and nothing vouches for this. To take \
+             it all the same set feedback-ways=auto+{way}. This is told once"
+        )
+    } else {
+        format!("Feedback comes by {way} and is not taken. Add {way} to feedback-ways to take it. This is told once")
+    };
+    gst::warning!(CAT, obj = element, "{text}");
+    gst::element_info!(element, gst::ResourceError::NotAuthorized, ("{text}"));
 }
 
 /// The search for RTP sessions on our data path.
@@ -104,28 +219,24 @@ impl DdsEncode {
 
     /// Takes feedback packets from any thread; the next frame reads them, or in two passes the frames that wait.
     pub(super) fn deliver(&self, source: Source, packet: &[u8]) {
-        if !self.refine.deliver(source, packet) {
-            self.inbox.lock().unwrap().push(source, packet);
-        }
+        self.entrance().deliver(source, packet);
     }
 
-    /// The same for those who must not keep the element alive.
-    fn delivery(&self, source: Source) -> Deliver {
-        let (inbox, refine) = (Arc::downgrade(&self.inbox), Arc::downgrade(&self.refine));
-        Arc::new(move |packet| {
-            if let Some((inbox, refine)) = inbox.upgrade().zip(refine.upgrade())
-                && !refine.deliver(source, packet)
-            {
-                inbox.lock().unwrap().push(source, packet);
-            }
-        })
+    fn entrance(&self) -> Entrance {
+        Entrance {
+            inbox: Arc::downgrade(&self.inbox),
+            refine: Arc::downgrade(&self.refine),
+            element: self.obj().downgrade(),
+        }
     }
 
     /// Opens the channel that `feedback-uri` names.
     pub(super) fn open_channel(&self, setup: &channel::Setup) -> Result<(), gst::ErrorMessage> {
         // Its port must be free before it is taken again.
         self.close_channel();
-        let opened = CameraEnd::open(setup, self.delivery(Source::Uri), channel::tell_by(&*self.obj()));
+        let entrance = self.entrance();
+        let deliver = Arc::new(move |packet: &[u8]| entrance.deliver(Source::Uri, packet));
+        let opened = CameraEnd::open(setup, deliver, channel::tell_by(&*self.obj()));
         *self.channel.lock().unwrap() =
             opened.map_err(|e| gst::error_msg!(gst::ResourceError::OpenReadWrite, ["{e}"]))?;
         Ok(())
@@ -210,7 +321,11 @@ impl DdsEncode {
         {
             return;
         }
-        let deliver = self.delivery(Source::Rtcp);
+        let entrance = self.entrance();
+        let deliver: DeliverRtcp = Arc::new(move |protected, packet| {
+            let source = if protected { Source::Srtcp } else { Source::Rtcp };
+            entrance.deliver(source, packet);
+        });
         let mut sessions = rtp.channel.refresh(&src_pad, &deliver);
         if let Some(pad) = self.refine.pad() {
             sessions += rtp.refine.refresh(&pad, &deliver);

@@ -243,6 +243,7 @@ impl VideoEncoderImpl for DdsEncode {
         *self.last_stats.lock().unwrap() = None;
         *self.times.lock().unwrap() = Timeline::default();
         self.warned.lock().unwrap().clear();
+        *self.inbox.lock().unwrap() = Inbox::new(&settings);
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
         self.open_channel(&settings.channel())?;
         self.tell_conflicts();
@@ -326,7 +327,7 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn flush(&self) -> bool {
-        self.inbox.lock().unwrap().packets.clear();
+        self.inbox.lock().unwrap().clear();
         if let Some(state) = self.state.lock().unwrap().as_mut() {
             state.camera.flush();
             // What the decoder had may be gone with the flush.
@@ -399,13 +400,17 @@ impl DdsEncode {
         };
         let mut element = state.stats;
         element.channel = channel;
-        element.inbox_full = self.inbox.lock().unwrap().dropped;
         element.key_frames = self.key_frames.lock().unwrap().counts();
+        let turned_away = {
+            let inbox = self.inbox.lock().unwrap();
+            element.inbox_full = inbox.dropped;
+            inbox.counts.clone()
+        };
         let stream = (state.stream_id, state.next_frame, state.next_access_unit);
         let (refine, feedback) = self.refine.stats();
         stats::structure(
             &element,
-            &state.camera.stats().clone().with(&feedback),
+            &state.camera.stats().clone().with(&feedback).with(&turned_away),
             &refine,
             Some(stream),
             Some(&state.chosen),
@@ -555,6 +560,7 @@ impl DdsEncode {
             }
         };
         stats.encoders_opened += 1;
+        self.inbox.lock().unwrap().stream = Some(stream_id);
         let first_pass = settings.two_pass().map(|two_pass| {
             let settings = (settings, &two_pass, *camera.settings());
             FirstPass::new(&self.refine, settings, &info, format, stream_id, chosen.coder)
@@ -665,7 +671,7 @@ impl DdsEncode {
                 state.stats.frames_late += 1;
                 Ok(None)
             } else {
-                let packets = std::mem::take(&mut self.inbox.lock().unwrap().packets);
+                let packets = self.inbox.lock().unwrap().take();
                 let refine_bytes = self.refine.bytes();
                 let input = FrameInput {
                     frame: &frame,

@@ -40,8 +40,12 @@
 //!
 //! Relays and recorders that restream drop RTCP. With `feedback-uri=udp://0.0.0.0:5006` the camera listens there for any
 //! number of servers, and with `?mode=caller` it dials one behind its own network's walls. Packets are sealed with
-//! `feedback-key`; how is written in [`gst_dds_link::secure`]. Of several servers one steers; the others, whose generations
-//! count as stale, take over when it has been silent for `feedback-timeout`.
+//! `feedback-key`; how is written in [`gst_dds_link::secure`]. Of several servers there one steers; the others, whose
+//! generations count as stale, take over when it has been silent for `feedback-timeout`.
+//!
+//! With a key, feedback by RTCP in the clear is no longer taken: the ways are `feedback-ways`. SRTCP, the pad `feedback`,
+//! events and metas stay open, and RTCP goes on to ask for key frames and to report losses. Each way has a queue, a
+//! numbering and a time-out of its own.
 //!
 //! ```text
 //! gst-launch-1.0 v4l2src ! decodebin ! videoconvert ! ddsencode feedback-uri=udp://0.0.0.0:5006 feedback-key-file=dds.key \
@@ -84,7 +88,9 @@ mod state;
 mod stats;
 
 pub use negotiate::colour;
-pub use properties::{Analyse, Encoder, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
+pub use properties::{
+    Analyse, Encoder, FeedbackWays, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune,
+};
 
 glib::wrapper! {
     /// The element `ddsencode`.

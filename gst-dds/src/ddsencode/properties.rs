@@ -245,7 +245,7 @@ pub enum RefineCanvas {
     Hold = 1,
 }
 
-pub use flags::{Analyse, Tune};
+pub use flags::{Analyse, FeedbackWays, Tune};
 
 #[allow(missing_docs, reason = "the macro drops doc comments")]
 mod flags {
@@ -261,6 +261,29 @@ mod flags {
         /// Zero latency.
         #[flags_value(name = "Zero latency", nick = "zerolatency")]
         ZEROLATENCY = 0b100,
+    }
+
+    /// Ways that feedback may come by.
+    #[glib::flags(name = "GstDdsEncodeFeedbackWays")]
+    pub enum FeedbackWays {
+        /// All but, where `feedback-uri` has a key, RTCP that nothing vouches for.
+        #[flags_value(name = "All, but with a key at feedback-uri no RTCP in the clear", nick = "auto")]
+        AUTO = 0b00_0001,
+        /// Request pad `feedback`.
+        #[flags_value(name = "Request pad feedback", nick = "pad")]
+        PAD = 0b00_0010,
+        /// RTCP, encrypted or not.
+        #[flags_value(name = "RTCP, encrypted or not", nick = "rtcp")]
+        RTCP = 0b00_0100,
+        /// RTCP that came through SRTP.
+        #[flags_value(name = "RTCP that came through SRTP", nick = "srtcp")]
+        SRTCP = 0b00_1000,
+        /// Upstream events.
+        #[flags_value(name = "Upstream events of a server in the same process", nick = "event")]
+        EVENT = 0b01_0000,
+        /// Channel of `feedback-uri`.
+        #[flags_value(name = "Channel of feedback-uri", nick = "uri")]
+        URI = 0b10_0000,
     }
 
     /// Partitions to try; values and nicks of `x264enc`.
@@ -559,8 +582,18 @@ fn ours() -> Vec<glib::ParamSpec> {
             "Feedback address",
             "Channel of its own for feedback, for video that goes through what drops RTCP: udp://HOST:PORT or tcp://HOST:PORT, \
              with ?mode=listener (default: HOST is the address to listen on) or ?mode=caller. What comes by other ways counts \
-             as well. Empty: none",
+             as well, but with a key no feedback by RTCP in the clear (feedback-ways). Empty: none",
         ),
+        glib::ParamSpecFlags::builder::<FeedbackWays>("feedback-ways")
+            .nick("Feedback ways")
+            .blurb(
+                "Ways that feedback is taken by. auto: all, but where feedback-uri has a key no RTCP that neither SRTP nor a \
+                 login vouches for; auto+rtcp takes that too. Key frame requests, receiver reports and regions on input \
+                 buffers are none of these ways and always taken",
+            )
+            .default_value(FeedbackWays::AUTO)
+            .mutable_ready()
+            .build(),
         glib::ParamSpecString::builder("feedback-key")
             .nick("Feedback key")
             .blurb(

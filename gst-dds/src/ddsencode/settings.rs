@@ -11,10 +11,12 @@ use gst_dds_link::channel::Setup;
 use gst_dds_link::text;
 
 use crate::camera::ring::Bounds;
-use crate::camera::{self, FeedbackBound, Knobs};
+use crate::camera::{self, FeedbackBound, Knobs, Source};
 use crate::encoder::{Backend, EncoderOption, Guard, OpenError, Origin, RateControl};
 
-use super::properties::{ALL, Analyse, Encoder, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune};
+use super::properties::{
+    ALL, Analyse, Encoder, FeedbackWays, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune,
+};
 
 mod conflicts;
 
@@ -256,6 +258,7 @@ impl Setting {
                     .unwrap_or_else(|| pspec.default_value().clone());
             }
             Self::Flags(v) if pspec.name() == "tune" => Tune::from_bits_truncate(*v).to_value(),
+            Self::Flags(v) if pspec.name() == "feedback-ways" => FeedbackWays::from_bits_truncate(*v).to_value(),
             Self::Flags(v) => Analyse::from_bits_truncate(*v).to_value(),
         };
         debug_assert_eq!(value.type_(), pspec.value_type());
@@ -470,6 +473,13 @@ impl Settings {
         let refuse = |name: &str, reason: &str, cure: &str| Err(OpenError::refused(name, reason, cure));
         if let Some((name, _)) = self.set.iter().find(|(_, value)| **value == Setting::NotText) {
             return refuse(name, "its value is not UTF-8", "Write it in UTF-8");
+        }
+        if !self.text("feedback-uri").is_empty() && !self.takes(Source::Uri) {
+            return refuse(
+                "feedback-ways",
+                "feedback-uri is set, and uri is not among the ways that are taken",
+                "Add uri, or remove feedback-uri",
+            );
         }
         let pass = self.enumerated("pass", Pass::Cbr as i32);
         if pass > Pass::Qual as i32 {
@@ -706,6 +716,32 @@ impl Settings {
             key: self.text("feedback-key").into(),
             key_file: self.text("feedback-key-file").into(),
             plain: self.boolean("feedback-plain"),
+        }
+    }
+
+    /// Whether feedback is taken that comes by this way.
+    pub fn takes(&self, source: Source) -> bool {
+        let ways = self.feedback_ways();
+        let sealed = !self.text("feedback-key").is_empty() || !self.text("feedback-key-file").is_empty();
+        let (own, automatic) = match source {
+            Source::Event => (FeedbackWays::EVENT, true),
+            Source::Uri => (FeedbackWays::URI, true),
+            Source::Pad => (FeedbackWays::PAD, true),
+            Source::Srtcp => (FeedbackWays::SRTCP | FeedbackWays::RTCP, true),
+            Source::Rtcp => (FeedbackWays::RTCP, !sealed),
+        };
+        ways.intersects(own) || automatic && ways.contains(FeedbackWays::AUTO)
+    }
+
+    /// Whether it is ours to say which ways are taken.
+    pub fn chooses_ways(&self) -> bool {
+        self.feedback_ways().contains(FeedbackWays::AUTO)
+    }
+
+    fn feedback_ways(&self) -> FeedbackWays {
+        match self.set.get("feedback-ways") {
+            Some(Setting::Flags(bits)) => FeedbackWays::from_bits_truncate(*bits),
+            _ => FeedbackWays::AUTO,
         }
     }
 

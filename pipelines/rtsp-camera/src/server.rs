@@ -17,6 +17,7 @@ use gst_dds_link::text;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPContext, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
+use gstdds::ddsencode::FeedbackWays;
 
 use crate::options::Options;
 use crate::source::Source;
@@ -41,6 +42,8 @@ pub struct Camera {
     /// Media made: each has opened an encoder of its own.
     pub media: AtomicU64,
     current: Mutex<Option<Current>>,
+    /// Who watches has logged in.
+    logins: bool,
     /// Where there are viewers: who is none.
     steerers: Option<Steerers>,
 }
@@ -80,6 +83,7 @@ impl Camera {
         Arc::new(Self {
             source,
             rule: options.steer,
+            logins: options.user.is_some(),
             steerers: (!options.viewers.is_empty()).then(Steerers::default),
             started: Instant::now(),
             clients: AtomicU64::new(0),
@@ -349,6 +353,10 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
         id => id,
     };
     encoder.set_property("stream-id", stream_id);
+    // RTCP that comes through here has been asked for its login; a key at feedback-uri need not close it.
+    if camera.logins && encoder.property::<FeedbackWays>("feedback-ways") == FeedbackWays::AUTO {
+        encoder.set_property("feedback-ways", FeedbackWays::AUTO | FeedbackWays::RTCP);
+    }
     let steering = Arc::new(Mutex::new(Steering::new(
         camera.rule,
         stream_id,

@@ -256,3 +256,25 @@ fn who_reads_the_reports_may_go_and_the_camera_stays() {
     camera.wait().unwrap();
     assert_eq!(ended, None);
 }
+
+#[test]
+fn beside_a_sealed_channel_a_login_vouches_for_rtcp_and_nothing_else_does() {
+    dds_tests::init().unwrap();
+    for (logins, steers) in [(&LOGINS[..2], true), (&[][..], false)] {
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let encoder = format!(
+            "background-qp=40 region-qp=30 feedback-uri=udp://127.0.0.1:{port} feedback-key=a-key-of-the-tests"
+        );
+        let camera = Camera::pattern(&[&["--encoder", &encoder], logins].concat());
+        let _user = watch(&camera, "ada", "secret", "tcp", 32);
+        let heard = |r: &Value| count(r, "feedback-packets-rtcp") >= 20;
+        let report = if steers {
+            camera.wait_for("steered frames", steered)
+        } else {
+            camera.wait_for("packets", heard)
+        };
+        let closed = count(&report, "feedback-way-closed");
+        assert_eq!((closed == 0, closed >= 20), (steers, !steers), "{report}");
+        assert_eq!(count(&report, "generations-applied") > 0, steers, "{report}");
+    }
+}
