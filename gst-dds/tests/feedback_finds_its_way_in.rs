@@ -96,8 +96,9 @@ fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
     let mut generation = 0u16;
-    // Video paces the test: it ends when feedback was applied, or after ten seconds of it.
-    while count("e0", "generations-applied") == 0 && count("e0", "frames-coded") < 300 {
+    // Video paces the test: it ends when feedback was applied and both have found their sessions, or after ten seconds.
+    let done = || count("e0", "generations-applied") > 0 && count("e1", "rtp-sessions") > 0;
+    while !done() && count("e0", "frames-coded") < 300 {
         generation += 1;
         for packet in packets(generation, 0, &[region(0, 0, 32, 32, Quality::Camera)]) {
             source
@@ -114,6 +115,35 @@ fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     assert_eq!(numbers, [1, 1]);
     assert!(applied > 0 && heard[0] > 0);
     assert_eq!(heard[1], 0);
+}
+
+#[test]
+fn whatever_the_order_in_which_two_ways_bring_theirs_the_stream_is_the_same() {
+    let run = |pad_first: bool| {
+        let mut camera = Camera::new(element(), 320, 240);
+        let feeder = Feeder::new(&camera);
+        camera.push();
+        for i in 1..12u16 {
+            let frame = u64::from(i) - 1;
+            let of_pad = packets(i, frame, &[region(u32::from(i) * 16, 0, 48, 48, Quality::Camera)]);
+            let of_event = [region(0, 16 * u32::from(i), 64, 32, Quality::Qp(24))];
+            if pad_first {
+                feeder.push(of_pad[0].clone());
+            }
+            // Numbered far apart: each way for itself.
+            camera.feedback(20_000 + i, frame, &of_event);
+            if !pad_first {
+                feeder.push(of_pad[0].clone());
+            }
+            camera.push();
+        }
+        assert_eq!(camera.count("generations-applied"), 22);
+        assert_eq!(camera.count("feedback-stale") + camera.count("feedback-duplicate"), 0);
+        camera.stream()
+    };
+    let (first, second) = (run(true), run(false));
+    assert!(first.len() > 1000);
+    assert!(first == second);
 }
 
 #[test]

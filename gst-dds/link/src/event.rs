@@ -97,4 +97,34 @@ mod tests {
             .build();
         assert!(take(&gst::event::CustomUpstream::new(bare)).is_some());
     }
+
+    #[test]
+    fn only_a_packet_of_bytes_is_feedback_whatever_else_the_event_holds() {
+        use glib::prelude::*;
+        gst::init().unwrap();
+        assert_eq!(take(&feedback(b"")).as_deref(), Some(&b""[..]));
+        let with = |field: &str, value: glib::SendValue| {
+            let mut structure = gst::Structure::builder(NAME)
+                .field(FIELD, glib::Bytes::from(b"packet"))
+                .build();
+            structure.set_value(field, value);
+            gst::event::CustomUpstream::new(structure)
+        };
+        for value in [
+            "text".to_send_value(),
+            7u64.to_send_value(),
+            None::<glib::Bytes>.to_send_value(),
+            gst::Array::new([1, 2]).to_send_value(),
+        ] {
+            assert_eq!(take(&with(FIELD, value)), None);
+        }
+        assert_eq!(
+            take(&gst::event::CustomUpstream::new(gst::Structure::new_empty(NAME))),
+            None
+        );
+        // A receipt of another kind is not signed, and the packet is taken all the same.
+        for receipt in ["text".to_send_value(), None::<gst::Stream>.to_send_value()] {
+            assert!(take(&with(RECEIPT, receipt)).is_some());
+        }
+    }
 }

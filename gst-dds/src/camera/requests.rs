@@ -362,6 +362,30 @@ mod tests {
     }
 
     #[test]
+    fn what_one_server_asks_by_two_ways_is_asked_once_and_each_way_has_its_own_numbering() {
+        let mut requests = requests(FULL);
+        let mut ask = |source, generation, frame| {
+            let packet = packet(generation, frame, &[region(0, 0, 16, 16, 0)]);
+            let (outcome, asked) = requests.push_feedback(source, &packet);
+            (outcome == Outcome::Duplicate, asked.len())
+        };
+        for (i, frame) in (90..95).enumerate() {
+            assert_eq!(ask(Source::Uri, i as u16, frame), (false, 1));
+            assert_eq!(ask(Source::Rtcp, i as u16, frame), (true, 0));
+        }
+        // Who numbers high by one way makes nothing stale by the other.
+        assert_eq!(ask(Source::Rtcp, 30_000, 95), (false, 1));
+        assert_eq!(ask(Source::Uri, 5, 96), (false, 1));
+        // Nor does a flood that is for others, however long.
+        for _ in 0..10_000 {
+            requests.push_feedback(Source::Rtcp, b"\xdd\x53\x01 not feedback");
+        }
+        let (outcome, asked) = requests.push_feedback(Source::Rtcp, &packet(30_001, 97, &[region(0, 0, 16, 16, 0)]));
+        assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
+        assert_eq!((asked.len(), requests.stats().packets_complete), (1, 8));
+    }
+
+    #[test]
     fn every_generation_counts_and_regions_belong_to_their_frames() {
         let mut requests = requests(FULL);
         let (_, first) = requests.push_feedback(Source::Event, &packet(1, 90, &[region(0, 0, 16, 16, 0)]));

@@ -160,7 +160,8 @@ fn tell_closed(element: &super::DdsEncode, source: Source, automatic: bool) {
         format!("Feedback comes by {way} and is not taken. Add {way} to feedback-ways to take it. This is told once")
     };
     gst::warning!(CAT, obj = element, "{text}");
-    gst::element_info!(element, gst::ResourceError::NotAuthorized, ("{text}"));
+    // gst-launch shows the second text only.
+    gst::element_info!(element, gst::ResourceError::NotAuthorized, ("{text}"), ["{text}"]);
 }
 
 /// The search for RTP sessions on our data path.

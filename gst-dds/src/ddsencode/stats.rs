@@ -13,7 +13,7 @@ use crate::camera::{self, DelayStats, KeyFrameCounts, RefineCounts};
 /// Counts of the element itself; the camera logic keeps the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ElementStats {
-    /// Packets dropped because more than [`super::feedback::INBOX`] waited for a frame.
+    /// Packets dropped because more than [`super::feedback::INBOX`] of their way waited for a frame.
     pub inbox_full: u64,
     /// Datagrams on the `feedback` pad that look like RTCP and are not readable.
     pub rtcp_malformed: u64,
