@@ -375,6 +375,11 @@ fn what_shows_its_format_late_is_one_error_that_names_it_and_its_cure() {
         let text = error_of(&line, factory);
         assert!(wants.iter().all(|want| text.contains(want)), "{caps}: {text}");
     }
+    let text = error_of(
+        "videotestsrc num-buffers=3 ! video/x-raw,format=BGRA ! ddsinfer ! matroskamux ! fakesink",
+        "ddsinfer",
+    );
+    assert!(text.contains("BGRA") && text.contains("videoconvert"), "{text}");
     for factory in ["ddsencode", "ddsinfer"] {
         let text = error_of(
             &format!("fakesrc num-buffers=2 sizetype=fixed ! {factory} ! fakesink"),

@@ -864,7 +864,33 @@ impl DdsInfer {
         let started = Instant::now();
         let flow = self.src_pad.push(buffer);
         self.pace.pushed(started.elapsed().as_nanos() as u64);
+        if flow == Err(gst::FlowError::NotLinked) {
+            self.tell_misplaced(&ready.caps);
+        }
         flow
+    }
+
+    /// Automatic linking puts a muxer that takes no video of our format on the grey pad `classes`, and `src` on nothing.
+    fn tell_misplaced(&self, video: &gst::CapsRef) {
+        let classes = self.side_pads.lock().unwrap().classes.clone();
+        let peer = classes.and_then(|side| side.pad().peer()?.parent_element());
+        if let Some(peer) = peer.filter(|_| !self.src_pad.is_linked())
+            && self.told.lock().unwrap().warned.insert("classes")
+        {
+            let format = video
+                .structure(0)
+                .and_then(|s| s.get::<&str>("format").ok())
+                .unwrap_or("this");
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Pad,
+                (
+                    "src is linked to nothing and the pad classes to {}, which takes no {format} video. Put videoconvert in \
+                  front of it.",
+                    peer.name()
+                )
+            );
+        }
     }
 
     /// The class of each pixel, one byte each, as a picture on the pad `classes`.
