@@ -53,7 +53,7 @@ impl Server {
         init();
         let feedback = free_ports(1)[0];
         let pipeline = launch(&format!(
-            "ddsrtprecv name=r udpsrc name=rtp address=127.0.0.1 port=0 caps={caps} ! r.rtp_sink \
+            "ddsrtprecv name=r udpsrc name=rtp address=127.0.0.1 port=0 buffer-size=2000000 caps={caps} ! r.rtp_sink \
              udpsrc name=rtcp address=127.0.0.1 port=0 ! r.rtcp_sink \
              r.rtcp_src ! udpsink host=127.0.0.1 port={feedback} sync=false async=false \
              r.src ! {decode} ! identity name=detector ! ddsinfer name=infer ! fakesink async=false \
@@ -246,12 +246,14 @@ fn a_camera_that_restarts_is_seen_from_its_key_frame_on_and_steered_again() {
         }
         let (began, pictures) = (Instant::now(), server.pictures());
         let ssrc = if stream_id >= 4 { "ssrc=77" } else { "" };
-        let pay = format!("rtph264pay config-interval=-1 {ssrc}");
+        let pay = format!("rtph264pay config-interval=-1 aggregate-mode=zero-latency {ssrc}");
         camera = Camera::with(server.ports(), stream_id, "", &pay);
         server.infers(stream_id);
         camera.is_steered();
         let results = server.of(stream_id);
-        assert!(results.iter().all(|(_, line)| line["damaged"] == false));
+        let damaged = results.iter().filter(|(_, line)| line["damaged"] != false);
+        let damaged: Vec<_> = damaged.map(|(_, line)| line["frame"].as_u64()).collect();
+        assert!(damaged.is_empty(), "of stream {stream_id}: {damaged:?}");
         let waited = results[0].0 - began;
         assert!(stream_id == 3 || waited >= HOLD / 2, "{waited:?}");
         assert_eq!(camera.keys(), 1, "nobody had to ask for another one");
@@ -365,6 +367,33 @@ fn strangers_are_dropped_and_counted_and_cost_nothing() {
     server.assert_healthy();
 }
 
+#[test]
+fn a_goodbye_in_the_name_of_the_camera_costs_a_key_frame_and_no_more() {
+    let server = Server::new();
+    let camera = Camera::new(server.ports(), 1);
+    server.infers(1);
+    let stats = server
+        .pipeline
+        .by_name("r")
+        .unwrap()
+        .property::<gst::Structure>("stats");
+    let ssrc = stats.get::<u32>("ssrc").unwrap().to_be_bytes();
+    // With a reason, behind a report; RTCP may come on the port of RTP, too.
+    let report = [&[0x80, 201, 0, 1][..], &ssrc].concat();
+    let goodbye = [&[0x81, 203, 0, 4][..], &ssrc, &[9], b"so long..", &[0, 0]].concat();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for (round, pad) in [(1, "rtcp"), (2, "rtp")] {
+        let packet = [report.clone(), goodbye.clone()].concat();
+        stranger.send_to(&packet, ("127.0.0.1", server.port(pad))).unwrap();
+        wait_for("goodbye", || server.count("byes") == round);
+        server.infers(1);
+        camera.is_steered();
+        assert_eq!(server.count("takeovers"), round + 1);
+    }
+    assert!(server.of(1).iter().all(|(_, line)| line["damaged"] == false));
+    server.assert_healthy();
+}
+
 fn resident_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
@@ -455,7 +484,8 @@ fn a_recording_goes_on_over_a_restart() {
         .filter_map(|l| l.trim_end_matches(',').parse().ok())
         .collect();
     assert!(times.len() > 15, "{times:?}");
-    assert!(times.windows(2).all(|pair| pair[0] <= pair[1]), "{times:?}");
+    // As the jitter buffer reckons, to a few frames.
+    assert!(times.windows(2).all(|pair| pair[0] <= pair[1] + 0.1), "{times:?}");
 }
 
 /// Runs packets through the element under these caps and returns what it says of them.

@@ -80,6 +80,10 @@ struct State {
     stream: Option<Stream>,
     /// Payload type of the stream that is handed on.
     payload_type: u8,
+    /// SSRC of the stream that took the place last.
+    ssrc: Option<u32>,
+    /// Key frames are known, so that depayloaders pass over packets without payload.
+    key_frames: bool,
     /// Time stamp of the packet that was handed on last.
     last: Option<gst::ClockTime>,
     stats: Stats,
@@ -91,10 +95,26 @@ impl Default for State {
             gate: Gate::new(Format::Other),
             stream: None,
             payload_type: 0,
+            ssrc: None,
+            key_frames: false,
             last: None,
             stats: Stats::default(),
         }
     }
+}
+
+/// A stream that takes the place.
+struct Takeover {
+    ssrc: u32,
+    /// SSRC of the one before it.
+    former: Option<u32>,
+    /// What is known of it.
+    caps: Option<gst::Caps>,
+    packets: Vec<gst::Buffer>,
+    /// Packets without payload mean nothing to the depayloader.
+    takes_empty: bool,
+    /// Time of the former one's last packet. Those that waited beside it came before, and time never goes back.
+    from: Option<gst::ClockTime>,
 }
 
 /// What it is made of.
@@ -403,7 +423,6 @@ impl DdsRtpRecv {
         }
         let (payload_type, size) = (packet.payload_type, buffer.maxsize());
         let address = sender(&buffer);
-        let is_first = state.gate.stats().takeovers == 0;
         let outcome = state.gate.push(self.now(), &packet, address, size, || buffer.clone());
         let takes_pli = state.stream.as_ref().is_some_and(|stream| stream.takes_pli);
         match outcome.verdict {
@@ -416,14 +435,20 @@ impl DdsRtpRecv {
             }
             Verdict::Takeover { ssrc, packets } => {
                 state.payload_type = payload_type;
-                let caps = state.stream.as_ref().map(|stream| with_ssrc(&stream.caps, ssrc));
-                // Those that waited beside the former stream came before its last ones: time never goes back.
-                let from = state.last;
+                let former = state.ssrc.replace(ssrc);
+                let takeover = Takeover {
+                    ssrc,
+                    former,
+                    caps: state.stream.as_ref().map(|stream| with_ssrc(&stream.caps, ssrc)),
+                    packets,
+                    takes_empty: state.key_frames,
+                    from: state.last,
+                };
                 state.last = buffer.dts_or_pts().or(state.last);
                 drop(state);
                 drop(map);
                 drop(buffer);
-                self.take_over(pad, ssrc, is_first, caps, packets, from)
+                self.take_over(pad, takeover)
             }
             Verdict::Kept | Verdict::Dropped => {
                 drop(state);
@@ -435,15 +460,15 @@ impl DdsRtpRecv {
         }
     }
 
-    fn take_over(
-        &self,
-        pad: &gst::GhostPad,
-        ssrc: u32,
-        is_first: bool,
-        caps: Option<gst::Caps>,
-        packets: Vec<gst::Buffer>,
-        from: Option<gst::ClockTime>,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn take_over(&self, pad: &gst::GhostPad, takeover: Takeover) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let Takeover {
+            ssrc,
+            former,
+            caps,
+            mut packets,
+            takes_empty,
+            from,
+        } = takeover;
         gst::info!(
             CAT,
             imp = self,
@@ -451,23 +476,24 @@ impl DdsRtpRecv {
             packets.len()
         );
         let obj = self.obj();
-        if !is_first {
+        if former.is_some() {
             self.reset_jitter_buffer();
+            if let Some(first) = packets.first_mut() {
+                first.make_mut().set_flags(gst::BufferFlags::DISCONT);
+            }
         }
         if let Some(caps) = caps {
             gst::Pad::event_default(pad, Some(&*obj), gst::event::Caps::new(&caps));
         }
         let message = gst::Structure::builder("ddsrtprecv-stream").field("ssrc", ssrc).build();
         let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());
-        let mut first = true;
-        for mut buffer in packets {
+        let is_known = former == Some(ssrc) && takes_empty;
+        let prefix = is_known.then(|| packets.first().and_then(prefix)).flatten();
+        for mut buffer in prefix.into_iter().chain(packets) {
             without_address(&mut buffer);
-            let (pts, dts) = (buffer.pts().max(from.filter(|_| buffer.pts().is_some())), buffer.dts());
+            let (pts, dts) = (buffer.pts(), buffer.dts());
             let buffer_mut = buffer.make_mut();
-            if std::mem::take(&mut first) && !is_first {
-                buffer_mut.set_flags(gst::BufferFlags::DISCONT);
-            }
-            buffer_mut.set_pts(pts);
+            buffer_mut.set_pts(pts.map(|pts| from.map_or(pts, |from| pts.max(from))));
             buffer_mut.set_dts(dts.map(|dts| from.map_or(dts, |from| dts.max(from))));
             gst::ProxyPad::chain_default(pad, Some(&*obj), buffer)?;
         }
@@ -580,6 +606,7 @@ impl DdsRtpRecv {
                 let mut state = self.state.lock().unwrap();
                 state.stream = Some(stream);
                 state.gate.set_format(format);
+                state.key_frames = matches!(format, Format::Video { .. });
                 let holder = state.gate.holder();
                 drop(state);
                 if let Some(ssrc) = holder {
@@ -710,6 +737,22 @@ impl DdsRtpRecv {
             .field("candidate-bytes", bytes as u64)
             .build()
     }
+}
+
+/// A packet without payload in front of the first one of a stream whose SSRC the session knows: it refuses a packet whose
+/// number does not follow from the former ones, and believes the second (RFC 3550, A.1).
+fn prefix(first: &gst::Buffer) -> Option<gst::Buffer> {
+    let map = first.map_readable().ok()?;
+    let packet = Packet::parse(&map).ok()?;
+    let mut header = vec![0x80, packet.payload_type];
+    header.extend(packet.sequence_number.wrapping_sub(1).to_be_bytes());
+    header.extend(packet.timestamp.to_be_bytes());
+    header.extend(packet.ssrc.to_be_bytes());
+    let mut prefix = gst::Buffer::from_mut_slice(header);
+    let buffer = prefix.make_mut();
+    buffer.set_pts(first.pts());
+    buffer.set_dts(first.dts());
+    Some(prefix)
 }
 
 /// Who sent a packet, where its source tells.
