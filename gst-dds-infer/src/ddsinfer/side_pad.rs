@@ -131,7 +131,7 @@ impl SidePad {
         let weak = Arc::downgrade(self);
         self.pad
             .start_task(move || match weak.upgrade() {
-                Some(side) => side.guard.run((), || side.step()),
+                Some(side) => side.guard.turn(&side.pad, || side.step(), || ()),
                 None => std::thread::yield_now(),
             })
             .map_err(|e| gst::loggable_error!(gst::CAT_PADS, "{e}"))

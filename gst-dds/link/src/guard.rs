@@ -15,18 +15,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gst::prelude::*;
 
 static CAUGHT: AtomicU64 = AtomicU64::new(0);
+/// Turns of a task that may panic one after the other.
+const MOST_IN_A_ROW: u64 = 16;
 
 /// Panics caught in this process, by this copy of the library.
 pub fn caught() -> u64 {
     CAUGHT.load(Ordering::Relaxed)
 }
 
+/// Hears of the first panic of a place.
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Catches the panics of one place.
 pub struct Guard {
     place: &'static str,
     caught: AtomicU64,
+    /// Turns of a task without one that went well.
+    in_a_row: AtomicU64,
     /// `None`: the log hears of it.
-    tell: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    tell: Option<Tell>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -43,6 +50,7 @@ impl Guard {
         Self {
             place,
             caught: AtomicU64::new(0),
+            in_a_row: AtomicU64::new(0),
             tell: None,
         }
     }
@@ -74,6 +82,30 @@ impl Guard {
             self.note(words.or_else(|| panic.downcast_ref::<String>().map(String::as_str)));
             otherwise
         })
+    }
+
+    /// Runs one turn of a pad's task. A fault that comes back turn after turn ends the task and is the element's error:
+    /// going on would only keep a core busy. `mend`: after a turn that panicked.
+    pub fn turn(&self, pad: &gst::Pad, turn: impl FnOnce(), mend: impl FnOnce()) {
+        let done = || {
+            turn();
+            true
+        };
+        if self.run(false, done) {
+            self.in_a_row.store(0, Ordering::Relaxed);
+            return;
+        }
+        self.run((), mend);
+        if self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 < MOST_IN_A_ROW {
+            return;
+        }
+        let _ = pad.pause_task();
+        if let Some(element) = pad.parent_element() {
+            let text = format!("A fault in {} comes back again and again. Please report it", self.place);
+            self.run((), || {
+                gst::element_error!(element, gst::LibraryError::Failed, ("{text}"))
+            });
+        }
     }
 
     fn note(&self, words: Option<&str>) {
@@ -148,6 +180,39 @@ mod tests {
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("a probe") && told[0].contains("number 1"), "{told:?}");
         assert!(told[1].contains("a signal"), "{told:?}");
+    }
+
+    #[test]
+    fn a_task_goes_on_after_a_fault_and_ends_with_an_error_where_it_does_not_pass() {
+        gst::init().unwrap();
+        let pipeline = gst::Pipeline::new();
+        let element = gst::ElementFactory::make("identity").build().unwrap();
+        pipeline.add(&element).unwrap();
+        let pad = gst::Pad::builder(gst::PadDirection::Src).name("side").build();
+        pad.set_active(true).unwrap();
+        element.add_pad(&pad).unwrap();
+        let guard = Guard::of("a task", Some(&element));
+        let (turns, mended) = (AtomicU64::new(0), std::sync::Arc::new(AtomicU64::new(0)));
+        let (weak, counted) = (pad.downgrade(), mended.clone());
+        pad.start_task(move || {
+            let turn = turns.fetch_add(1, Ordering::Relaxed);
+            // Every other turn at first, then each.
+            let panics = turn % 2 == 1 || turn > 9;
+            let mend = || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            };
+            guard.turn(&weak.upgrade().unwrap(), || assert!(!panics, "turn {turn}"), mend);
+        })
+        .unwrap();
+        let wait = gst::ClockTime::from_seconds(20);
+        let error = pipeline
+            .bus()
+            .unwrap()
+            .timed_pop_filtered(wait, &[gst::MessageType::Error]);
+        assert!(error.is_some());
+        // Five while it went on, of which the last was followed by none that went well.
+        assert_eq!(mended.load(Ordering::Relaxed), 4 + MOST_IN_A_ROW);
+        pad.stop_task().unwrap();
     }
 
     #[test]

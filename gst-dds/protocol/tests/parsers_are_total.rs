@@ -27,6 +27,12 @@ fn check_feedback(data: &[u8], assembler: &mut Assembler) {
         assert!(part.skipped_extension < data.len());
         assert!(part.regions.iter().all(|r| r.quantised() == *r));
     }
+    match (feedback::addressee(data), &decoded) {
+        (Ok(stream), Ok(part)) => assert_eq!(stream, part.stream_id),
+        (Err(error), decoded) => assert_eq!(decoded.as_ref().err(), Some(&error)),
+        // What its header cannot tell.
+        (Ok(_), Err(_)) => (),
+    }
     let outcome = assembler.push(data);
     if let Err(error) = decoded {
         assert_eq!(outcome, Outcome::Malformed(error));

@@ -550,13 +550,9 @@ impl Refine {
             let guard = guard.clone();
             pad.start_task(move || {
                 let Some(pad) = weak.upgrade() else { return };
-                if !guard.run(false, || {
-                    refine.work(&pad);
-                    true
-                }) {
-                    // What it left half done is not gone on with; the next picture is an IDR picture of a new encoder.
-                    refine.worker.lock().unwrap().coder = None;
-                }
+                // What was left half done is not gone on with; the next picture is an IDR picture of a new encoder.
+                let mend = || refine.worker.lock().unwrap().coder = None;
+                guard.turn(&pad, || refine.work(&pad), mend);
             })
         } else {
             pad.stop_task()
