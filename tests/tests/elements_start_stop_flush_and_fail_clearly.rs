@@ -479,7 +479,7 @@ fn settings_that_cancel_each_other_are_told_once_also_when_they_change_live() {
     }
     let pipeline = launch(&format!(
         "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=50/1 ! ddsinfer name=i threads=1 \
-         feedback-classes=road model-file={} ! fakesink sync=false",
+         feedback-windows=2 model-file={} ! fakesink sync=false",
         model("street_nano.onnx")
     ));
     let infer = pipeline.by_name("i").unwrap();
@@ -487,7 +487,7 @@ fn settings_that_cancel_each_other_are_told_once_also_when_they_change_live() {
     let told = warnings(&pipeline, "i");
     assert!(
         told.iter()
-            .any(|text| text.contains("feedback-classes: the model gives boxes")),
+            .any(|text| text.contains("feedback-windows: the model gives boxes")),
         "{told:?}"
     );
     for feedback in [false, true, false] {

@@ -60,13 +60,8 @@ const OF_BOXES: [&str; 8] = [
     "feedback-padding",
     "feedback-objectness",
 ];
-/// Properties that only a segmenter reads.
-const OF_CLASSES: [&str; 4] = [
-    "segmentation-map",
-    "feedback-classes",
-    "feedback-windows",
-    "feedback-window-size",
-];
+/// Properties that only a segmenter reads. Of `feedback-classes` its own warning tells.
+const OF_CLASSES: [&str; 3] = ["segmentation-map", "feedback-windows", "feedback-window-size"];
 /// Properties that only recognition of faces reads.
 const OF_IDENTITIES: [&str; 2] = ["similarity-threshold", "min-face-size"];
 /// Properties that only a model reads.
@@ -270,7 +265,7 @@ mod tests {
                 "segmenter",
                 "iou-threshold, feedback-policy",
             ),
-            ("feedback-classes=road", BOXES, "no segmenter", "a segmenter"),
+            ("feedback-windows=2", BOXES, "no segmenter", "a segmenter"),
             (
                 "segmentation-map=true embedding-model-file=e",
                 Finds::Identities,
