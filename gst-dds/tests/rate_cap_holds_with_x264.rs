@@ -281,7 +281,10 @@ fn seconds(run: &Run) -> Vec<usize> {
         .collect()
 }
 
-fn bounded(backend: Backend, regions: fn(usize) -> Vec<Region>, bound: FeedbackBound) -> Run {
+/// Regions of a frame.
+type Regions = fn(usize) -> Vec<Region>;
+
+fn bounded(backend: Backend, regions: Regions, bound: FeedbackBound) -> Run {
     let scene = Scene {
         kbps: Box::new(|_| 0),
         regions,
@@ -304,7 +307,7 @@ fn added(with: &Run, without: &Run) -> f64 {
 
 #[test]
 fn hostile_feedback_adds_little_more_than_it_may() {
-    let hostile: [(&str, fn(usize) -> Vec<Region>); 5] = [
+    let hostile: [(&str, Regions); 5] = [
         ("everything at its finest", |_| vec![region(320, 240, Quality::Qp(1))]),
         ("every other frame", |frame| match frame % 2 {
             0 => vec![],
