@@ -10,6 +10,7 @@ mod signals;
 mod source;
 mod steering;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -60,9 +61,8 @@ fn run(options: &Options) -> Result<(), String> {
 
     let scheme = if options.certificate.is_some() { "rtsps" } else { "rtsp" };
     eprintln!(
-        "dds-rtsp-camera: {scheme}://{}:{}{}",
-        options.address,
-        server.bound_port(),
+        "dds-rtsp-camera: {scheme}://{}{}",
+        SocketAddr::new(options.address, server.bound_port() as u16),
         options.path
     );
     if options.report > 0 {

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::steering::Rule;
@@ -26,7 +27,7 @@ options:
   --rate N            frames per second to send (the source's own; a pattern: 25)
   --encoder PROPS     properties of ddsencode, as in a gst-launch line
                       (background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250)
-  --address IP        address to listen on (0.0.0.0: all)
+  --address IP        address to listen on, and to send and take RTP and RTCP by UDP at (0.0.0.0: all)
   --port N            TCP port (8554; 0: any free one)
   --path PATH         path of the URL (/camera)
   --user NAME:PASS    ask clients for this name and password (digest). DDS_RTSP_USER in the environment does the same
@@ -67,7 +68,7 @@ pub struct Options {
     /// Properties of `ddsencode`.
     pub encoder: String,
     /// Address to listen on.
-    pub address: String,
+    pub address: IpAddr,
     /// TCP port, 0 = any free one.
     pub port: u16,
     /// Path of the URL, with its slash.
@@ -95,7 +96,7 @@ impl Default for Options {
             size: None,
             rate: None,
             encoder: "background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250".into(),
-            address: "0.0.0.0".into(),
+            address: Ipv4Addr::UNSPECIFIED.into(),
             port: 8554,
             path: "/camera".into(),
             user: None,
@@ -141,10 +142,11 @@ pub fn parse(
             "--rate" => o.rate = Some(number(&arg, &value()?, 1, 1000)?),
             "--encoder" => o.encoder = value()?,
             "--address" => {
-                o.address = value()?;
-                if o.address.parse::<std::net::IpAddr>().is_err() {
-                    return Err(format!("--address {}: give an IP address, such as 0.0.0.0", o.address));
-                }
+                let text = value()?;
+                let address = text.parse::<IpAddr>();
+                o.address = address
+                    .map_err(|_| format!("--address {text}: give an IP address, such as 0.0.0.0"))?
+                    .to_canonical();
             }
             "--port" => o.port = number(&arg, &value()?, 0, u32::from(u16::MAX))? as u16,
             "--path" => o.path = path(&value()?)?,
@@ -270,7 +272,7 @@ mod tests {
             size: Some((640, 360)),
             rate: Some(15),
             encoder: "qp-max=40".into(),
-            address: "127.0.0.1".into(),
+            address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             path: "/a/b".into(),
             user: Some(("ada".into(), "pass:word".into())),

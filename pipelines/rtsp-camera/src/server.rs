@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
+use gst_rtsp_server::{RTSPAddressPool, RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
 
 use crate::options::Options;
 use crate::source::Source;
@@ -184,11 +185,12 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
     } else {
         RTSPLowerTrans::UDP | RTSPLowerTrans::TCP
     });
+    factory.set_address_pool(udp_ports(options.address).as_ref());
     let shared = camera.clone();
     factory.connect_media_configure(move |_, media| configure(media, &shared));
 
     let server = RTSPServer::new();
-    server.set_address(&options.address);
+    server.set_address(&options.address.to_string());
     server.set_service(&options.port.to_string());
     if let Some(auth) = auth(options)? {
         for role in [STEERS, WATCHES] {
@@ -216,8 +218,8 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
 
     let id = server.attach(None).map_err(|_| {
         format!(
-            "cannot listen on {}:{}: is the port taken, or the address not this machine's? See --port and --address",
-            options.address, options.port
+            "cannot listen on {}: is the port taken, or the address not this machine's? See --port and --address",
+            SocketAddr::new(options.address, options.port)
         )
     })?;
     let pool = server.session_pool();
@@ -237,6 +239,16 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
         glib::ControlFlow::Continue
     });
     Ok((server, id))
+}
+
+/// Where UDP ports are opened: at the address asked for. Without a pool gst-rtsp-server opens them at every address of the
+/// machine. `None` where every address is meant.
+fn udp_ports(address: IpAddr) -> Option<RTSPAddressPool> {
+    let (one, no_multicast) = (address.to_string(), 0);
+    let pool = RTSPAddressPool::new();
+    // The dynamic ports (RFC 6335, section 6); one that is taken is passed over.
+    let added = pool.add_range(&one, &one, 49_152, 65_535, no_multicast);
+    (!address.is_unspecified() && added.is_ok()).then_some(pool)
 }
 
 fn auth(options: &Options) -> Result<Option<RTSPAuth>, String> {

@@ -8,7 +8,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 
-use common::{Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, program, scratch, steered};
+use common::{
+    Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, open_sockets, program, scratch, steered,
+};
 use dds_protocol::feedback::{self, FeedbackState};
 use dds_protocol::rtcp;
 use dds_protocol::serial::Serial16;
@@ -294,6 +296,36 @@ fn who_does_not_watch_does_not_steer() {
         (&1.into(), &5.into()),
         "{report}"
     );
+}
+
+#[test]
+fn every_socket_is_bound_to_the_address_asked_for() {
+    dds_tests::init().unwrap();
+    for (address, host) in [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
+        if std::net::TcpListener::bind((address, 0)).is_err() {
+            println!("{address} skipped: this machine does not have it");
+            continue;
+        }
+        let camera = Camera::pattern(&["--address", address]);
+        let url = format!("rtsp://{host}:{}/camera", camera.port);
+        let _server = Server::watch(&format!("location={url} latency=50 protocols=udp"), 32);
+        camera.wait_for("steered frames", steered);
+        let sockets = open_sockets(camera.child.id());
+        let of = |protocol| sockets.iter().filter(|(p, _)| p.starts_with(protocol)).count();
+        assert!(of("udp") == 2 && of("tcp") == 2, "{address}: {sockets:?}");
+        for (_, bound) in &sockets {
+            assert_eq!(bound.to_string(), address, "{sockets:?}");
+        }
+    }
+    // The other way round, so that the look at the sockets is one.
+    let camera = Camera::pattern(&["--address", "0.0.0.0"]);
+    let _server = Server::watch(&format!("location={} latency=50 protocols=udp", camera.url()), 32);
+    camera.wait_for("steered frames", steered);
+    let sockets = open_sockets(camera.child.id());
+    let open = sockets
+        .iter()
+        .filter(|(p, ip)| p.starts_with("udp") && ip.is_unspecified());
+    assert!(open.count() >= 2, "{sockets:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -105,6 +106,38 @@ impl Drop for Camera {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Local addresses of the IP sockets that a process has open, each with its protocol, by what the kernel says.
+pub fn open_sockets(process: u32) -> Vec<(&'static str, IpAddr)> {
+    let links = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let inode = |link: std::io::Result<std::fs::DirEntry>| {
+        let target = std::fs::read_link(link.ok()?.path()).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        inode.parse().ok()
+    };
+    let own: Vec<u64> = links.filter_map(inode).collect();
+    let mut found = Vec::new();
+    for table in ["udp", "udp6", "tcp", "tcp6"] {
+        let text = std::fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap();
+        for line in text.lines().skip(1) {
+            // "sl: local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode", in hexadecimal up to "st". The
+            // address is in words of four bytes, each in the machine's order.
+            let fields: Vec<_> = line.split_whitespace().collect();
+            if !own.contains(&fields[9].parse().unwrap()) {
+                continue;
+            }
+            let address = fields[1].split(':').next().unwrap();
+            let word = |at: usize| u32::from_str_radix(&address[at..at + 8], 16).unwrap().to_ne_bytes();
+            let bytes: Vec<u8> = (0..address.len()).step_by(8).flat_map(word).collect();
+            let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+                Ok(four) => IpAddr::from(four),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
+            };
+            found.push((table, ip));
+        }
+    }
+    found
 }
 
 pub fn count(report: &Value, name: &str) -> u64 {
