@@ -8,7 +8,7 @@
 //! - [`session`]: sends and receives RTCP APP packets (`DDS1`) on that session;
 //! - [`report`]: what receivers report of the stream there;
 //! - [`channel`]: a way beside the video by UDP or TCP, for paths that drop RTCP; [`uri`]: its addresses; [`secure`]: its
-//!   messages, sealed.
+//!   messages, sealed; [`secret`]: files with keys and passwords.
 //!
 //! Nothing here looks at pipelines as a whole: with two cameras and an audio stream in one pipeline each element finds
 //! the session of its own media and no other.
@@ -17,6 +17,7 @@ pub mod channel;
 pub mod event;
 pub mod path;
 pub mod report;
+pub mod secret;
 pub mod secure;
 pub mod session;
 pub mod uri;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use gst::prelude::*;
 
+use crate::secret::Exposed;
+
 /// What the application may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -22,6 +24,8 @@ pub enum Notice {
     OtherKey(SocketAddr),
     /// One end has a key and the other has none.
     OneKeyOnly(SocketAddr),
+    /// The file of the key is open to others.
+    Exposed(Exposed),
 }
 
 impl std::fmt::Display for Notice {
@@ -47,6 +51,7 @@ impl std::fmt::Display for Notice {
                 "Feedback from {peer} was refused: one end has a key and the other has none. Set the same feedback-key at \
                  both ends"
             ),
+            Self::Exposed(exposed) => write!(f, "feedback-key-file: {exposed}"),
         }
     }
 }
@@ -63,6 +68,11 @@ pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
             Notice::Joined(_) => gst::info!(crate::CAT, obj = element, "{notice}"),
             Notice::OtherKey(_) | Notice::OneKeyOnly(_) => {
                 gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
+            }
+            Notice::Exposed(_) => {
+                // Where nobody reads the bus, it must be seen all the same.
+                glib::g_warning!("ddslink", "{notice}");
+                gst::element_warning!(element, gst::ResourceError::Settings, ("{notice}"));
             }
             Notice::Silent(_) | Notice::Unreachable(..) => {
                 gst::element_warning!(element, gst::ResourceError::OpenReadWrite, ("{notice}"));
