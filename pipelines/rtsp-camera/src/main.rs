@@ -10,18 +10,26 @@ mod signals;
 mod source;
 mod steering;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
+use gst_dds_link::secret::Exposed;
 use gst_rtsp_server::prelude::*;
 
 use options::Options;
 use server::Camera;
 use source::Source;
 
+/// Most bytes of a file with names and passwords.
+const MAX_LOGINS: u64 = 1 << 20;
+
 fn main() -> ExitCode {
-    let options = match options::parse(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+    let environment = |name: &str| std::env::var(name).ok();
+    let secret = |path: &Path| gst_dds_link::secret::read(path, MAX_LOGINS);
+    let options = match options::parse(std::env::args().skip(1), environment, secret) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::HELP);
@@ -35,6 +43,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what the user should know of, while all goes on.
+fn warn(words: impl Display) {
+    eprintln!("dds-rtsp-camera: warning: {words}");
+}
+
 fn failed(status: u8, error: &str) -> ExitCode {
     eprintln!("dds-rtsp-camera: {error}");
     ExitCode::from(status)
@@ -46,6 +59,11 @@ fn run(options: &Options) -> Result<(), String> {
         let main = main.clone();
         signals::on_end(move || main.quit());
     }
+    options.exposed.iter().for_each(warn);
+    // It holds the private key.
+    let certificate = options.certificate.as_deref();
+    let exposed = certificate.and_then(|path| Exposed::of(path, &std::fs::metadata(path).ok()?));
+    exposed.iter().for_each(warn);
     gst::init().map_err(|e| e.to_string())?;
     gstdds::plugin_register_static().map_err(|e| e.to_string())?;
     let broken = Arc::new(Mutex::new(None));

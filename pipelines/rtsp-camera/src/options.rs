@@ -4,8 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use gst_dds_link::secret::Exposed;
 
 use crate::steering::Rule;
 
@@ -30,10 +33,12 @@ options:
   --address IP        address to listen on, and to send and take RTP and RTCP by UDP at (0.0.0.0: all)
   --port N            TCP port (8554; 0: any free one)
   --path PATH         path of the URL (/camera)
-  --user NAME:PASS    ask clients for this name and password (digest). DDS_RTSP_USER in the environment does the same
-                      and is not seen in the process list
-  --viewer NAME:PASS  beside --user, and again for more: who gives these may watch, and feedback of theirs is counted and
-                      refused. DDS_RTSP_VIEWER in the environment names one
+  --user-file FILE    ask clients for the name and password (digest) that this file holds, as one line NAME:PASSWORD
+  --user NAME:PASS    the same, seen by everybody on this machine in the process list. DDS_RTSP_USER in the environment
+                      is not
+  --viewer-file FILE  beside a user: who gives a name and password of this file, one NAME:PASSWORD a line, may watch, and
+                      feedback of theirs is counted and refused
+  --viewer NAME:PASS  the same, in the process list, and again for more. DDS_RTSP_VIEWER in the environment names one
   --certificate FILE  PEM file of certificate and private key: rtsps, and --tcp-only
   --tcp-only          media and RTCP through the RTSP connection only. By UDP, feedback counts where it comes from an address
                       that the stream is sent to, and addresses can be forged
@@ -44,6 +49,9 @@ options:
   --report SECONDS    print a line of JSON this often: clients, who steers, who is refused and why, and stats of ddsencode.
                       0: when it ends only (0)
   --help              this text";
+
+/// A name and its password.
+pub type Login = (String, String);
 
 /// Where pictures come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +82,11 @@ pub struct Options {
     /// Path of the URL, with its slash.
     pub path: String,
     /// Name and password of those who watch and steer.
-    pub user: Option<(String, String)>,
+    pub user: Option<Login>,
     /// Names and passwords of those who only watch.
-    pub viewers: Vec<(String, String)>,
+    pub viewers: Vec<Login>,
+    /// Files of passwords that are open to others.
+    pub exposed: Vec<Exposed>,
     /// PEM file.
     pub certificate: Option<PathBuf>,
     /// No UDP.
@@ -101,6 +111,7 @@ impl Default for Options {
             path: "/camera".into(),
             user: None,
             viewers: Vec::new(),
+            exposed: Vec::new(),
             certificate: None,
             tcp_only: false,
             avpf: false,
@@ -117,16 +128,19 @@ impl Options {
     }
 }
 
-/// Reads the command line. `environment` gives what a variable says. `None`: help is asked for.
+/// Reads the command line. `environment` gives what a variable says, `secret` what a file of passwords holds. `None`: help
+/// is asked for.
 ///
 /// # Errors
 /// One sentence that names the option.
 pub fn parse(
     args: impl IntoIterator<Item = String>,
     environment: impl Fn(&str) -> Option<String>,
+    secret: impl Fn(&Path) -> io::Result<(Vec<u8>, Option<Exposed>)>,
 ) -> Result<Option<Options>, String> {
     let mut o = Options::default();
     let mut source = None;
+    let (mut users, mut viewers_by_line) = (Vec::new(), Vec::new());
     let login = |name: &str| {
         let text = environment(name).filter(|text| !text.is_empty());
         text.map(|text| name_and_password(&text, name)).transpose()
@@ -150,8 +164,25 @@ pub fn parse(
             }
             "--port" => o.port = number(&arg, &value()?, 0, u32::from(u16::MAX))? as u16,
             "--path" => o.path = path(&value()?)?,
-            "--user" => o.user = Some(name_and_password(&value()?, "--user")?),
-            "--viewer" => o.viewers.push(name_and_password(&value()?, "--viewer")?),
+            "--user" => users.push((arg.clone(), name_and_password(&value()?, "--user")?)),
+            "--user-file" => {
+                let file = value()?;
+                let (logins, exposed) = logins(&arg, &file, &secret)?;
+                o.exposed.extend(exposed);
+                let [login] = <[_; 1]>::try_from(logins).map_err(|logins| {
+                    format!(
+                        "{arg} {file}: it holds {} lines. Give one NAME:PASSWORD; viewers have a file of their own",
+                        logins.len()
+                    )
+                })?;
+                users.push((arg.clone(), login));
+            }
+            "--viewer" => viewers_by_line.push(name_and_password(&value()?, "--viewer")?),
+            "--viewer-file" => {
+                let (logins, exposed) = logins(&arg, &value()?, &secret)?;
+                o.exposed.extend(exposed);
+                viewers_by_line.extend(logins);
+            }
             "--certificate" => o.certificate = Some(value()?.into()),
             "--tcp-only" => o.tcp_only = true,
             "--avpf" => o.avpf = true,
@@ -170,6 +201,15 @@ pub fn parse(
     if let Some(source) = source {
         o.source = source;
     }
+    if let [(one, _), (other, _), ..] = users.as_slice() {
+        return Err(format!(
+            "{other}: {one} names a user as well. Give one of the two, once"
+        ));
+    }
+    if let Some((_, login)) = users.pop() {
+        o.user = Some(login);
+    }
+    o.viewers.extend(viewers_by_line);
     // Video in the clear beside an encrypted control connection would protect nothing.
     o.tcp_only |= o.certificate.is_some();
     if o.steer == Rule::All && o.two_pass() {
@@ -184,14 +224,14 @@ fn check_logins(o: &Options) -> Result<(), String> {
         // Without a user anybody could watch, and steer.
         return match o.viewers.is_empty() {
             true => Ok(()),
-            false => Err("--viewer: name those who may steer as well, by --user or DDS_RTSP_USER".into()),
+            false => Err("--viewer: name those who may steer as well, by --user-file or DDS_RTSP_USER".into()),
         };
     };
     let mut names = vec![user];
     for (name, _) in &o.viewers {
         if names.contains(&name) {
             return Err(format!(
-                "--viewer {name}: the name is taken. Give each --user and --viewer its own"
+                "--viewer {name}: the name is taken. Give each user and viewer its own"
             ));
         }
         names.push(name);
@@ -224,12 +264,30 @@ fn path(text: &str) -> Result<String, String> {
     Ok(path)
 }
 
-fn name_and_password(text: &str, option: &str) -> Result<(String, String), String> {
+fn name_and_password(text: &str, option: &str) -> Result<Login, String> {
     // A quote would end the field in the digest header.
     text.split_once(':')
         .filter(|(name, password)| !name.is_empty() && !password.is_empty() && !name.contains('"'))
         .map(|(name, password)| (name.into(), password.into()))
         .ok_or_else(|| format!("{option}: give NAME:PASSWORD, neither empty, no \" in the name"))
+}
+
+/// The lines NAME:PASSWORD of a file, one at least.
+fn logins(
+    option: &str,
+    file: &str,
+    secret: impl Fn(&Path) -> io::Result<(Vec<u8>, Option<Exposed>)>,
+) -> Result<(Vec<Login>, Option<Exposed>), String> {
+    // No text of the file goes into a message.
+    let (text, exposed) = secret(Path::new(file)).map_err(|e| format!("{option} {file}: it cannot be read ({e})"))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{option} {file}: it is no text of UTF-8"))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(n, line): (usize, &str)| name_and_password(line, &format!("{option} {file}, line {}", n + 1));
+    let logins = lines.map(read).collect::<Result<Vec<_>, _>>()?;
+    match logins.is_empty() {
+        true => Err(format!("{option} {file}: it is empty. Write NAME:PASSWORD into it")),
+        false => Ok((logins, exposed)),
+    }
 }
 
 fn kind_of_source(text: &str) -> Result<Source, String> {
@@ -260,7 +318,19 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Option<Options>, String> {
-        parse(line.split_whitespace().map(String::from), |_| None)
+        parse(line.split_whitespace().map(String::from), |_| None, files)
+    }
+
+    fn files(path: &Path) -> io::Result<(Vec<u8>, Option<Exposed>)> {
+        let text = match path.to_str() {
+            Some("ada") => "ada:pass:word\r\n",
+            Some("two") => "\nbo:b\ncy:c c\n\n",
+            Some("empty") => " \n",
+            Some("word") => "ada:a\nsecret\n",
+            Some("bytes") => return Ok((vec![0xff; 8], None)),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok((text.into(), None))
     }
 
     #[test]
@@ -277,6 +347,7 @@ mod tests {
             path: "/a/b".into(),
             user: Some(("ada".into(), "pass:word".into())),
             viewers: vec![("bo".into(), "b".into()), ("cy".into(), "c".into())],
+            exposed: Vec::new(),
             certificate: Some("c.pem".into()),
             tcp_only: true,
             avpf: true,
@@ -318,6 +389,15 @@ mod tests {
             "--viewer bo:b",
             "--user ada:a --viewer ada:b",
             "--user ada:a --viewer bo:b --viewer bo:c",
+            "--user ada:a --user-file ada",
+            "--user-file ada --user-file ada",
+            "--user-file two",
+            "--user-file empty",
+            "--user-file bytes",
+            "--user-file nowhere",
+            "--user-file",
+            "--viewer-file two",
+            "--user bo:x --viewer-file two",
             "--steer none",
             "--report",
             "--address here",
@@ -332,13 +412,27 @@ mod tests {
     }
 
     #[test]
+    fn passwords_come_from_files_as_well() {
+        let both = read("--user-file ada --viewer-file two").unwrap().unwrap();
+        assert_eq!(both.user, Some(("ada".into(), "pass:word".into())));
+        assert_eq!(both.viewers, [("bo".into(), "b".into()), ("cy".into(), "c c".into())]);
+        let words = read("--user-file word").unwrap_err();
+        assert!(
+            words.starts_with("--user-file word, line 2: give NAME:PASSWORD"),
+            "{words}"
+        );
+        assert!(!words.contains("secret"), "{words}");
+    }
+
+    #[test]
     fn passwords_come_from_the_environment_as_well() {
         let read = |user: &'static str, viewer: &'static str| {
-            parse([], move |name| match name {
+            let environment = move |name: &str| match name {
                 "DDS_RTSP_USER" => Some(user.into()),
                 "DDS_RTSP_VIEWER" => Some(viewer.into()),
                 _ => None,
-            })
+            };
+            parse([], environment, files)
         };
         let both = read("ada:x", "bo:y").unwrap().unwrap();
         assert_eq!(both.user, Some(("ada".into(), "x".into())));

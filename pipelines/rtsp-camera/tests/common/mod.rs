@@ -28,6 +28,8 @@ pub struct Camera {
     pub child: Child,
     pub port: u16,
     pub reports: Receiver<Value>,
+    /// Lines on standard error, the address among them.
+    pub said: Receiver<String>,
 }
 
 impl Camera {
@@ -40,15 +42,27 @@ impl Camera {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        let port = line
+        let mut lines = BufReader::new(child.stderr.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let (say, said) = channel();
+        let address = loop {
+            let line = lines.next().unwrap_or_else(|| {
+                let said: Vec<_> = said.try_iter().collect();
+                panic!("no address in {said:?}")
+            });
+            let is_address = line.contains(": rtsp");
+            say.send(line.clone()).unwrap();
+            if is_address {
+                break line;
+            }
+        };
+        let port = address
             .rsplit(':')
             .next()
             .and_then(|rest| rest.split('/').next()?.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("no address in {line:?}"));
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let port = port.unwrap_or_else(|| panic!("no port in {address:?}"));
+        std::thread::spawn(move || lines.for_each(|line| drop(say.send(line))));
         let (tell, reports) = channel();
         let lines = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -56,7 +70,12 @@ impl Camera {
                 let _ = tell.send(serde_json::from_str(&line).unwrap());
             }
         });
-        Self { child, port, reports }
+        Self {
+            child,
+            port,
+            reports,
+            said,
+        }
     }
 
     pub fn pattern(options: &[&str]) -> Self {
@@ -82,6 +101,19 @@ impl Camera {
 
     pub fn url(&self) -> String {
         format!("rtsp://127.0.0.1:{}/camera", self.port)
+    }
+
+    /// Waits for words on standard error.
+    pub fn says(&self, words: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut all = Vec::new();
+        while let Ok(line) = self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            if line.contains(words) {
+                return line;
+            }
+            all.push(line);
+        }
+        panic!("no {words:?} in {all:#?}");
     }
 
     /// The first report that has what is waited for.
