@@ -1,16 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! `dds-rtsp-camera`: an H.264 RTSP camera that the neural networks at its receivers steer.
+//! `dds-rtsp-camera`: an RTSP camera that the neural networks at its receivers steer.
 
-mod caller;
-mod media;
-mod options;
-mod server;
-mod signals;
-mod source;
-mod steering;
-
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,9 +10,11 @@ use std::sync::{Arc, Mutex};
 use gst_dds_link::secret::Exposed;
 use gst_rtsp_server::prelude::*;
 
-use options::Options;
-use server::Camera;
-use source::Source;
+use dds_rtsp_camera::encoder::Recipe;
+use dds_rtsp_camera::options::{self, Options};
+use dds_rtsp_camera::server::{self, Camera};
+use dds_rtsp_camera::source::Source;
+use dds_rtsp_camera::{signals, warn};
 
 /// Most bytes of a file with names and passwords.
 const MAX_LOGINS: u64 = 1 << 20;
@@ -43,11 +36,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what the user should know of, while all goes on.
-fn warn(words: impl Display) {
-    eprintln!("dds-rtsp-camera: warning: {words}");
-}
-
 fn failed(status: u8, error: &str) -> ExitCode {
     eprintln!("dds-rtsp-camera: {error}");
     ExitCode::from(status)
@@ -66,16 +54,22 @@ fn run(options: &Options) -> Result<(), String> {
     exposed.iter().for_each(warn);
     gst::init().map_err(|e| e.to_string())?;
     gstdds::plugin_register_static().map_err(|e| e.to_string())?;
+    let recipe = Recipe::read(options)?;
     let broken = Arc::new(Mutex::new(None));
     let source = {
         let (main, broken) = (main.clone(), broken.clone());
-        Source::open(options, move |error| {
+        Source::open(options, recipe.formats, move |error| {
             *broken.lock().unwrap() = Some(error);
             main.quit();
         })?
     };
-    let camera = Camera::new(source, options);
-    let (server, listener) = server::listen(options, &camera)?;
+    let encoder = recipe.open(source.caps())?;
+    encoder
+        .remarks
+        .iter()
+        .for_each(|remark| eprintln!("dds-rtsp-camera: encoder: {remark}"));
+    let camera = Camera::new(source, options, &recipe);
+    let (server, listener) = server::listen(options, &encoder, &camera)?;
 
     let scheme = if options.certificate.is_some() { "rtsps" } else { "rtsp" };
     eprintln!(

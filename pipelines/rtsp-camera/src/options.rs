@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gst_dds_link::secret::Exposed;
 
@@ -16,7 +17,7 @@ use crate::steering::Rule;
 pub const HELP: &str = "\
 usage: dds-rtsp-camera [SOURCE] [options]
 
-An H.264 RTSP camera with one video track, as recorders know it. A server that watches it with rtspsrc and ddsinfer
+An RTSP camera with one H.264 video track, as recorders know it. A server that watches it with rtspsrc and ddsinfer
 steers its quality by RTCP. All clients share one encoder, which runs while somebody watches. Ctrl-C ends it.
 
 With --encoder \"mode=two-pass ...\" those who add ?refine=1 to the URL get the stream of second passes as a second video
@@ -29,7 +30,15 @@ options:
   --size WxH          size to send (the source's own; a pattern: 1280x720)
   --rate N            frames per second to send (the source's own; a pattern: 25)
   --encoder PROPS     properties of ddsencode, as in a gst-launch line
-                      (background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250)
+                      (background-qp=40 region-qp=30 speed-preset=veryfast). encoder=x265 makes it an H.265 track, and
+                      encoder=auto may
+  --key-interval HOW  when there are key frames: auto, or every so many SECONDS (auto: every 2 s while somebody watches who
+                      sends no feedback, as recorders, and every 10 s while only servers do). Who joins gets one at once;
+                      those of one second share it. key-int-max in --encoder, and segment-length of two passes, win over
+                      auto
+  --max-bitrate KBIT  most kbit/s in any second, whatever feedback asks for; 0: no cap (by size, rate and quantizers, about
+                      three times what a busy street takes: 5530 for 720p at 30 frames per second). max-bitrate in
+                      --encoder wins
   --address IP        address to listen on, and to send and take RTP and RTCP by UDP at (0.0.0.0: all)
   --port N            TCP port (8554; 0: any free one)
   --path PATH         path of the URL (/camera)
@@ -49,6 +58,18 @@ options:
   --report SECONDS    print a line of JSON this often: clients, who steers, who is refused and why, and stats of ddsencode.
                       0: when it ends only (0)
   --help              this text";
+
+/// When there are key frames, beside those for clients that join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyInterval {
+    /// By who watches, or as the encoder is told.
+    Auto,
+    /// After that time.
+    Every(Duration),
+}
+
+/// Most kbit/s that the encoder's property takes.
+const MOST_KBIT: u32 = 2_048_000;
 
 /// A name and its password.
 pub type Login = (String, String);
@@ -75,6 +96,10 @@ pub struct Options {
     pub rate: Option<u32>,
     /// Properties of `ddsencode`.
     pub encoder: String,
+    /// When there are key frames.
+    pub key_interval: KeyInterval,
+    /// Cap in kbit/s, 0 = none. `None`: by the video.
+    pub max_bitrate: Option<u32>,
     /// Address to listen on.
     pub address: IpAddr,
     /// TCP port, 0 = any free one.
@@ -105,7 +130,9 @@ impl Default for Options {
             source: Source::Pattern("smpte".into()),
             size: None,
             rate: None,
-            encoder: "background-qp=40 region-qp=30 speed-preset=veryfast key-int-max=250".into(),
+            encoder: "background-qp=40 region-qp=30 speed-preset=veryfast".into(),
+            key_interval: KeyInterval::Auto,
+            max_bitrate: None,
             address: Ipv4Addr::UNSPECIFIED.into(),
             port: 8554,
             path: "/camera".into(),
@@ -118,13 +145,6 @@ impl Default for Options {
             steer: Rule::First,
             report: 0,
         }
-    }
-}
-
-impl Options {
-    /// Whether the encoder has a second stream.
-    pub fn two_pass(&self) -> bool {
-        self.encoder.contains("two-pass")
     }
 }
 
@@ -155,6 +175,8 @@ pub fn parse(
             "--size" => o.size = Some(size(&value()?)?),
             "--rate" => o.rate = Some(number(&arg, &value()?, 1, 1000)?),
             "--encoder" => o.encoder = value()?,
+            "--key-interval" => o.key_interval = key_interval(&value()?)?,
+            "--max-bitrate" => o.max_bitrate = Some(number(&arg, &value()?, 0, MOST_KBIT)?),
             "--address" => {
                 let text = value()?;
                 let address = text.parse::<IpAddr>();
@@ -212,9 +234,6 @@ pub fn parse(
     o.viewers.extend(viewers_by_line);
     // Video in the clear beside an encrypted control connection would protect nothing.
     o.tcp_only |= o.certificate.is_some();
-    if o.steer == Rule::All && o.two_pass() {
-        return Err("--steer all: requests for second passes cannot be joined. Use --steer first".into());
-    }
     check_logins(&o)?;
     Ok(Some(o))
 }
@@ -244,6 +263,16 @@ fn number(option: &str, text: &str, least: u32, most: u32) -> Result<u32, String
         .ok()
         .filter(|n| (least..=most).contains(n))
         .ok_or_else(|| format!("{option} {text}: give a number from {least} to {most}"))
+}
+
+fn key_interval(text: &str) -> Result<KeyInterval, String> {
+    if text == "auto" {
+        return Ok(KeyInterval::Auto);
+    }
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds
+        .map(|seconds| KeyInterval::Every(Duration::from_secs_f64(seconds)))
+        .ok_or_else(|| format!("--key-interval {text}: give auto, or seconds from 0.1 to 86400"))
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {
@@ -335,13 +364,15 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --address 127.0.0.1 --port 0 --path a/b \
+        let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --key-interval 2.5 --max-bitrate 800 --address 127.0.0.1 --port 0 --path a/b \
                     --user ada:pass:word --viewer bo:b --viewer cy:c --certificate c.pem --avpf --steer all --report 2";
         let expected = Options {
             source: Source::File("clip.mp4".into()),
             size: Some((640, 360)),
             rate: Some(15),
             encoder: "qp-max=40".into(),
+            key_interval: KeyInterval::Every(Duration::from_millis(2500)),
+            max_bitrate: Some(800),
             address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             path: "/a/b".into(),
@@ -405,7 +436,15 @@ mod tests {
             "test:a!b",
             "rtsp://x/y",
             "a b",
-            "--steer all --encoder mode=two-pass",
+            "--key-interval 0",
+            "--key-interval -1",
+            "--key-interval 0.01",
+            "--key-interval inf",
+            "--key-interval nan",
+            "--key-interval 2s",
+            "--key-interval",
+            "--max-bitrate -1",
+            "--max-bitrate 1e3",
         ] {
             assert!(read(line).is_err(), "{line}");
         }

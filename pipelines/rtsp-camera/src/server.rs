@@ -14,15 +14,19 @@ use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
-use gst_rtsp_server::{RTSPAddressPool, RTSPAuth, RTSPClient, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net};
+use gst_rtsp_server::{
+    RTSPAddressPool, RTSPAuth, RTSPClient, RTSPContext, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net,
+};
 
+use crate::audience::Audience;
+use crate::encoder::{ENCODER, Opened, Recipe};
+use crate::keyframes::{Interval, KeyFrames};
 use crate::options::Options;
 use crate::source::Source;
 use crate::steering::{Refusal, Rule, Steering, Verdict};
 use crate::{caller, media};
 
 const INPUT: &str = "dds_input";
-const ENCODER: &str = "dds_encoder";
 /// The role of those who watch and steer: who knows the user's password, or everybody where there is none.
 const STEERS: &str = "steers";
 /// The role of those who only watch.
@@ -32,12 +36,15 @@ const WATCHES: &str = "watches";
 pub struct Camera {
     source: Source,
     rule: Rule,
+    two_pass: bool,
+    interval: Interval,
     started: Instant,
+    audience: Mutex<Audience>,
     /// Connections now and ever.
-    pub clients: AtomicU64,
-    pub clients_ever: AtomicU64,
+    clients: AtomicU64,
+    clients_ever: AtomicU64,
     /// Media made: each has opened an encoder of its own.
-    pub media: AtomicU64,
+    media: AtomicU64,
     current: Mutex<Option<Current>>,
     /// Where there are viewers: who is none.
     steerers: Option<Steerers>,
@@ -70,14 +77,20 @@ impl Steerers {
 struct Current {
     encoder: gst::Element,
     steering: Arc<Mutex<Steering>>,
+    keys: Arc<Mutex<KeyFrames>>,
+    /// Somebody has played it: pictures flow.
+    played: bool,
 }
 
 impl Camera {
     /// A camera that nobody watches yet.
-    pub fn new(source: Source, options: &Options) -> Arc<Self> {
+    pub fn new(source: Source, options: &Options, recipe: &Recipe) -> Arc<Self> {
         Arc::new(Self {
             source,
             rule: options.steer,
+            two_pass: recipe.two_pass,
+            interval: recipe.interval,
+            audience: Mutex::default(),
             steerers: (!options.viewers.is_empty()).then(Steerers::default),
             started: Instant::now(),
             clients: AtomicU64::new(0),
@@ -91,8 +104,20 @@ impl Camera {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn encoder(&self) -> Option<gst::Element> {
+    /// The encoder of the media that clients watch, or watched last.
+    pub fn encoder(&self) -> Option<gst::Element> {
         self.current.lock().unwrap().as_ref().map(|c| c.encoder.clone())
+    }
+
+    /// Somebody begins to play.
+    fn join(&self, session: &str) {
+        self.audience.lock().unwrap().play(session, self.now());
+        let mut current = self.current.lock().unwrap();
+        if let Some(current) = current.as_mut() {
+            let first = !std::mem::replace(&mut current.played, true);
+            let mut keys = current.keys.lock().unwrap();
+            if first { keys.open() } else { keys.join() }
+        }
     }
 
     /// Everything worth knowing, as one JSON value.
@@ -144,20 +169,15 @@ fn number(value: &glib::Value) -> Option<serde_json::Value> {
 }
 
 /// The media, as a line for `gst_rtsp_media_factory_set_launch`.
-///
-/// byte-stream: from `avc`, depayloaders of GStreamer 1.22 drop the first frame's identity.
-fn launch_line(encoder: &str, two_pass: bool) -> String {
+fn launch_line(encoder: &Opened, two_pass: bool) -> String {
     let mut line = format!(
-        "( appsrc name={INPUT} is-live=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream \
-         ! ddsencode name={ENCODER} {encoder} ! video/x-h264,stream-format=byte-stream \
-         ! rtph264pay name=pay0 pt=96 aggregate-mode=zero-latency "
+        "( appsrc name={INPUT} is-live=true format=time max-buffers=2 max-bytes=0 leaky-type=downstream ! {} ! {}",
+        encoder.line,
+        encoder.codec.track("pay0", 96)
     );
     if two_pass {
         // A payload type of its own: by that a launch line tells the pads of rtspsrc apart.
-        line += &format!(
-            "{ENCODER}.refine ! video/x-h264,stream-format=byte-stream \
-             ! rtph264pay name=pay1 pt=97 aggregate-mode=zero-latency "
-        );
+        line += &format!("{ENCODER}.refine ! {}", encoder.codec.track("pay1", 97));
     }
     line + ")"
 }
@@ -166,14 +186,14 @@ fn launch_line(encoder: &str, two_pass: bool) -> String {
 ///
 /// # Errors
 /// One sentence that names the option to change.
-pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, glib::SourceId), String> {
-    let two_pass = options.two_pass();
-    let line = launch_line(&options.encoder, two_pass);
-    // Clients would hear no more of a wrong line than a 503.
-    gst::parse::launch(&line).map_err(|e| format!("--encoder {}: {e}", options.encoder))?;
-
+pub fn listen(
+    options: &Options,
+    encoder: &Opened,
+    camera: &Arc<Camera>,
+) -> Result<(RTSPServer, glib::SourceId), String> {
+    let two_pass = camera.two_pass;
     let factory = media::factory();
-    factory.set_launch(&line);
+    factory.set_launch(&launch_line(encoder, two_pass));
     factory.set_shared(true);
     factory.set_profiles(if options.avpf {
         RTSPProfile::AVPF
@@ -226,7 +246,9 @@ pub fn listen(options: &Options, camera: &Arc<Camera>) -> Result<(RTSPServer, gl
     if let Some(pool) = &pool {
         let shared = camera.clone();
         pool.connect_session_removed(move |_, session| {
-            if let (Some(steerers), Some(id)) = (&shared.steerers, session.sessionid()) {
+            let Some(id) = session.sessionid() else { return };
+            shared.audience.lock().unwrap().leave(&id);
+            if let Some(steerers) = &shared.steerers {
                 steerers.remove(&id);
             }
         });
@@ -289,8 +311,13 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
     client.connect_closed(move |_| {
         shared.clients.fetch_sub(1, Ordering::Relaxed);
     });
+    let id = |context: &RTSPContext| context.session().and_then(|session| session.sessionid());
     let shared = camera.clone();
     client.connect_setup_request(move |_, context| {
+        if let Some(session) = id(context) {
+            let addresses = caller::rtcp_addresses();
+            shared.audience.lock().unwrap().set_up(&session, addresses);
+        }
         let role = context
             .token()
             .and_then(|token| token.string(gst_rtsp_server::RTSP_TOKEN_MEDIA_FACTORY_ROLE));
@@ -304,14 +331,15 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
     });
     let shared = camera.clone();
     // Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
-    client.connect_play_request(move |_, _| {
-        let Some(encoder) = shared.encoder() else { return };
-        for pad in ["src", "refine"].iter().filter_map(|name| encoder.static_pad(name)) {
-            pad.send_event(
-                gst_video::UpstreamForceKeyUnitEvent::builder()
-                    .all_headers(true)
-                    .build(),
-            );
+    client.connect_play_request(move |_, context| {
+        if let Some(session) = id(context) {
+            shared.join(&session);
+        }
+    });
+    let shared = camera.clone();
+    client.connect_pause_request(move |_, context| {
+        if let Some(session) = id(context) {
+            shared.audience.lock().unwrap().pause(&session);
         }
     });
 }
@@ -352,8 +380,14 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
                     let (shared, to, connections) = (shared.clone(), to.clone(), connections.clone());
                     let top = top.downgrade();
                     session.connect("on-app-rtcp", false, move |values| {
+                        // Asked once for each feedback packet, which tells a server from those who only watch.
                         let watches = |address: &str| {
-                            connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address))
+                            let known = connections.holds(address)
+                                || top.upgrade().is_some_and(|top| is_sent_to(&top, address));
+                            if known {
+                                shared.audience.lock().unwrap().feedback(address, shared.now());
+                            }
+                            known
                         };
                         on_app_rtcp(values, &shared, &to, watches);
                         None
@@ -398,11 +432,66 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
         drop_what_nobody_takes(&pad, &top);
     }
 
-    *camera.current.lock().unwrap() = Some(Current { encoder, steering });
+    let keys = Arc::new(Mutex::new(KeyFrames::new(camera.interval)));
+    time_key_frames(&encoder, &keys, camera);
+    *camera.current.lock().unwrap() = Some(Current {
+        encoder,
+        steering,
+        keys,
+        played: false,
+    });
     camera.media.fetch_add(1, Ordering::Relaxed);
     camera.source.start(appsrc.clone());
     let shared = camera.clone();
     media.connect_unprepared(move |_| shared.source.stop(&appsrc));
+}
+
+/// Asks for key frames when it is time for them.
+fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera: &Arc<Camera>) {
+    let (Some(sink), Some(src)) = (encoder.static_pad("sink"), encoder.static_pad("src")) else {
+        return;
+    };
+    let (shared, times, weak) = (camera.clone(), keys.clone(), encoder.downgrade());
+    sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let (Some(pts), Some(encoder)) = (buffer.pts(), weak.upgrade()) else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
+        let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
+        // With its running time, which says that it is this picture's, and not a wish from the network.
+        let segment = pad.sticky_event::<gst::event::Segment>(0);
+        let running = segment.and_then(|event| {
+            let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+            segment.to_running_time(pts)
+        });
+        for (_, name) in [(ask.first, "src"), (ask.second, "refine")]
+            .iter()
+            .filter(|(ask, _)| *ask)
+        {
+            if let Some(pad) = encoder.static_pad(name) {
+                pad.send_event(
+                    gst_video::UpstreamForceKeyUnitEvent::builder()
+                        .running_time(running)
+                        .all_headers(true)
+                        .build(),
+                );
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let times = keys.clone();
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data
+            && let Some(pts) = buffer.pts()
+            && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+        {
+            times.lock().unwrap().coded(pts.nseconds());
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Keeps the second stream from the server until a client has set it up. The first picture goes through: without one the
@@ -434,6 +523,9 @@ fn complete_description(pad: &gst::Pad) {
             let mut caps = caps.caps_owned();
             let fields = caps.make_mut();
             fields.set("rtcp-fb-nack-pli", true);
+            for (name, value) in profile_tier_level(fields).into_iter().flatten() {
+                fields.set(name, value);
+            }
             let known = fields.structure(0).is_some_and(|s| s.has_field("profile-level-id"));
             if let Some(id) = profile_level_id(fields).filter(|_| !known) {
                 fields.set("profile-level-id", id);
@@ -452,6 +544,25 @@ fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
         return None;
     };
     (header & 0x1f == 7).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
+}
+
+/// Profile, tier and level of an H.265 stream (RFC 7798, section 7.1), as its sequence parameter set has them; a description
+/// without them means Main at level 3.1.
+fn profile_tier_level(caps: &gst::CapsRef) -> Option<[(&'static str, String); 3]> {
+    let sps = glib::base64_decode(caps.structure(0)?.get::<&str>("sprop-sps").ok()?.split(',').next()?);
+    // Two bytes of header, one in front of profile_tier_level, where emulation prevention may stand among the many zeros.
+    let mut fields = Vec::new();
+    for &byte in sps.iter().skip(3) {
+        if byte != 3 || !fields.ends_with(&[0, 0]) {
+            fields.push(byte);
+        }
+    }
+    let (profile, level) = (*fields.first()?, *fields.get(11)?);
+    Some([
+        ("profile-id", (profile & 0x1f).to_string()),
+        ("tier-flag", (profile >> 5 & 1).to_string()),
+        ("level-id", level.to_string()),
+    ])
 }
 
 /// `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data: buffer)`.
