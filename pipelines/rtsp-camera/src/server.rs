@@ -7,15 +7,16 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use dds_protocol::rtcp;
 use gst::prelude::*;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPProfile, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{
-    RTSPAddressPool, RTSPAuth, RTSPClient, RTSPContext, RTSPMedia, RTSPServer, RTSPToken, gio, gst_net,
+    RTSPAddressPool, RTSPAuth, RTSPClient, RTSPContext, RTSPFilterResult, RTSPMedia, RTSPServer, RTSPSessionPool,
+    RTSPToken, gio, gst_net,
 };
 
 use crate::audience::Audience;
@@ -24,7 +25,13 @@ use crate::keyframes::{Interval, KeyFrames};
 use crate::options::Options;
 use crate::source::Source;
 use crate::steering::{Refusal, Rule, Steering, Verdict};
+use crate::watch::{self, Watch};
 use crate::{caller, media};
+
+static CAT: LazyLock<gst::DebugCategory> =
+    LazyLock::new(|| gst::DebugCategory::new("ddsrtspcamera", gst::DebugColorFlags::empty(), Some("RTSP camera")));
+/// How often it is looked whether the media stands still.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 const INPUT: &str = "dds_input";
 /// The role of those who watch and steer: who knows the user's password, or everybody where there is none.
@@ -40,6 +47,9 @@ pub struct Camera {
     interval: Interval,
     started: Instant,
     audience: Mutex<Audience>,
+    watch: Mutex<Watch>,
+    /// Media that stood still and were made anew.
+    rebuilt: AtomicU64,
     /// Connections now and ever.
     clients: AtomicU64,
     clients_ever: AtomicU64,
@@ -80,6 +90,10 @@ struct Current {
     keys: Arc<Mutex<KeyFrames>>,
     /// Somebody has played it: pictures flow.
     played: bool,
+    /// Pictures that the encoder is done with.
+    done: Arc<AtomicU64>,
+    /// The whole pipeline.
+    pipeline: glib::WeakRef<gst::Bin>,
 }
 
 impl Camera {
@@ -91,6 +105,8 @@ impl Camera {
             two_pass: recipe.two_pass,
             interval: recipe.interval,
             audience: Mutex::default(),
+            watch: Mutex::default(),
+            rebuilt: AtomicU64::new(0),
             steerers: (!options.viewers.is_empty()).then(Steerers::default),
             started: Instant::now(),
             clients: AtomicU64::new(0),
@@ -107,6 +123,37 @@ impl Camera {
     /// The encoder of the media that clients watch, or watched last.
     pub fn encoder(&self) -> Option<gst::Element> {
         self.current.lock().unwrap().as_ref().map(|c| c.encoder.clone())
+    }
+
+    /// Looks whether the media stands still: to be called some times a second. Then what is known of it is told.
+    fn look(&self) -> Option<String> {
+        let plays = self.audience.lock().unwrap().playing() > 0;
+        let (done, played, pipeline) = {
+            let current = self.current.lock().unwrap();
+            let current = current.as_ref()?;
+            (
+                current.done.load(Ordering::Relaxed),
+                current.played,
+                current.pipeline.clone(),
+            )
+        };
+        let counts = watch::Counts {
+            captured: self.source.pictures(),
+            done,
+        };
+        let media = self.media.load(Ordering::Relaxed);
+        let still = self
+            .watch
+            .lock()
+            .unwrap()
+            .look(self.now(), media, counts, plays && played);
+        still.then(|| {
+            let state = pipeline
+                .upgrade()
+                .map(|pipeline| state_of(&pipeline))
+                .unwrap_or_default();
+            format!("somebody plays, pictures come in, and none was coded for 2 s. {state}")
+        })
     }
 
     /// Somebody begins to play.
@@ -155,6 +202,7 @@ impl Camera {
             "clients": self.clients.load(Ordering::Relaxed),
             "clients_ever": self.clients_ever.load(Ordering::Relaxed),
             "media": self.media.load(Ordering::Relaxed),
+            "media_rebuilt": self.rebuilt.load(Ordering::Relaxed),
             "receivers": receivers,
             "strangers": strangers,
             "encoder": stats,
@@ -253,6 +301,16 @@ pub fn listen(
             }
         });
     }
+    let (shared, weak) = (camera.clone(), server.downgrade());
+    glib::timeout_add(LOOK_EVERY, move || {
+        if let (Some(state), Some(server)) = (shared.look(), weak.upgrade()) {
+            gst::error!(CAT, "{state}");
+            crate::warn(format!("{state}. It is made anew, and clients have to come again"));
+            shared.rebuilt.fetch_add(1, Ordering::Relaxed);
+            rebuild(server);
+        }
+        glib::ControlFlow::Continue
+    });
     // Sessions of clients that went without a word end here; until then they are sent to.
     glib::timeout_add_seconds(2, move || {
         if let Some(pool) = &pool {
@@ -261,6 +319,59 @@ pub fn listen(
         glib::ControlFlow::Continue
     });
     Ok((server, id))
+}
+
+/// Makes a new media for whoever comes from now on, and sends away those of the one that stands still. It may stand so that
+/// it cannot even be ended: then the thread that tries is lost with it, and nothing else.
+fn rebuild(server: RTSPServer) {
+    media::retire();
+    std::thread::spawn(move || {
+        let pool = server.session_pool();
+        let all = |pool: &RTSPSessionPool| pool.filter(Some(&mut |_, _| RTSPFilterResult::Ref));
+        let sessions = pool.as_ref().map(all).unwrap_or_default();
+        server.client_filter(Some(&mut |_, _| RTSPFilterResult::Remove));
+        for session in &sessions {
+            // One that its client has taken along is gone already.
+            let _ = pool.as_ref().map(|pool| pool.remove(session));
+        }
+    });
+}
+
+/// What elements of a pipeline tell of where it stands: states that are not PLAYING, what waits in queues, pads that are
+/// blocked, unlinked or have failed.
+fn state_of(pipeline: &gst::Bin) -> String {
+    let mut words = vec![format!("{}: {:?}", pipeline.name(), pipeline.current_state())];
+    let mut elements = pipeline.iterate_recurse();
+    // A change of the pipeline ends the list early.
+    while let Ok(Some(element)) = elements.next() {
+        let mut of_it = Vec::new();
+        if element.current_state() != gst::State::Playing {
+            of_it.push(format!("{:?}", element.current_state()));
+        }
+        if element.find_property("current-level-buffers").is_some() {
+            let level = element.property_value("current-level-buffers");
+            let wide = level
+                .get::<u64>()
+                .ok()
+                .or_else(|| level.get::<u32>().ok().map(u64::from));
+            of_it.push(format!("{} waiting", wide.unwrap_or(0)));
+        }
+        for pad in element.pads() {
+            let flow = pad.last_flow_result();
+            let wrong = [
+                (pad.is_blocked(), "blocked"),
+                (!pad.is_linked(), "not linked"),
+                (flow.is_err(), "failed"),
+                (pad.task_state() == gst::TaskState::Paused, "task paused"),
+            ];
+            let wrong = wrong.iter().filter(|(is, _)| *is);
+            of_it.extend(wrong.map(|(_, what)| format!("{} {what}", pad.name())));
+        }
+        if !of_it.is_empty() {
+            words.push(format!("{} ({})", element.name(), of_it.join(", ")));
+        }
+    }
+    words.join("; ")
 }
 
 /// Where UDP ports are opened: at the address asked for. Without a pool gst-rtsp-server opens them at every address of the
@@ -434,16 +545,33 @@ fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
 
     let keys = Arc::new(Mutex::new(KeyFrames::new(camera.interval)));
     time_key_frames(&encoder, &keys, camera);
+    let done = count_done(&encoder);
     *camera.current.lock().unwrap() = Some(Current {
         encoder,
         steering,
         keys,
         played: false,
+        done,
+        pipeline: top.downgrade(),
     });
     camera.media.fetch_add(1, Ordering::Relaxed);
     camera.source.start(appsrc.clone());
     let shared = camera.clone();
     media.connect_unprepared(move |_| shared.source.stop(&appsrc));
+}
+
+/// Counts the pictures that an encoder is done with: coded, or where it drops what is late, taken at all.
+fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
+    let done = Arc::new(AtomicU64::new(0));
+    let drops = encoder.property::<bool>("qos");
+    if let Some(pad) = encoder.static_pad(if drops { "sink" } else { "src" }) {
+        let done = done.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            done.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+    }
+    done
 }
 
 /// Asks for key frames when it is time for them.

@@ -773,6 +773,6 @@ fn the_description_tells_profile_level_size_and_rate() {
     assert_eq!(String::from_utf8_lossy(&probe.stderr), "");
     assert_eq!(
         String::from_utf8_lossy(&probe.stdout).trim(),
-        "h264,High,320,240,12,20/1"
+        "h264,High,320,240,20,20/1"
     );
 }
