@@ -30,7 +30,7 @@ pub struct Source {
     pipeline: gst::Pipeline,
     caps: gst::Caps,
     outlet: Arc<Outlet>,
-    /// Whether pictures are wanted. Held while that changes the pipeline's state.
+    /// Whether pictures are wanted. Held while that changes the pipeline's state; taken before the outlet's.
     wanted: Arc<Mutex<bool>>,
     ends: Arc<AtomicBool>,
     watcher: Option<thread::JoinHandle<()>>,
@@ -154,8 +154,8 @@ impl Source {
 
     /// Pictures go to `appsrc` from now on.
     pub fn start(&self, appsrc: gst_app::AppSrc) {
-        *self.outlet.appsrc.lock().unwrap() = Some(appsrc);
         let mut wanted = self.wanted.lock().unwrap();
+        *self.outlet.appsrc.lock().unwrap() = Some(appsrc);
         *wanted = true;
         // What goes wrong comes as a message.
         let _ = self.pipeline.set_state(gst::State::Playing);
@@ -163,14 +163,16 @@ impl Source {
 
     /// Nobody watches any more, if it was `appsrc` that pictures went to.
     pub fn stop(&self, appsrc: &gst_app::AppSrc) {
-        let mut to = self.outlet.appsrc.lock().unwrap();
-        if to.as_ref() != Some(appsrc) {
-            return;
-        }
-        *to = None;
-        // The streaming thread may wait for that lock.
-        drop(to);
+        // Held to the end: one that starts at the same time would be stopped by it.
         let mut wanted = self.wanted.lock().unwrap();
+        {
+            let mut to = self.outlet.appsrc.lock().unwrap();
+            if to.as_ref() != Some(appsrc) {
+                return;
+            }
+            *to = None;
+            // The streaming thread may wait for that lock.
+        }
         *wanted = false;
         let _ = self.pipeline.set_state(gst::State::Ready);
     }
