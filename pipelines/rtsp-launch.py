@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MPL-2.0
 #
-# For the RTSP servers beside this file: runs a line in gst-launch syntax whose rtspsrc is named `camera`. Its address, name and
-# password come by the environment (URL, USER_ID, USER_PW) or from a file (USER_FILE, one line NAME:PASSWORD): gst-launch-1.0
-# would show them to everybody in the list of processes. Nothing here prints them.
+# For the scripts beside this file that speak RTSP: runs a line in gst-launch syntax whose rtspsrc is named `camera`, or whose
+# rtspclientsink `relay`. Its address, name and password come by the environment (URL, USER_ID, USER_PW) or from a file
+# (USER_FILE, one line NAME:PASSWORD): gst-launch-1.0 would show them to everybody in the list of processes. Nothing here
+# prints them.
 #
 # Expected output: as gst-launch-1.0 -q.
 import os
@@ -52,7 +53,7 @@ try:
     pipeline = Gst.parse_launchv(sys.argv[1:])
 except GLib.Error as error:
     sys.exit(error.message)
-camera = pipeline.get_by_name("camera")
+camera = pipeline.get_by_name("camera") or pipeline.get_by_name("relay")
 camera.set_property("location", urlunsplit(address._replace(netloc=host)))
 if name:
     camera.set_property("user-id", name)
