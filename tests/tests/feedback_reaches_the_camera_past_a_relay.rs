@@ -338,8 +338,11 @@ fn a_key_file_that_others_may_read_is_told_on_the_bus_and_on_standard_error() {
         for (mode, exposed) in [(0o600, false), (0o640, false), (0o644, true)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
             let settings = format!("feedback-uri=udp://127.0.0.1:{} feedback-key-file={path}", port());
-            let pipeline = launch(&format!("videotestsrc ! {element} name=e {settings} ! fakesink"));
-            pipeline.by_name("e").unwrap().set_state(gst::State::Paused).unwrap();
+            let pipeline = launch(&format!(
+                "videotestsrc ! {element} name=of-{element} {settings} ! fakesink"
+            ));
+            let it = pipeline.by_name(&format!("of-{element}")).unwrap();
+            it.set_state(gst::State::Paused).unwrap();
             let message = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Warning]);
             pipeline.set_state(gst::State::Null).unwrap();
             let on_bus = message.as_ref().and_then(|message| match message.view() {

@@ -30,6 +30,8 @@ use crate::{caller, media};
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("ddsrtspcamera", gst::DebugColorFlags::empty(), Some("RTSP camera")));
+/// Time for a goodbye to leave.
+const GOODBYE: Duration = Duration::from_millis(300);
 /// How often it is looked whether the media stands still.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -123,6 +125,10 @@ impl Camera {
     /// The encoder of the media that clients watch, or watched last.
     pub fn encoder(&self) -> Option<gst::Element> {
         self.current.lock().unwrap().as_ref().map(|c| c.encoder.clone())
+    }
+
+    fn pipeline(&self) -> Option<gst::Bin> {
+        self.current.lock().unwrap().as_ref()?.pipeline.upgrade()
     }
 
     /// Looks whether the media stands still: to be called some times a second. Then what is known of it is told.
@@ -307,7 +313,7 @@ pub fn listen(
             gst::error!(CAT, "{state}");
             crate::warn(format!("{state}. It is made anew, and clients have to come again"));
             shared.rebuilt.fetch_add(1, Ordering::Relaxed);
-            rebuild(server);
+            rebuild(&server, shared.pipeline());
         }
         glib::ControlFlow::Continue
     });
@@ -323,18 +329,34 @@ pub fn listen(
 
 /// Makes a new media for whoever comes from now on, and sends away those of the one that stands still. It may stand so that
 /// it cannot even be ended: then the thread that tries is lost with it, and nothing else.
-fn rebuild(server: RTSPServer) {
+fn rebuild(server: &RTSPServer, pipeline: Option<gst::Bin>) {
+    // Those who come from here on are no part of it.
     media::retire();
+    let clients = server.client_filter(Some(&mut |_, _| RTSPFilterResult::Ref));
+    let pool = server.session_pool();
+    let all = |pool: &RTSPSessionPool| pool.filter(Some(&mut |_, _| RTSPFilterResult::Ref));
+    let sessions = pool.as_ref().map(all).unwrap_or_default();
+    std::thread::spawn(move || say_goodbye(pipeline));
     std::thread::spawn(move || {
-        let pool = server.session_pool();
-        let all = |pool: &RTSPSessionPool| pool.filter(Some(&mut |_, _| RTSPFilterResult::Ref));
-        let sessions = pool.as_ref().map(all).unwrap_or_default();
-        server.client_filter(Some(&mut |_, _| RTSPFilterResult::Remove));
+        std::thread::sleep(GOODBYE);
+        clients.iter().for_each(|client| client.close());
         for session in &sessions {
             // One that its client has taken along is gone already.
             let _ = pool.as_ref().map(|pool| pool.remove(session));
         }
     });
+}
+
+/// Ends the RTP sessions, which say so to those who are sent to by UDP: they would wait for more until they lose patience.
+fn say_goodbye(pipeline: Option<gst::Bin>) {
+    let is_session = |e: &gst::Element| e.factory().is_some_and(|f| f.name() == "rtpsession");
+    let elements = pipeline.map(|pipeline| pipeline.iterate_recurse());
+    for session in elements.into_iter().flatten().flatten().filter(is_session) {
+        if let Some(pad) = session.static_pad("send_rtp_sink") {
+            // It waits here where the session is what stands still.
+            pad.send_event(gst::event::Eos::new());
+        }
+    }
 }
 
 /// What elements of a pipeline tell of where it stands: states that are not PLAYING, what waits in queues, pads that are
@@ -371,7 +393,21 @@ fn state_of(pipeline: &gst::Bin) -> String {
             words.push(format!("{} ({})", element.name(), of_it.join(", ")));
         }
     }
+    words.extend(threads());
     words.join("; ")
+}
+
+/// The streaming threads, by the names that GStreamer gives them, and whether they run (R) or sleep (S): one that stands still
+/// sleeps, one that gets no processor would run.
+fn threads() -> Vec<String> {
+    let state = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        name.contains(':')
+            .then(|| format!("thread {name} {}", rest.trim().get(..1).unwrap_or("?")))
+    };
+    let tasks = std::fs::read_dir("/proc/self/task");
+    tasks.map(|tasks| tasks.filter_map(state).collect()).unwrap_or_default()
 }
 
 /// Where UDP ports are opened: at the address asked for. Without a pool gst-rtsp-server opens them at every address of the

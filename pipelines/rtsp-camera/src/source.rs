@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 
 use crate::files;
-
 use crate::options::{self, Options};
 
 /// Longest time in which a source must show its first picture.

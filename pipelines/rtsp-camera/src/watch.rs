@@ -9,6 +9,9 @@ const STILL: u64 = 2_000_000_000;
 /// Least time between two verdicts, so that what no new media mends does not cost more than one in that time.
 const PAUSE: u64 = 10_000_000_000;
 
+/// Looks that lie further apart say that the machine has no time for anybody, and nothing of the media.
+const STARVED: u64 = 1_000_000_000;
+
 /// What is counted of a media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -25,6 +28,7 @@ pub struct Watch {
     before: Option<(u64, Counts)>,
     /// Since when pictures wait.
     waiting: Option<u64>,
+    looked: Option<u64>,
     told: Option<u64>,
 }
 
@@ -32,6 +36,11 @@ impl Watch {
     /// Looks at the media number `media`. `plays`: somebody is to be sent something. Returns whether it stands still; then
     /// that is not said again for [`PAUSE`].
     pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool) -> bool {
+        let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
+        self.looked = Some(now);
+        if apart > STARVED {
+            self.waiting = None;
+        }
         let (known, before) = *self.before.get_or_insert((media, counts));
         if known != media || counts.done != before.done || !plays {
             (self.before, self.waiting) = (Some((media, counts)), None);
@@ -94,6 +103,18 @@ mod tests {
         assert_eq!(told(60_000, |time| (1, 1 + time / 1000, time / 1000, true)), [0; 0]);
         // Somebody comes and goes.
         assert_eq!(told(60_000, |time| (1, time / 40, 0, time % 2000 > 500)), [0; 0]);
+    }
+
+    #[test]
+    fn a_machine_that_has_no_time_for_the_watch_is_not_told_of_as_a_media_that_stands_still() {
+        let mut watch = Watch::default();
+        let counts = |captured| Counts { captured, done: 0 };
+        // Nobody gets a turn but once in 1.5 s.
+        let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true));
+        assert_eq!(slow.filter(|still| *still).count(), 0);
+        let later = 28_500 * MS;
+        let quick = (1..20u64).map(|n| watch.look(later + n * 250 * MS, 1, counts(1000 + n * 5), true));
+        assert_eq!(quick.filter(|still| *still).count(), 1);
     }
 
     #[test]

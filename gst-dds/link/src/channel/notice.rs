@@ -4,8 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gst::prelude::*;
 
@@ -70,8 +71,12 @@ pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
                 gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
             }
             Notice::Exposed(_) => {
-                // Where nobody reads the bus, it must be seen all the same.
-                glib::g_warning!("ddslink", "{notice}");
+                // Where nobody reads the bus, it must be seen all the same; not each time that an element starts again.
+                static SEEN: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+                let seen = (element.name().into(), notice.to_string());
+                if SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(seen) {
+                    glib::g_warning!("ddslink", "{notice}");
+                }
                 gst::element_warning!(element, gst::ResourceError::Settings, ("{notice}"));
             }
             Notice::Silent(_) | Notice::Unreachable(..) => {
