@@ -211,7 +211,7 @@ impl Recipe {
             };
             match message.view() {
                 gst::MessageView::Error(error) => return Err(words(error)),
-                gst::MessageView::Warning(warning) => remarks.push(warning.error().to_string()),
+                gst::MessageView::Warning(warning) => remarks.push(format!("--encoder: {}", warning.error())),
                 gst::MessageView::Element(of_element) => remarks.extend(of_element.structure().and_then(choice)),
                 gst::MessageView::Eos(_) => break,
                 _ => {}
@@ -235,7 +235,7 @@ fn choice(message: &gst::StructureRef) -> Option<String> {
     let (encoder, codec) = (text("encoder")?, text("codec")?);
     let refused = text("refused").filter(|refused| !refused.is_empty());
     let why = refused.map(|refused| format!(" ({refused})")).unwrap_or_default();
-    Some(format!("{encoder} codes by {codec}{why}"))
+    Some(format!("encoder={encoder} codes by {codec}{why}"))
 }
 
 /// The element with those properties, and nothing else.

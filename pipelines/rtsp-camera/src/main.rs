@@ -47,11 +47,6 @@ fn run(options: &Options) -> Result<(), String> {
         let main = main.clone();
         signals::on_end(move || main.quit());
     }
-    options.exposed.iter().for_each(warn);
-    // It holds the private key.
-    let certificate = options.certificate.as_deref();
-    let exposed = certificate.and_then(|path| Exposed::of(path, &std::fs::metadata(path).ok()?));
-    exposed.iter().for_each(warn);
     gst::init().map_err(|e| e.to_string())?;
     gstdds::plugin_register_static().map_err(|e| e.to_string())?;
     let recipe = Recipe::read(options)?;
@@ -64,10 +59,7 @@ fn run(options: &Options) -> Result<(), String> {
         })?
     };
     let encoder = recipe.open(source.caps())?;
-    encoder
-        .remarks
-        .iter()
-        .for_each(|remark| eprintln!("dds-rtsp-camera: encoder: {remark}"));
+    let remarks = [source.remark.clone().into_iter().collect(), encoder.remarks.clone()].concat();
     let camera = Camera::new(source, options, &recipe);
     let (server, listener) = server::listen(options, &encoder, &camera)?;
 
@@ -77,6 +69,13 @@ fn run(options: &Options) -> Result<(), String> {
         SocketAddr::new(options.address, server.bound_port() as u16),
         options.path
     );
+    // Behind the address, which programs that start this one wait for.
+    remarks.iter().for_each(|remark| eprintln!("dds-rtsp-camera: {remark}"));
+    options.exposed.iter().for_each(warn);
+    // It holds the private key.
+    let certificate = options.certificate.as_deref();
+    let exposed = certificate.and_then(|path| Exposed::of(path, &std::fs::metadata(path).ok()?));
+    exposed.iter().for_each(warn);
     if options.report > 0 {
         let camera = camera.clone();
         glib::timeout_add_seconds(options.report, move || {

@@ -23,12 +23,12 @@ steers its quality by RTCP. All clients share one encoder, which runs while some
 With --encoder \"mode=two-pass ...\" those who add ?refine=1 to the URL get the stream of second passes as a second video
 track. All others still see one track. Of a camera of one pass, that URL is answered with 404.
 
-SOURCE is a file, which is played in a loop, a device (/dev/video0), or test, test:ball, test:snow, ... for a pattern
-of videotestsrc (test).
+SOURCE is a file, which is played in a loop (a still picture is repeated), a device (/dev/video0), or test, test:ball,
+test:snow, ... for a pattern of videotestsrc (test).
 
 options:
   --size WxH          size to send (the source's own; a pattern: 1280x720)
-  --rate N            frames per second to send (the source's own; a pattern: 25)
+  --rate N            frames per second to send (the source's own; a pattern, a still picture: 25)
   --encoder PROPS     properties of ddsencode, as in a gst-launch line
                       (background-qp=40 region-qp=30 speed-preset=veryfast). encoder=x265 makes it an H.265 track, and
                       encoder=auto may
@@ -43,8 +43,8 @@ options:
   --port N            TCP port (8554; 0: any free one)
   --path PATH         path of the URL (/camera)
   --user-file FILE    ask clients for the name and password (digest) that this file holds, as one line NAME:PASSWORD
-  --user NAME:PASS    the same, seen by everybody on this machine in the process list. DDS_RTSP_USER in the environment
-                      is not
+  --user NAME:PASS    the same, but everybody on this machine sees it in the process list. DDS_RTSP_USER in the
+                      environment holds the same, and is not seen there
   --viewer-file FILE  beside a user: who gives a name and password of this file, one NAME:PASSWORD a line, may watch, and
                       feedback of theirs is counted and refused
   --viewer NAME:PASS  the same, in the process list, and again for more. DDS_RTSP_VIEWER in the environment names one

@@ -28,6 +28,8 @@ const WATCH: gst::ClockTime = gst::ClockTime::from_mseconds(200);
 pub struct Source {
     pipeline: gst::Pipeline,
     caps: gst::Caps,
+    /// What the user should know of it.
+    pub remark: Option<String>,
     outlet: Arc<Outlet>,
     /// Whether pictures are wanted. Held while that changes the pipeline's state; taken before the outlet's.
     wanted: Arc<Mutex<bool>>,
@@ -62,10 +64,8 @@ impl Source {
             _ => None,
         };
         let is_still = matches!(file, Some(files::Kind::Still(_)));
-        if is_still {
-            let rate = options.rate.unwrap_or(RATE);
-            eprintln!("dds-rtsp-camera: {name} is one picture, which is sent {rate} times a second (--rate)");
-        }
+        let rate = options.rate.unwrap_or(RATE);
+        let remark = is_still.then(|| of_it(format!("one picture, which is sent {rate} times a second (--rate)")));
         let pipeline = gst::parse::launch(&launch_line(options, formats, is_still))
             .map_err(|e| of_it(e.to_string()))?
             .downcast::<gst::Pipeline>()
@@ -80,7 +80,7 @@ impl Source {
             (options::Source::File(path), Some(input)) => {
                 input.set_property("location", path);
                 if let (Some(files::Kind::Untimed), Some(first)) = (file, pipeline.by_name("first")) {
-                    files::give_times(&first, options.rate.unwrap_or(RATE));
+                    files::give_times(&first, rate);
                 }
             }
             (options::Source::Device(path), Some(input)) => {
@@ -134,6 +134,7 @@ impl Source {
         Ok(Self {
             pipeline,
             caps,
+            remark,
             outlet,
             wanted,
             ends,

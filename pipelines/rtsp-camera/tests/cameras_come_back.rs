@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -213,6 +214,7 @@ fn a_password_is_on_no_command_line_and_printed_nowhere() {
     let dir = scratch("passwords");
     let login = dir.join("camera's login");
     std::fs::write(&login, "ada:s3cr3t\n").unwrap();
+    std::fs::set_permissions(&login, std::fs::Permissions::from_mode(0o644)).unwrap();
     let login = login.to_str().unwrap();
     for (n, (script, user, settings)) in [
         ("rtsp-server.sh", "", [("USER_FILE", login)].as_slice()),
@@ -229,6 +231,7 @@ fn a_password_is_on_no_command_line_and_printed_nowhere() {
         let two_pass = script.contains("two-pass");
         let options: &[&str] = if two_pass { &["--encoder", "mode=two-pass"] } else { &[] };
         let camera = Camera::pattern(&[options, &["--user-file", login]].concat());
+        camera.says(&format!("chmod o-rwx {}", quoted(login, r"\'")));
         let query = if two_pass { "?refine=1" } else { "" };
         let url = camera.url().replace("//", &format!("//{user}")) + query;
         let of_run = dir.join(n.to_string());
@@ -247,14 +250,14 @@ fn a_password_is_on_no_command_line_and_printed_nowhere() {
         assert!(said.iter().all(|line| !line.contains("s3cr3t")), "{said:#?}");
         let exposed = said
             .iter()
-            .any(|line| line.ends_with(&format!("chmod o-rwx {}", quoted(login))));
+            .any(|line| line.ends_with(&format!("chmod o-rwx {}", quoted(login, "\"'\""))));
         assert_eq!(exposed, n == 0, "{said:#?}");
     }
 }
 
-/// As a shell reads it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\"'\"'"))
+/// As a shell reads it, with a quote in it written so.
+fn quoted(text: &str, quote: &str) -> String {
+    format!("'{}'", text.replace('\'', &format!("'{quote}'")))
 }
 
 #[test]
