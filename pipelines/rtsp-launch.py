@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MPL-2.0
 #
-# For the scripts beside this file that speak RTSP: runs a line in gst-launch syntax whose rtspsrc is named `camera`, or whose
-# rtspclientsink `relay`. Its address, name and password come by the environment (URL, USER_ID, USER_PW) or from a file
+# For the scripts beside this file that speak RTSP: runs a line in gst-launch syntax whose rtspsrc is named `camera`, or
+# whose rtspclientsink `relay`. Its address, name and password come by the environment (URL, USER_ID, USER_PW) or from a file
 # (USER_FILE, one line NAME:PASSWORD): gst-launch-1.0 would show them to everybody in the list of processes. Nothing here
 # prints them.
 #

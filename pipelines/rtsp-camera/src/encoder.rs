@@ -265,8 +265,8 @@ fn parse(properties: &str) -> Result<gst::Element, String> {
 
 /// Kilobits per second that this video does not need in honest use, and that hostile feedback would exceed.
 ///
-/// A busy street takes about 0.07 bits a pixel at quantizer 30 in every macroblock, a key frame every 2 s included, and twice
-/// as much for each 6 quantizers less. The cap is three times that at the finest quantizer that was asked for.
+/// A busy street takes about 0.07 bits a pixel at quantizer 30 in every macroblock, a key frame every 2 s included, and
+/// twice as much for each 6 quantizers less. The cap is three times that at the finest quantizer that was asked for.
 fn default_cap(encoder: &gst::Element, caps: &gst::CapsRef) -> u32 {
     let field = |name| {
         caps.structure(0)

@@ -48,7 +48,8 @@ pub fn look(path: &Path) -> Result<Kind, String> {
     let length = std::fs::File::open(path).and_then(|mut file| file.read(&mut head));
     let format = picture_format(&head[..length.map_err(|e| e.to_string())?]);
     let pipeline = gst::parse::launch(
-        "filesrc name=input ! decodebin name=decoder  videoconvert name=first ! appsink name=frames sync=false max-buffers=1",
+        "filesrc name=input ! decodebin name=decoder \
+         videoconvert name=first ! appsink name=frames sync=false max-buffers=1",
     );
     let pipeline = pipeline.map_err(|e| e.to_string())?.downcast::<gst::Pipeline>();
     let pipeline = pipeline.map_err(|_| "not a pipeline")?;

@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-/// Nanoseconds of captured time between key frames while somebody watches who asks for nothing: recorders cut files, and keep
-/// what was before an event, at key frames.
+/// Nanoseconds of captured time between key frames while somebody watches who asks for nothing: recorders cut files, and
+/// keep what was before an event, at key frames.
 const FOR_RECORDERS: u64 = 2_000_000_000;
 /// The same while all who watch send feedback, and so ask for a key frame where they miss one.
 const FOR_SERVERS: u64 = 10_000_000_000;
@@ -117,8 +117,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Times in milliseconds of the key frames of the first stream, at 25 pictures a second up to `until`. The encoder begins
-    /// with one; each picture asked for is one.
+    /// Times in milliseconds of the key frames of the first stream, at 25 pictures a second up to `until`. The encoder
+    /// begins with one; each picture asked for is one.
     fn run(interval: Interval, until: u64, mut at: impl FnMut(u64, &mut KeyFrames) -> bool) -> Vec<u64> {
         let mut keys = KeyFrames::new(interval);
         let mut found = Vec::new();

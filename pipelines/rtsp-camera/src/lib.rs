@@ -4,7 +4,8 @@
 //!
 //! Pure: [`options`] reads the command line, [`steering`] says whose feedback counts, [`audience`] who watches,
 //! [`keyframes`] which pictures are key frames, [`watch`] whether the media stands still. Around them: [`source`] hands out
-//! pictures, of a file by what `files` finds in it, [`encoder`] opens what codes them, [`server`] serves them by [`media`], and [`signals`] ends it all.
+//! pictures, of a file by what `files` finds in it, [`encoder`] opens what codes them, [`server`] serves them by [`media`],
+//! and [`signals`] ends it all.
 
 pub mod audience;
 mod caller;

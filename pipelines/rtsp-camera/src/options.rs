@@ -364,7 +364,8 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --key-interval 2.5 --max-bitrate 800 --address 127.0.0.1 --port 0 --path a/b \
+        let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --key-interval 2.5 \
+                    --max-bitrate 800 --address 127.0.0.1 --port 0 --path a/b \
                     --user ada:pass:word --viewer bo:b --viewer cy:c --certificate c.pem --avpf --steer all --report 2";
         let expected = Options {
             source: Source::File("clip.mp4".into()),

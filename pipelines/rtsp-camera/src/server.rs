@@ -397,8 +397,8 @@ fn state_of(pipeline: &gst::Bin) -> String {
     words.join("; ")
 }
 
-/// The streaming threads, by the names that GStreamer gives them, and whether they run (R) or sleep (S): one that stands still
-/// sleeps, one that gets no processor would run.
+/// The streaming threads, by the names that GStreamer gives them, and whether they run (R) or sleep (S): one that stands
+/// still sleeps, one that gets no processor would run.
 fn threads() -> Vec<String> {
     let state = |task: std::io::Result<std::fs::DirEntry>| {
         let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;

@@ -555,6 +555,40 @@ fn the_jitter_buffer_of_rtpbin_is_told_of_where_nobody_has_chosen_it() {
     }
 }
 
+#[test]
+fn no_second_takes_more_than_the_cap_that_is_there_by_default() {
+    dds_tests::init().unwrap();
+    // Noise, which no quantizer makes small.
+    let peak = |options: &[&str]| {
+        let size = [
+            "--size",
+            "320x240",
+            "--rate",
+            "20",
+            "--encoder",
+            "speed-preset=ultrafast",
+        ];
+        let camera = Camera::start("test:snow", &[&size, options].concat());
+        let _server = Server::watch(&format!("location={} latency=50 protocols=tcp", camera.url()), 32);
+        let report = camera.wait_for("three seconds", |r| count(r, "frames") > 60);
+        count(&report, "peak-second-bytes") * 8 / 1000
+    };
+    let [capped, own, open] = [
+        &[][..],
+        &[
+            "--encoder",
+            "speed-preset=ultrafast max-bitrate=400",
+            "--max-bitrate",
+            "900",
+        ],
+        &["--max-bitrate", "0"],
+    ]
+    .map(peak);
+    assert!((300..=1050).contains(&capped), "{capped} kbit/s by default");
+    assert!(own <= 420, "{own} kbit/s of 400");
+    assert!(open > 2000, "{open} kbit/s without a cap");
+}
+
 /// Runs a line to its end.
 fn make(line: &str) {
     dds_tests::init().unwrap();
