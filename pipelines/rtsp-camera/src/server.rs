@@ -148,11 +148,16 @@ impl Camera {
             done,
         };
         let media = self.media.load(Ordering::Relaxed);
+        let busy = || {
+            threads()
+                .iter()
+                .any(|(name, state)| *name == format!("{INPUT}:src") && state == "R")
+        };
         let still = self
             .watch
             .lock()
             .unwrap()
-            .look(self.now(), media, counts, plays && played);
+            .look(self.now(), media, counts, plays && played, busy);
         still.then(|| {
             let state = pipeline
                 .upgrade()
@@ -393,18 +398,18 @@ fn state_of(pipeline: &gst::Bin) -> String {
             words.push(format!("{} ({})", element.name(), of_it.join(", ")));
         }
     }
-    words.extend(threads());
+    words.extend(threads().iter().map(|(name, state)| format!("thread {name} {state}")));
     words.join("; ")
 }
 
 /// The streaming threads, by the names that GStreamer gives them, and whether they run (R) or sleep (S): one that stands
 /// still sleeps, one that gets no processor would run.
-fn threads() -> Vec<String> {
+fn threads() -> Vec<(String, String)> {
     let state = |task: std::io::Result<std::fs::DirEntry>| {
         let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
         let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        name.contains(':')
-            .then(|| format!("thread {name} {}", rest.trim().get(..1).unwrap_or("?")))
+        let state = rest.split_whitespace().next()?;
+        name.contains(':').then(|| (name.into(), state.into()))
     };
     let tasks = std::fs::read_dir("/proc/self/task");
     tasks.map(|tasks| tasks.filter_map(state).collect()).unwrap_or_default()

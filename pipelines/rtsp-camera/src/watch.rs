@@ -6,6 +6,8 @@
 
 /// Nanoseconds without a coded picture, while pictures wait, after which the media counts as one that stands still.
 const STILL: u64 = 2_000_000_000;
+/// The same while the encoder's thread wants a processor: it works, or does not get one, and hardly ever loops for ever.
+const BUSY: u64 = 10_000_000_000;
 /// Least time between two verdicts, so that what no new media mends does not cost more than one in that time.
 const PAUSE: u64 = 10_000_000_000;
 
@@ -33,9 +35,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks at the media number `media`. `plays`: somebody is to be sent something. Returns whether it stands still; then
-    /// that is not said again for [`PAUSE`].
-    pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool) -> bool {
+    /// Looks at the media number `media`. `plays`: somebody is to be sent something; `busy`: the encoder's thread wants a
+    /// processor, asked only where it matters. Returns whether the media stands still; then that is not said again for
+    /// [`PAUSE`].
+    pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
         let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
         self.looked = Some(now);
         if apart > STARVED {
@@ -51,7 +54,11 @@ impl Watch {
             return false;
         }
         let since = *self.waiting.get_or_insert(now);
-        if now.saturating_sub(since) < STILL || self.told.is_some_and(|told| now.saturating_sub(told) < PAUSE) {
+        let time = now.saturating_sub(since);
+        if time < STILL || self.told.is_some_and(|told| now.saturating_sub(told) < PAUSE) {
+            return false;
+        }
+        if time < BUSY && busy() {
             return false;
         }
         self.told = Some(now);
@@ -70,7 +77,7 @@ mod tests {
         let mut watch = Watch::default();
         let mut look = |time: &u64| {
             let (media, captured, done, plays) = at(*time);
-            watch.look(time * MS, media, Counts { captured, done }, plays)
+            watch.look(time * MS, media, Counts { captured, done }, plays, || false)
         };
         (0..until).step_by(250).filter(|time| look(time)).collect()
     }
@@ -110,11 +117,25 @@ mod tests {
         let mut watch = Watch::default();
         let counts = |captured| Counts { captured, done: 0 };
         // Nobody gets a turn but once in 1.5 s.
-        let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true));
+        let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true, || false));
         assert_eq!(slow.filter(|still| *still).count(), 0);
         let later = 28_500 * MS;
-        let quick = (1..20u64).map(|n| watch.look(later + n * 250 * MS, 1, counts(1000 + n * 5), true));
+        let quick = (1..20u64).map(|n| watch.look(later + n * 250 * MS, 1, counts(1000 + n * 5), true, || false));
         assert_eq!(quick.filter(|still| *still).count(), 1);
+    }
+
+    #[test]
+    fn an_encoder_that_works_or_gets_no_processor_is_given_ten_seconds() {
+        let mut watch = Watch::default();
+        let mut look = |time: &u64| {
+            let counts = Counts {
+                captured: time / 40,
+                done: 0,
+            };
+            watch.look(time * MS, 1, counts, true, || *time < 30_000)
+        };
+        let found: Vec<u64> = (0..20_000).step_by(250).filter(|time| look(time)).collect();
+        assert_eq!(found, [10_250]);
     }
 
     #[test]
