@@ -20,6 +20,7 @@ parameters, by environment:
   KEY_FILE         file with the key of the feedback channel (dds.key)
   FEEDBACK_URI     where feedback comes in (udp://0.0.0.0:5006); behind NAT the camera dials: udp://SERVER:5006?mode=caller
   RELAY            where video goes: udp://HOST:PORT by plain RTP (udp://127.0.0.1:5000), or rtsp://... to publish there
+  USER_FILE        file with one line NAME:PASSWORD that the relay asks for by RTSP (none); or USER_ID and USER_PW
   SOURCE           what to send: a file (default: the clip of setup.sh), a device (/dev/video0) or an address (rtsp://...)
   BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (36)
   REGION_QP        quantizer inside regions (26)
@@ -49,6 +50,7 @@ case $SOURCE in
   *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
+launch=(gst-launch-1.0 -e)
 case $RELAY in
   udp://*:*)
     address=${RELAY#udp://}
@@ -57,11 +59,16 @@ case $RELAY in
       ! udpsink host="${address%:*}" port="${address##*:}" sync=false async=false
     )
     ;;
-  rtsp://* | rtsps://*) relay=(rtspclientsink location="$RELAY" protocols=tcp latency=0) ;;
+  rtsp://* | rtsps://*)
+    # The address may hold a password.
+    export URL=$RELAY USER_FILE=${USER_FILE:-} USER_ID=${USER_ID:-} USER_PW=${USER_PW:-}
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py")
+    relay=(rtspclientsink name=relay protocols=tcp latency=0)
+    ;;
   *) echo "RELAY: $RELAY is neither udp://HOST:PORT nor rtsp://..." >&2; exit 2 ;;
 esac
 
-exec gst-launch-1.0 -e \
+exec "${launch[@]}" \
   "${source[@]}" \
   ! videoconvert \
   ! queue max-size-buffers=2 \

@@ -20,6 +20,7 @@ parameters, by environment:
   KEY_FILE         file with the key of the feedback channel, the same as the camera's (dds.key)
   FEEDBACK_URI     the camera (udp://127.0.0.1:5006); where the camera dials: udp://0.0.0.0:5006?mode=listener
   URL              where video comes from: udp://0.0.0.0:PORT by plain RTP (udp://0.0.0.0:5000), or rtsp://... of the relay
+  USER_FILE        file with one line NAME:PASSWORD that the relay asks for by RTSP (none); or USER_ID and USER_PW
   LATENCY          milliseconds that the jitter buffer waits for late packets (50)
   MODEL            ONNX model (gst-dds-infer/models/street_nano.onnx); a MODEL.modelinfo beside it describes it
   THRESHOLD        least score of a result, 0-1, and the middle of the undecided band (0.3)
@@ -39,6 +40,7 @@ LATENCY=${LATENCY:-50}
 MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
 THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+launch=(gst-launch-1.0 -q)
 case $URL in
   udp://*:*)
     address=${URL#udp://}
@@ -48,14 +50,19 @@ case $URL in
       ! ddsrtprecv latency="$LATENCY"
     )
     ;;
-  rtsp://* | rtsps://*) video=(rtspsrc location="$URL" protocols=tcp latency="$LATENCY") ;;
+  rtsp://* | rtsps://*)
+    # The address may hold a password.
+    export URL USER_FILE=${USER_FILE:-} USER_ID=${USER_ID:-} USER_PW=${USER_PW:-}
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py")
+    video=(rtspsrc name=camera protocols=tcp latency="$LATENCY")
+    ;;
   *) echo "URL: $URL is neither udp://ADDRESS:PORT nor rtsp://..." >&2; exit 2 ;;
 esac
 
 # A file goes on where it ends: fdsink would write it from its first byte again.
 if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
 
-exec gst-launch-1.0 -q \
+exec "${launch[@]}" \
   "${video[@]}" \
   ! rtph264depay \
   ! h264parse \

@@ -21,8 +21,11 @@ parameters, by environment:
   PORT             TCP port (8554)
   BACKGROUND_QP    quantizer outside regions, 1-51, higher is coarser (36)
   REGION_QP        quantizer inside regions (26)
-  KEY_INT_MAX      frames between key frames (250)
-  DDS_RTSP_USER    NAME:PASSWORD that clients must give (none)
+  KEY_INTERVAL     seconds between key frames, or auto: 2 while a recorder watches, 10 while only servers do (auto)
+  KEY_INT_MAX      frames between key frames, instead of it (none)
+  MAX_BITRATE      most kbit/s in any second, 0: no cap (by size and rate: about three times what a busy street takes)
+  USER_FILE        file with one line NAME:PASSWORD that clients must give (none)
+  DDS_RTSP_USER    NAME:PASSWORD itself, instead of a file (none)
   DDS_RTSP_VIEWER  NAME:PASSWORD of one who may watch and not steer (none)
   DDS_RTSP_CAMERA  the program (target/release/dds-rtsp-camera of this repository); its --help has the other options
 USAGE
@@ -35,8 +38,12 @@ SOURCE=${SOURCE:-${DDS_CLIP:-${XDG_DATA_HOME:-$HOME/.local/share}/gst-dds/clips/
 PORT=${PORT:-8554}
 BACKGROUND_QP=${BACKGROUND_QP:-36}
 REGION_QP=${REGION_QP:-26}
-KEY_INT_MAX=${KEY_INT_MAX:-250}
+encoder="background-qp=$BACKGROUND_QP region-qp=$REGION_QP speed-preset=veryfast"
+if [ -n "${KEY_INT_MAX:-}" ]; then encoder+=" key-int-max=$KEY_INT_MAX"; fi
+options=()
+if [ -n "${KEY_INTERVAL:-}" ]; then options+=(--key-interval "$KEY_INTERVAL"); fi
+if [ -n "${MAX_BITRATE:-}" ]; then options+=(--max-bitrate "$MAX_BITRATE"); fi
+if [ -n "${USER_FILE:-}" ]; then options+=(--user-file "$USER_FILE"); fi
 DDS_RTSP_CAMERA=${DDS_RTSP_CAMERA:-$here/../target/release/dds-rtsp-camera}
 
-exec "$DDS_RTSP_CAMERA" "$SOURCE" --port "$PORT" \
-  --encoder "background-qp=$BACKGROUND_QP region-qp=$REGION_QP speed-preset=veryfast key-int-max=$KEY_INT_MAX" "$@"
+exec "$DDS_RTSP_CAMERA" "$SOURCE" --port "$PORT" --encoder "$encoder" "${options[@]}" "$@"

@@ -19,8 +19,9 @@ Watches an RTSP camera. Results go to standard output, everything else to standa
 
 parameters, by environment:
   URL              the camera (rtsp://127.0.0.1:8554/camera)
-  USER_ID          name that the camera asks for (none)
-  USER_PW          password (none)
+  USER_FILE        file with one line NAME:PASSWORD that the camera asks for (none); the same file as --user-file there
+  USER_ID          name that the camera asks for, instead of a file (none)
+  USER_PW          password (none). It is on no command line and printed nowhere
   PROTOCOLS        udp: feedback leaves at once; tcp: through the RTSP connection, where it may wait for up to one frame
                    (udp+tcp: by UDP, and where that is refused, by TCP)
   LATENCY          milliseconds that the jitter buffer waits for late packets (50; the default of rtspsrc is 2000)
@@ -47,8 +48,7 @@ MODEL=${MODEL:-$here/../gst-dds-infer/models/street_nano.onnx}
 THRESHOLD=${THRESHOLD:-0.3}
 THREADS=${THREADS:-0}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
-login=()
-if [ -n "${USER_ID:-}" ]; then login=(user-id="$USER_ID" user-pw="${USER_PW:-}"); fi
+export URL USER_FILE=${USER_FILE:-} USER_ID=${USER_ID:-} USER_PW=${USER_PW:-}
 
 # A file goes on where it ends: fdsink would write it from its first byte again.
 if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
@@ -58,8 +58,8 @@ if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec 
 # shellcheck source=pipelines/until-stopped.sh
 source "$here/until-stopped.sh"
 until_stopped "$URL" "$RETRY" \
-  gst-launch-1.0 -q \
-  rtspsrc location="$URL" "${login[@]}" protocols="$PROTOCOLS" latency="$LATENCY" \
+  /usr/bin/python3 "$here/rtsp-launch.py" \
+  rtspsrc name=camera protocols="$PROTOCOLS" latency="$LATENCY" \
   timeout=$((TIMEOUT * 1000000)) tcp-timeout=$((TIMEOUT * 1000000)) \
   ! rtph264depay \
   ! h264parse \

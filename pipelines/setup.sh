@@ -40,7 +40,7 @@ CLIP_IN_PACKAGE=./usr/share/doc/opencv-doc/examples/data/vtest.avi
 # libclang: the installed x264.h and x265.h are read at build time. ugly: x264enc, the demo's yardstick.
 # bad: h264parse, rsvgdec, cudaupload. good: rtpbin, udpsrc, mp4mux. libav: avdec_h264. ffmpeg: reads QPs back from the bitstream.
 # fonts: the plots of dds-eval as PNG. rtspserver, rtsp: dds-rtsp-camera and its clients. glib-networking: rtsps.
-# gi: the scripts that encrypt.
+# gi: the scripts that encrypt or log in.
 PACKAGES=(
   build-essential ca-certificates curl ffmpeg fonts-dejavu-core libclang-dev pkg-config python3
   libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev libx264-dev libx265-dev

@@ -58,7 +58,11 @@ from gi.repository import GLib, Gst
 
 ours, theirs = sys.argv[1:3]
 try:
-    secret = (os.environ.get("SRTP_KEY") or open(os.environ["SRTP_KEY_FILE"]).read()).strip()
+    path = os.environ["SRTP_KEY_FILE"]
+    secret = (os.environ.get("SRTP_KEY") or open(path).read()).strip()
+    if not os.environ.get("SRTP_KEY") and os.stat(path).st_mode & 0o006:
+        print(f"SRTP_KEY_FILE: {path} holds a secret, and every user of this machine may read or change it: "
+              f"chmod o-rwx {path}", file=sys.stderr)
 except OSError as error:
     sys.exit(f"SRTP_KEY_FILE: {error}")
 if len(secret) < 16:

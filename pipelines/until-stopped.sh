@@ -8,10 +8,12 @@
 until_stopped() {
   local camera=$1 pause=$2 child='' status said
   shift 2
+  # Name and password in an address are nobody's business.
+  camera=$(sed -E 's|^([a-z]+://)[^/?#]*@|\1|' <<<"$camera")
   said=$(mktemp)
   # A background job of a script does not hear Ctrl-C: it is ended from here.
-  trap 'kill "$child" 2>/dev/null; rm -f "$said"; trap - EXIT; exit 130' INT
-  trap 'kill "$child" 2>/dev/null; rm -f "$said"; trap - EXIT; exit 143' TERM
+  trap 'kill "$child" 2>/dev/null || true; rm -f "$said"; trap - EXIT; exit 130' INT
+  trap 'kill "$child" 2>/dev/null || true; rm -f "$said"; trap - EXIT; exit 143' TERM
   trap 'rm -f "$said"' EXIT
   while true; do
     status=0

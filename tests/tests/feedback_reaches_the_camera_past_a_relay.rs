@@ -326,6 +326,51 @@ fn beside_another_way_each_packet_counts_once() {
 }
 
 #[test]
+fn a_key_file_that_others_may_read_is_told_on_the_bus_and_on_standard_error() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let _alone = alone();
+    let path = scratch("exposed-key").join("dds.key");
+    std::fs::write(&path, "sixteen bytes and more").unwrap();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let heard = said.clone();
+    // What GLib writes to standard error otherwise.
+    let handler = glib::log_set_handler(
+        Some("ddslink"),
+        glib::LogLevels::LEVEL_WARNING,
+        false,
+        false,
+        move |_, _, words| heard.lock().unwrap().push(words.to_string()),
+    );
+    let path = path.to_str().unwrap();
+    for element in ["ddsencode", "ddsinfer"] {
+        for (mode, exposed) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let settings = format!("feedback-uri=udp://127.0.0.1:{} feedback-key-file={path}", port());
+            let pipeline = launch(&format!(
+                "videotestsrc ! {element} name=of-{element} {settings} ! fakesink"
+            ));
+            let it = pipeline.by_name(&format!("of-{element}")).unwrap();
+            it.set_state(gst::State::Paused).unwrap();
+            let message = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Warning]);
+            pipeline.set_state(gst::State::Null).unwrap();
+            let on_bus = message.as_ref().and_then(|message| match message.view() {
+                gst::MessageView::Warning(warning) => Some(warning.error().to_string()),
+                _ => None,
+            });
+            let on_stderr = said.lock().unwrap().drain(..).next();
+            for words in [on_bus, on_stderr] {
+                let cure = words
+                    .as_ref()
+                    .map(|words| words.ends_with(&format!("chmod o-rwx {path}")));
+                assert_eq!(cure, exposed.then_some(true), "{element} {mode:o}: {words:?}");
+            }
+        }
+    }
+    glib::log_remove_handler(Some("ddslink"), handler);
+}
+
+#[test]
 fn what_cannot_work_is_refused_by_name() {
     let _alone = alone();
     for element in ["ddsencode", "ddsinfer"] {

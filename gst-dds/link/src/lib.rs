@@ -8,7 +8,7 @@
 //! - [`session`]: sends and receives RTCP APP packets (`DDS1`) on that session;
 //! - [`report`]: what receivers report of the stream there;
 //! - [`channel`]: a way beside the video by UDP or TCP, for paths that drop RTCP; [`uri`]: its addresses; [`secure`]: its
-//!   messages, sealed;
+//!   messages, sealed; [`secret`]: files with keys and passwords;
 //! - [`refusal`]: what both elements say of caps that they do not take.
 //!
 //! What every callback of the product stands on is here as well: [`guard`] ends panics, [`sync`] has locks that survive them,
@@ -23,6 +23,7 @@ pub mod guard;
 pub mod path;
 pub mod refusal;
 pub mod report;
+pub mod secret;
 pub mod secure;
 pub mod session;
 pub mod sync;

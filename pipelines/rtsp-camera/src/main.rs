@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! `dds-rtsp-camera`: an H.264 RTSP camera that the neural networks at its receivers steer.
+//! `dds-rtsp-camera`: an RTSP camera that the neural networks at its receivers steer.
 
-mod caller;
-mod media;
-mod options;
-mod server;
-mod signals;
-mod source;
-mod steering;
-
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use gst_dds_link::secret::Exposed;
+use gst_dds_link::sync::Mutex;
 use gst_rtsp_server::prelude::*;
 
-use options::Options;
-use server::Camera;
-use source::Source;
+use dds_rtsp_camera::encoder::Recipe;
+use dds_rtsp_camera::options::{self, Options};
+use dds_rtsp_camera::server::{self, Camera};
+use dds_rtsp_camera::source::Source;
+use dds_rtsp_camera::{signals, warn};
+
+/// Most bytes of a file with names and passwords.
+const MAX_LOGINS: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    let options = match options::parse(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+    let environment = |name: &str| std::env::var(name).ok();
+    let secret = |path: &Path| gst_dds_link::secret::read(path, MAX_LOGINS);
+    let options = match options::parse(std::env::args().skip(1), environment, secret) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::HELP);
@@ -53,24 +56,33 @@ fn run(options: &Options) -> Result<(), String> {
     }
     gst::init().map_err(|e| e.to_string())?;
     gstdds::plugin_register_static().map_err(|e| e.to_string())?;
+    let recipe = Recipe::read(options)?;
     let broken = Arc::new(Mutex::new(None));
     let source = {
         let (main, broken) = (main.clone(), broken.clone());
-        Source::open(options, move |error| {
+        Source::open(options, recipe.formats, move |error| {
             *broken.lock().unwrap() = Some(error);
             main.quit();
         })?
     };
-    let camera = Camera::new(source, options);
-    let (server, listener) = server::listen(options, &camera)?;
+    let encoder = recipe.open(source.caps())?;
+    let remarks = [source.remark.clone().into_iter().collect(), encoder.remarks.clone()].concat();
+    let camera = Camera::new(source, options, &recipe);
+    let (server, listener) = server::listen(options, &encoder, &camera)?;
 
     let scheme = if options.certificate.is_some() { "rtsps" } else { "rtsp" };
     eprintln!(
-        "dds-rtsp-camera: {scheme}://{}:{}{}",
-        options.address,
-        server.bound_port(),
+        "dds-rtsp-camera: {scheme}://{}{}",
+        SocketAddr::new(options.address, server.bound_port() as u16),
         options.path
     );
+    // Behind the address, which programs that start this one wait for.
+    remarks.iter().for_each(|remark| eprintln!("dds-rtsp-camera: {remark}"));
+    options.exposed.iter().for_each(warn);
+    // It holds the private key.
+    let certificate = options.certificate.as_deref();
+    let exposed = certificate.and_then(|path| Exposed::of(path, &std::fs::metadata(path).ok()?));
+    exposed.iter().for_each(warn);
     if options.report > 0 {
         let camera = camera.clone();
         let guarded = server::guard("the report");

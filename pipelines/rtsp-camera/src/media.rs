@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
+
 use gst_rtsp_server::gst_sdp::SDPMessage;
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::subclass::SDPInfo;
@@ -23,6 +25,11 @@ pub fn factory() -> RTSPMediaFactory {
     factory.upcast()
 }
 
+/// Whoever comes from now on gets a new media, though others may still have the one that there is.
+pub fn retire() {
+    imp::ENDED.fetch_add(1, Ordering::SeqCst);
+}
+
 /// Whether a request asks for the second stream.
 pub fn asks_for_refine(context: &RTSPContext) -> bool {
     let query = caller::query(context).unwrap_or_default();
@@ -32,14 +39,30 @@ pub fn asks_for_refine(context: &RTSPContext) -> bool {
 mod imp {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
 
     use gst_dds_link::guard::Guard;
+    use gst_dds_link::sync::Mutex;
 
     use super::*;
     use crate::server::guard;
 
     /// Media that have ended.
-    static ENDED: AtomicU64 = AtomicU64::new(0);
+    pub static ENDED: AtomicU64 = AtomicU64::new(0);
+    /// What media have said, and when; of one that says much, the latest.
+    static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
+    const MOST_SAID: usize = 64;
+    /// The same is not said again for so long.
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    fn say_once(words: String) {
+        let mut said = SAID.lock().unwrap();
+        said.retain(|(_, when)| when.elapsed() < AGAIN);
+        if said.iter().all(|(before, _)| *before != words) && said.len() < MOST_SAID {
+            crate::warn(&words);
+            said.push((words, Instant::now()));
+        }
+    }
 
     #[derive(Default)]
     pub struct Factory;
@@ -74,8 +97,26 @@ mod imp {
     impl ObjectImpl for Media {}
 
     impl RTSPMediaImpl for Media {
+        /// Clients hear no more of what goes wrong than a 503, or an end.
+        fn handle_message(&self, message: &gst::MessageRef) -> bool {
+            let from = message.src().map(|src| src.name().to_string()).unwrap_or_default();
+            match message.view() {
+                gst::MessageView::Error(error) => say_once(format!("{from}: {}", crate::source::words(error))),
+                // Those of the server's own elements are about nothing that a user can mend.
+                gst::MessageView::Warning(warning)
+                    if message
+                        .src()
+                        .is_some_and(|src| src.has_as_ancestor(&self.obj().element())) =>
+                {
+                    say_once(format!("{from}: {}", warning.error()));
+                }
+                _ => {}
+            }
+            self.parent_handle_message(message)
+        }
+
         fn unprepare(&self) -> Result<(), gst::LoggableError> {
-            ENDED.fetch_add(1, Ordering::SeqCst);
+            super::retire();
             self.parent_unprepare()
         }
 

@@ -6,24 +6,35 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_dds_link::sync::Mutex;
 
+use crate::files;
 use crate::options::{self, Options};
 use crate::server::guard;
 
 /// Longest time in which a source must show its first picture.
-const FIRST_PICTURE: gst::ClockTime = gst::ClockTime::from_seconds(10);
+const FIRST_PICTURE: Duration = Duration::from_secs(10);
+/// Pictures a second of what has no rate of its own.
+const RATE: u32 = 25;
+/// Least time that a file is played until it begins anew.
+const LEAST_ROUND: Duration = Duration::from_millis(40);
 /// How often the watching thread looks whether it should end.
 const WATCH: gst::ClockTime = gst::ClockTime::from_mseconds(200);
 
 /// The running source.
 pub struct Source {
     pipeline: gst::Pipeline,
+    caps: gst::Caps,
+    /// What the user should know of it.
+    pub remark: Option<String>,
     outlet: Arc<Outlet>,
+    /// Whether pictures are wanted. Held while that changes the pipeline's state; taken before the outlet's.
+    wanted: Arc<Mutex<bool>>,
     ends: Arc<AtomicBool>,
     watcher: Option<thread::JoinHandle<()>>,
 }
@@ -32,23 +43,48 @@ pub struct Source {
 #[derive(Default)]
 struct Outlet {
     appsrc: Mutex<Option<gst_app::AppSrc>>,
+    /// Pictures handed over, ever.
+    pictures: AtomicU64,
+    /// Caps of the first picture.
+    first: Mutex<Option<gst::Caps>>,
 }
 
 impl Source {
-    /// Opens the source, waits for its first picture and lets go of it again. `failed` is called, from another thread,
-    /// with what goes wrong later.
+    /// Opens the source, for an encoder that takes `formats`, waits for its first picture and lets go of it again. `failed`
+    /// is called, from another thread, with what goes wrong later.
     ///
     /// # Errors
     /// What the elements say, with the source's name.
-    pub fn open(options: &Options, failed: impl Fn(String) + Send + 'static) -> Result<Self, String> {
-        let (name, line) = launch_line(options);
-        let pipeline = gst::parse::launch(&line)
-            .map_err(|e| format!("{name}: {e}"))?
+    pub fn open(options: &Options, formats: &str, failed: impl Fn(String) + Send + 'static) -> Result<Self, String> {
+        let name = match &options.source {
+            options::Source::Pattern(pattern) => format!("test:{pattern}"),
+            options::Source::Device(path) | options::Source::File(path) => path.display().to_string(),
+        };
+        let of_it = |words: String| format!("{name}: {words}");
+        let file = match &options.source {
+            options::Source::File(path) => Some(files::look(path).map_err(of_it)?),
+            _ => None,
+        };
+        let is_still = matches!(file, Some(files::Kind::Still(_)));
+        let rate = options.rate.unwrap_or(RATE);
+        let remark = is_still.then(|| of_it(format!("one picture, which is sent {rate} times a second (--rate)")));
+        let pipeline = gst::parse::launch(&launch_line(options, formats, is_still))
+            .map_err(|e| of_it(e.to_string()))?
             .downcast::<gst::Pipeline>()
-            .map_err(|_| format!("{name}: not a pipeline"))?;
+            .map_err(|_| of_it("not a pipeline".into()))?;
         let input = pipeline.by_name("input");
         match (&options.source, &input) {
-            (options::Source::File(path), Some(input)) => input.set_property("location", path),
+            (_, Some(input)) if is_still => {
+                if let (Some(files::Kind::Still(picture)), Some(input)) = (file, input.downcast_ref()) {
+                    show(picture, input);
+                }
+            }
+            (options::Source::File(path), Some(input)) => {
+                input.set_property("location", path);
+                if let (Some(files::Kind::Untimed), Some(first)) = (file, pipeline.by_name("first")) {
+                    files::give_times(&first, rate);
+                }
+            }
             (options::Source::Device(path), Some(input)) => {
                 input.set_property("device", path.to_string_lossy().as_ref())
             }
@@ -61,7 +97,7 @@ impl Source {
         let frames = pipeline
             .by_name("frames")
             .and_downcast::<gst_app::AppSink>()
-            .ok_or_else(|| format!("{name}: no appsink"))?;
+            .ok_or_else(|| of_it("no appsink".into()))?;
         let (to, guarded) = (outlet.clone(), guard("new-sample"));
         frames.set_callbacks(
             gst_app::AppSinkCallbacks::builder()
@@ -73,55 +109,81 @@ impl Source {
                 .build(),
         );
 
-        pipeline
-            .set_state(gst::State::Paused)
-            .map_err(|_| said(&pipeline).unwrap_or_else(|| "cannot be opened".into()))
-            .and_then(|_| match pipeline.state(FIRST_PICTURE) {
-                (Ok(gst::StateChangeSuccess::Async), ..) => Err("no picture within 10 s".into()),
-                (Ok(_), ..) => Ok(()),
-                (Err(_), ..) => Err(said(&pipeline).unwrap_or_else(|| "cannot be opened".into())),
-            })
-            .map_err(|e| {
-                let _ = pipeline.set_state(gst::State::Null);
-                format!("{name}: {e}")
-            })?;
-        let _ = pipeline.set_state(gst::State::Ready);
+        let caps = first_picture(&pipeline, &outlet);
+        let _ = pipeline.set_state(if caps.is_ok() {
+            gst::State::Ready
+        } else {
+            gst::State::Null
+        });
+        let caps = caps.map_err(of_it)?;
+        let size = gst_video::VideoInfo::from_caps(&caps).map(|info| (info.width(), info.height()));
+        if let Ok((width, height)) = size
+            && (width % 2 != 0 || height % 2 != 0)
+        {
+            let _ = pipeline.set_state(gst::State::Null);
+            let even = (width.max(16) & !1, height.max(16) & !1);
+            return Err(of_it(format!(
+                "its size is {width}x{height}, and video with a colour for each four pixels has even ones: --size {}x{}",
+                even.0, even.1
+            )));
+        }
 
-        let ends = Arc::new(AtomicBool::new(false));
+        let (wanted, ends) = (Arc::new(Mutex::new(false)), Arc::new(AtomicBool::new(false)));
         let watcher = {
-            let (pipeline, ends) = (pipeline.clone(), ends.clone());
+            let (pipeline, wanted, ends) = (pipeline.clone(), wanted.clone(), ends.clone());
             // Without it a loop would stand still at its end.
             thread::spawn(move || {
                 let guarded = guard("the watch on the source");
                 while !ends.load(Ordering::Relaxed) {
-                    guarded.run((), || watch(&pipeline, &ends, |what| failed(format!("{name}: {what}"))));
+                    guarded.run((), || {
+                        watch(&pipeline, &wanted, &ends, |what| failed(format!("{name}: {what}")))
+                    });
                 }
             })
         };
         Ok(Self {
             pipeline,
+            caps,
+            remark,
             outlet,
+            wanted,
             ends,
             watcher: Some(watcher),
         })
     }
 
+    /// Of its pictures.
+    pub fn caps(&self) -> &gst::Caps {
+        &self.caps
+    }
+
+    /// Pictures handed over since the program began.
+    pub fn pictures(&self) -> u64 {
+        self.outlet.pictures.load(Ordering::Relaxed)
+    }
+
     /// Pictures go to `appsrc` from now on.
     pub fn start(&self, appsrc: gst_app::AppSrc) {
+        let mut wanted = self.wanted.lock().unwrap();
         *self.outlet.appsrc.lock().unwrap() = Some(appsrc);
+        *wanted = true;
         // What goes wrong comes as a message.
         let _ = self.pipeline.set_state(gst::State::Playing);
     }
 
     /// Nobody watches any more, if it was `appsrc` that pictures went to.
     pub fn stop(&self, appsrc: &gst_app::AppSrc) {
-        let mut to = self.outlet.appsrc.lock().unwrap();
-        if to.as_ref() != Some(appsrc) {
-            return;
+        // Held to the end: one that starts at the same time would be stopped by it.
+        let mut wanted = self.wanted.lock().unwrap();
+        {
+            let mut to = self.outlet.appsrc.lock().unwrap();
+            if to.as_ref() != Some(appsrc) {
+                return;
+            }
+            *to = None;
+            // The streaming thread may wait for that lock.
         }
-        *to = None;
-        // The streaming thread may wait for that lock.
-        drop(to);
+        *wanted = false;
         let _ = self.pipeline.set_state(gst::State::Ready);
     }
 }
@@ -139,6 +201,8 @@ impl Drop for Source {
 impl Outlet {
     fn push(&self, sink: &gst_app::AppSink, sample: &gst::Sample) {
         let Some(appsrc) = self.appsrc.lock().unwrap().clone() else {
+            // Opened only, to see what it gives.
+            self.first.lock().unwrap().clone_from(&sample.caps_owned());
             return;
         };
         let (Some(mut buffer), Some(caps)) = (sample.buffer_owned(), sample.caps_owned()) else {
@@ -156,6 +220,7 @@ impl Outlet {
         }
         // A full or stopped encoder loses frames, as in any camera.
         let _ = appsrc.push_buffer(buffer);
+        self.pictures.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -170,27 +235,56 @@ fn moment(sink: &gst_app::AppSink, sample: &gst::Sample, appsrc: &gst_app::AppSr
     (sink.base_time()? + running).checked_sub(appsrc.base_time()?)
 }
 
-/// A name for messages, and the pipeline.
-fn launch_line(options: &Options) -> (String, String) {
-    let ((width, height), rate) = (options.size.unwrap_or((1280, 720)), options.rate.unwrap_or(25));
-    let (name, input) = match &options.source {
-        options::Source::Pattern(pattern) => (
-            format!("test:{pattern}"),
-            format!(
-                "videotestsrc is-live=true pattern={pattern} \
-                 ! video/x-raw,format=I420,width={width},height={height},framerate={rate}/1 ! "
-            ),
-        ),
-        options::Source::Device(path) => (
-            path.display().to_string(),
-            "v4l2src name=input ! decodebin name=decoder ".into(),
-        ),
-        options::Source::File(path) => (
-            path.display().to_string(),
-            "filesrc name=input ! decodebin name=decoder ".into(),
-        ),
+/// Runs a pipeline until its first picture is there; the caps of it.
+fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps, String> {
+    let failed = || said(pipeline).unwrap_or_else(|| "cannot be opened".into());
+    pipeline.set_state(gst::State::Playing).map_err(|_| failed())?;
+    let bus = pipeline.bus().ok_or("no bus")?;
+    let until = Instant::now() + FIRST_PICTURE;
+    loop {
+        if let Some(caps) = outlet.first.lock().unwrap().take() {
+            return Ok(caps);
+        }
+        let wanted = [gst::MessageType::Error, gst::MessageType::Eos];
+        match bus
+            .timed_pop_filtered(gst::ClockTime::from_mseconds(10), &wanted)
+            .as_ref()
+            .map(|m| m.view())
+        {
+            Some(gst::MessageView::Error(error)) => return Err(words(error)),
+            Some(_) if outlet.first.lock().unwrap().is_none() => return Err("it ends without a picture".into()),
+            _ if Instant::now() > until => return Err(format!("no picture within {} s", FIRST_PICTURE.as_secs())),
+            _ => {}
+        }
+    }
+}
+
+/// Gives a still picture to the pipeline each time it starts.
+fn show(picture: gst::Sample, input: &gst_app::AppSrc) {
+    input.set_caps(picture.caps_owned().as_ref());
+    let again = move |input: &gst_app::AppSrc, _| {
+        if let Some(picture) = picture.buffer_owned() {
+            // Refused where the pipeline ends just now.
+            let _ = input.push_buffer(picture);
+        }
+        let _ = input.end_of_stream();
     };
-    let mut caps = String::from("video/x-raw,format=(string){I420,NV12}");
+    input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(again).build());
+}
+
+/// The pipeline, in gst-launch syntax.
+fn launch_line(options: &Options, formats: &str, is_still: bool) -> String {
+    let ((width, height), rate) = (options.size.unwrap_or((1280, 720)), options.rate.unwrap_or(RATE));
+    let input = match &options.source {
+        _ if is_still => "appsrc name=input format=time ! ".into(),
+        options::Source::Pattern(pattern) => format!(
+            "videotestsrc is-live=true pattern={pattern} \
+             ! video/x-raw,format=I420,width={width},height={height},framerate={rate}/1 ! "
+        ),
+        options::Source::Device(_) => "v4l2src name=input ! decodebin name=decoder ".to_string(),
+        options::Source::File(_) => "filesrc name=input ! decodebin name=decoder ".into(),
+    };
+    let mut caps = format!("video/x-raw,format=(string){formats}");
     if let Some((width, height)) = options.size {
         caps += &format!(",width={width},height={height},pixel-aspect-ratio=1/1");
     }
@@ -198,17 +292,20 @@ fn launch_line(options: &Options) -> (String, String) {
     if options.size.is_some() {
         steps += " ! videoscale";
     }
-    if let Some(rate) = options.rate {
+    if is_still {
+        // Converted once, and repeated then.
+        steps += &format!(" ! {caps} ! imagefreeze is-live=true");
+        caps = format!("video/x-raw,framerate={rate}/1");
+    } else if let Some(rate) = options.rate {
         steps += " ! videorate";
         caps += &format!(",framerate={rate}/1");
     }
     // sync: a file is read at the pace of a camera.
-    let line = format!("{input}{steps} ! {caps} ! appsink name=frames sync=true max-buffers=2 drop=true");
-    (name, line)
+    format!("{input}{steps} ! {caps} ! appsink name=frames sync=true max-buffers=2 drop=true")
 }
 
 /// Links what the decoder finds, again each time the source starts: a launch line does so once only.
-fn link_video(decoder: &gst::Element, first: &gst::Element) {
+pub(crate) fn link_video(decoder: &gst::Element, first: &gst::Element) {
     let first = first.downgrade();
     let guarded = guard("pad-added");
     decoder.connect_pad_added(move |_, pad| {
@@ -226,18 +323,27 @@ fn link_video(decoder: &gst::Element, first: &gst::Element) {
 }
 
 /// Rewinds at the end and reports errors.
-fn watch(pipeline: &gst::Pipeline, ends: &AtomicBool, failed: impl Fn(String)) {
+fn watch(pipeline: &gst::Pipeline, wanted: &Mutex<bool>, ends: &AtomicBool, failed: impl Fn(String)) {
     let Some(bus) = pipeline.bus() else { return };
+    let mut begun = Instant::now();
     while !ends.load(Ordering::Relaxed) {
-        let wanted = [gst::MessageType::Eos, gst::MessageType::Error];
-        let Some(message) = bus.timed_pop_filtered(WATCH, &wanted) else {
+        let ending = [gst::MessageType::Eos, gst::MessageType::Error];
+        let Some(message) = bus.timed_pop_filtered(WATCH, &ending) else {
             continue;
         };
         match message.view() {
             gst::MessageView::Eos(_) => {
+                // Whatever a round holds, it does not keep a processor busy.
+                thread::sleep(LEAST_ROUND.saturating_sub(begun.elapsed()));
+                begun = Instant::now();
                 let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
                 if pipeline.seek_simple(flags, gst::ClockTime::ZERO).is_err() {
-                    failed("ended, and cannot be played again".into());
+                    // What cannot be rewound is opened again, as a row of plain JPEG pictures.
+                    let wanted = wanted.lock().unwrap();
+                    let _ = pipeline.set_state(gst::State::Ready);
+                    if *wanted && pipeline.set_state(gst::State::Playing).is_err() {
+                        failed("ended, and cannot be played again".into());
+                    }
                 }
             }
             gst::MessageView::Error(error) => failed(words(error)),

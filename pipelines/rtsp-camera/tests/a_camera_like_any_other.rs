@@ -8,7 +8,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 
-use common::{Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, program, scratch, steered};
+use common::{
+    Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, open_sockets, program, scratch, steered,
+};
 use dds_protocol::feedback::{self, FeedbackState};
 use dds_protocol::rtcp;
 use dds_protocol::serial::Serial16;
@@ -297,6 +299,144 @@ fn who_does_not_watch_does_not_steer() {
 }
 
 #[test]
+fn every_socket_is_bound_to_the_address_asked_for() {
+    dds_tests::init().unwrap();
+    for (address, host) in [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
+        if std::net::TcpListener::bind((address, 0)).is_err() {
+            println!("{address} skipped: this machine does not have it");
+            continue;
+        }
+        let camera = Camera::pattern(&["--address", address]);
+        let url = format!("rtsp://{host}:{}/camera", camera.port);
+        let _server = Server::watch(&format!("location={url} latency=50 protocols=udp"), 32);
+        camera.wait_for("steered frames", steered);
+        let sockets = open_sockets(camera.child.id());
+        let of = |protocol| sockets.iter().filter(|(p, _)| p.starts_with(protocol)).count();
+        assert!(of("udp") == 2 && of("tcp") == 2, "{address}: {sockets:?}");
+        for (_, bound) in &sockets {
+            assert_eq!(bound.to_string(), address, "{sockets:?}");
+        }
+    }
+    // The other way round, so that the look at the sockets is one.
+    let camera = Camera::pattern(&["--address", "0.0.0.0"]);
+    let _server = Server::watch(&format!("location={} latency=50 protocols=udp", camera.url()), 32);
+    camera.wait_for("steered frames", steered);
+    let sockets = open_sockets(camera.child.id());
+    let open = sockets
+        .iter()
+        .filter(|(p, ip)| p.starts_with("udp") && ip.is_unspecified());
+    assert!(open.count() >= 2, "{sockets:?}");
+}
+
+#[test]
+fn an_h265_track_where_asked_is_described_decoded_and_steered() {
+    dds_tests::init().unwrap();
+    let encoder = "encoder=x265 speed-preset=ultrafast background-qp=40 region-qp=30";
+    let camera = Camera::pattern(&["--encoder", encoder]);
+    let server = Server::run(
+        &format!(
+            "rtspsrc location={} latency=50 ! rtph265depay ! avdec_h265 max-threads=1 ! identity name=detector \
+             ! ddsinfer name=infer ! fakesink name=end async=false",
+            camera.url()
+        ),
+        32,
+    );
+    assert_one_healthy_encoder(&camera.wait_for("steered frames", steered));
+    for (url, tracks) in [(camera.url(), 1), (format!("{}?refine=1", camera.url()), 0)] {
+        let entries = "stream=codec_name,profile,width,height,level";
+        let probe = [
+            "-v",
+            "error",
+            "-rtsp_transport",
+            "tcp",
+            "-show_entries",
+            entries,
+            "-of",
+            "csv=p=0",
+            &url,
+        ];
+        let found = ffmpeg("ffprobe", &probe);
+        let found = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(
+            found
+                .lines()
+                .filter(|line| line.starts_with("hevc,Main,320,240,"))
+                .count(),
+            tracks,
+            "{found}"
+        );
+    }
+    // What a player knows before the first packet.
+    let description = describe(&camera);
+    let after = |key: &str| {
+        let (_, rest) = description
+            .split_once(key)
+            .unwrap_or_else(|| panic!("no {key} in {description}"));
+        rest.split([';', '\r']).next().unwrap().to_string()
+    };
+    assert!(description.contains("H265/90000"), "{description}");
+    for (set, kind) in [("sprop-vps=", 32), ("sprop-sps=", 33), ("sprop-pps=", 34)] {
+        // The type of a parameter set stands in its first byte (ITU-T H.265, 7.3.1.2).
+        assert_eq!(glib::base64_decode(&after(set))[0] >> 1 & 0x3f, kind, "{description}");
+    }
+    let level: u32 = after("level-id=").parse().unwrap();
+    assert!(
+        after("profile-id=") == "1" && after("tier-flag=") == "0" && level.is_multiple_of(3) && level >= 30,
+        "{description}"
+    );
+    drop(server);
+
+    let both = Camera::pattern(&["--encoder", &format!("{encoder} mode=two-pass")]);
+    let description = describe(&both);
+    assert!(description.contains("H265/90000"), "{description}");
+}
+
+/// The answer to DESCRIBE.
+fn describe(camera: &Camera) -> String {
+    let mut connection = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let url = camera.url();
+    write!(
+        connection,
+        "DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    while !answer.contains("a=ssrc:") {
+        let mut piece = [0; 8192];
+        let length = connection.read(&mut piece).unwrap();
+        assert!(length > 0, "{answer}");
+        answer += &String::from_utf8_lossy(&piece[..length]);
+    }
+    answer
+}
+
+#[test]
+fn clients_that_join_within_one_second_share_one_key_frame() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&["--encoder", "background-qp=40 region-qp=30", "--key-interval", "60"]);
+    let _first = Server::watch(&format!("location={} latency=50 protocols=tcp", camera.url()), 32);
+    let report = camera.wait_for("frames", |r| count(r, "frames") >= 30);
+    assert_eq!(count(&report, "frames-idr"), 1, "{report}");
+    // Joins and leaves as fast as it goes, for three seconds of the camera.
+    let until = count(&report, "frames") + 60;
+    let (mut report, mut joins) = (report, 0);
+    while count(&report, "frames") < until {
+        let (connection, ..) = play_by_hand(&camera);
+        drop(connection);
+        joins += 1;
+        report = camera.reports.try_iter().last().unwrap_or(report);
+    }
+    let seconds = (count(&report, "frames") - until) / 20 + 4;
+    assert!(joins > seconds, "{joins} joins");
+    let idr = count(&report, "frames-idr");
+    assert!(
+        (2..=2 + seconds).contains(&idr),
+        "{idr} key frames for {joins} joins: {report}"
+    );
+}
+
+#[test]
 fn with_steer_all_everybodys_regions_count() {
     dds_tests::init().unwrap();
     let camera = Camera::pattern(&["--steer", "all"]);
@@ -416,23 +556,120 @@ fn the_jitter_buffer_of_rtpbin_is_told_of_where_nobody_has_chosen_it() {
 }
 
 #[test]
-fn a_file_is_played_in_a_loop_and_the_end_is_reported() {
+fn no_second_takes_more_than_the_cap_that_is_there_by_default() {
     dds_tests::init().unwrap();
-    let clip = scratch("loop").join("clip.mkv");
-    let making = launch(&format!(
-        "videotestsrc num-buffers=20 ! video/x-raw,format=I420,width=320,height=240,framerate=20/1 ! ddsencode ! h264parse \
-         ! matroskamux ! filesink location={}",
-        clip.display()
-    ))
-    .unwrap();
+    // Noise, which no quantizer makes small.
+    let peak = |options: &[&str]| {
+        let size = [
+            "--size",
+            "320x240",
+            "--rate",
+            "20",
+            "--encoder",
+            "speed-preset=ultrafast",
+        ];
+        let camera = Camera::start("test:snow", &[&size, options].concat());
+        let _server = Server::watch(&format!("location={} latency=50 protocols=tcp", camera.url()), 32);
+        let report = camera.wait_for("three seconds", |r| count(r, "frames") > 60);
+        count(&report, "peak-second-bytes") * 8 / 1000
+    };
+    let [capped, own, open] = [
+        &[][..],
+        &[
+            "--encoder",
+            "speed-preset=ultrafast max-bitrate=400",
+            "--max-bitrate",
+            "900",
+        ],
+        &["--max-bitrate", "0"],
+    ]
+    .map(peak);
+    assert!((300..=1050).contains(&capped), "{capped} kbit/s by default");
+    assert!(own <= 420, "{own} kbit/s of 400");
+    assert!(open > 2000, "{open} kbit/s without a cap");
+}
+
+/// Runs a line to its end.
+fn make(line: &str) {
+    dds_tests::init().unwrap();
+    let making = launch(line).unwrap();
     making.set_state(gst::State::Playing).unwrap();
     let ended = [gst::MessageType::Eos, gst::MessageType::Error];
     let message = making
         .bus()
         .unwrap()
         .timed_pop_filtered(gst::ClockTime::from_seconds(20), &ended);
-    assert_eq!(message.map(|m| m.type_()), Some(gst::MessageType::Eos));
+    assert_eq!(message.map(|m| m.type_()), Some(gst::MessageType::Eos), "{line}");
     making.set_state(gst::State::Null).unwrap();
+}
+
+/// Processor time that a process has used.
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_still_picture_and_a_short_clip_are_sent_at_the_rate_of_a_camera() {
+    let dir = scratch("stills");
+    let picture = |name: &str, pictures: u32, coder: &str| {
+        let file = dir.join(name);
+        make(&format!(
+            "videotestsrc num-buffers={pictures} ! video/x-raw,width=320,height=240,framerate=25/1 ! {coder} \
+             ! filesink location={}",
+            file.display()
+        ));
+        file.to_str().unwrap().to_string()
+    };
+    let svg = dir.join("picture.svg");
+    let drawing =
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="320" height="240"><circle r="99" fill="red"/></svg>"#;
+    std::fs::write(&svg, drawing).unwrap();
+    for (file, options, rate) in [
+        (picture("picture.png", 1, "videoconvert ! pngenc"), [].as_slice(), 25.0),
+        (
+            picture("picture.jpg", 1, "videoconvert ! jpegenc"),
+            &["--rate", "10"],
+            10.0,
+        ),
+        (svg.to_str().unwrap().into(), &["--size", "640x480"], 25.0),
+        // Pictures without times, and hardly any.
+        (picture("pictures.mjpeg", 7, "videoconvert ! jpegenc"), &[], 25.0),
+        (
+            picture("short.mkv", 2, "x264enc tune=zerolatency ! matroskamux"),
+            &[],
+            25.0,
+        ),
+    ] {
+        let camera = Camera::start(&file, options);
+        let _server = Server::watch(&format!("location={} latency=50", camera.url()), 32);
+        let first = camera.wait_for("frames", |r| count(r, "frames") > 5);
+        let (began, ticks) = (std::time::Instant::now(), processor_ticks(camera.child.id()));
+        let until = count(&first, "frames") + (2.5 * rate) as u64;
+        let last = camera.wait_for("more frames", |r| count(r, "frames") > until);
+        let seconds = began.elapsed().as_secs_f64();
+        let frames = (count(&last, "frames") - count(&first, "frames")) as f64;
+        // Reports come once a second, and a loaded machine is late.
+        assert!(
+            frames <= rate * (seconds + 0.6),
+            "{file}: {frames} frames in {seconds} s"
+        );
+        assert!(frames >= 0.5 * rate * seconds, "{file}: {frames} frames in {seconds} s");
+        let busy = (processor_ticks(camera.child.id()) - ticks) as f64 / 100.0 / seconds;
+        assert!(busy < 0.7, "{file}: {busy} of a processor");
+    }
+}
+
+#[test]
+fn a_file_is_played_in_a_loop_and_the_end_is_reported() {
+    dds_tests::init().unwrap();
+    let clip = scratch("loop").join("clip.mkv");
+    make(&format!(
+        "videotestsrc num-buffers=20 ! video/x-raw,format=I420,width=320,height=240,framerate=20/1 ! ddsencode ! h264parse \
+         ! matroskamux ! filesink location={}",
+        clip.display()
+    ));
 
     let mut camera = Camera::start(clip.to_str().unwrap(), &[]);
     // A second client opens the source again after the first has gone.
@@ -465,8 +702,63 @@ fn mistakes_are_named() {
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
+    let dir = scratch("mistakes");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let (empty, text) = (
+        file("empty.mp4", b""),
+        file("text.mp4", b"This is no video, whatever its name says.\n"),
+    );
+    let sound = dir.join("sound.wav");
+    make(&format!(
+        "audiotestsrc num-buffers=20 ! wavenc ! filesink location={}",
+        sound.display()
+    ));
+    let (sound, folder) = (sound.to_str().unwrap(), dir.to_str().unwrap());
+    let odd = dir.join("odd.png");
+    make(&format!(
+        "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=321,height=241 ! pngenc ! filesink location={}",
+        odd.display()
+    ));
+    let odd = odd.to_str().unwrap();
+    let secret = file("login", b"ada:s3cr3t\nbo:s3cr3t\n");
     for (args, status, words) in [
         (["--size", "big"].as_slice(), 2, "--size big"),
+        (&["--encoder", "bframes=3"], 1, "bframes"),
+        (&["--encoder", "mode=two-pass bframes=3"], 1, "bframes"),
+        (&["--encoder", "background-qp=99"], 1, "background-qp"),
+        (&["--encoder", "speed-preset=nonsense"], 1, "speed-preset"),
+        (&["--encoder", "encoder=x265 option-string=nonsense=1"], 1, "nonsense"),
+        (&["--encoder", "encoder=x265 cabac=false"], 1, "cabac"),
+        (&["--encoder", "name=mine"], 1, "name"),
+        (&["--encoder", "! fakesink"], 1, "properties of ddsencode"),
+        (
+            &["--encoder", "feedback-key=s3cr3t feedback-uri=nonsense"],
+            1,
+            "feedback-uri=nonsense",
+        ),
+        (
+            &["--encoder", "feedback-key=s3cr3t no-such-property=1"],
+            1,
+            "no-such-property",
+        ),
+        (
+            &["--encoder", "key-int-max=50", "--key-interval", "2"],
+            1,
+            "--key-interval",
+        ),
+        (&["--encoder", "mode=1", "--steer", "all"], 1, "--steer all"),
+        (&["--user-file", "no-such-file"], 2, "--user-file no-such-file"),
+        (&["--user-file", &secret], 2, "2 lines"),
+        (&[&empty], 1, "empty.mp4: it is empty"),
+        (&[&text], 1, "text.mp4"),
+        (&[sound], 1, "no video"),
+        (&[folder], 1, "a folder"),
+        (&[odd], 1, "--size 320x240"),
+        (&["/dev/null"], 1, "/dev/null"),
         (&["--nonsense"], 2, "--nonsense"),
         (&["no-such-file.mp4"], 1, "no-such-file.mp4"),
         (&["test:no-such-pattern"], 1, "no-such-pattern"),
@@ -476,6 +768,10 @@ fn mistakes_are_named() {
         let (code, said) = run(args);
         assert_eq!(code, Some(status), "{args:?}: {said}");
         assert!(said.contains(words) && !said.contains("panicked"), "{args:?}: {said}");
+        assert!(
+            !said.contains("rtsp://") && !said.contains("s3cr3t"),
+            "{args:?}: {said}"
+        );
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

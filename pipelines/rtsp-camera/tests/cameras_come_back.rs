@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -92,15 +93,15 @@ impl Script {
         self.results.try_iter().for_each(drop);
     }
 
-    /// Waits for the script to say something.
-    fn says(&self, words: &str) {
+    /// Waits for the script to say something. All lines up to it.
+    fn says(&self, words: &str) -> Vec<String> {
         let until = Instant::now() + PATIENCE;
         let mut all = Vec::new();
         while let Ok(line) = self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            if line.contains(words) {
-                return;
-            }
             all.push(line);
+            if all.last().is_some_and(|line| line.contains(words)) {
+                return all;
+            }
         }
         panic!("no {words:?} in {all:#?}");
     }
@@ -190,6 +191,73 @@ fn a_camera_that_was_killed_or_fell_silent_is_watched_and_steered_again() {
         server.signal("INT");
         assert_eq!(server.end().code(), Some(130), "{script}");
     }
+}
+
+/// Command lines of a process and of all that it started, as everybody sees them in the list of processes.
+fn command_lines(process: u32) -> Vec<String> {
+    let mut family = vec![process];
+    let mut lines = Vec::new();
+    while let Some(id) = family.pop() {
+        let read = |what: &str| std::fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
+        lines.push(read("cmdline").replace('\0', " "));
+        let children = read(&format!("task/{id}/children"));
+        family.extend(children.split_whitespace().map(|child| child.parse::<u32>().unwrap()));
+    }
+    lines
+}
+
+#[test]
+fn a_password_is_on_no_command_line_and_printed_nowhere() {
+    if !has_onnxruntime() {
+        return;
+    }
+    let dir = scratch("passwords");
+    let login = dir.join("camera's login");
+    std::fs::write(&login, "ada:s3cr3t\n").unwrap();
+    std::fs::set_permissions(&login, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let login = login.to_str().unwrap();
+    for (n, (script, user, settings)) in [
+        ("rtsp-server.sh", "", [("USER_FILE", login)].as_slice()),
+        ("rtsp-server.sh", "ada:s3cr3t@", &[]),
+        (
+            "rtsp-two-pass-server.sh",
+            "",
+            &[("USER_ID", "ada"), ("USER_PW", "s3cr3t")],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let two_pass = script.contains("two-pass");
+        let options: &[&str] = if two_pass { &["--encoder", "mode=two-pass"] } else { &[] };
+        let camera = Camera::pattern(&[options, &["--user-file", login]].concat());
+        camera.says(&format!("chmod o-rwx {}", quoted(login, r"\'")));
+        let query = if two_pass { "?refine=1" } else { "" };
+        let url = camera.url().replace("//", &format!("//{user}")) + query;
+        let of_run = dir.join(n.to_string());
+        std::fs::create_dir(&of_run).unwrap();
+        let settings = [settings, &[("URL", &*url), ("RETRY", "1"), ("GST_DEBUG", "2")]].concat();
+        let mut server = Script::start(script, &of_run, &settings);
+        server.result("first line");
+        let lines = command_lines(server.child.id());
+        assert!(lines.iter().any(|line| line.contains("rtspsrc")), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("s3cr3t")), "{lines:?}");
+        drop(camera);
+        let mut said = server.says("trying again in 1 s");
+        server.signal("INT");
+        assert_eq!(server.end().code(), Some(130), "{script}");
+        said.extend(server.said.try_iter());
+        assert!(said.iter().all(|line| !line.contains("s3cr3t")), "{said:#?}");
+        let exposed = said
+            .iter()
+            .any(|line| line.ends_with(&format!("chmod o-rwx {}", quoted(login, "\"'\""))));
+        assert_eq!(exposed, n == 0, "{said:#?}");
+    }
+}
+
+/// As a shell reads it, with a quote in it written so.
+fn quoted(text: &str, quote: &str) -> String {
+    format!("'{}'", text.replace('\'', &format!("'{quote}'")))
 }
 
 #[test]

@@ -296,9 +296,9 @@ fn assert_sound(file: &Path, least: usize, clock: Clock) -> Vec<u64> {
     let told = ffmpeg("ffprobe", told);
     let told: f64 = String::from_utf8_lossy(&told.stdout).trim().parse().unwrap();
     let shown = times.last().unwrap() - times[0];
-    // One interval that the last frame lasts, and one that FFmpeg loses at the start; of a relay, what it waited for the
-    // next key frame.
-    let more = if matches!(clock, Clock::Relay) { 1.0 } else { 0.0 } + 2.5 * INTERVAL;
+    // One interval that the last frame lasts, and one that FFmpeg loses at the start; and what it waited for the next key
+    // frame, of a relay, or of the camera where it shared one with others that joined.
+    let more = if matches!(clock, Clock::Arrival) { 0.0 } else { 1.0 } + 2.5 * INTERVAL;
     assert!(
         told - shown > -2.5 * INTERVAL && told - shown < more,
         "{what}: {told} s, frames of {shown} s"
@@ -351,8 +351,9 @@ fn ffmpeg_records_and_restreams_and_vlc_plays_it() {
     let names = ["udp.mp4", "tcp.mp4", "udp.mkv", "tcp.mkv", "tcp.ts"];
     let recorders = names.map(|name| {
         let transport = &name[..3];
+        // Those that join within a second of the first one wait up to that long for the key frame that they share.
         Recorder::ffmpeg(&format!(
-            "-rtsp_transport {transport} -i {url} -t 3.5 -c copy {}",
+            "-rtsp_transport {transport} -i {url} -t 4.5 -c copy {}",
             at(name)
         ))
     });
@@ -726,6 +727,89 @@ fn ffmpeg_publishes_the_camera_to_a_relay() {
     assert_sound(&file, FRAMES - 20, Clock::Relay);
 }
 
+/// Times and kinds of the packets that a client in gst-launch syntax is sent from when it joins on.
+fn key_times(url: &str, seconds: u64) -> Vec<f64> {
+    let pipeline = launch(&format!(
+        "rtspsrc location={url} latency=50 protocols=tcp ! rtph264depay ! h264parse ! video/x-h264,alignment=au \
+         ! fakesink name=end sync=false async=false"
+    ))
+    .unwrap();
+    let keys = Arc::new(Mutex::new((None, Vec::new())));
+    let seen = keys.clone();
+    let pad = pipeline.by_name("end").unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+            let mut seen = seen.lock().unwrap();
+            let at = buffer.pts().unwrap().seconds_f64();
+            let first = *seen.0.get_or_insert(at);
+            if !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
+                seen.1.push(at - first);
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
+    pipeline.set_state(gst::State::Null).unwrap();
+    let (_, times) = std::mem::take(&mut *keys.lock().unwrap());
+    times
+}
+
+const AUTO: [&str; 2] = ["--encoder", "background-qp=40 region-qp=30 speed-preset=ultrafast"];
+
+#[test]
+fn recorders_cut_at_key_frames_every_two_seconds() {
+    dds_tests::init().unwrap();
+    let dir = scratch("others_segments");
+    let camera = Camera::pattern(&AUTO);
+    let at = dir.join("part%d.mp4");
+    let recorder = Recorder::ffmpeg(&format!(
+        "-rtsp_transport tcp -i {} -t 11.5 -c copy -f segment -segment_time 5 -reset_timestamps 1 {}",
+        camera.url(),
+        at.display()
+    ));
+    assert_eq!(unusual(&recorder.finish()), [""; 0]);
+    for (part, seconds) in [("part0.mp4", 6.0), ("part1.mp4", 4.0)] {
+        let packets = packets(&dir.join(part));
+        assert!(packets[0].key, "{part} begins without a key frame");
+        let lasts = packets.last().unwrap().pts - packets[0].pts + INTERVAL;
+        assert!((lasts - seconds).abs() < 1.1, "{part} lasts {lasts} s");
+        let keys: Vec<f64> = packets.iter().filter(|p| p.key).map(|p| p.pts).collect();
+        // The one that the server was given when it joined may be among them, and moves those behind it.
+        assert!(
+            keys.windows(2).all(|pair| pair[1] - pair[0] < 2.0 + 2.5 * INTERVAL),
+            "{part}: {keys:?}"
+        );
+    }
+}
+
+#[test]
+fn while_only_servers_watch_there_is_one_key_frame_in_ten_seconds() {
+    dds_tests::init().unwrap();
+    let camera = Camera::pattern(&AUTO);
+    let _server = Server::watch(&format!("location={} latency=50", camera.url()), 32);
+    for seconds in [9, 11] {
+        let report = camera.wait_for("frames", |r| count(r, "frames") >= seconds * 20);
+        // Pictures are taken at 20 a second; the first was coded when the server asked what there is.
+        let idr = 1 + count(&report, "frames") / 200;
+        assert!(
+            count(&report, "frames-idr").abs_diff(idr) <= (seconds - 9) / 2,
+            "{report}"
+        );
+    }
+    let report = camera.wait_for("a report", |_| true);
+    assert_one_healthy_encoder(&report);
+    // A recorder that joins gets one at once, and then every two seconds.
+    let times = key_times(&camera.url(), 7);
+    assert!(times.len() >= 3 && times[0] < 0.5, "{times:?}");
+    assert!(
+        times
+            .windows(2)
+            .all(|pair| (pair[1] - pair[0] - 2.0).abs() < 2.0 * INTERVAL),
+        "{times:?}"
+    );
+}
+
 #[test]
 fn the_description_tells_profile_level_size_and_rate() {
     dds_tests::init().unwrap();
@@ -773,6 +857,6 @@ fn the_description_tells_profile_level_size_and_rate() {
     assert_eq!(String::from_utf8_lossy(&probe.stderr), "");
     assert_eq!(
         String::from_utf8_lossy(&probe.stdout).trim(),
-        "h264,High,320,240,12,20/1"
+        "h264,High,320,240,20,20/1"
     );
 }

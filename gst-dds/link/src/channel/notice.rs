@@ -4,10 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gst::prelude::*;
+
+use crate::secret::Exposed;
 
 /// What the application may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub enum Notice {
     OneKeyOnly(SocketAddr),
     /// A panic was caught.
     Fault(String),
+    /// The file of the key is open to others.
+    Exposed(Exposed),
 }
 
 impl std::fmt::Display for Notice {
@@ -50,6 +55,7 @@ impl std::fmt::Display for Notice {
                  both ends"
             ),
             Self::Fault(text) => f.write_str(text),
+            Self::Exposed(exposed) => write!(f, "feedback-key-file: {exposed}"),
         }
     }
 }
@@ -68,6 +74,15 @@ pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
                 gst::element_warning!(element, gst::ResourceError::NotAuthorized, ("{notice}"));
             }
             Notice::Fault(_) => gst::element_warning!(element, gst::LibraryError::Failed, ("{notice}")),
+            Notice::Exposed(_) => {
+                // Where nobody reads the bus, it must be seen all the same; not each time that an element starts again.
+                static SEEN: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+                let seen = (element.name().into(), notice.to_string());
+                if SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(seen) {
+                    glib::g_warning!("ddslink", "{notice}");
+                }
+                gst::element_warning!(element, gst::ResourceError::Settings, ("{notice}"));
+            }
             Notice::Silent(_) | Notice::Unreachable(..) => {
                 gst::element_warning!(element, gst::ResourceError::OpenReadWrite, ("{notice}"));
             }

@@ -4,8 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+use std::path::Path;
 
+use crate::secret::{self, Exposed};
 use crate::secure::{Key, KeyError, MAX_KEY};
 use crate::uri::{End, FeedbackUri, UriError};
 
@@ -82,12 +83,15 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// Address, key, and the key's file where others may read it.
+pub(super) type Read = (FeedbackUri, Option<Key>, Option<Exposed>);
+
 impl Setup {
-    /// Address and key; `None` where there is to be no channel.
+    /// Address, key, and what is wrong with its file; `None` where there is to be no channel.
     ///
     /// # Errors
     /// What is wrong with the properties, by their names.
-    pub(super) fn read(&self, end: End) -> Result<Option<(FeedbackUri, Option<Key>)>, OpenError> {
+    pub(super) fn read(&self, end: End) -> Result<Option<Read>, OpenError> {
         let refuse = |property, text| Err(OpenError::Contradiction(property, text));
         let (inline, file) = (!self.key.is_empty(), !self.key_file.is_empty());
         if self.uri.is_empty() {
@@ -110,37 +114,26 @@ impl Setup {
                 "a key is set, and nothing plain is sent or taken with it; remove one of the two",
             );
         }
+        let mut exposed = None;
         let key = if inline {
             Some(Key::parse(self.key.as_bytes()).map_err(|e| OpenError::Key("feedback-key", e))?)
         } else if file {
-            let text = read_key_file(&self.key_file)?;
+            let text;
+            (text, exposed) = read_key_file(&self.key_file)?;
             Some(Key::parse(&text).map_err(|e| OpenError::Key("feedback-key-file", e))?)
         } else if self.plain || uri.host.is_loopback() {
             None
         } else {
             return Err(OpenError::NoKey(self.uri.clone()));
         };
-        Ok(Some((uri, key)))
+        Ok(Some((uri, key, exposed)))
     }
 }
 
 /// The bytes of a key file, and no more than tell that it is too long.
-fn read_key_file(path: &str) -> Result<Vec<u8>, OpenError> {
-    let mut text = Vec::new();
+fn read_key_file(path: &str) -> Result<(Vec<u8>, Option<Exposed>), OpenError> {
     let most = (2 * MAX_KEY + 16) as u64;
-    let failed = |e: std::io::Error| OpenError::KeyFile(path.to_owned(), e.to_string());
-    let file = std::fs::File::open(path).map_err(failed)?;
-    #[cfg(unix)]
-    if let Ok(of_file) = file.metadata()
-        && std::os::unix::fs::MetadataExt::mode(&of_file) & 0o007 != 0
-    {
-        gst::warning!(
-            crate::CAT,
-            "{path} can be read by every user: chmod o-rwx keeps the key"
-        );
-    }
-    file.take(most).read_to_end(&mut text).map_err(failed)?;
-    Ok(text)
+    secret::read(Path::new(path), most).map_err(|e| OpenError::KeyFile(path.to_owned(), e.to_string()))
 }
 
 #[cfg(test)]
@@ -213,7 +206,7 @@ mod tests {
             ..setup("tcp://:5006", "")
         };
         std::fs::write(&path, format!("{KEY}\n")).unwrap();
-        assert!(matches!(setup.read(End::Camera), Ok(Some((_, Some(_))))));
+        assert!(matches!(setup.read(End::Camera), Ok(Some((_, Some(_), _)))));
         std::fs::write(&path, vec![b'k'; 100_000]).unwrap();
         let error = setup.read(End::Camera).unwrap_err();
         assert!(

@@ -266,9 +266,12 @@ pub(super) type Prepared = (Arc<Shared>, Option<Key>, Socket);
 
 /// Reads the properties and opens what listens.
 pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prepared>, OpenError> {
-    let Some((uri, key)) = setup.read(end)? else {
+    let Some((uri, key, exposed)) = setup.read(end)? else {
         return Ok(None);
     };
+    if let Some(exposed) = exposed {
+        tell(Notice::Exposed(exposed));
+    }
     let refused = |e: std::io::Error| OpenError::Listen(setup.uri.clone(), e.to_string());
     let address = || match &uri.host {
         Host::Ip(ip) => Ok(SocketAddr::new(*ip, uri.port)),

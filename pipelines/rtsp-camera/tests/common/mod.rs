@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -27,6 +28,8 @@ pub struct Camera {
     pub child: Child,
     pub port: u16,
     pub reports: Receiver<Value>,
+    /// Lines on standard error, the address among them.
+    pub said: Receiver<String>,
 }
 
 impl Camera {
@@ -39,15 +42,27 @@ impl Camera {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        let port = line
+        let mut lines = BufReader::new(child.stderr.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let (say, said) = channel();
+        let address = loop {
+            let line = lines.next().unwrap_or_else(|| {
+                let said: Vec<_> = said.try_iter().collect();
+                panic!("no address in {said:?}")
+            });
+            let is_address = line.contains(": rtsp");
+            say.send(line.clone()).unwrap();
+            if is_address {
+                break line;
+            }
+        };
+        let port = address
             .rsplit(':')
             .next()
             .and_then(|rest| rest.split('/').next()?.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("no address in {line:?}"));
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let port = port.unwrap_or_else(|| panic!("no port in {address:?}"));
+        std::thread::spawn(move || lines.for_each(|line| drop(say.send(line))));
         let (tell, reports) = channel();
         let lines = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -55,7 +70,12 @@ impl Camera {
                 let _ = tell.send(serde_json::from_str(&line).unwrap());
             }
         });
-        Self { child, port, reports }
+        Self {
+            child,
+            port,
+            reports,
+            said,
+        }
     }
 
     pub fn pattern(options: &[&str]) -> Self {
@@ -83,6 +103,19 @@ impl Camera {
         format!("rtsp://127.0.0.1:{}/camera", self.port)
     }
 
+    /// Waits for words on standard error.
+    pub fn says(&self, words: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut all = Vec::new();
+        while let Ok(line) = self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            if line.contains(words) {
+                return line;
+            }
+            all.push(line);
+        }
+        panic!("no {words:?} in {all:#?}");
+    }
+
     /// The first report that has what is waited for.
     pub fn wait_for(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + PATIENCE;
@@ -105,6 +138,38 @@ impl Drop for Camera {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Local addresses of the IP sockets that a process has open, each with its protocol, by what the kernel says.
+pub fn open_sockets(process: u32) -> Vec<(&'static str, IpAddr)> {
+    let links = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let inode = |link: std::io::Result<std::fs::DirEntry>| {
+        let target = std::fs::read_link(link.ok()?.path()).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        inode.parse().ok()
+    };
+    let own: Vec<u64> = links.filter_map(inode).collect();
+    let mut found = Vec::new();
+    for table in ["udp", "udp6", "tcp", "tcp6"] {
+        let text = std::fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap();
+        for line in text.lines().skip(1) {
+            // "sl: local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode", in hexadecimal up to "st". The
+            // address is in words of four bytes, each in the machine's order.
+            let fields: Vec<_> = line.split_whitespace().collect();
+            if !own.contains(&fields[9].parse().unwrap()) {
+                continue;
+            }
+            let address = fields[1].split(':').next().unwrap();
+            let word = |at: usize| u32::from_str_radix(&address[at..at + 8], 16).unwrap().to_ne_bytes();
+            let bytes: Vec<u8> = (0..address.len()).step_by(8).flat_map(word).collect();
+            let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+                Ok(four) => IpAddr::from(four),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
+            };
+            found.push((table, ip));
+        }
+    }
+    found
 }
 
 pub fn count(report: &Value, name: &str) -> u64 {

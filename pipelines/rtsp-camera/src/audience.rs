@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Who watches: RTSP sessions, told apart into servers, which send feedback, and others, as recorders.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+
+use crate::steering::RELEASE_NS;
+
+/// A client's session.
+#[derive(Clone, Debug, Default)]
+struct Session {
+    /// Addresses that its RTCP comes from.
+    addresses: HashSet<String>,
+    /// When feedback of it was heard last; at first, when it began to play. `None` while it does not.
+    heard: Option<u64>,
+}
+
+/// All sessions. Times are nanoseconds of any steady clock.
+#[derive(Clone, Debug, Default)]
+pub struct Audience(HashMap<String, Session>);
+
+impl Audience {
+    /// A session is set up; its RTCP will come from there.
+    pub fn set_up(&mut self, session: &str, addresses: impl IntoIterator<Item = String>) {
+        self.0.entry(session.into()).or_default().addresses.extend(addresses);
+    }
+
+    /// It begins to play.
+    pub fn play(&mut self, session: &str, now: u64) {
+        let heard = &mut self.0.entry(session.into()).or_default().heard;
+        *heard = heard.or(Some(now));
+    }
+
+    /// It pauses.
+    pub fn pause(&mut self, session: &str) {
+        if let Some(session) = self.0.get_mut(session) {
+            session.heard = None;
+        }
+    }
+
+    /// It is over.
+    pub fn leave(&mut self, session: &str) {
+        self.0.remove(session);
+    }
+
+    /// A feedback packet has come from there, whether or not it steers.
+    pub fn feedback(&mut self, address: &str, now: u64) {
+        let of_it = self
+            .0
+            .values_mut()
+            .filter(|session| session.addresses.contains(address));
+        of_it.for_each(|session| session.heard = session.heard.map(|_| now));
+    }
+
+    /// How many play.
+    pub fn playing(&self) -> usize {
+        self.0.values().filter(|session| session.heard.is_some()).count()
+    }
+
+    /// Whether somebody plays who has sent no feedback for [`RELEASE_NS`].
+    pub fn has_recorders(&self, now: u64) -> bool {
+        let mut heard = self.0.values().filter_map(|session| session.heard);
+        heard.any(|heard| now.saturating_sub(heard) >= RELEASE_NS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn who_sends_no_feedback_for_two_seconds_is_a_recorder() {
+        let mut audience = Audience::default();
+        audience.set_up("server", ["10.0.0.1:5001".into()]);
+        audience.set_up("server", ["10.0.0.1:40000".into()]);
+        assert_eq!((audience.playing(), audience.has_recorders(9000 * MS)), (0, false));
+        audience.play("server", 0);
+        for time in (0..20_000).step_by(500) {
+            audience.feedback("10.0.0.1:40000", time * MS);
+            assert!(!audience.has_recorders(time * MS));
+        }
+        // Feedback of somebody else keeps nobody a server.
+        audience.feedback("10.0.0.9:5001", 21_000 * MS);
+        assert!(!audience.has_recorders(21_499 * MS));
+        assert!(audience.has_recorders(21_500 * MS));
+        audience.feedback("10.0.0.1:5001", 22_000 * MS);
+        assert!(!audience.has_recorders(22_000 * MS));
+
+        audience.set_up("recorder", ["10.0.0.2:5001".into()]);
+        audience.play("recorder", 22_000 * MS);
+        audience.feedback("10.0.0.1:5001", 24_000 * MS);
+        assert_eq!((audience.playing(), audience.has_recorders(24_000 * MS)), (2, true));
+        // Who pauses needs nothing, and says PLAY again.
+        audience.pause("recorder");
+        assert_eq!((audience.playing(), audience.has_recorders(24_000 * MS)), (1, false));
+        audience.play("recorder", 24_000 * MS);
+        audience.play("recorder", 25_900 * MS);
+        audience.feedback("10.0.0.1:5001", 25_900 * MS);
+        assert!(audience.has_recorders(26_000 * MS));
+        audience.leave("recorder");
+        assert_eq!((audience.playing(), audience.has_recorders(26_000 * MS)), (1, false));
+    }
+}

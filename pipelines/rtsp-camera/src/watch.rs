@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Whether the media stands still: pictures come in, somebody plays, and nothing is coded.
+
+#![forbid(unsafe_code)]
+
+/// Nanoseconds without a coded picture, while pictures wait, after which the media counts as one that stands still.
+const STILL: u64 = 2_000_000_000;
+/// The same while the encoder's thread wants a processor: it works, or does not get one, and hardly ever loops for ever.
+const BUSY: u64 = 10_000_000_000;
+/// Least time between two verdicts, so that what no new media mends does not cost more than one in that time.
+const PAUSE: u64 = 10_000_000_000;
+
+/// Looks that lie further apart say that the machine has no time for anybody, and nothing of the media.
+const STARVED: u64 = 1_000_000_000;
+
+/// What is counted of a media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pictures that the source has handed over.
+    pub captured: u64,
+    /// Pictures that the encoder has coded or, with a reason, left out.
+    pub done: u64,
+}
+
+/// Looks at the counts now and then. Times are nanoseconds of any steady clock.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Number of the media, and what was counted when something was last done, or nobody played.
+    before: Option<(u64, Counts)>,
+    /// Since when pictures wait.
+    waiting: Option<u64>,
+    looked: Option<u64>,
+    told: Option<u64>,
+}
+
+impl Watch {
+    /// Looks at the media number `media`. `plays`: somebody is to be sent something; `busy`: the encoder's thread wants a
+    /// processor, asked only where it matters. Returns whether the media stands still; then that is not said again for
+    /// [`PAUSE`].
+    pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
+        let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
+        self.looked = Some(now);
+        if apart > STARVED {
+            self.waiting = None;
+        }
+        let (known, before) = *self.before.get_or_insert((media, counts));
+        if known != media || counts.done != before.done || !plays {
+            (self.before, self.waiting) = (Some((media, counts)), None);
+            return false;
+        }
+        // One may just be on its way.
+        if counts.captured < before.captured + 2 {
+            return false;
+        }
+        let since = *self.waiting.get_or_insert(now);
+        let time = now.saturating_sub(since);
+        if time < STILL || self.told.is_some_and(|told| now.saturating_sub(told) < PAUSE) {
+            return false;
+        }
+        if time < BUSY && busy() {
+            return false;
+        }
+        self.told = Some(now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// When, in milliseconds, a watch that looks four times a second says so.
+    fn told(until: u64, mut at: impl FnMut(u64) -> (u64, u64, u64, bool)) -> Vec<u64> {
+        let mut watch = Watch::default();
+        let mut look = |time: &u64| {
+            let (media, captured, done, plays) = at(*time);
+            watch.look(time * MS, media, Counts { captured, done }, plays, || false)
+        };
+        (0..until).step_by(250).filter(|time| look(time)).collect()
+    }
+
+    #[test]
+    fn pictures_that_wait_for_two_seconds_are_told_once_in_ten() {
+        // 25 pictures a second, none coded from 5 s on.
+        let found = told(40_000, |time| (1, time / 40, time.min(5000) / 40, true));
+        assert_eq!(found, [7250, 17_250, 27_250, 37_250]);
+    }
+
+    #[test]
+    fn a_new_media_starts_anew() {
+        let found = told(30_000, |time| match time {
+            0..8000 => (1, time / 40, 0, true),
+            // Whatever is wrong is wrong again.
+            _ => (2, (time - 8000) / 40, 0, true),
+        });
+        assert_eq!(found, [2250, 12_250, 22_250]);
+    }
+
+    #[test]
+    fn nothing_is_said_while_nothing_is_due() {
+        // Nobody plays; no picture comes in; a picture in 5 s, and coded; all are left out with a reason.
+        assert_eq!(told(60_000, |time| (1, time / 40, 0, false)), [0; 0]);
+        assert_eq!(told(60_000, |_| (1, 100, 90, true)), [0; 0]);
+        assert_eq!(told(60_000, |time| (1, time / 5000, time / 5000, true)), [0; 0]);
+        assert_eq!(told(60_000, |time| (1, time / 40, time / 40, true)), [0; 0]);
+        // One picture is always on its way, one a second.
+        assert_eq!(told(60_000, |time| (1, 1 + time / 1000, time / 1000, true)), [0; 0]);
+        // Somebody comes and goes.
+        assert_eq!(told(60_000, |time| (1, time / 40, 0, time % 2000 > 500)), [0; 0]);
+    }
+
+    #[test]
+    fn a_machine_that_has_no_time_for_the_watch_is_not_told_of_as_a_media_that_stands_still() {
+        let mut watch = Watch::default();
+        let counts = |captured| Counts { captured, done: 0 };
+        // Nobody gets a turn but once in 1.5 s.
+        let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true, || false));
+        assert_eq!(slow.filter(|still| *still).count(), 0);
+        let later = 28_500 * MS;
+        let quick = (1..20u64).map(|n| watch.look(later + n * 250 * MS, 1, counts(1000 + n * 5), true, || false));
+        assert_eq!(quick.filter(|still| *still).count(), 1);
+    }
+
+    #[test]
+    fn an_encoder_that_works_or_gets_no_processor_is_given_ten_seconds() {
+        let mut watch = Watch::default();
+        let mut look = |time: &u64| {
+            let counts = Counts {
+                captured: time / 40,
+                done: 0,
+            };
+            watch.look(time * MS, 1, counts, true, || *time < 30_000)
+        };
+        let found: Vec<u64> = (0..20_000).step_by(250).filter(|time| look(time)).collect();
+        assert_eq!(found, [10_250]);
+    }
+
+    #[test]
+    fn a_slow_source_that_stands_still_is_told_too() {
+        // A picture in 3 s.
+        let found = told(30_000, |time| (1, time / 3000, 0, true));
+        assert_eq!(found.first(), Some(&8000), "{found:?}");
+    }
+}

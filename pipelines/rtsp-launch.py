@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MPL-2.0
+#
+# For the scripts beside this file that speak RTSP: runs a line in gst-launch syntax whose rtspsrc is named `camera`, or
+# whose rtspclientsink `relay`. Its address, name and password come by the environment (URL, USER_ID, USER_PW) or from a file
+# (USER_FILE, one line NAME:PASSWORD): gst-launch-1.0 would show them to everybody in the list of processes. Nothing here
+# prints them.
+#
+# Expected output: as gst-launch-1.0 -q.
+import os
+import shlex
+import signal
+import stat
+import sys
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import gi
+gi.require_version("Gst", "1.0")
+from gi.repository import GLib, Gst
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def login_of_file(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & 0o006:
+                say(f"USER_FILE: {path} holds a secret, and every user of this machine may read or change it: "
+                    f"chmod o-rwx {shlex.quote(path)}")
+            lines = [line for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"USER_FILE {path}: it cannot be read ({getattr(error, 'strerror', error.__class__.__name__)})")
+    if len(lines) != 1 or not all(lines[0].partition(":")[::2]):
+        sys.exit(f"USER_FILE {path}: give one line NAME:PASSWORD, neither empty")
+    return lines[0].split(":", 1)
+
+
+# Name and password that an address holds are taken out of it: it is what errors and logs show.
+address = urlsplit(os.environ["URL"])
+host = address.netloc.rpartition("@")[2]
+name, password = os.environ.get("USER_ID") or unquote(address.username or ""), os.environ.get("USER_PW", "")
+password = password or unquote(address.password or "")
+if os.environ.get("USER_FILE"):
+    if name:
+        sys.exit("USER_FILE: USER_ID or the address names a user as well. Give one of them")
+    name, password = login_of_file(os.environ["USER_FILE"])
+
+Gst.init(None)
+try:
+    pipeline = Gst.parse_launchv(sys.argv[1:])
+except GLib.Error as error:
+    sys.exit(error.message)
+camera = pipeline.get_by_name("camera") or pipeline.get_by_name("relay")
+camera.set_property("location", urlunsplit(address._replace(netloc=host)))
+if name:
+    camera.set_property("user-id", name)
+    camera.set_property("user-pw", password)
+
+loop, failure = GLib.MainLoop(), []
+
+
+def told(bus, message):
+    kind = message.type
+    if kind == Gst.MessageType.EOS:
+        loop.quit()
+    elif kind in (Gst.MessageType.ERROR, Gst.MessageType.WARNING):
+        error = kind == Gst.MessageType.ERROR
+        words, debug = message.parse_error() if error else message.parse_warning()
+        say(f"{'ERROR' if error else 'WARNING'}: from element {message.src.get_path_string()}: {words.message}")
+        if debug:
+            say(f"Additional debug info:\n{debug}")
+        if error:
+            failure.append(words)
+            loop.quit()
+    elif kind == Gst.MessageType.LATENCY:
+        pipeline.recalculate_latency()
+
+
+for number in signal.SIGINT, signal.SIGTERM:
+    GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, loop.quit)
+bus = pipeline.get_bus()
+bus.add_signal_watch()
+bus.connect("message", told)
+if pipeline.set_state(Gst.State.PLAYING) == Gst.StateChangeReturn.FAILURE:
+    # Its error is on the bus; one that tells none is not waited for.
+    failure.append(None)
+    GLib.timeout_add(1000, loop.quit)
+loop.run()
+pipeline.set_state(Gst.State.NULL)
+sys.exit(1 if failure else 0)
