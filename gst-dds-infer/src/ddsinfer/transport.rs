@@ -4,10 +4,12 @@
 //! RTP, else by the flags of its buffers, and only where nobody is in a hurry. A live source without RTP may lose what it
 //! likes and nobody is told.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use gst::prelude::*;
+use gst_dds_link::guard::Guard;
 use gst_dds_link::path::{self, Direction, Visit};
+use gst_dds_link::sync::Mutex;
 
 use crate::continuity::RtpContinuity;
 
@@ -112,25 +114,28 @@ impl RtpProbe {
         }
         let continuity = Arc::new(Mutex::new(continuity));
         let target = continuity.clone();
+        let guard = Guard::of("the probe on RTP packets", pad.parent_element().as_ref());
         let id = pad.add_probe(
             gst::PadProbeType::BUFFER
                 | gst::PadProbeType::BUFFER_LIST
                 | gst::PadProbeType::EVENT_DOWNSTREAM
                 | gst::PadProbeType::EVENT_FLUSH,
             move |_, info| {
-                let mut continuity = target.lock().unwrap();
-                match &info.data {
-                    Some(gst::PadProbeData::Buffer(buffer)) => take_packet(&mut continuity, buffer),
-                    Some(gst::PadProbeData::BufferList(list)) => {
-                        list.iter().for_each(|buffer| take_packet(&mut continuity, buffer));
-                    }
-                    Some(gst::PadProbeData::Event(event)) => match event.view() {
-                        gst::EventView::Caps(caps) => take_caps(&mut continuity, caps.caps()),
-                        gst::EventView::FlushStop(_) => continuity.flush(),
+                guard.run((), || {
+                    let mut continuity = target.lock().unwrap();
+                    match &info.data {
+                        Some(gst::PadProbeData::Buffer(buffer)) => take_packet(&mut continuity, buffer),
+                        Some(gst::PadProbeData::BufferList(list)) => {
+                            list.iter().for_each(|buffer| take_packet(&mut continuity, buffer));
+                        }
+                        Some(gst::PadProbeData::Event(event)) => match event.view() {
+                            gst::EventView::Caps(caps) => take_caps(&mut continuity, caps.caps()),
+                            gst::EventView::FlushStop(_) => continuity.flush(),
+                            _ => (),
+                        },
                         _ => (),
-                    },
-                    _ => (),
-                }
+                    }
+                });
                 gst::PadProbeReturn::Ok
             },
         );

@@ -31,12 +31,14 @@
  */
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, OnceLock};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use dds_protocol::nal::Codec;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::guard::Guard;
+use gst_dds_link::sync::Mutex;
 use gst_net::gio;
 
 use crate::rtp::gate::{Format, Gate, Verdict};
@@ -50,6 +52,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("Receives one RTP stream"),
     )
 });
+
+static PROPERTY_GUARD: Guard = Guard::new("a property of ddsrtprecv");
 
 const DEFAULT_LATENCY_MS: u32 = 20;
 /// Of one kind of trouble at most this many are logged: all of them come from the network.
@@ -244,20 +248,22 @@ impl ObjectImpl for DdsRtpRecv {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        if pspec.name() == "latency" {
-            let latency = value.get().expect("checked by its type");
-            *self.latency.lock().unwrap() = latency;
-            if let Some(parts) = self.parts.get() {
-                parts.jitter_buffer.set_property("latency", latency);
+        PROPERTY_GUARD.run((), || {
+            if pspec.name() == "latency" {
+                let latency = value.get().expect("checked by its type");
+                *self.latency.lock().unwrap() = latency;
+                if let Some(parts) = self.parts.get() {
+                    parts.jitter_buffer.set_property("latency", latency);
+                }
             }
-        }
+        });
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        match pspec.name() {
+        PROPERTY_GUARD.run(pspec.default_value().clone(), || match pspec.name() {
             "latency" => self.latency.lock().unwrap().to_value(),
             _ => self.stats().to_value(),
-        }
+        })
     }
 
     fn constructed(&self) {

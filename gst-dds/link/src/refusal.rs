@@ -6,44 +6,51 @@
 //! Where both ends of a link know their caps, linking fails and says so. Where one comes to know them later (`appsrc`, a
 //! demuxer, a network source), GStreamer says "not-negotiated" and no more.
 
-use std::sync::Mutex;
-
 use gst::prelude::*;
+
+use crate::guard::Guard;
+use crate::sync::Mutex;
 
 /// Posts an error for every caps event at `pad` that it does not accept, once for the same caps of one stream.
 pub fn tell_refusals(pad: &gst::Pad) {
     let told: Mutex<Option<gst::Caps>> = Mutex::new(None);
+    let guard = Guard::of("the probe on caps", pad.parent_element().as_ref());
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
-        let Some(event) = info.event() else {
-            return gst::PadProbeReturn::Ok;
-        };
-        match event.view() {
-            gst::EventView::StreamStart(_) => *told.lock().unwrap() = None,
-            // Every buffer brings caps again that were refused.
-            gst::EventView::Caps(event) if told.lock().unwrap().as_deref() != Some(event.caps()) => {
-                let caps = event.caps_owned();
-                if !pad.query_accept_caps(&caps) {
-                    post(pad, &caps);
-                    *told.lock().unwrap() = Some(caps);
-                }
-            }
-            _ => (),
+        if let Some(event) = info.event() {
+            guard.run((), || tell_refusal(pad, event, &told));
         }
         gst::PadProbeReturn::Ok
     });
 }
 
+fn tell_refusal(pad: &gst::Pad, event: &gst::Event, told: &Mutex<Option<gst::Caps>>) {
+    match event.view() {
+        gst::EventView::StreamStart(_) => *told.lock().unwrap() = None,
+        // Every buffer brings caps again that were refused.
+        gst::EventView::Caps(event) if told.lock().unwrap().as_deref() != Some(event.caps()) => {
+            let caps = event.caps_owned();
+            if !pad.query_accept_caps(&caps) {
+                post(pad, &caps);
+                *told.lock().unwrap() = Some(caps);
+            }
+        }
+        _ => (),
+    }
+}
+
 /// Ends a stream at `pad` with an error where buffers come without any caps, as from a file that nobody parses.
 pub fn require_caps(pad: &gst::Pad) {
-    pad.add_probe(gst::PadProbeType::BUFFER, |pad, info| {
+    let guard = Guard::of("the probe on data without caps", pad.parent_element().as_ref());
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         if pad.has_current_caps() {
             return gst::PadProbeReturn::Ok;
         }
-        if let Some(element) = pad.parent_element() {
+        guard.run((), || {
+            let Some(element) = pad.parent_element() else { return };
             let name = name(pad, &element);
             let text = format!("{name} was given data of no known kind. Put a decoder in front of it, like decodebin.");
             gst::element_error!(element, gst::CoreError::Negotiation, ("{text}"));
-        }
+        });
         info.flow_res = Err(gst::FlowError::NotNegotiated);
         gst::PadProbeReturn::Handled
     });

@@ -6,6 +6,7 @@
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_dds_link::guard::Guard;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
@@ -28,14 +29,16 @@ impl DdsEncode {
     /// Sees to it that requests which are due reach the base class in front of the picture that serves them.
     pub(super) fn watch_key_frames(&self) {
         let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-        self.obj().sink_pad().add_probe(mask, |pad, info| {
+        let guard = Guard::of("the probe on pictures", Some(self.obj().upcast_ref()));
+        self.obj().sink_pad().add_probe(mask, move |pad, info| {
             let first = match &info.data {
                 Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer.as_ref()),
                 Some(gst::PadProbeData::BufferList(list)) => list.get(0),
                 _ => None,
             };
             if let Some(element) = pad.parent().and_downcast::<super::DdsEncode>() {
-                element.imp().grant_key_frame(first.and_then(gst::BufferRef::pts));
+                let pts = first.and_then(gst::BufferRef::pts);
+                guard.run((), || element.imp().grant_key_frame(pts));
             }
             gst::PadProbeReturn::Ok
         });

@@ -335,21 +335,26 @@ pub fn listen(
             });
         });
     }
-    let (shared, weak) = (camera.clone(), server.downgrade());
+    let (shared, weak, guarded) = (camera.clone(), server.downgrade(), guard("the watch on the media"));
     glib::timeout_add(LOOK_EVERY, move || {
-        if let (Some(state), Some(server)) = (shared.look(), weak.upgrade()) {
-            gst::error!(CAT, "{state}");
-            crate::warn(format!("{state}. It is made anew, and clients have to come again"));
-            shared.rebuilt.fetch_add(1, Ordering::Relaxed);
-            rebuild(&server, shared.pipeline());
-        }
+        guarded.run((), || {
+            if let (Some(state), Some(server)) = (shared.look(), weak.upgrade()) {
+                gst::error!(CAT, "{state}");
+                crate::warn(format!("{state}. It is made anew, and clients have to come again"));
+                shared.rebuilt.fetch_add(1, Ordering::Relaxed);
+                rebuild(&server, shared.pipeline());
+            }
+        });
         glib::ControlFlow::Continue
     });
+    let guarded = guard("the end of sessions");
     // Sessions of clients that went without a word end here; until then they are sent to.
     glib::timeout_add_seconds(2, move || {
-        if let Some(pool) = &pool {
-            pool.cleanup();
-        }
+        guarded.run((), || {
+            if let Some(pool) = &pool {
+                pool.cleanup();
+            }
+        });
         glib::ControlFlow::Continue
     });
     Ok((server, id))
@@ -364,14 +369,16 @@ fn rebuild(server: &RTSPServer, pipeline: Option<gst::Bin>) {
     let pool = server.session_pool();
     let all = |pool: &RTSPSessionPool| pool.filter(Some(&mut |_, _| RTSPFilterResult::Ref));
     let sessions = pool.as_ref().map(all).unwrap_or_default();
-    std::thread::spawn(move || say_goodbye(pipeline));
+    std::thread::spawn(move || guard("the goodbye").run((), || say_goodbye(pipeline)));
     std::thread::spawn(move || {
         std::thread::sleep(GOODBYE);
-        clients.iter().for_each(|client| client.close());
-        for session in &sessions {
-            // One that its client has taken along is gone already.
-            let _ = pool.as_ref().map(|pool| pool.remove(session));
-        }
+        guard("the end of clients").run((), || {
+            clients.iter().for_each(|client| client.close());
+            for session in &sessions {
+                // One that its client has taken along is gone already.
+                let _ = pool.as_ref().map(|pool| pool.remove(session));
+            }
+        });
     });
 }
 
@@ -659,43 +666,43 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
         return;
     };
     let (shared, times, weak) = (camera.clone(), keys.clone(), encoder.downgrade());
+    let guarded = guard("the probe that times key frames");
     sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
+        let (Some(pts), Some(encoder)) = (info.buffer().and_then(|buffer| buffer.pts()), weak.upgrade()) else {
             return gst::PadProbeReturn::Ok;
         };
-        let (Some(pts), Some(encoder)) = (buffer.pts(), weak.upgrade()) else {
-            return gst::PadProbeReturn::Ok;
-        };
-        let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
-        let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
-        // With its running time, which says that it is this picture's, and not a wish from the network.
-        let segment = pad.sticky_event::<gst::event::Segment>(0);
-        let running = segment.and_then(|event| {
-            let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
-            segment.to_running_time(pts)
-        });
-        for (_, name) in [(ask.first, "src"), (ask.second, "refine")]
-            .iter()
-            .filter(|(ask, _)| *ask)
-        {
-            if let Some(pad) = encoder.static_pad(name) {
-                pad.send_event(
-                    gst_video::UpstreamForceKeyUnitEvent::builder()
-                        .running_time(running)
-                        .all_headers(true)
-                        .build(),
-                );
+        guarded.run((), || {
+            let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
+            let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
+            // With its running time, which says that it is this picture's, and not a wish from the network.
+            let segment = pad.sticky_event::<gst::event::Segment>(0);
+            let running = segment.and_then(|event| {
+                let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+                segment.to_running_time(pts)
+            });
+            for (_, name) in [(ask.first, "src"), (ask.second, "refine")]
+                .iter()
+                .filter(|(ask, _)| *ask)
+            {
+                if let Some(pad) = encoder.static_pad(name) {
+                    pad.send_event(
+                        gst_video::UpstreamForceKeyUnitEvent::builder()
+                            .running_time(running)
+                            .all_headers(true)
+                            .build(),
+                    );
+                }
             }
-        }
+        });
         gst::PadProbeReturn::Ok
     });
-    let times = keys.clone();
+    let (times, guarded) = (keys.clone(), guard("the probe on key frames"));
     src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data
+        if let Some(buffer) = info.buffer()
             && let Some(pts) = buffer.pts()
             && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
         {
-            times.lock().unwrap().coded(pts.nseconds());
+            guarded.run((), || times.lock().unwrap().coded(pts.nseconds()));
         }
         gst::PadProbeReturn::Ok
     });

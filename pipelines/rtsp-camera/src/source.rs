@@ -262,12 +262,15 @@ fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps,
 /// Gives a still picture to the pipeline each time it starts.
 fn show(picture: gst::Sample, input: &gst_app::AppSrc) {
     input.set_caps(picture.caps_owned().as_ref());
+    let guarded = guard("the still picture");
     let again = move |input: &gst_app::AppSrc, _| {
-        if let Some(picture) = picture.buffer_owned() {
-            // Refused where the pipeline ends just now.
-            let _ = input.push_buffer(picture);
-        }
-        let _ = input.end_of_stream();
+        guarded.run((), || {
+            if let Some(picture) = picture.buffer_owned() {
+                // Refused where the pipeline ends just now.
+                let _ = input.push_buffer(picture);
+            }
+            let _ = input.end_of_stream();
+        });
     };
     input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(again).build());
 }
