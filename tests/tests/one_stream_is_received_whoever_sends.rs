@@ -257,7 +257,10 @@ fn a_camera_that_restarts_is_seen_from_its_key_frame_on_and_steered_again() {
         let waited = results[0].0 - began;
         assert!(stream_id == 3 || waited >= HOLD / 2, "{waited:?}");
         assert_eq!(camera.keys(), 1, "nobody had to ask for another one");
-        let unseen = camera.count("frames-coded") - (server.pictures() - pictures);
+        // The decoder may have given the last one of the former camera since.
+        let unseen = camera
+            .count("frames-coded")
+            .saturating_sub(server.pictures() - pictures);
         assert!(unseen <= 3, "{unseen} frames of its beginning were not kept");
         assert_eq!(server.count("takeovers"), u64::from(stream_id));
 
