@@ -649,7 +649,7 @@ pub(super) fn resized(
 }
 
 /// Most frames per second that are believed. What caps tell beyond it is the clock of a container, not a rate.
-const FASTEST: u32 = 500;
+const FASTEST: u32 = 1000;
 
 /// Most frames per second that caps of variable video announce.
 pub(super) fn max_frame_rate(caps: &gst::CapsRef) -> Option<(u32, u32)> {

@@ -541,9 +541,9 @@ fn ours() -> Vec<glib::ParamSpec> {
             .blurb(
                 "Most kbit/s that regions of feedback may add to the video in any one second; their difference to \
                  background-qp shrinks to keep it, the background never. With mode=two-pass: most kbit/s of the stream on \
-                 refine, beyond which requests are refused. -1 = 1 kbit/s for each macroblock at 30 frames per \
-                 second, by the square root of the rate, 1000 at least (720p30: 3600), and none where max-bitrate, bandwidth, bitrate, pass \
-                 or quantizer is set (max-bitrate=0 too). 0 = none. Regions of input buffers are no feedback",
+                 refine, beyond which requests are refused. -1 = 1 kbit/s for each macroblock at 30 frames per second, by \
+                 the square root of the rate, 1000 at least (720p30: 3600), and none where max-bitrate is set (0 too), or \
+                 bandwidth, bitrate, pass or quantizer. 0 = none. Regions of input buffers are no feedback",
             )
             .minimum(-1)
             .maximum(400_000)
