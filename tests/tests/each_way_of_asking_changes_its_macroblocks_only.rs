@@ -15,7 +15,8 @@ use gst::prelude::*;
 const STREAM: u32 = 0xd0d5_0001;
 const COLUMNS: usize = 20;
 const ROWS: usize = 15;
-/// Noise, so that every macroblock of every picture carries residual and so a quantizer of its own.
+/// Noise, so that every macroblock of every picture carries residual and so a quantizer of its own. It takes more bits than
+/// feedback may ask for by itself.
 const SOURCE: &str =
     "videotestsrc pattern=snow name=v num-buffers=40 ! video/x-raw,format=I420,width=320,height=240,framerate=30/1";
 
@@ -68,7 +69,7 @@ fn feedback_pad() {
     let encoder = fake_nvenc::encoder();
     let file = encoded("way_pad");
     let pipeline = launch(&format!(
-        "{SOURCE} ! identity name=i ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+        "{SOURCE} ! identity name=i ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 max-feedback-bitrate=0 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! filesink location={} appsrc name=f format=time ! e.feedback",
         file.display()
     ));
@@ -104,7 +105,7 @@ fn event_in_one_process() {
     let encoder = fake_nvenc::encoder();
     let file = encoded("way_event");
     let pipeline = launch(&format!(
-        "{SOURCE} ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+        "{SOURCE} ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 max-feedback-bitrate=0 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! tee name=t ! queue max-size-buffers=1 ! filesink location={} t. ! queue max-size-buffers=1 ! h264parse ! avdec_h264 max-threads=1 ! videoconvert ! fakesink name=s sync=false",
         file.display()
     ));
@@ -176,7 +177,7 @@ fn rtcp_on_the_session_of_its_own_stream() {
     let p = free_ports(3);
     let camera = launch(&format!(
         "rtpbin name=r videotestsrc name=v pattern=snow is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
-         ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 threads=1 ! video/x-h264,stream-format=byte-stream \
+         ! ddsencode name=e encoder={encoder} stream-id={STREAM} background-qp=38 region-qp=24 fallback-qp=32 max-feedback-bitrate=0 threads=1 ! video/x-h264,stream-format=byte-stream \
          ! tee name=t ! queue ! filesink name=file async=false location={} t. ! queue ! rtph264pay ! r.send_rtp_sink_0 \
          r.send_rtp_src_0 ! udpsink host=127.0.0.1 port={} async=false \
          r.send_rtcp_src_0 ! udpsink host=127.0.0.1 port={} sync=false async=false \
