@@ -2,6 +2,7 @@
 
 //! `dds-rtsp-camera`: an RTSP camera that the neural networks at its receivers steer.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,9 +22,15 @@ use dds_rtsp_camera::{signals, warn};
 const MAX_LOGINS: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    let environment = |name: &str| std::env::var(name).ok();
+    // What is no text could not be said back, and left out it would open the camera to all.
+    let text = |of: &str, text: OsString| text.into_string().map_err(|_| format!("{of}: give text in UTF-8"));
+    let environment = |name: &str| std::env::var_os(name).map(|value| text(name, value)).transpose();
     let secret = |path: &Path| gst_dds_link::secret::read(path, MAX_LOGINS);
-    let options = match options::parse(std::env::args().skip(1), environment, secret) {
+    let arguments = std::env::args_os().skip(1).enumerate();
+    let arguments: Result<Vec<_>, _> = arguments
+        .map(|(i, value)| text(&format!("argument {}", i + 1), value))
+        .collect();
+    let options = match arguments.and_then(|arguments| options::parse(arguments, environment, secret)) {
         Ok(Some(options)) => options,
         Ok(None) => {
             println!("{}", options::HELP);

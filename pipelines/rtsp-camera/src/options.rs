@@ -155,14 +155,14 @@ impl Default for Options {
 /// One sentence that names the option.
 pub fn parse(
     args: impl IntoIterator<Item = String>,
-    environment: impl Fn(&str) -> Option<String>,
+    environment: impl Fn(&str) -> Result<Option<String>, String>,
     secret: impl Fn(&Path) -> io::Result<(Vec<u8>, Option<Exposed>)>,
 ) -> Result<Option<Options>, String> {
     let mut o = Options::default();
     let mut source = None;
     let (mut users, mut viewers_by_line) = (Vec::new(), Vec::new());
     let login = |name: &str| {
-        let text = environment(name).filter(|text| !text.is_empty());
+        let text = environment(name)?.filter(|text| !text.is_empty());
         text.map(|text| name_and_password(&text, name)).transpose()
     };
     o.user = login("DDS_RTSP_USER")?;
@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Option<Options>, String> {
-        parse(line.split_whitespace().map(String::from), |_| None, files)
+        parse(line.split_whitespace().map(String::from), |_| Ok(None), files)
     }
 
     fn files(path: &Path) -> io::Result<(Vec<u8>, Option<Exposed>)> {
@@ -467,10 +467,12 @@ mod tests {
     #[test]
     fn passwords_come_from_the_environment_as_well() {
         let read = |user: &'static str, viewer: &'static str| {
-            let environment = move |name: &str| match name {
-                "DDS_RTSP_USER" => Some(user.into()),
-                "DDS_RTSP_VIEWER" => Some(viewer.into()),
-                _ => None,
+            let environment = move |name: &str| {
+                Ok(match name {
+                    "DDS_RTSP_USER" => Some(user.into()),
+                    "DDS_RTSP_VIEWER" => Some(viewer.into()),
+                    _ => None,
+                })
             };
             parse([], environment, files)
         };

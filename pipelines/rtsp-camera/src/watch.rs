@@ -36,8 +36,7 @@ pub struct Watch {
 
 impl Watch {
     /// Looks at the media number `media`. `plays`: somebody is to be sent something; `busy`: the encoder's thread wants a
-    /// processor, asked only where it matters. Returns whether the media stands still; then that is not said again for
-    /// [`PAUSE`].
+    /// processor, asked only where it matters. Returns whether the media stands still; then that is not said again for 10 s.
     pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
         let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
         self.looked = Some(now);

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
 
 use common::{
@@ -702,6 +704,20 @@ fn mistakes_are_named() {
             String::from_utf8_lossy(&output.stderr).into_owned(),
         )
     };
+    for (argument, value) in [("\u{e9}", "ada:x"), ("test:ball", "\u{e9}:x")] {
+        let latin = |text: &str| OsString::from_vec(text.chars().map(|c| c as u8).collect());
+        let output = program()
+            .arg(latin(argument))
+            .env("DDS_RTSP_USER", latin(value))
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        assert!(
+            words.contains("give text in UTF-8") && words.lines().count() == 1,
+            "{words}"
+        );
+    }
     let dir = scratch("mistakes");
     let file = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);

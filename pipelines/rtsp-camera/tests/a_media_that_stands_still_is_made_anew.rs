@@ -45,7 +45,7 @@ fn clients_of_a_media_that_stands_still_get_another_one_and_its_state_is_told() 
     });
     let line = "test:ball --size 320x240 --rate 20 --address 127.0.0.1 --port 0 --encoder speed-preset=ultrafast";
     let args = line.split_whitespace().map(String::from);
-    let options = options::parse(args, |_| None, |_| unreachable!()).unwrap().unwrap();
+    let options = options::parse(args, |_| Ok(None), |_| unreachable!()).unwrap().unwrap();
     let recipe = Recipe::read(&options).unwrap();
     let source = Source::open(&options, recipe.formats, |error| panic!("{error}")).unwrap();
     let encoder = recipe.open(source.caps()).unwrap();
