@@ -36,17 +36,23 @@ REGION_QP=${REGION_QP:-26}
 MAX_BITRATE=${MAX_BITRATE:-4000}
 THRESHOLD=${THRESHOLD:-0.3}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+launch=(gst-launch-1.0 -q -e)
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
 case $SOURCE in
   /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
-  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *://*)
+    # The address may hold a password.
+    export SOURCE
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py" -e)
+    source=(uridecodebin name=source ! clocksync)
+    ;;
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
 
 # A file goes on where it ends: fdsink would write it from its first byte again.
 if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
 
-gst-launch-1.0 -q -e \
+"${launch[@]}" \
   "${source[@]}" \
   ! videoconvert \
   ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \

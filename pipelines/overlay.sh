@@ -36,9 +36,15 @@ REGION_QP=${REGION_QP:-26}
 MAX_BITRATE=${MAX_BITRATE:-4000}
 INTERVAL=${INTERVAL:-1}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+launch=(gst-launch-1.0 -q -e)
 case $SOURCE in
   /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
-  *://*) source=(uridecodebin uri="$SOURCE") ;;
+  *://*)
+    # The address may hold a password.
+    export SOURCE
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py" -e)
+    source=(uridecodebin name=source)
+    ;;
   *) source=(filesrc location="$SOURCE" ! decodebin) ;;
 esac
 sink=(autovideosink)
@@ -46,7 +52,7 @@ if [ -n "${OUT:-}" ]; then
   sink=(x264enc speed-preset=veryfast pass=quant quantizer=20 ! matroskamux ! filesink location="$OUT")
 fi
 
-gst-launch-1.0 -q -e \
+"${launch[@]}" \
   "${source[@]}" \
   ! videoconvert \
   ! ddsencode background-qp="$BACKGROUND_QP" region-qp="$REGION_QP" max-bitrate="$MAX_BITRATE" \

@@ -44,13 +44,18 @@ REGION_QP=${REGION_QP:-26}
 MAX_BITRATE=${MAX_BITRATE:-4000}
 KEY_INT_MAX=${KEY_INT_MAX:-50}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+launch=(gst-launch-1.0 -e)
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
 case $SOURCE in
   /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
-  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *://*)
+    # The address may hold a password.
+    export SOURCE
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py" -e)
+    source=(uridecodebin name=source ! clocksync)
+    ;;
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
-launch=(gst-launch-1.0 -e)
 case $RELAY in
   udp://*:*)
     address=${RELAY#udp://}

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MPL-2.0
 #
-# For the scripts beside this file that speak RTSP: runs a line in gst-launch syntax whose rtspsrc is named `camera`, or
-# whose rtspclientsink `relay`. Its address, name and password come by the environment (URL, USER_ID, USER_PW) or from a file
-# (USER_FILE, one line NAME:PASSWORD): gst-launch-1.0 would show them to everybody in the list of processes. Nothing here
-# prints them.
+# For the scripts beside this file whose addresses may hold a password: runs a line in gst-launch syntax. An rtspsrc named
+# `camera`, or an rtspclientsink named `relay`, gets its address, name and password from the environment (URL, USER_ID, USER_PW)
+# or from a file (USER_FILE, one line NAME:PASSWORD), a uridecodebin named `source` gets its address from SOURCE.
+# gst-launch-1.0 would show them to everybody in the list of processes. Nothing here prints them.
+#
+# With -e in front of the line, Ctrl-C ends the stream as it does with gst-launch-1.0 -e.
 #
 # Expected output: as gst-launch-1.0 -q.
 import os
@@ -38,26 +40,44 @@ def login_of_file(path):
     return lines[0].split(":", 1)
 
 
-# Name and password that an address holds are taken out of it: it is what errors and logs show.
-address = urlsplit(os.environ["URL"])
-host = address.netloc.rpartition("@")[2]
-name, password = os.environ.get("USER_ID") or unquote(address.username or ""), os.environ.get("USER_PW", "")
-password = password or unquote(address.password or "")
-if os.environ.get("USER_FILE"):
-    if name:
-        sys.exit("USER_FILE: USER_ID or the address names a user as well. Give one of them")
-    name, password = login_of_file(os.environ["USER_FILE"])
+def apart(address):
+    """The address without the name and password that it holds, and those: the address is what errors and logs show."""
+    parts = urlsplit(address)
+    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return plain, unquote(parts.username or ""), unquote(parts.password or "")
 
+
+def log_in(element, name, password):
+    if name and element.find_property("user-id"):
+        element.set_property("user-id", name)
+        element.set_property("user-pw", password)
+
+
+line = sys.argv[1:]
+ends_by_eos = line[:1] == ["-e"]
+if ends_by_eos:
+    line = line[1:]
 Gst.init(None)
 try:
-    pipeline = Gst.parse_launchv(sys.argv[1:])
+    pipeline = Gst.parse_launchv(line)
 except GLib.Error as error:
     sys.exit(error.message)
+
 camera = pipeline.get_by_name("camera") or pipeline.get_by_name("relay")
-camera.set_property("location", urlunsplit(address._replace(netloc=host)))
-if name:
-    camera.set_property("user-id", name)
-    camera.set_property("user-pw", password)
+if camera:
+    plain, name, password = apart(os.environ["URL"])
+    name, password = os.environ.get("USER_ID") or name, os.environ.get("USER_PW") or password
+    if os.environ.get("USER_FILE"):
+        if name:
+            sys.exit("USER_FILE: USER_ID or the address names a user as well. Give one of them")
+        name, password = login_of_file(os.environ["USER_FILE"])
+    camera.set_property("location", plain)
+    log_in(camera, name, password)
+source = pipeline.get_by_name("source")
+if source:
+    plain, *login = apart(os.environ["SOURCE"])
+    source.set_property("uri", plain)
+    source.connect("source-setup", lambda _, element: log_in(element, *login))
 
 loop, failure = GLib.MainLoop(), []
 
@@ -79,8 +99,15 @@ def told(bus, message):
         pipeline.recalculate_latency()
 
 
-for number in signal.SIGINT, signal.SIGTERM:
-    GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, number, loop.quit)
+def interrupted():
+    pipeline.send_event(Gst.Event.new_eos())
+    # A second one does not wait.
+    GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGINT, loop.quit)
+    return False
+
+
+GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGINT, interrupted if ends_by_eos else loop.quit)
+GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGTERM, loop.quit)
 bus = pipeline.get_bus()
 bus.add_signal_watch()
 bus.connect("message", told)

@@ -52,7 +52,11 @@ export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
 case $SOURCE in
   /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
-  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *://*)
+    # The address may hold a password.
+    export SOURCE
+    source=(uridecodebin name=source ! clocksync)
+    ;;
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
 
@@ -87,6 +91,8 @@ try:
 except GLib.Error as error:
     sys.exit(error.message)
 Gst.util_set_object_arg(pipeline.get_by_name("seal"), "key", key(ours))
+if source := pipeline.get_by_name("source"):
+    source.set_property("uri", os.environ["SOURCE"])
 sealed = Gst.Caps.from_string(
     f"application/x-srtp,srtp-key=(buffer){key(theirs)},srtp-cipher=aes-128-icm,srtp-auth=hmac-sha1-80,"
     "srtcp-cipher=aes-128-icm,srtcp-auth=hmac-sha1-80")

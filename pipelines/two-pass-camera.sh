@@ -46,14 +46,20 @@ LOW_SCALE=${LOW_SCALE:-1}
 SEGMENT_LENGTH=${SEGMENT_LENGTH:-0}
 KEY_INT_MAX=${KEY_INT_MAX:-250}
 export GST_PLUGIN_PATH=${GST_PLUGIN_PATH:-$here/../target/release}
+launch=(gst-launch-1.0 -e)
 # Raw video at the pace of a camera; clocksync lets the frames of a file through at their time.
 case $SOURCE in
   /dev/*) source=(v4l2src device="$SOURCE" ! decodebin) ;;
-  *://*) source=(uridecodebin uri="$SOURCE" ! clocksync) ;;
+  *://*)
+    # The address may hold a password.
+    export SOURCE
+    launch=(/usr/bin/python3 "$here/rtsp-launch.py" -e)
+    source=(uridecodebin name=source ! clocksync)
+    ;;
   *) source=(filesrc location="$SOURCE" ! decodebin ! clocksync) ;;
 esac
 
-gst-launch-1.0 -e \
+"${launch[@]}" \
   rtpbin name=rtp \
   "${source[@]}" \
   ! videoconvert \
