@@ -532,7 +532,7 @@ impl DdsEncode {
         let mut slot = self.state.lock().unwrap();
         let before = slot.take();
         let (mut known_controller, mut estimator, mut known_pace) = (None, None, None);
-        let (camera, next_frame, next_access_unit, now, mut stats) = match before {
+        let (mut camera, next_frame, next_access_unit, now, mut stats) = match before {
             Some(State {
                 mut camera,
                 controller,
@@ -559,6 +559,7 @@ impl DdsEncode {
                 (camera, 0, 0, 0, ElementStats::default())
             }
         };
+        camera.set_library_rate_control(live.mode.is_of_library());
         stats.encoders_opened += 1;
         self.inbox.lock().unwrap().stream = Some(stream_id);
         let first_pass = settings.two_pass().map(|two_pass| {

@@ -119,6 +119,11 @@ pub(super) enum Mode {
 }
 
 impl Mode {
+    /// Whether the library chooses the quantizers, and regions are differences to them.
+    pub fn is_of_library(self) -> bool {
+        matches!(self, Self::Quality { .. } | Self::Bitrate(_))
+    }
+
     /// Whether an encoder opened for `other` can go on with this.
     pub fn same_kind(self, other: Self) -> bool {
         let exact = |m| matches!(m, Self::Quantizers | Self::Constant(_));
