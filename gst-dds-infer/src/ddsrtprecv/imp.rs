@@ -549,7 +549,7 @@ impl DdsRtpRecv {
             if filtered.bye
                 && let Some(ssrc) = state.gate.holder()
             {
-                state.gate.bye(ssrc);
+                state.gate.bye(self.now(), ssrc);
                 drop(state);
                 gst::info!(CAT, imp = self, "SSRC {ssrc:08x} says goodbye");
             }

@@ -3,7 +3,7 @@
 //! Which of the RTP streams that arrive has the way behind it.
 //!
 //! A stream is an SSRC from one address. The one that holds the way keeps it while its packets come, for [`HOLD`] after the
-//! last of them, and until its BYE. Then the first stream of which one whole key frame has come takes it: from the first
+//! last of them, and until its BYE (packets that the BYE has overtaken still pass). Then the first stream of which one whole key frame has come takes it: from the first
 //! packet of the access unit, parameter sets in front included, to its last one. Streams that wait are kept from their
 //! newest whole key frame on, so that a camera that restarts is seen from there and not from its next one.
 //!
@@ -20,6 +20,8 @@ use super::payload::Contents;
 
 /// How long the way is kept for a stream of which nothing comes.
 pub const HOLD: Duration = Duration::from_secs(1);
+/// How long after a BYE packets of its stream may still come: it goes by another port, and overtakes them.
+pub const OVERTAKEN: Duration = Duration::from_millis(250);
 /// Age of a key frame from which a stream is no longer taken over: what lies behind it would be looked at far too late.
 pub const KEEP: Duration = Duration::from_secs(2);
 /// Streams that wait.
@@ -110,6 +112,8 @@ struct Origin<A> {
 struct Holder<A> {
     origin: Origin<A>,
     last: Duration,
+    /// When it said goodbye: the way is free, and nobody has taken it yet.
+    left: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -174,7 +178,7 @@ impl<A: Copy + Eq, P> Gate<A, P> {
 
     /// SSRC of the stream that holds the way.
     pub fn holder(&self) -> Option<u32> {
-        self.holder.as_ref().map(|h| h.origin.ssrc)
+        self.holder.as_ref().filter(|h| h.left.is_none()).map(|h| h.origin.ssrc)
     }
 
     /// Streams that wait, and the memory in their packets.
@@ -192,13 +196,14 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         self.candidates.clear();
     }
 
-    /// A stream says goodbye. Returns whether it held the way.
-    pub fn bye(&mut self, ssrc: u32) -> bool {
-        let held = self.holder() == Some(ssrc);
-        if held {
-            self.holder = None;
-            self.stats.byes += 1;
-        }
+    /// A stream says goodbye at `now`. Returns whether it held the way.
+    pub fn bye(&mut self, now: Duration, ssrc: u32) -> bool {
+        let holder = self
+            .holder
+            .as_mut()
+            .filter(|h| h.left.is_none() && h.origin.ssrc == ssrc);
+        let held = holder.map(|holder| holder.left = Some(now)).is_some();
+        self.stats.byes += u64::from(held);
         held
     }
 
@@ -214,6 +219,14 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         let ssrc = packet.ssrc;
         let origin = Origin { ssrc, address };
         self.sweep(now);
+        let overtaken = |left: Duration| now.saturating_sub(left) < OVERTAKEN;
+        if self
+            .holder
+            .as_ref()
+            .is_some_and(|h| h.left.is_some_and(|left| !overtaken(left)))
+        {
+            self.holder = None;
+        }
         if let Some(holder) = self.holder.as_mut().filter(|h| h.origin == origin) {
             holder.last = now;
             self.stats.passed += 1;
@@ -238,7 +251,11 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         }
         if is_free && candidate.whole {
             let candidate = self.candidates.swap_remove(index);
-            self.holder = Some(Holder { origin, last: now });
+            self.holder = Some(Holder {
+                origin,
+                last: now,
+                left: None,
+            });
             self.stats.takeovers += 1;
             let packets: Vec<P> = candidate.kept.into_iter().map(|entry| entry.packet).collect();
             self.stats.passed += packets.len() as u64;
@@ -265,7 +282,7 @@ impl<A: Copy + Eq, P> Gate<A, P> {
     fn is_free(&self, now: Duration) -> bool {
         self.holder
             .as_ref()
-            .is_none_or(|holder| now.saturating_sub(holder.last) >= HOLD)
+            .is_none_or(|holder| holder.left.is_some() || now.saturating_sub(holder.last) >= HOLD)
     }
 
     /// Forgets streams that are silent.
@@ -713,8 +730,9 @@ mod tests {
         let sent = stream(50, 12, 4);
         let verdicts = push_all(&mut gate, ms(100), 2, &sent);
         assert_eq!(handed(&verdicts, &sent), [0u16; 0]);
-        assert!(!gate.bye(7));
-        assert!(gate.bye(1));
+        assert!(!gate.bye(ms(133), 7));
+        assert!(gate.bye(ms(133), 1));
+        assert!(!gate.bye(ms(133), 1));
         assert_eq!(gate.holder(), None);
         let next = Sent {
             number: sent.last().unwrap().number + 1,
@@ -727,8 +745,23 @@ mod tests {
         };
         let newest = sent.iter().rposition(|s| s.payload == SPS).unwrap();
         assert_eq!(packets, [numbers(&sent[newest..]), vec![next.number]].concat());
-        // One that goes on after its goodbye has to begin anew.
         assert_eq!(gate.stats().byes, 1);
+    }
+
+    #[test]
+    fn packets_that_a_goodbye_has_overtaken_still_pass_and_later_ones_begin_anew() {
+        let mut gate = held();
+        let sent = stream(105, 40, 10);
+        assert!(gate.bye(ms(100), 1));
+        assert_eq!(push(&mut gate, ms(120), 1, &sent[5]), Verdict::Pass);
+        assert_eq!(gate.holder(), None);
+        assert_eq!(push(&mut gate, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Kept);
+        // Who takes the way in between ends that.
+        let mut gate = held();
+        assert!(gate.bye(ms(100), 1));
+        push_all(&mut gate, ms(110), 2, &stream(9000, 1, 1));
+        assert_eq!(gate.holder(), Some(2));
+        assert_eq!(push(&mut gate, ms(120), 1, &sent[5]), Verdict::Kept);
     }
 
     #[test]
@@ -760,7 +793,7 @@ mod tests {
             push(&mut gate, now, 2, sent);
             push(&mut gate, now, 1, &stream(105, 3, 10)[5]);
         }
-        gate.bye(1);
+        gate.bye(ms(2980), 1);
         let last = old.last().unwrap();
         let next = Sent {
             number: last.number + 1,
@@ -948,12 +981,16 @@ mod tests {
             let mut gate: Tested = Gate::new(H264);
             let mut now = ms(0);
             let mut holder: Option<(u32, Duration)> = None;
+            let mut left: Option<(u32, Duration)> = None;
             let mut passed = 0u64;
             for (i, step) in steps.iter().enumerate() {
                 now += ms(step.ms);
                 if step.bye {
-                    prop_assert_eq!(gate.bye(step.ssrc), holder.is_some_and(|(ssrc, _)| ssrc == step.ssrc));
-                    holder = holder.filter(|(ssrc, _)| *ssrc != step.ssrc);
+                    let held = holder.is_some_and(|(ssrc, _)| ssrc == step.ssrc);
+                    prop_assert_eq!(gate.bye(now, step.ssrc), held);
+                    if held {
+                        (holder, left) = (None, Some((step.ssrc, now)));
+                    }
                 }
                 let sent = Sent {
                     number: step.number,
@@ -962,6 +999,10 @@ mod tests {
                     payload: KINDS[step.kind],
                 };
                 match push_from(&mut gate, now, step.ssrc, ADDRESS, &sent).verdict {
+                    Verdict::Pass if holder.is_none() => {
+                        prop_assert!(left.is_some_and(|(ssrc, at)| ssrc == step.ssrc && now - at < OVERTAKEN));
+                        passed += 1;
+                    }
                     Verdict::Pass => {
                         prop_assert_eq!(holder.map(|(ssrc, _)| ssrc), Some(step.ssrc));
                         passed += 1;
@@ -973,7 +1014,7 @@ mod tests {
                         prop_assert!(packets.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", packets);
                         prop_assert!(packets.contains(&step.number));
                         passed += packets.len() as u64;
-                        holder = Some((ssrc, now));
+                        (holder, left) = (Some((ssrc, now)), None);
                     }
                     Verdict::Kept | Verdict::Dropped => {
                         prop_assert_ne!(holder.map(|(ssrc, _)| ssrc), Some(step.ssrc));
