@@ -41,14 +41,19 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    /// How long a picture is shown that does not say so: `nominal` where caps tell it, else the distance of the last two.
+    pub fn interval(&self, nominal: Option<u64>) -> u64 {
+        nominal
+            .filter(|interval| (1..=LONGEST_INTERVAL).contains(interval))
+            .or(self.measured)
+            .unwrap_or(UNKNOWN_INTERVAL)
+    }
+
     /// The time of the next picture, which came with `pts`. `start` is where the segment begins, `nominal` the interval of
     /// pictures as the caps tell it, `None` where they do not.
     pub fn next(&mut self, pts: Option<u64>, start: u64, nominal: Option<u64>) -> Time {
         let pts = pts.filter(|pts| *pts < NEVER);
-        let interval = nominal
-            .filter(|interval| (1..=LONGEST_INTERVAL).contains(interval))
-            .or(self.measured)
-            .unwrap_or(UNKNOWN_INTERVAL);
+        let interval = self.interval(nominal);
         let Some((before, out)) = self.last else {
             let ns = pts.unwrap_or(start.min(NEVER));
             self.last = Some((pts, ns));
@@ -116,6 +121,18 @@ mod tests {
         // Of the rate that the times themselves tell, where the caps tell none.
         assert_eq!(out(&[Some(0), Some(100), None, Some(300)], None), [0, 100, 200, 300]);
         assert_eq!(out(&[None; 4], None), [0, 33, 66, 99]);
+        let mut timeline = Timeline::default();
+        assert_eq!(
+            (timeline.interval(None), timeline.interval(Some(5))),
+            (UNKNOWN_INTERVAL, 5)
+        );
+        for pts in [0, 100] {
+            timeline.next(Some(pts * MS), 0, None);
+        }
+        assert_eq!(
+            (timeline.interval(None), timeline.interval(Some(40 * MS))),
+            (100 * MS, 40 * MS)
+        );
         // One that was put too far stands in nobody's way for long.
         assert_eq!(out(&[Some(0), None, Some(30), Some(60)], Some(40)), [0, 40, 50, 60]);
     }

@@ -639,15 +639,18 @@ impl DdsEncode {
             self.reopen()?;
         }
         let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
-        let time = {
+        let (time, interval) = {
             let start = segment.as_ref().and_then(|segment| segment.start());
             let nominal = interval.map(|interval| interval as u64);
             let pts = frame.pts().map(gst::ClockTime::nseconds);
-            self.times
-                .lock()
-                .unwrap()
-                .next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal)
+            let mut times = self.times.lock().unwrap();
+            let time = times.next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal);
+            (time, times.interval(nominal))
         };
+        // Recorders would end the last picture where it begins, and players leave it out.
+        if frame.duration().is_none() {
+            frame.set_duration(gst::ClockTime::from_nseconds(interval));
+        }
         if time.mended {
             gst::debug!(CAT, imp = self, "{:?} is no time in order: {time:?}", frame.pts());
             self.warn_once(
