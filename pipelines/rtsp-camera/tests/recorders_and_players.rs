@@ -64,11 +64,19 @@ impl Drop for Recorder {
     }
 }
 
-/// FFmpeg's complaints but two: whatever camera it records, FFmpeg 5.1 leaves the first packet without a timestamp and puts
-/// the second in its place.
+/// FFmpeg's complaints but those that any camera causes: FFmpeg 5.1 leaves the first packet without a timestamp and puts the
+/// second in its place; and to learn of a stream that it joins it decodes what comes before the first key frame, which is not
+/// recorded. What is recorded is decoded again, and then nothing is forgiven.
 fn unusual(said: &str) -> Vec<&str> {
     let known = |line: &&str| {
-        line.contains("Timestamps are unset in a packet") || line.contains("previous: 0, current: 0; changing to 1.")
+        [
+            "Timestamps are unset in a packet",
+            "previous: 0, current: 0; changing to 1.",
+            "reference picture missing during reorder",
+            "Missing reference picture, default is",
+        ]
+        .iter()
+        .any(|words| line.contains(words))
     };
     said.lines().filter(|line| !known(line)).collect()
 }
