@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use dds_protocol::nal::{Codec, unescape};
+use dds_protocol::rbsp::{H264SequenceStart, RbspReader};
 
 /// `nal_unit_type` of the parameter sets.
 const H264_SPS: u8 = 7;
@@ -51,7 +52,7 @@ impl PictureOrder {
     pub fn parameter_set(&mut self, codec: Codec, nal: &[u8]) {
         let Some(kind) = codec.nal_type(nal) else { return };
         let rbsp = unescape(nal.get(codec.header_bytes()..).unwrap_or_default());
-        let mut bits = Bits::new(&rbsp);
+        let mut bits = RbspReader::new(&rbsp);
         match (codec, kind) {
             (Codec::H264, H264_SPS) => {
                 if let Some((id, set)) = h264_sequence(&mut bits).filter(|(id, _)| *id < SEQUENCE_SETS) {
@@ -97,12 +98,12 @@ impl PictureOrder {
     /// The number in the header of a first slice that is not of an IDR picture, and its bits.
     fn number(&self, codec: Codec, slice: &[u8]) -> Option<(u32, u32)> {
         let rbsp = unescape(slice.get(codec.header_bytes()..)?);
-        let mut bits = Bits::new(&rbsp);
+        let mut bits = RbspReader::new(&rbsp);
         match codec {
             // first_mb_in_slice, slice_type.
             Codec::H264 => {
-                bits.exp_golomb()?;
-                bits.exp_golomb()?;
+                bits.ue()?;
+                bits.ue()?;
             }
             Codec::H265 => {
                 // Only the first segment of a picture has what follows.
@@ -115,12 +116,12 @@ impl PictureOrder {
                 }
             }
         }
-        let picture = self.pictures.get(&bits.exp_golomb()?)?;
+        let picture = self.pictures.get(&bits.ue()?)?;
         let sequence = self.sequences.get(&picture.sequence)?;
         if codec == Codec::H265 {
             bits.take(picture.extra_bits)?;
             // slice_type.
-            bits.exp_golomb()?;
+            bits.ue()?;
             bits.take(u32::from(picture.output_flag))?;
         }
         bits.take(2 * u32::from(sequence.separate_planes))?;
@@ -129,53 +130,14 @@ impl PictureOrder {
 }
 
 /// `seq_parameter_set_data` (ISO/IEC 14496-10, 7.3.2.1.1) as far as `log2_max_frame_num_minus4`.
-fn h264_sequence(bits: &mut Bits<'_>) -> Option<(u32, Sequence)> {
-    let profile = bits.take(8)?;
-    // Constraints and level.
-    bits.take(16)?;
-    let id = bits.exp_golomb()?;
-    let mut separate_planes = false;
-    if matches!(
-        profile,
-        100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135
-    ) {
-        let chroma = bits.exp_golomb()?;
-        if chroma == 3 {
-            separate_planes = bits.take(1)? == 1;
-        }
-        // Bit depths of luma and chroma, qpprime_y_zero_transform_bypass_flag.
-        bits.exp_golomb()?;
-        bits.exp_golomb()?;
-        bits.take(1)?;
-        if bits.take(1)? == 1 {
-            for list in 0..if chroma == 3 { 12 } else { 8 } {
-                if bits.take(1)? == 1 {
-                    skip_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
-                }
-            }
-        }
-    }
-    let bits = bits.exp_golomb()?.checked_add(4).filter(|bits| *bits <= 16)?;
+fn h264_sequence(bits: &mut RbspReader<'_>) -> Option<(u32, Sequence)> {
+    let H264SequenceStart { id, separate_planes } = H264SequenceStart::read(bits)?;
+    let bits = bits.ue()?.checked_add(4).filter(|bits| *bits <= 16)?;
     Some((id, Sequence { bits, separate_planes }))
 }
 
-fn skip_scaling_list(bits: &mut Bits<'_>, size: usize) -> Option<()> {
-    let (mut last, mut next) = (8i32, 8i32);
-    for _ in 0..size {
-        if next != 0 {
-            let code = bits.exp_golomb()?;
-            // se(v): 0, 1, -1, 2, -2, ...
-            let half = i32::try_from(code.div_ceil(2)).ok()?;
-            let delta = if code % 2 == 1 { half } else { -half };
-            next = last.checked_add(delta)? & 0xff;
-        }
-        last = if next == 0 { last } else { next };
-    }
-    Some(())
-}
-
 /// `seq_parameter_set_rbsp` (ISO/IEC 23008-2, 7.3.2.2.1) as far as `log2_max_pic_order_cnt_lsb_minus4`.
-fn h265_sequence(bits: &mut Bits<'_>) -> Option<(u32, Sequence)> {
+fn h265_sequence(bits: &mut RbspReader<'_>) -> Option<(u32, Sequence)> {
     // sps_video_parameter_set_id, sps_max_sub_layers_minus1, sps_temporal_id_nesting_flag.
     bits.take(4)?;
     let layers = bits.take(3)?;
@@ -192,26 +154,26 @@ fn h265_sequence(bits: &mut Bits<'_>) -> Option<(u32, Sequence)> {
             bits.skip(88 * profile as usize + 8 * level as usize)?;
         }
     }
-    let id = bits.exp_golomb()?;
-    let separate_planes = bits.exp_golomb()? == 3 && bits.take(1)? == 1;
+    let id = bits.ue()?;
+    let separate_planes = bits.ue()? == 3 && bits.take(1)? == 1;
     // Width, height, and what is cut off at each side.
-    bits.exp_golomb()?;
-    bits.exp_golomb()?;
+    bits.ue()?;
+    bits.ue()?;
     if bits.take(1)? == 1 {
         for _ in 0..4 {
-            bits.exp_golomb()?;
+            bits.ue()?;
         }
     }
     // Bit depths of luma and chroma.
-    bits.exp_golomb()?;
-    bits.exp_golomb()?;
-    let bits = bits.exp_golomb()?.checked_add(4).filter(|bits| *bits <= 16)?;
+    bits.ue()?;
+    bits.ue()?;
+    let bits = bits.ue()?.checked_add(4).filter(|bits| *bits <= 16)?;
     Some((id, Sequence { bits, separate_planes }))
 }
 
 /// `pic_parameter_set_rbsp` of both, as far as it is needed.
-fn picture(bits: &mut Bits<'_>, codec: Codec) -> Option<(u32, Picture)> {
-    let (id, sequence) = (bits.exp_golomb()?, bits.exp_golomb()?);
+fn picture(bits: &mut RbspReader<'_>, codec: Codec) -> Option<(u32, Picture)> {
+    let (id, sequence) = (bits.ue()?, bits.ue()?);
     let mut set = Picture {
         sequence,
         output_flag: false,
@@ -224,47 +186,6 @@ fn picture(bits: &mut Bits<'_>, codec: Codec) -> Option<(u32, Picture)> {
         set.extra_bits = bits.take(3)?;
     }
     Some((id, set))
-}
-
-/// Reads bits, most significant first.
-struct Bits<'a> {
-    data: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Bits<'a> {
-    fn new(data: &'a [u8]) -> Self {
-        Self { data, at: 0 }
-    }
-
-    /// At most 32 bits; `None` where the data ends before.
-    fn take(&mut self, count: u32) -> Option<u32> {
-        let mut value = 0u32;
-        for _ in 0..count {
-            let byte = self.data.get(self.at / 8)?;
-            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    fn skip(&mut self, count: usize) -> Option<()> {
-        self.at = self.at.checked_add(count)?;
-        (self.at <= self.data.len() * 8).then_some(())
-    }
-
-    /// ue(v) (ISO/IEC 14496-10, 9.1).
-    fn exp_golomb(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.take(1)? == 0 {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        let rest = self.take(zeros)?;
-        Some((1u32 << zeros) - 1 + rest)
-    }
 }
 
 /// The parameter sets in a decoder configuration record (`codec_data`; ISO/IEC 14496-15, 5.3.3.1.2 and 8.3.3.1.2).
@@ -318,7 +239,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Writes what [`Bits`] reads.
+    /// Writes what [`RbspReader`] reads.
     #[derive(Default)]
     struct Writer {
         bytes: Vec<u8>,

@@ -19,5 +19,6 @@ pub mod extension;
 pub mod feedback;
 pub mod identity;
 pub mod nal;
+pub mod rbsp;
 pub mod rtcp;
 pub mod serial;

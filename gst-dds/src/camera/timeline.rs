@@ -41,7 +41,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// How long a picture is shown that does not say so: `nominal` where caps tell it, else the distance of the last two.
+    /// How long a picture is shown that does not say so: `nominal` where that is known, else the distance of the last two.
     pub fn interval(&self, nominal: Option<u64>) -> u64 {
         nominal
             .filter(|interval| (1..=LONGEST_INTERVAL).contains(interval))
@@ -50,7 +50,7 @@ impl Timeline {
     }
 
     /// The time of the next picture, which came with `pts`. `start` is where the segment begins, `nominal` the interval of
-    /// pictures as the caps tell it, `None` where they do not.
+    /// pictures where it is known.
     pub fn next(&mut self, pts: Option<u64>, start: u64, nominal: Option<u64>) -> Time {
         let pts = pts.filter(|pts| *pts < NEVER);
         let interval = self.interval(nominal);

@@ -8,95 +8,24 @@
 #![forbid(unsafe_code)]
 
 use dds_protocol::nal::{push_escaped, unescape};
+use dds_protocol::rbsp::{H264SequenceStart, RbspReader};
 
 /// Bits of `num_units_in_tick`, `time_scale` and `fixed_frame_rate_flag`.
 const TIMING_BITS: usize = 32 + 32 + 1;
-/// Profiles that tell their chroma format, and perhaps scaling lists.
-const HIGH_PROFILES: [u32; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135];
 const EXTENDED_SAR: u32 = 255;
-
-/// Reads bits, most significant first.
-struct Bits<'a> {
-    data: &'a [u8],
-    at: usize,
-}
-
-impl Bits<'_> {
-    fn bit(&mut self) -> Option<u32> {
-        let byte = self.data.get(self.at / 8)?;
-        let bit = byte >> (7 - self.at % 8) & 1;
-        self.at += 1;
-        Some(bit.into())
-    }
-
-    /// `u(n)`, of 32 at most.
-    fn u(&mut self, bits: u32) -> Option<u32> {
-        (0..bits).try_fold(0, |value, _| Some(value << 1 | self.bit()?))
-    }
-
-    fn flag(&mut self) -> Option<bool> {
-        Some(self.bit()? == 1)
-    }
-
-    /// `ue(v)`.
-    fn ue(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.bit()? == 0 {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        Some((1 << zeros) - 1 + self.u(zeros)?)
-    }
-
-    /// `se(v)`.
-    fn se(&mut self) -> Option<i64> {
-        let code = i64::from(self.ue()?);
-        Some(if code % 2 == 1 { code / 2 + 1 } else { -(code / 2) })
-    }
-
-    fn scaling_list(&mut self, size: usize) -> Option<()> {
-        let (mut last, mut next) = (8, 8);
-        for _ in 0..size {
-            if next != 0 {
-                next = (last + self.se()?).rem_euclid(256);
-            }
-            last = if next == 0 { last } else { next };
-        }
-        Some(())
-    }
-}
 
 /// Where `timing_info_present_flag` lies in a parameter set without emulation prevention; `None` where there is none.
 fn timing_flag(sps: &[u8]) -> Option<usize> {
-    let mut bits = Bits { data: sps, at: 8 };
-    let profile = bits.u(8)?;
-    bits.u(16)?;
-    bits.ue()?;
-    if HIGH_PROFILES.contains(&profile) {
-        let chroma = bits.ue()?;
-        if chroma == 3 {
-            bits.u(1)?;
-        }
-        bits.ue()?;
-        bits.ue()?;
-        bits.u(1)?;
-        if bits.flag()? {
-            for i in 0..if chroma == 3 { 12 } else { 8 } {
-                if bits.flag()? {
-                    bits.scaling_list(if i < 6 { 16 } else { 64 })?;
-                }
-            }
-        }
-    }
+    let mut bits = RbspReader::new(sps);
+    bits.skip(8)?;
+    H264SequenceStart::read(&mut bits)?;
     bits.ue()?;
     match bits.ue()? {
         0 => {
             bits.ue()?;
         }
         1 => {
-            bits.u(1)?;
+            bits.take(1)?;
             bits.se()?;
             bits.se()?;
             for _ in 0..bits.ue()?.min(255) {
@@ -106,13 +35,13 @@ fn timing_flag(sps: &[u8]) -> Option<usize> {
         _ => {}
     }
     bits.ue()?;
-    bits.u(1)?;
+    bits.take(1)?;
     bits.ue()?;
     bits.ue()?;
     if !bits.flag()? {
-        bits.u(1)?;
+        bits.take(1)?;
     }
-    bits.u(1)?;
+    bits.take(1)?;
     if bits.flag()? {
         for _ in 0..4 {
             bits.ue()?;
@@ -121,30 +50,31 @@ fn timing_flag(sps: &[u8]) -> Option<usize> {
     if !bits.flag()? {
         return None;
     }
-    if bits.flag()? && bits.u(8)? == EXTENDED_SAR {
-        bits.u(32)?;
+    if bits.flag()? && bits.take(8)? == EXTENDED_SAR {
+        bits.take(32)?;
     }
     if bits.flag()? {
-        bits.u(1)?;
+        bits.take(1)?;
     }
     if bits.flag()? {
-        bits.u(4)?;
+        bits.take(4)?;
         if bits.flag()? {
-            bits.u(24)?;
+            bits.take(24)?;
         }
     }
     if bits.flag()? {
         bits.ue()?;
         bits.ue()?;
     }
-    Some(bits.at)
+    Some(bits.position())
 }
 
 /// The NAL unit of a sequence parameter set without timing information; `None` where it has none.
 pub(super) fn without_timing(nal: &[u8]) -> Option<Vec<u8>> {
     let sps = unescape(nal);
     let flag = timing_flag(&sps)?;
-    let mut bits = Bits { data: &sps, at: flag };
+    let mut bits = RbspReader::new(&sps);
+    bits.skip(flag)?;
     if !bits.flag()? {
         return None;
     }
@@ -157,9 +87,9 @@ pub(super) fn without_timing(nal: &[u8]) -> Option<Vec<u8>> {
         out[length / 8] |= (bit as u8) << (7 - length % 8);
         length += 1;
     };
-    let mut bits = Bits { data: &sps, at: 0 };
+    let mut bits = RbspReader::new(&sps);
     for at in 0..end {
-        let bit = bits.bit()?;
+        let bit = bits.take(1)?;
         match at {
             at if at == flag => put(0),
             at if at > flag && at <= flag + TIMING_BITS => {}
@@ -204,7 +134,11 @@ mod tests {
         let out = without_timing(&nal).unwrap();
         let bare = unescape(&out);
         assert_eq!(timing_flag(&bare), Some(flag));
-        let bit = |data: &[u8], at: usize| Bits { data, at }.bit();
+        let bit = |data: &[u8], at: usize| {
+            let mut bits = RbspReader::new(data);
+            bits.skip(at)?;
+            bits.take(1)
+        };
         assert_eq!((bit(&plain, flag), bit(&bare, flag)), (Some(1), Some(0)));
         assert!((0..flag).all(|at| bit(&plain, at) == bit(&bare, at)));
         let rest = |at| bit(&plain, at + TIMING_BITS).unwrap_or(0) == bit(&bare, at).unwrap_or(0);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use dds_protocol::nal;
 use gst::prelude::*;
 use gst_dds_link::guard::{self, Guard};
 use gst_dds_link::session::AppPacket;
@@ -771,12 +772,7 @@ fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
 fn profile_tier_level(caps: &gst::CapsRef) -> Option<[(&'static str, String); 3]> {
     let sps = glib::base64_decode(caps.structure(0)?.get::<&str>("sprop-sps").ok()?.split(',').next()?);
     // Two bytes of header, one in front of profile_tier_level, where emulation prevention may stand among the many zeros.
-    let mut fields = Vec::new();
-    for &byte in sps.iter().skip(3) {
-        if byte != 3 || !fields.ends_with(&[0, 0]) {
-            fields.push(byte);
-        }
-    }
+    let fields = nal::unescape(sps.get(3..)?);
     let (profile, level) = (*fields.first()?, *fields.get(11)?);
     Some([
         ("profile-id", (profile & 0x1f).to_string()),
