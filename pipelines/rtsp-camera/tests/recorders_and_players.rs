@@ -31,7 +31,8 @@ struct Recorder(Option<Child>);
 impl Recorder {
     fn ffmpeg(args: &str) -> Self {
         let child = Command::new("ffmpeg")
-            .args(["-nostdin", "-v", "warning", "-y"])
+            // Each complaint in its own words, how often it may be made.
+            .args(["-nostdin", "-v", "repeat+warning", "-y"])
             .args(args.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
