@@ -66,6 +66,29 @@ fn seconds_and_mean_follow_a_bandwidth_that_changes_live() {
     assert_eq!(camera.count("encoders-opened"), 1);
 }
 
+/// Otherwise a finer quantizer of theirs would seem to cost nothing, and the cap would have to stop what follows.
+#[test]
+fn in_one_pass_regions_are_not_taken_for_free() {
+    for target in [100u32, 75] {
+        let element = element();
+        element.set_property("bandwidth", target);
+        element.set_property("key-int-max", 300u32);
+        element.set_property("max-region-area", 1.0);
+        let mut camera = Camera::new(element, 320, 240);
+        let mut bytes = Vec::new();
+        for n in 0..450u16 {
+            let picture = scene(&camera);
+            bytes.push(camera.push_buffer(picture).size());
+            camera.feedback(n + 1, n.into(), &[region(80, 60, 160, 120, Quality::Camera)]);
+        }
+        let most = seconds(&bytes, 90).iter().copied().fold(0.0, f64::max) / f64::from(target);
+        let raised = camera.count("cap-raised-frames");
+        println!("{target} kbit/s: largest second {most:.3}, {raised} of 450 frames raised by the cap");
+        assert!(most <= 1.15, "{target} kbit/s: a second takes {most:.3} of it");
+        assert!(raised < 450 / 8, "{target} kbit/s: the cap raised {raised} frames");
+    }
+}
+
 #[test]
 fn a_bandwidth_beside_another_rate_control_is_refused_by_name() {
     for (name, value) in [("bitrate", 1000u32), ("quantizer", 30)] {

@@ -50,6 +50,9 @@
 //! The second pass may trail by any number of frames; it is best coded at [`Knobs::high_qp`] of the newest plan,
 //! whichever frame it belongs to, and frame by frame, because what comes at once cannot be corrected. Nothing here
 //! reads a clock; `now` is in nanoseconds of one clock.
+//!
+//! Where there is one pass, a frame holds both parts. What its regions are expected to take of it
+//! ([`Camera::region_share`](super::Camera::region_share)) then stands in the place of the second pass.
 
 use std::collections::VecDeque;
 
@@ -526,6 +529,21 @@ impl Controller {
             high_qp,
             low_scale_index: self.scale,
         }
+    }
+
+    /// Says that the planned frame is coded no finer than `floor`, because the rate cap behind the controller holds it:
+    /// what it takes says nothing about finer quantizers.
+    pub fn held_at(&mut self, floor: u8) {
+        let Some(mut planned) = self.planned else { return };
+        if floor > planned.low_qp {
+            planned.low_qp = floor.min(MAX_QP);
+            planned.low = self.low_cost(planned.low_qp);
+        }
+        if floor > planned.high_qp {
+            planned.high_qp = floor.min(MAX_QP);
+            planned.high = self.high_table.get(planned.high_qp);
+        }
+        self.planned = Some(planned);
     }
 
     /// Takes the size of the planned frame in the first pass, and the bytes that the second pass took since the last

@@ -309,6 +309,8 @@ pub struct Camera {
     current_frame: Option<u64>,
     coded: Box<[(u64, u64)]>,
     coded_next: usize,
+    /// What the rate cap asked of the last frame.
+    floor: u8,
 }
 
 impl Camera {
@@ -330,6 +332,7 @@ impl Camera {
             current_frame: None,
             coded: vec![(u64::MAX, 0); CODED_FRAMES].into_boxed_slice(),
             coded_next: 0,
+            floor: 0,
             settings,
             geometry,
         }
@@ -439,6 +442,7 @@ impl Camera {
             .plan(now, idr || first, self.settings.max_bitrate_kbps, &self.map);
         self.count_frame(mode, cap.floor);
         let (base_qp, offsets) = self.map.limit(cap.floor);
+        self.floor = cap.floor;
         self.stats.frames_with_regions += u64::from(offsets.is_some());
         FramePlan {
             base_qp,
@@ -474,6 +478,17 @@ impl Camera {
         let waited = self.gate.take_pending(source);
         self.stats.generations_outdated += u64::from(waited.is_some_and(|pending| pending.news));
         self.regions[source as usize].clear();
+    }
+
+    /// Finest quantizer that the rate cap allowed the frame of the last [`Self::begin_frame`]; 0: any.
+    pub fn cap_floor(&self) -> u8 {
+        self.floor
+    }
+
+    /// Share of the frame of the last [`Self::begin_frame`], 0.0..=1.0, that its regions are expected to take: for a
+    /// [`Controller`] where there is one pass, whose frames hold both of what it steers.
+    pub fn region_share(&self) -> f64 {
+        self.map.region_share()
     }
 
     /// Everything that happened since [`Self::new`].

@@ -70,6 +70,8 @@ pub struct QpMap {
     merged: Box<[i8]>,
     /// The same after the rate cap.
     limited: Box<[i8]>,
+    /// The last frame was coded with those.
+    limited_last: bool,
     finest: i8,
     uniform: bool,
 }
@@ -92,6 +94,7 @@ impl QpMap {
             budget: 0,
             merged: cells(),
             limited: cells(),
+            limited_last: false,
             finest: 0,
             uniform: true,
         };
@@ -244,7 +247,8 @@ impl QpMap {
         if self.uniform {
             return (base, None);
         }
-        if i32::from(floor) <= self.finest_qp() {
+        self.limited_last = i32::from(floor) > self.finest_qp();
+        if !self.limited_last {
             return (base, Some(&self.merged));
         }
         let raised = (base - self.base_qp) as i8;
@@ -271,6 +275,26 @@ impl QpMap {
     /// Offsets before the rate cap; `None` where all are 0.
     pub(super) fn merged(&self) -> Option<&[i8]> {
         (!self.uniform).then_some(&*self.merged)
+    }
+
+    /// Share of the picture's bits, 0.0..=1.0, that the macroblocks finer than the base are expected to take after
+    /// [`Self::limit`]: six quantizers double the bits.
+    pub(super) fn region_share(&self) -> f64 {
+        if self.uniform {
+            return 0.0;
+        }
+        let offsets = if self.limited_last { &self.limited } else { &self.merged };
+        let (mut regions, mut all) = (0.0, 0.0);
+        let mut weights = [0.0; 2 * MAX_QP as usize + 1];
+        for (weight, offset) in weights.iter_mut().zip(-i32::from(MAX_QP)..) {
+            *weight = (-f64::from(offset) / 6.0).exp2();
+        }
+        for offset in offsets {
+            let weight = weights[(i32::from(*offset) + i32::from(MAX_QP)) as usize];
+            all += weight;
+            regions += if *offset < 0 { weight } else { 0.0 };
+        }
+        regions / all
     }
 
     /// Macroblocks finer than the base.
@@ -316,6 +340,33 @@ mod tests {
     fn offsets(map: &mut QpMap) -> Vec<i8> {
         let len = map.fine.len();
         map.finish().1.map_or_else(|| vec![0; len], <[i8]>::to_vec)
+    }
+
+    #[test]
+    fn the_share_of_regions_follows_their_area_and_their_quantizer() {
+        let geometry = Geometry {
+            width: 160,
+            height: 160,
+        };
+        let mut map = QpMap::new(geometry);
+        map.begin(36, 1.0);
+        map.finish();
+        assert_eq!(map.region_share(), 0.0);
+        // A fifth of the picture, 12 quantizers finer: four times the bits for each macroblock.
+        map.begin(36, 1.0);
+        map.add(rect(0, 0, 160, 32), 24);
+        map.finish();
+        assert!((map.region_share() - 0.5).abs() < 1e-9);
+        // A floor takes six of them: a third.
+        map.limit(30);
+        assert!((map.region_share() - 1.0 / 3.0).abs() < 1e-9);
+        map.limit(36);
+        assert_eq!(map.region_share(), 0.0);
+        // What is coarser than the base takes less, and is no region of it.
+        map.begin(36, 1.0);
+        map.add(rect(0, 0, 160, 80), 48);
+        map.finish();
+        assert_eq!(map.region_share(), 0.0);
     }
 
     #[test]

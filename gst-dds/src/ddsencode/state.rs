@@ -286,10 +286,17 @@ impl State {
             self.last_idr = now;
         }
         self.camera.end_frame(now, data.len(), idr);
-        let refined = refine_bytes.saturating_sub(self.refine_bytes);
+        let (low, refined) = if self.first_pass.is_some() {
+            let refined = refine_bytes.saturating_sub(self.refine_bytes);
+            (data.len(), usize::try_from(refined).unwrap_or(usize::MAX))
+        } else {
+            // There is no second pass: the regions' part of the frame stands in its place.
+            self.controller.held_at(self.camera.cap_floor());
+            let refined = (data.len() as f64 * self.camera.region_share()) as usize;
+            (data.len() - refined.min(data.len()), refined)
+        };
         self.refine_bytes = refine_bytes;
-        self.controller
-            .on_frame(now, data.len(), usize::try_from(refined).unwrap_or(usize::MAX));
+        self.controller.on_frame(now, low, refined);
         Ok(Coded {
             data,
             idr,
