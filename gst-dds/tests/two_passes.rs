@@ -10,6 +10,7 @@ mod common;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use common::refined::{PATIENCE, Refined};
 use common::{Camera, STREAM, decodes, element, ffmpeg_reads, identity, quantizers, region};
 use dds_protocol::extension::Extension;
 use dds_protocol::feedback::{Quality, Rect, Region};
@@ -18,85 +19,6 @@ use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 use gst_video::prelude::*;
-
-/// How long the second stream may take in a test.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What comes out of the pad `refine`.
-enum Item {
-    Unit(gst::Buffer),
-    Event(gst::Event),
-}
-
-/// A sink on the pad `refine`.
-struct Refined {
-    pad: gst::Pad,
-    source: gst::Pad,
-    items: mpsc::Receiver<Item>,
-    units: Vec<gst::Buffer>,
-}
-
-impl Refined {
-    fn new(element: &gst::Element) -> Self {
-        let source = element.request_pad_simple("refine").expect("two passes");
-        let (sender, items) = mpsc::channel();
-        let events = sender.clone();
-        // Without a template a pad takes its first caps only.
-        let any = gst::PadTemplate::new(
-            "refined",
-            gst::PadDirection::Sink,
-            gst::PadPresence::Always,
-            &gst::Caps::new_any(),
-        );
-        let pad = gst::Pad::builder_from_template(&any.unwrap())
-            .chain_function(move |_, _, buffer| {
-                let _ = sender.send(Item::Unit(buffer));
-                Ok(gst::FlowSuccess::Ok)
-            })
-            .event_function(move |_, _, event| {
-                let _ = events.send(Item::Event(event));
-                true
-            })
-            .build();
-        pad.set_active(true).unwrap();
-        source.link(&pad).unwrap();
-        Self {
-            pad,
-            source,
-            items,
-            units: Vec::new(),
-        }
-    }
-
-    /// The next access unit, with what came before it left out.
-    fn unit(&mut self) -> gst::Buffer {
-        loop {
-            if let Item::Unit(unit) = self.items.recv_timeout(PATIENCE).expect("a refinement") {
-                self.units.push(unit.clone());
-                return unit;
-            }
-        }
-    }
-
-    /// The next event of this kind, with events before it left out. Access units are kept.
-    fn event(&mut self, kind: gst::EventType) -> gst::Event {
-        loop {
-            match self.items.recv_timeout(PATIENCE).expect("an event") {
-                Item::Event(event) if event.type_() == kind => return event,
-                Item::Event(_) => {}
-                Item::Unit(unit) => self.units.push(unit),
-            }
-        }
-    }
-
-    /// Everything that has come so far.
-    fn stream(&self) -> Vec<u8> {
-        self.units
-            .iter()
-            .flat_map(|unit| unit.map_readable().unwrap().to_vec())
-            .collect()
-    }
-}
 
 fn two_pass(settings: &[(&str, &str)]) -> gst::Element {
     let element = element();

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod refined;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
