@@ -19,7 +19,8 @@ use gst_video::prelude::*;
 
 use crate::camera::{self, Notice, Source};
 
-use super::imp::{CAT, DdsEncode};
+use super::imp::DdsEncode;
+use super::log::CAT;
 use super::refine::Refine;
 use super::settings::Settings;
 use super::stats::ElementStats;

@@ -18,12 +18,11 @@ use gst_video::subclass::prelude::*;
 use crate::camera::timeline::Timeline;
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Pace, Source};
 use crate::cuda;
-use crate::encoder::{
-    Backend, Codec, Config, Guard, Log, LogLevel, OpenError, PixelFormat, RateControl, RegionEncoder,
-};
+use crate::encoder::{Backend, Codec, Config, Guard, OpenError, PixelFormat, RateControl, RegionEncoder};
 
 use super::feedback::{Inbox, Rtp};
 use super::keyframes;
+use super::log::{CAT, library_log};
 use super::negotiate::{self, Choice};
 use super::open::{self, Chosen};
 use super::properties;
@@ -31,28 +30,6 @@ use super::refine::{self, FirstPass, Refine};
 use super::settings::Settings;
 use super::state::{FrameInput, InputState, State, capture_time, rates};
 use super::stats::{self, ElementStats, RefineStats};
-
-pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
-    gst::DebugCategory::new(
-        "ddsencode",
-        gst::DebugColorFlags::empty(),
-        Some("Encoder steered per region"),
-    )
-});
-
-/// Where the library's log lines go: to ours, about `object`, as long as it lives.
-pub(super) fn library_log(object: &impl IsA<gst::Object>) -> Log {
-    let weak = object.upcast_ref::<gst::Object>().downgrade();
-    Box::new(move |level, text| {
-        let Some(object) = weak.upgrade() else { return };
-        match level {
-            LogLevel::Error => gst::error!(CAT, obj = object, "{text}"),
-            LogLevel::Warning => gst::warning!(CAT, obj = object, "{text}"),
-            LogLevel::Info => gst::info!(CAT, obj = object, "{text}"),
-            LogLevel::Debug => gst::debug!(CAT, obj = object, "{text}"),
-        }
-    })
-}
 
 /// Whether pictures come in the memory of a GPU.
 fn is_on_gpu(input: &InputState) -> bool {

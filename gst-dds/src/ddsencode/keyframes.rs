@@ -10,7 +10,8 @@ use gst_dds_link::guard::Guard;
 use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
-use super::imp::{CAT, DdsEncode};
+use super::imp::DdsEncode;
+use super::log::CAT;
 
 /// Whether the network asks for a key frame: an RTP session passes PLI and FIR on with the `ssrc` they are about. Whoever
 /// else asks (`splitmuxsink`, an application) names none, or the running time that it wants.

@@ -78,6 +78,7 @@ use glib::prelude::*;
 mod feedback;
 mod imp;
 mod keyframes;
+mod log;
 mod negotiate;
 mod open;
 mod output;

@@ -36,8 +36,9 @@ use crate::encoder::{
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
 
-use super::imp::{CAT, DdsEncode, library_log};
+use super::imp::DdsEncode;
 use super::keyframes;
+use super::log::{CAT, library_log};
 use super::negotiate;
 use super::output;
 use super::settings::{Settings, TwoPass};

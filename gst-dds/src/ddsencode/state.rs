@@ -17,7 +17,7 @@ use crate::camera::{self, Camera, Controller, LossEstimator, Notice, Pace, RoiRe
 use crate::cuda;
 use crate::encoder::{FrameControls, Guard, KEY_INT_SECONDS, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 
-use super::imp::CAT;
+use super::log::CAT;
 use super::negotiate;
 use super::open::Chosen;
 use super::output;
