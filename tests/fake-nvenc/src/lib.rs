@@ -14,25 +14,8 @@
 mod coder;
 mod cuda;
 mod hevc;
-#[path = "../../../gst-dds/src/encoder/nvenc/ids.rs"]
-mod ids;
 mod memory;
 mod nvenc;
-#[path = "../../../gst-dds/src/encoder/nvenc/sys.rs"]
-#[allow(
-    unsafe_code,
-    missing_docs,
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    dead_code,
-    unused_imports,
-    unsafe_op_in_unsafe_fn,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks,
-    reason = "generated"
-)]
-mod sys;
 
 use std::io::Write;
 use std::path::Path;

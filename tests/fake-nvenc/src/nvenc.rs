@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 
+use dds_nvenc_sys::{self as sys, ids};
+
 use crate::coder::{Coder, Layout, Shape};
 use crate::cuda::{World, current, world};
-use crate::{fault, fault_value, ids, log, sys};
+use crate::{fault, fault_value, log};
 
 use sys::NVENCSTATUS as Status;
 

@@ -11,8 +11,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use dds_nvenc_sys::{self as sys, ids};
+
 use super::super::OpenError;
-use super::{ids, sys};
 use crate::library::{self, Library};
 
 const CUDA: &str = "libcuda.so.1";

@@ -42,29 +42,11 @@
 //! | `option-string` | the same options by libx264's names; others are refused |
 
 mod driver;
-mod ids;
 mod map;
 mod proof;
 mod session;
 mod settings;
 mod surface;
-#[allow(
-    unsafe_code,
-    missing_docs,
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    dead_code,
-    unused_imports,
-    unsafe_op_in_unsafe_fn,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks,
-    reason = "generated"
-)]
-mod sys;
-
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

@@ -14,11 +14,12 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use dds_nvenc_sys::{self as sys, ids};
+
 use super::super::{Codec, Gpu, OpenError, Picture, PixelFormat};
 use super::driver::{CallError, Driver, refused, zeroed};
 use super::settings::{Control, Profile, Settings};
 use super::surface::{Source, Surface, places};
-use super::{ids, sys};
 
 /// Most bytes of parameter sets (`NV_MAX_SEQ_HDR_LEN`), twice.
 const HEADER_BYTES: usize = 1024;

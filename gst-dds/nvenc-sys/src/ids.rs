@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::sys::{GUID, NVENCAPI_MAJOR_VERSION, NVENCAPI_MINOR_VERSION};
+use crate::{GUID, NVENCAPI_MAJOR_VERSION, NVENCAPI_MINOR_VERSION};
 
 /// Version of the interface that sessions are opened for (`NVENCAPI_VERSION`).
 pub const API_VERSION: u32 = NVENCAPI_MAJOR_VERSION | NVENCAPI_MINOR_VERSION << 24;

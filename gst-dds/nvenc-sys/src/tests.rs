@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::{ids, sys};
+use crate::{self as sys, ids};
 
 const HEADER: &str = "ffnvcodec/nvEncodeAPI.h";
 
