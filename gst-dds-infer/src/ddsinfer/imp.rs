@@ -35,6 +35,7 @@ use gst_dds_link::channel::{self, Counters, ServerEnd};
 use gst_dds_link::guard::Guard;
 use gst_dds_link::sync::Mutex;
 
+use super::CAT;
 use super::analysis::Network;
 use super::pace::Pace;
 use super::probe::{EarlyProbes, KeptProbe};
@@ -49,14 +50,6 @@ use crate::analytics;
 use crate::identity::{IdentityTracker, Lookup};
 use crate::model::Segmentation;
 use crate::results::{self, FrameResult};
-
-pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
-    gst::DebugCategory::new(
-        "ddsinfer",
-        gst::DebugColorFlags::empty(),
-        Some("Inference that steers the camera"),
-    )
-});
 
 #[derive(Default)]
 struct SidePads {

@@ -17,7 +17,18 @@ mod stats;
 mod transport;
 mod worker;
 
+use std::sync::LazyLock;
+
 use gst::prelude::*;
+
+/// What all files of the element log to.
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "ddsinfer",
+        gst::DebugColorFlags::empty(),
+        Some("Inference that steers the camera"),
+    )
+});
 
 glib::wrapper! {
     /// The element. See `gst-inspect-1.0 ddsinfer`.

@@ -20,7 +20,7 @@ use gst_dds_link::text;
 use crate::identity::IdentityTracker;
 use crate::order;
 
-use super::imp::CAT;
+use super::CAT;
 use super::transport::Transport;
 
 /// How access units lie in the buffers of a pad.

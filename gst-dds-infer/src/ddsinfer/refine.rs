@@ -12,7 +12,8 @@ use gst::subclass::prelude::*;
 use gst_dds_link::guard::Guard;
 use gst_dds_link::sync::Mutex;
 
-use super::imp::{CAT, DdsInfer};
+use super::CAT;
+use super::imp::DdsInfer;
 use super::probe::KeptProbe;
 use super::queue::{Arrival, Refinement};
 use crate::identity::Lookup;

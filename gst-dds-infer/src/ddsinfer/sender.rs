@@ -17,7 +17,7 @@ use gst_dds_link::channel::ServerEnd;
 use gst_dds_link::path;
 use gst_dds_link::session::{Sent, ServerChannel};
 
-use super::imp::CAT;
+use super::CAT;
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
 use super::worker::Request;

@@ -161,7 +161,7 @@ impl SidePad {
             (inner, timeout) = self.changed.wait_timeout(inner, PATIENCE).unwrap();
             if timeout.timed_out() && inner.takes() && inner.items.len() >= CAPACITY {
                 gst::warning!(
-                    super::imp::CAT,
+                    super::CAT,
                     obj = self.pad,
                     "Nobody reads here: buffers are dropped until somebody does"
                 );
@@ -280,7 +280,7 @@ impl SidePad {
                 // Unlinked is no failure: the pad may be linked later. Flushing ends by itself.
                 Ok(_) | Err(gst::FlowError::NotLinked | gst::FlowError::Flushing) => (),
                 Err(error) => {
-                    gst::debug!(super::imp::CAT, obj = self.pad, "{error}: nothing more goes out here");
+                    gst::debug!(super::CAT, obj = self.pad, "{error}: nothing more goes out here");
                     let mut inner = self.inner.lock().unwrap();
                     inner.refused = true;
                     inner.items.retain(|i| matches!(i, Item::Event(_)));

@@ -13,7 +13,7 @@ use gst_dds_link::sync::Mutex;
 
 use crate::continuity::RtpContinuity;
 
-use super::imp::CAT;
+use super::CAT;
 
 /// What is known of the way up to one encoded pad.
 #[derive(Debug, Default)]

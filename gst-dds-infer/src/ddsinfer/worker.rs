@@ -169,10 +169,10 @@ impl Worker {
 
     pub fn set_caps(&mut self, caps: &gst::CapsRef) -> Result<(), gst::LoggableError> {
         let info = gst_video::VideoInfo::from_caps(caps)
-            .map_err(|_| gst::loggable_error!(super::imp::CAT, "Not raw video: {caps}"))?;
+            .map_err(|_| gst::loggable_error!(super::CAT, "Not raw video: {caps}"))?;
         self.analyst
             .prepare(&info)
-            .map_err(|e| gst::loggable_error!(super::imp::CAT, "Cannot convert {caps} for the model: {e}"))?;
+            .map_err(|e| gst::loggable_error!(super::CAT, "Cannot convert {caps} for the model: {e}"))?;
         self.info = Some(info);
         self.caps = Some(caps.to_owned());
         self.feedback.reset();
@@ -536,7 +536,7 @@ impl Worker {
                     Refined::Yes
                 }
                 Err(error) => {
-                    gst::warning!(super::imp::CAT, "No second pass: {error}");
+                    gst::warning!(super::CAT, "No second pass: {error}");
                     Refined::Damaged
                 }
             },
