@@ -12,9 +12,9 @@ use std::time::Instant;
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstdds::encoder::{
-    Backend, Config, EncoderOption, FrameControls, Guard, Origin, Picture, PixelFormat, Plane, RateControl,
-    RegionEncoder,
+    Backend, Config, EncoderOption, FrameControls, Origin, Picture, PixelFormat, Plane, RateControl, RegionEncoder,
 };
+use gstdds::vbv::Vbv;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -74,8 +74,8 @@ fn open(backend: Backend, clip: &Clip, preset: &str, units: Option<&str>) -> Res
         level_idc: None,
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: BASE },
-        guard: Guard::OPEN,
-        guarded: true,
+        vbv: Vbv::OPEN,
+        vbv_may_change: true,
         still_parts: false,
         nominal_kbps: 0,
         gpu: None,

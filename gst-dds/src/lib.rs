@@ -13,6 +13,7 @@ pub mod encoder;
 mod library;
 pub mod picture;
 pub mod scale;
+pub mod vbv;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     ddsencode::register(plugin)

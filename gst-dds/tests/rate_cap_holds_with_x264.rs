@@ -8,7 +8,8 @@
 use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
 use gstdds::camera::{Camera, FeedbackBound, Geometry, Settings, Source};
-use gstdds::encoder::{Backend, Config, FrameControls, Guard, Picture, PixelFormat, Plane, RateControl, Rates};
+use gstdds::encoder::{Backend, Config, FrameControls, Picture, PixelFormat, Plane, RateControl, Rates};
+use gstdds::vbv::Vbv;
 
 /// Encoders of this build.
 const BACKENDS: &[Backend] = &[
@@ -86,8 +87,8 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         level_idc: None,
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
-        guard: Guard::OPEN,
-        guarded: true,
+        vbv: Vbv::OPEN,
+        vbv_may_change: true,
         still_parts: false,
         nominal_kbps: 0,
         gpu: None,
@@ -127,14 +128,10 @@ fn run(backend: Backend, scene: &Scene) -> Run {
             .map_or(0, |offsets| offsets.iter().copied().min().unwrap_or(0));
         run.exact += usize::from(plan.base_qp == 36 && (finest == -10 || frame == 0));
         if let Some(vbv) = plan.vbv {
-            let guard = Guard {
-                max_kbps: vbv.max_kbps,
-                buffer_kbit: vbv.buffer_kbit,
-            };
             let rates = Rates {
                 kbps: None,
                 quality: None,
-                guard,
+                vbv,
             };
             encoder.reconfigure(&rates).expect("new rates");
         }

@@ -23,6 +23,8 @@
 
 use std::collections::VecDeque;
 
+use crate::vbv::Vbv;
+
 use super::qpmap::QpMap;
 use super::{MAX_QP, Stats};
 
@@ -57,24 +59,6 @@ const TYPICAL_IDR_BYTES: f64 = 30.0;
 /// Bytes of other pictures against IDR pictures, before any were seen.
 const TYPICAL_INTER: f64 = 0.1;
 const QPS: usize = MAX_QP as usize + 1;
-
-/// Rate guard of the encoder (video buffering verifier): rate and size of the buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Vbv {
-    /// Rate at which the buffer fills, in kbit/s (1000 bits).
-    pub max_kbps: u32,
-    /// Size of the buffer in kbit: the most a frame may take when the buffer is full.
-    pub buffer_kbit: u32,
-}
-
-impl Vbv {
-    /// A guard that never bites. An encoder must be opened with it (or another), because libx264 ignores a guard that
-    /// is set later on an encoder opened without any.
-    pub const OPEN: Self = Self {
-        max_kbps: 400_000,
-        buffer_kbit: 400_000,
-    };
-}
 
 /// A coded frame.
 #[derive(Clone, Copy, Debug)]

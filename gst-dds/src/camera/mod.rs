@@ -51,7 +51,6 @@ pub mod ring;
 mod stats;
 pub mod timeline;
 
-pub use cap::Vbv;
 pub use controller::{Controller, ControllerSettings, Estimate, Knobs, LossEstimator};
 pub use gate::{Outcome, Source, turned_away};
 pub use keyframes::{KeyFrameCounts, KeyFrameRequests};
@@ -62,6 +61,8 @@ pub use stats::{DelayStats, Stats};
 
 use dds_protocol::feedback::{FeedbackState, Rect};
 use dds_protocol::serial::Serial16;
+
+use crate::vbv::Vbv;
 
 use cap::RateCap;
 use gate::{Gate, Pending};

@@ -18,7 +18,8 @@ use gst_video::subclass::prelude::*;
 use crate::camera::timeline::Timeline;
 use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Pace, Source};
 use crate::cuda;
-use crate::encoder::{Backend, Codec, Config, Guard, OpenError, PixelFormat, RateControl, RegionEncoder};
+use crate::encoder::{Backend, Codec, Config, OpenError, PixelFormat, RateControl, RegionEncoder};
+use crate::vbv::Vbv;
 
 use super::feedback::{Inbox, Rtp};
 use super::keyframes;
@@ -505,7 +506,7 @@ impl DdsEncode {
         let pace = Pace::new(frame_rate, config.frame_rate.is_some());
         let key_int_max = encoder.key_int_max();
         let cuda = context.filter(|_| encoder.reads_gpu());
-        let rates = rates(&live, Guard::OPEN, &pace);
+        let rates = rates(&live, Vbv::OPEN, &pace);
         let mut slot = self.state.lock().unwrap();
         let before = slot.take();
         let (mut known_controller, mut estimator, mut known_pace) = (None, None, None);
@@ -578,7 +579,7 @@ impl DdsEncode {
             byte_stream: choice.byte_stream,
             stream_id,
             rates,
-            cap: Guard::OPEN,
+            cap: Vbv::OPEN,
             // Another encoder for the same video does not have to measure again.
             pace: known_pace.filter(|known| known.assumes_as(&pace)).unwrap_or(pace),
             next_pts: 0,

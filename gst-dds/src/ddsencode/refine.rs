@@ -30,11 +30,13 @@ use gst_video::prelude::*;
 use crate::camera::ring::Ring;
 use crate::camera::{self, Geometry, KeyFrameRequests, MACROBLOCK, MAX_QP, QpMap, Refusal, Request, Requests, Source};
 use crate::encoder::{
-    Backend, Codec, EncoderOption, Fields, FrameControls, Guard, OpenError, Origin, Picture, PixelFormat, Plane,
-    RateControl, RegionEncoder,
+    Backend, Codec, EncoderOption, Fields, FrameControls, OpenError, Origin, Picture, PixelFormat, Plane, RateControl,
+    RegionEncoder,
 };
 use crate::picture::{Layout, OwnedPicture, Recycler};
 use crate::scale::{Scaler, scaled_size};
+
+use crate::vbv::Vbv;
 
 use super::imp::DdsEncode;
 use super::keyframes;
@@ -852,7 +854,7 @@ impl Coder {
         let mut config = negotiate::config(settings, &video.info, video.format, &choice);
         // Whatever the first pass does: the quantizers asked for, exactly.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
-        (config.guard, config.guarded) = (Guard::OPEN, false);
+        (config.vbv, config.vbv_may_change) = (Vbv::OPEN, false);
         // Macroblocks of interlaced video come in pairs, in another order.
         config.still_parts = config.interlaced.is_none();
         if backend == Backend::X264 {

@@ -12,7 +12,8 @@ use gst_dds_link::text;
 
 use crate::camera::ring::Bounds;
 use crate::camera::{self, FeedbackBound, Knobs, Source};
-use crate::encoder::{Backend, EncoderOption, Guard, OpenError, Origin, RateControl};
+use crate::encoder::{Backend, EncoderOption, OpenError, Origin, RateControl};
+use crate::vbv::Vbv;
 
 use super::properties::{
     ALL, Analyse, Encoder, FeedbackWays, Me, PASSED, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune,
@@ -190,14 +191,14 @@ impl Live {
         }
     }
 
-    /// The bucket that bit rate and `vbv-buf-capacity` ask for, apart from any cap.
-    pub fn guard(&self) -> Guard {
+    /// The VBV that bit rate and `vbv-buf-capacity` ask for, apart from any cap.
+    pub fn vbv(&self) -> Vbv {
         match self.mode {
-            Mode::Bitrate(kbps) | Mode::Quality { kbps, .. } if kbps > 0 => Guard {
+            Mode::Bitrate(kbps) | Mode::Quality { kbps, .. } if kbps > 0 => Vbv {
                 max_kbps: kbps,
                 buffer_kbit: ((u64::from(kbps) * u64::from(self.vbv_buf_capacity_ms) / 1000) as u32).max(1),
             },
-            _ => Guard::OPEN,
+            _ => Vbv::OPEN,
         }
     }
 

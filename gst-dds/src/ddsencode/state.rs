@@ -15,7 +15,8 @@ use gst_video::prelude::*;
 
 use crate::camera::{self, Camera, Controller, LossEstimator, Notice, Pace, RoiRequest, Source};
 use crate::cuda;
-use crate::encoder::{FrameControls, Guard, KEY_INT_SECONDS, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+use crate::encoder::{FrameControls, KEY_INT_SECONDS, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+use crate::vbv::Vbv;
 
 use super::log::CAT;
 use super::negotiate;
@@ -47,8 +48,8 @@ pub(super) struct State {
     pub byte_stream: bool,
     pub stream_id: u32,
     pub rates: Rates,
-    /// The guard the camera logic asked for last.
-    pub cap: Guard,
+    /// The VBV that the camera logic asked for last.
+    pub cap: Vbv,
     /// Frames per second that the encoder goes by, and how far apart pictures really are.
     pub pace: Pace,
     pub next_pts: i64,
@@ -87,18 +88,6 @@ pub(super) struct Coded {
     pub keyframe: bool,
     pub notice: Option<Notice>,
     pub now: u64,
-}
-
-impl From<camera::Vbv> for Guard {
-    fn from(vbv: camera::Vbv) -> Self {
-        if vbv == camera::Vbv::OPEN {
-            return Self::OPEN;
-        }
-        Self {
-            max_kbps: vbv.max_kbps,
-            buffer_kbit: vbv.buffer_kbit,
-        }
-    }
 }
 
 /// What a frame brings along.
@@ -206,7 +195,7 @@ impl State {
         let expect_idr = force_idr || self.since_idr + 1 >= self.key_int_max;
         let plan = self.camera.begin_frame(now, number, expect_idr, &self.rois);
         if let Some(vbv) = plan.vbv {
-            self.cap = vbv.into();
+            self.cap = vbv;
         }
         let wanted = rates(live, self.cap, &self.pace);
         if wanted != self.rates {
@@ -434,43 +423,36 @@ const MOST_KBPS: f64 = 2_000_000.0;
 
 /// Rates the encoder should run at: the narrower of what the bit rate and the cap ask for, in the encoder's time. It
 /// shares bits out by the rate it was opened with.
-pub(super) fn rates(live: &Live, cap: Guard, pace: &Pace) -> Rates {
-    let mut own = live.guard();
-    if own != Guard::OPEN && pace.is_measured() {
+pub(super) fn rates(live: &Live, cap: Vbv, pace: &Pace) -> Rates {
+    let mut own = live.vbv();
+    if own != Vbv::OPEN && pace.is_measured() {
         // It holds the share of one picture at least, however far pictures are apart.
         let share = f64::from(own.max_kbps) * pace.interval_ns() / 1e9;
         own.buffer_kbit = own.buffer_kbit.max(share.min(MOST_KBPS) as u32);
     }
     let (kbps, quality) = match live.mode {
-        Mode::Bitrate(kbps) => (
-            Some(if cap == Guard::OPEN {
-                kbps
-            } else {
-                kbps.min(cap.max_kbps)
-            }),
-            None,
-        ),
+        Mode::Bitrate(kbps) => (Some(if cap == Vbv::OPEN { kbps } else { kbps.min(cap.max_kbps) }), None),
         Mode::Quality { quality, .. } => (None, Some(quality)),
         Mode::Quantizers | Mode::Constant(_) => (None, None),
     };
-    let guard = if cap == Guard::OPEN || own != Guard::OPEN && own.max_kbps < cap.max_kbps {
+    let vbv = if cap == Vbv::OPEN || own != Vbv::OPEN && own.max_kbps < cap.max_kbps {
         own
     } else {
         cap
     };
     let scaled = |kbps: u32| (f64::from(kbps) * pace.scale()).round().clamp(1.0, MOST_KBPS) as u32;
     if !pace.is_measured() {
-        return Rates { kbps, quality, guard };
+        return Rates { kbps, quality, vbv };
     }
     Rates {
         kbps: kbps.map(scaled),
         quality,
-        guard: if guard == Guard::OPEN {
-            guard
+        vbv: if vbv == Vbv::OPEN {
+            vbv
         } else {
-            Guard {
-                max_kbps: scaled(guard.max_kbps),
-                ..guard
+            Vbv {
+                max_kbps: scaled(vbv.max_kbps),
+                ..vbv
             }
         },
     }

@@ -11,7 +11,7 @@
 //!    [`EncodeError::Delayed`].
 //! 2. **Quantizers per macroblock** of 16 by 16 pixels, also where the standard's blocks have other sizes: a larger block
 //!    takes the finest of its macroblocks. In [`RateControl::Quantizers`] a coded block has exactly
-//!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Guard`] does not bite. The base may
+//!    [`FrameControls::base_qp`] plus its offset, in every picture type, as long as [`Vbv`] does not limit it. The base may
 //!    change in every picture. Sums are kept within 1 to 51, and within the limits that `qp-min` and `qp-max` set. In the
 //!    other modes the offsets are differences on top of the library's own rate control, and may be cut off at its
 //!    limits. Where the library could ignore offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an
@@ -68,6 +68,8 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
+
+use crate::vbv::Vbv;
 
 pub use backend::{Backend, Sizes};
 pub use dds_protocol::nal::{Codec, NalKind};
@@ -282,23 +284,6 @@ pub struct Fields {
     pub repeat_first: bool,
 }
 
-/// Leaky bucket that the encoder itself keeps (video buffering verifier).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
-    /// Fill rate in kbit/s, at least 1.
-    pub max_kbps: u32,
-    /// Size of the bucket in kbit, at least 1.
-    pub buffer_kbit: u32,
-}
-
-impl Guard {
-    /// A guard that never bites. Some libraries cannot switch one on later, so it is there from the start.
-    pub const OPEN: Self = Self {
-        max_kbps: 400_000,
-        buffer_kbit: 400_000,
-    };
-}
-
 /// How the encoder chooses quantizers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RateControl {
@@ -326,8 +311,8 @@ pub struct Rates {
     pub kbps: Option<u32>,
     /// New quality, for [`RateControl::Quality`].
     pub quality: Option<u8>,
-    /// New bucket.
-    pub guard: Guard,
+    /// New buffer.
+    pub vbv: Vbv,
 }
 
 /// Where an option came from, for error messages.
@@ -388,10 +373,10 @@ pub struct Config {
     pub byte_stream: bool,
     /// How quantizers are chosen.
     pub rate: RateControl,
-    /// Bucket to open with.
-    pub guard: Guard,
-    /// Whether another bucket may be set later. Where not, an open one need not be there at all, which saves time.
-    pub guarded: bool,
+    /// Buffer to open with.
+    pub vbv: Vbv,
+    /// Whether another buffer may be set later. Where not, an open one need not be there at all, which saves time.
+    pub vbv_may_change: bool,
     /// Whether the caller says which macroblocks are as in the picture before; see the implementation.
     pub still_parts: bool,
     /// A cap the user set (kbit/s), for the level; 0 = none.

@@ -8,9 +8,9 @@
 //!   that off, and ignores offsets without a word, in CQP, with `aq-mode=0` and with `aq-strength=0`. So constant
 //!   quantizers are made of CRF with `qcomp=1`, `ipratio=1` and adaptive quantization too weak to round to a step.
 //! - In CRF the quantizer of an I picture is the average of the P pictures before it, also as the bound up to which a
-//!   bucket may raise it. So the rate factor stays where it is when the base quantizer falls, and the difference goes
+//!   VBV may raise it. So the rate factor stays where it is when the base quantizer falls, and the difference goes
 //!   into the offsets (see `reference_for`).
-//! - A bucket (VBV) cannot be switched on in an open encoder, only changed. However wide, it also keeps frames within
+//! - A VBV cannot be switched on in an open encoder, only changed. However wide, it also keeps frames within
 //!   the compression ratio of the level (table A-1, MinCR) by raising quantizers row by row; a `crf-max` next to the
 //!   rate factor takes that away, but for one step in an I picture.
 //! - With adaptive quantization and `subme` below 10, a macroblock whose quantizer differs by one from the one before
@@ -25,18 +25,19 @@ use std::sync::Mutex;
 
 use x264_sys as sys;
 
+use crate::vbv::Vbv;
+
 use super::sps::without_timing;
 use super::{
-    AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, Fields, FrameControls, Guard, Log, LogLevel,
-    Nal, OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
-    smallest_level,
+    AccessUnit, Codec, Config, EncodeError, EncoderOption, FieldOrder, Fields, FrameControls, Log, LogLevel, Nal,
+    OpenError, Origin, ParameterSets, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder, smallest_level,
 };
 
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f32 = 1e-5;
 /// Highest `subme` without rate-distortion optimised quantizers.
 const MAX_EXACT_SUBME: c_int = 9;
-/// Most that the base quantizer lies below the rate factor under a narrow bucket.
+/// Most that the base quantizer lies below the rate factor under a narrow VBV.
 const MAX_SHIFT: u8 = 10;
 /// Room above the rate factor where quantizers must not move; 0 would mean no limit.
 const NO_ROOM: f32 = 0.01;
@@ -91,8 +92,8 @@ const LEAVE: &str = "Remove it, or set bitrate or pass=qual";
 
 struct LogSink {
     log: Log,
-    /// The bucket is wide open on purpose: its size against the level is no news.
-    open_guard: bool,
+    /// The VBV is open on purpose: its size against the level is no news.
+    open_vbv: bool,
     /// Limits of the rate factor are lifted on purpose.
     exact: bool,
     /// The last errors, for messages.
@@ -107,10 +108,10 @@ impl LogSink {
     }
 
     fn line(&self, level: LogLevel, text: &str) {
-        let wide = self.open_guard && text.starts_with("VBV") && text.contains("level limit");
-        // In exact mode the bucket only guards a cap that is kept elsewhere, and counted there.
-        let bucket = self.exact && (text.starts_with("CRF max") || text.starts_with("VBV underflow"));
-        let expected = wide || bucket;
+        let wide = self.open_vbv && text.starts_with("VBV") && text.contains("level limit");
+        // In exact mode the VBV only backs a cap that is kept elsewhere, and counted there.
+        let limited = self.exact && (text.starts_with("CRF max") || text.starts_with("VBV underflow"));
+        let expected = wide || limited;
         if level == LogLevel::Error {
             let mut errors = self.errors.lock().unwrap();
             if errors.len() == KEPT_ERRORS {
@@ -272,7 +273,7 @@ pub struct X264 {
     width: usize,
     height: usize,
     exact: bool,
-    guard: Guard,
+    vbv: Vbv,
     /// Of interlaced video: `pic_struct` of the next pictures.
     picture_structure: c_int,
     /// Rate factor of exact mode; offsets are relative to it.
@@ -308,7 +309,7 @@ impl RegionEncoder for X264 {
         let exact = matches!(config.rate, RateControl::Quantizers { .. });
         let log = Box::new(LogSink {
             log,
-            open_guard: config.guard == Guard::OPEN,
+            open_vbv: config.vbv == Vbv::OPEN,
             exact,
             errors: Mutex::default(),
         });
@@ -347,13 +348,13 @@ impl RegionEncoder for X264 {
             let option = culprit(config, &["subme", "subq"]).map_or("subme".to_string(), describe);
             return Err(OpenError::refused(option, MOVED, LEAVE));
         }
-        if config.guarded || config.guard != Guard::OPEN {
-            set_bucket(p, config.guard);
+        if config.vbv_may_change || config.vbv != Vbv::OPEN {
+            set_vbv(p, config.vbv);
         }
         match config.rate {
             RateControl::Quantizers { base_qp } => {
                 p.rc.i_rc_method = sys::X264_RC_CRF as c_int;
-                set_rate_factor(p, base_qp, config.guard);
+                set_rate_factor(p, base_qp, config.vbv);
             }
             RateControl::Quality { quality } => {
                 p.rc.i_rc_method = sys::X264_RC_CRF as c_int;
@@ -372,9 +373,9 @@ impl RegionEncoder for X264 {
         }
         match config.level_idc {
             Some(level) => p.i_level_idc = level.into(),
-            // Left to itself, x264 takes the open bucket for the stream's rate and declares the highest level.
+            // Left to itself, x264 takes the open VBV for the stream's rate and declares the highest level.
             // And where the rate is not known, it takes the assumed one for it.
-            None if p.i_level_idc < 0 && (config.guard == Guard::OPEN || config.frame_rate.is_none()) => {
+            None if p.i_level_idc < 0 && (config.vbv == Vbv::OPEN || config.frame_rate.is_none()) => {
                 let references = p.i_frame_reference.max(1) as u32;
                 let rate = config.highest_rate();
                 p.i_level_idc =
@@ -407,7 +408,7 @@ impl RegionEncoder for X264 {
             width: config.width as usize,
             height: config.height as usize,
             exact,
-            guard: config.guard,
+            vbv: config.vbv,
             picture_structure: sys::pic_struct_e_PIC_STRUCT_AUTO as c_int,
             reference: match config.rate {
                 RateControl::Quantizers { base_qp } => base_qp,
@@ -472,7 +473,7 @@ impl RegionEncoder for X264 {
             let reference = self.reference_for(controls.base_qp);
             if reference != self.reference {
                 self.reference = reference;
-                set_rate_factor(&mut self.params, reference, self.guard);
+                set_rate_factor(&mut self.params, reference, self.vbv);
                 self.apply()?;
             }
             shift = f32::from(controls.base_qp) - f32::from(reference);
@@ -490,7 +491,7 @@ impl RegionEncoder for X264 {
         } else {
             sys::X264_TYPE_AUTO
         } as c_int;
-        if self.exact && self.guard == Guard::OPEN {
+        if self.exact && self.vbv == Vbv::OPEN {
             // x264's own scale begins below 0 where samples have more than 8 bits.
             input.i_qpplus1 = c_int::from(self.reference) + 6 * (c_int::from(self.format.bit_depth()) - 8) + 1;
         }
@@ -611,7 +612,7 @@ impl RegionEncoder for X264 {
     }
 
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
-        set_bucket(&mut self.params, rates.guard);
+        set_vbv(&mut self.params, rates.vbv);
         let rc = &mut self.params.rc;
         if let Some(kbps) = rates.kbps {
             rc.i_bitrate = clamp_int(kbps);
@@ -620,9 +621,9 @@ impl RegionEncoder for X264 {
             rc.f_rf_constant = f32::from(quality);
         }
         if self.exact {
-            set_rate_factor(&mut self.params, self.reference, rates.guard);
+            set_rate_factor(&mut self.params, self.reference, rates.vbv);
         }
-        self.guard = rates.guard;
+        self.vbv = rates.vbv;
         self.apply()
     }
 
@@ -632,12 +633,12 @@ impl RegionEncoder for X264 {
 }
 
 impl X264 {
-    /// The rate factor to code a picture of this base quantizer with. It only rises while the bucket is open: what x264
+    /// The rate factor to code a picture of this base quantizer with. It only rises while the VBV is open: what x264
     /// averages over the past is then never above it. One step above the base is left out, because the first
-    /// macroblock would take the slice's quantizer. A narrow bucket needs room to raise quantizers, so there it falls
+    /// macroblock would take the slice's quantizer. A narrow VBV needs room to raise quantizers, so there it falls
     /// with a base that has fallen far.
     fn reference_for(&self, base_qp: u8) -> u8 {
-        let far = self.guard != Guard::OPEN && self.reference.saturating_sub(base_qp) > MAX_SHIFT;
+        let far = self.vbv != Vbv::OPEN && self.reference.saturating_sub(base_qp) > MAX_SHIFT;
         let reference = if far { base_qp } else { self.reference.max(base_qp) };
         match reference - base_qp {
             1 if c_int::from(base_qp) + 2 <= self.params.rc.i_qp_max.min(51) => base_qp + 2,
@@ -860,21 +861,21 @@ fn apply_profile(p: &mut sys::x264_param_t, profile: &str) -> Result<(), OpenErr
     }
 }
 
-/// Sets the bucket. The open one is made wide for a single frame even at frame rates below one per second, where x264
+/// Sets the VBV. The open one is made wide for a single frame even at frame rates below one per second, where x264
 /// would spread it over the rows.
-fn set_bucket(p: &mut sys::x264_param_t, guard: Guard) {
-    (p.rc.i_vbv_max_bitrate, p.rc.i_vbv_buffer_size) = if guard == Guard::OPEN {
+fn set_vbv(p: &mut sys::x264_param_t, vbv: Vbv) {
+    (p.rc.i_vbv_max_bitrate, p.rc.i_vbv_buffer_size) = if vbv == Vbv::OPEN {
         let frame_rate = f64::from(p.i_fps_num) / f64::from(p.i_fps_den.max(1));
-        let rate = (f64::from(guard.max_kbps) * frame_rate.min(1.0)) as c_int;
-        (rate.max(1), clamp_int(guard.buffer_kbit).saturating_mul(4))
+        let rate = (f64::from(vbv.max_kbps) * frame_rate.min(1.0)) as c_int;
+        (rate.max(1), clamp_int(vbv.buffer_kbit).saturating_mul(4))
     } else {
-        (clamp_int(guard.max_kbps), clamp_int(guard.buffer_kbit))
+        (clamp_int(vbv.max_kbps), clamp_int(vbv.buffer_kbit))
     };
 }
 
-/// Sets the quantizer of exact mode, and how far a bucket may raise it: not at all, or without limit.
-fn set_rate_factor(p: &mut sys::x264_param_t, base_qp: u8, guard: Guard) {
-    let open = guard == Guard::OPEN;
+/// Sets the quantizer of exact mode, and how far a VBV may raise it: not at all, or without limit.
+fn set_rate_factor(p: &mut sys::x264_param_t, base_qp: u8, vbv: Vbv) {
+    let open = vbv == Vbv::OPEN;
     // x264 takes row by row what lies between a picture's quantizer and this: nothing.
     p.rc.f_rf_constant = f32::from(base_qp) - if open { 0.5 } else { 0.0 };
     // Once there was a limit, x264 lifts it only for one that is not above the rate factor (and says so, see the log).

@@ -12,18 +12,18 @@
 //! - `forceqp` sets the quantizer of a picture of whatever type, past the rate control, which would give an I picture the
 //!   average of the P pictures before it.
 //! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but in 3.5 and
-//!   later it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the bucket is
-//!   ours (see `guard.rs`), and in the other modes a change opens the encoder anew, once a second at most, which begins
+//!   later it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the VBV is
+//!   ours (see `vbv.rs`), and in the other modes a change opens the encoder anew, once a second at most, which begins
 //!   with an IDR picture and the same parameter sets.
-//! - The library takes the rate of its bucket for the stream's and declares a level for it: ours is written into the
+//! - The library takes the rate of its VBV for the stream's and declares a level for it: ours is written into the
 //!   parameter sets instead.
 //! - A picture comes out of the call that took it with no B-frames, no look-ahead, one frame thread and one slice.
 //! - Log lines go to standard error; there is no callback. Errors alone are let through.
 
 #![allow(unsafe_code)]
 
-mod guard;
 mod options;
+mod vbv;
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
@@ -32,20 +32,22 @@ use std::sync::{Mutex, PoisonError};
 use dds_protocol::nal::{push_escaped, unescape};
 use dds_x265_sys::{self as sys, call};
 
-use guard::Bucket;
 use options::{
     INEXACT, LEAVE, MOVED, Translation, canonical, culprit, describe, refuse_impossible, split_tune, translate,
 };
+use vbv::Verifier;
+
+use crate::vbv::Vbv;
 
 use super::level_h265::{H265Level, is_h265_level, smallest_h265_level};
 use super::{
-    AccessUnit, Codec, Config, EncodeError, FrameControls, Guard, Log, LogLevel, Nal, NalKind, OpenError, Origin,
+    AccessUnit, Codec, Config, EncodeError, FrameControls, Log, LogLevel, Nal, NalKind, OpenError, Origin,
     ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder,
 };
 
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f64 = 1e-3;
-/// Rate and size of the widest bucket that the library counts with, in kbit.
+/// Rate and size of the widest VBV that the library counts with, in kbit.
 const WIDEST: c_int = 2_000_000;
 /// From this level on, coding tree units have 32 pixels at least (ISO/IEC 23008-2 A.4.1).
 const LARGE_UNITS_FROM: u8 = 50;
@@ -242,7 +244,7 @@ pub struct X265 {
     pictures: u64,
     least: u64,
     /// In exact mode.
-    bucket: Bucket,
+    verifier: Verifier,
     width: usize,
     height: usize,
     exact: bool,
@@ -309,7 +311,7 @@ impl RegionEncoder for X265 {
             wanted: None,
             pictures: 0,
             least: u64::from(numerator.div_ceil(denominator.max(1))),
-            bucket: Bucket::new(width, height, f64::from(numerator) / f64::from(denominator.max(1))),
+            verifier: Verifier::new(width, height, f64::from(numerator) / f64::from(denominator.max(1))),
             width,
             height,
             exact,
@@ -328,7 +330,7 @@ impl RegionEncoder for X265 {
             name: format!("x265 {version}"),
             log,
         };
-        encoder.bucket.set(config.guard);
+        encoder.verifier.set(config.vbv);
         encoder.read_headers()?;
         Ok(encoder)
     }
@@ -372,7 +374,7 @@ impl RegionEncoder for X265 {
         let (mut force, mut shift) = (0, 0.0);
         if self.exact {
             let idr = forced || self.pictures == 0 || self.since_idr + 1 >= self.key_int_max();
-            let raise = self.bucket.raise(&picture.planes[0], idr, controls.base_qp, offsets);
+            let raise = self.verifier.raise(&picture.planes[0], idr, controls.base_qp, offsets);
             // Slices have no quantizer above 51, but regions with an offset may still be raised.
             let wanted = u16::from(controls.base_qp) + u16::from(raise);
             let base = wanted.min(MAX_QP);
@@ -456,7 +458,7 @@ impl RegionEncoder for X265 {
         };
         self.pictures += 1;
         self.since_idr = if idr { 0 } else { self.since_idr + 1 };
-        self.bucket.spend(data.len() as f64 * 8.0);
+        self.verifier.spend(data.len() as f64 * 8.0);
         Ok(AccessUnit {
             data,
             nals: &self.nals,
@@ -467,17 +469,17 @@ impl RegionEncoder for X265 {
 
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError> {
         if self.exact {
-            self.bucket.set(rates.guard);
+            self.verifier.set(rates.vbv);
             return Ok(());
         }
         let mut config = self.config.clone();
-        config.guard = rates.guard;
+        config.vbv = rates.vbv;
         config.rate = match (rates.kbps, rates.quality) {
             (Some(kbps), _) => RateControl::Bitrate { kbps },
             (_, Some(quality)) => RateControl::Quality { quality },
             _ => config.rate,
         };
-        let same = config.guard == self.config.guard && config.rate == self.config.rate;
+        let same = config.vbv == self.config.vbv && config.rate == self.config.rate;
         self.wanted = (!same).then_some(config);
         Ok(())
     }
@@ -514,7 +516,7 @@ impl X265 {
         let (session, _) = Session::open(self.api, &config).map_err(|e| EncodeError::Library(e.to_string()))?;
         (self.log)(
             LogLevel::Info,
-            &format!("Opened anew for {:?} and {:?}", config.rate, config.guard),
+            &format!("Opened anew for {:?} and {:?}", config.rate, config.vbv),
         );
         self.session = session;
         self.config = config;
@@ -715,9 +717,9 @@ fn parameters(api: &'static sys::x265_api, config: &Config, exact: bool) -> Resu
     }
     let level = level(p, config)?;
     fit_units(p, config, exact, level);
-    if !exact && config.guard != Guard::OPEN {
-        p.rc.vbvMaxBitrate = clamp_int(config.guard.max_kbps).clamp(1, WIDEST);
-        p.rc.vbvBufferSize = clamp_int(config.guard.buffer_kbit).clamp(1, WIDEST);
+    if !exact && config.vbv != Vbv::OPEN {
+        p.rc.vbvMaxBitrate = clamp_int(config.vbv.max_kbps).clamp(1, WIDEST);
+        p.rc.vbvBufferSize = clamp_int(config.vbv.buffer_kbit).clamp(1, WIDEST);
     }
     Ok((params, level))
 }

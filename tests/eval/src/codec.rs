@@ -10,11 +10,12 @@ use gst_video::prelude::*;
 use gstdds::camera::{Geometry, QpMap};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
-    Codec, Config, EncoderOption, FrameControls, Guard, NalKind, Origin, Picture, PixelFormat, Plane, RateControl,
+    Codec, Config, EncoderOption, FrameControls, NalKind, Origin, Picture, PixelFormat, Plane, RateControl,
     RegionEncoder,
 };
 use gstdds::picture::Layout;
 use gstdds::scale::{Scaler, scaled_size};
+use gstdds::vbv::Vbv;
 
 /// The speed preset of every system.
 pub const PRESET: &str = "veryfast";
@@ -103,8 +104,8 @@ impl Coder {
             level_idc: None,
             byte_stream: true,
             rate: RateControl::Quantizers { base_qp: qp },
-            guard: Guard::OPEN,
-            guarded: false,
+            vbv: Vbv::OPEN,
+            vbv_may_change: false,
             still_parts: false,
             nominal_kbps: 0,
             gpu: None,

@@ -8,12 +8,12 @@ use dds_tests::draw::Color;
 use dds_tests::plot::{self, Chart, Curve, Stroke};
 use dds_tests::{Error, clip::Clip, init, noise::Noise, progress::Bar};
 use gst_video::prelude::*;
-use gstdds::camera::{Camera, Controller, ControllerSettings, Geometry, Knobs, Settings, Vbv};
+use gstdds::camera::{Camera, Controller, ControllerSettings, Geometry, Knobs, Settings};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
-    Codec, Config, EncoderOption, FrameControls, Guard, Origin, Picture, PixelFormat, Plane, RateControl, Rates,
-    RegionEncoder,
+    Codec, Config, EncoderOption, FrameControls, Origin, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
 };
+use gstdds::vbv::Vbv;
 
 const HELP: &str = "\
 usage: dds-control [CLIP] [options]
@@ -241,8 +241,8 @@ impl Encoder {
             level_idc: None,
             byte_stream: true,
             rate: RateControl::Quantizers { base_qp: 36 },
-            guard: Guard::OPEN,
-            guarded: true,
+            vbv: Vbv::OPEN,
+            vbv_may_change: true,
             still_parts: false,
             nominal_kbps: 0,
             gpu: None,
@@ -256,14 +256,11 @@ impl Encoder {
         })
     }
 
-    fn guard(&mut self, vbv: Vbv) -> Result<(), Error> {
+    fn set_vbv(&mut self, vbv: Vbv) -> Result<(), Error> {
         let rates = Rates {
             kbps: None,
             quality: None,
-            guard: Guard {
-                max_kbps: vbv.max_kbps,
-                buffer_kbit: vbv.buffer_kbit,
-            },
+            vbv,
         };
         Ok(self.x264.reconfigure(&rates)?)
     }
@@ -347,7 +344,7 @@ fn run(scene: &Scene, o: &Options, name: String, windows: bool, target: impl Fn(
         let (base_qp, vbv) = (plan.base_qp, plan.vbv);
         run.capped += usize::from(base_qp != knobs.low_qp);
         if let Some(vbv) = vbv {
-            low.guard(vbv)?;
+            low.set_vbv(vbv)?;
         }
         let (low_bytes, idr) = low.encode(scene.frame(frame), base_qp, force_idr)?;
         camera.end_frame(now, low_bytes, idr);

@@ -13,12 +13,12 @@
 //!   refused (see `proof.rs`).
 //! - With [`RateControl::Quantizers`] the driver codes at one constant quantizer, the first base; when the base changes,
 //!   the way to the new one is part of the map. So the base may change in every picture and no call but the one that codes is
-//!   needed, and base plus difference is exact from 1 to 51. Constant quantizers know no bucket: under a [`Guard`] the
+//!   needed, and base plus difference is exact from 1 to 51. Constant quantizers know no VBV: under one ([`Config::vbv`]) the
 //!   driver goes to variable bit rate whose lowest quantizer is the base. Where a GPU cannot change its mode in an open
-//!   session, the guard is refused each time (`reconfigure-failed` in the statistics), and the cap is kept by the element's
+//!   session, the VBV is refused each time (`reconfigure-failed` in the statistics), and the cap is kept by the element's
 //!   choice of quantizers alone, which sees a picture that is too large only afterwards.
 //! - [`RateControl::Bitrate`] is constant bit rate, [`RateControl::Quality`] variable bit rate with a target quality, below
-//!   the guard's rate.
+//!   the VBV's rate.
 //! - In H.265 a block takes the finest of its macroblocks: regions grow to a grid of 32 pixels.
 //!
 //! The first device that takes the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system memory, or
@@ -94,7 +94,7 @@ impl RegionEncoder for Nvenc {
             RateControl::Quantizers { base_qp } => base_qp,
             _ => 0,
         };
-        let control = Control::new(config.rate, config.guard, base_qp);
+        let control = Control::new(config.rate, config.vbv, base_qp);
         let driver = Arc::new(Driver::load()?);
         let (at, session) = match &config.gpu {
             // The device is theirs to choose.
@@ -186,7 +186,7 @@ impl RegionEncoder for Nvenc {
             },
             exact => exact,
         };
-        self.change(Control::new(rate, rates.guard, self.base))?;
+        self.change(Control::new(rate, rates.vbv, self.base))?;
         self.rate = rate;
         Ok(())
     }
@@ -273,7 +273,7 @@ impl Nvenc {
     /// What the map's differences are added to in a picture of this base.
     fn ground(&mut self, base: u8) -> Ground {
         self.base = base;
-        // Under a bucket the driver has to know the base, to judge what a picture takes. Where it does not take the change,
+        // Under a VBV the driver has to know the base, to judge what a picture takes. Where it does not take the change,
         // the map still makes up for it.
         if let Control::Floor { qp, kbps, buffer_kbit } = self.control
             && qp != base

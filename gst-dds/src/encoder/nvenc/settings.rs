@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::{Codec, Colour, Config, EncoderOption, Guard, OpenError, Origin, RateControl};
+use super::super::{Codec, Colour, Config, EncoderOption, OpenError, Origin, RateControl};
+use crate::vbv::Vbv;
 
 /// Most slices that every driver takes.
 const MAX_SLICES: u32 = 32;
@@ -51,12 +52,12 @@ pub(super) struct Settings {
     pub limits: (u8, u8),
 }
 
-/// Rate control in the driver's terms. Rates in kbit/s, buckets in kbit, 0 = the driver's choice.
+/// Rate control in the driver's terms. Rates in kbit/s, buffers in kbit, 0 = the driver's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Control {
     /// Every picture at one quantizer.
     Constant { qp: u8 },
-    /// At one quantizer, or coarser where the bucket needs it.
+    /// At one quantizer, or coarser where the VBV needs it.
     Floor { qp: u8, kbps: u32, buffer_kbit: u32 },
     /// Constant quality; 0 kbit/s = no limit.
     Quality { quality: u8, kbps: u32, buffer_kbit: u32 },
@@ -65,14 +66,10 @@ pub(super) enum Control {
 }
 
 impl Control {
-    /// What `rate` means under `guard`. `base_qp` is that of the pictures to come.
-    pub fn new(rate: RateControl, guard: Guard, base_qp: u8) -> Self {
-        let open = guard == Guard::OPEN;
-        let (max_kbps, buffer_kbit) = if open {
-            (0, 0)
-        } else {
-            (guard.max_kbps, guard.buffer_kbit)
-        };
+    /// What `rate` means under `vbv`. `base_qp` is that of the pictures to come.
+    pub fn new(rate: RateControl, vbv: Vbv, base_qp: u8) -> Self {
+        let open = vbv == Vbv::OPEN;
+        let (max_kbps, buffer_kbit) = if open { (0, 0) } else { (vbv.max_kbps, vbv.buffer_kbit) };
         match rate {
             RateControl::Quantizers { .. } if open => Self::Constant { qp: base_qp },
             RateControl::Quantizers { .. } => Self::Floor {

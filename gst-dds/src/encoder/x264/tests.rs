@@ -24,8 +24,8 @@ fn config() -> Config {
         level_idc: None,
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
-        guard: Guard::OPEN,
-        guarded: true,
+        vbv: Vbv::OPEN,
+        vbv_may_change: true,
         still_parts: false,
         nominal_kbps: 0,
         gpu: None,
@@ -154,7 +154,7 @@ fn the_reference_never_lies_one_step_above_the_base_and_only_rises_while_the_gua
         .reconfigure(&Rates {
             kbps: None,
             quality: None,
-            guard: Guard {
+            vbv: Vbv {
                 max_kbps: 500,
                 buffer_kbit: 50,
             },

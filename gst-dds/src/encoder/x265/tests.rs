@@ -26,8 +26,8 @@ fn config() -> Config {
         level_idc: None,
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
-        guard: Guard::OPEN,
-        guarded: true,
+        vbv: Vbv::OPEN,
+        vbv_may_change: true,
         still_parts: false,
         nominal_kbps: 0,
         gpu: None,
@@ -453,19 +453,19 @@ fn a_new_bucket_and_new_rates_act_without_a_new_start() {
     };
     let mut sizes = Vec::new();
     for i in 0..80usize {
-        let guard = match i {
-            20 => Some(Guard {
+        let vbv = match i {
+            20 => Some(Vbv {
                 max_kbps: 500,
                 buffer_kbit: 50,
             }),
-            60 => Some(Guard::OPEN),
+            60 => Some(Vbv::OPEN),
             _ => None,
         };
-        if let Some(guard) = guard {
+        if let Some(vbv) = vbv {
             let rates = Rates {
                 kbps: None,
                 quality: None,
-                guard,
+                vbv,
             };
             encoder.reconfigure(&rates).unwrap();
         }

@@ -24,8 +24,8 @@ fn config() -> Config {
         level_idc: None,
         byte_stream: true,
         rate: RateControl::Quantizers { base_qp: 36 },
-        guard: Guard::OPEN,
-        guarded: true,
+        vbv: Vbv::OPEN,
+        vbv_may_change: true,
         still_parts: false,
         nominal_kbps: 0,
         gpu: None,
@@ -142,12 +142,12 @@ fn levels_are_those_of_the_standard() {
 #[test]
 fn rates_become_modes_of_the_driver() {
     let exact = RateControl::Quantizers { base_qp: 36 };
-    let guard = Guard {
+    let vbv = Vbv {
         max_kbps: 900,
         buffer_kbit: 300,
     };
-    assert_eq!(Control::new(exact, Guard::OPEN, 30), Control::Constant { qp: 30 });
-    let floor = Control::new(exact, guard, 30);
+    assert_eq!(Control::new(exact, Vbv::OPEN, 30), Control::Constant { qp: 30 });
+    let floor = Control::new(exact, vbv, 30);
     assert_eq!(
         floor,
         Control::Floor {
@@ -159,14 +159,14 @@ fn rates_become_modes_of_the_driver() {
     assert!(!floor.same_mode(Control::Constant { qp: 30 }));
     let bitrate = RateControl::Bitrate { kbps: 1000 };
     assert_eq!(
-        Control::new(bitrate, guard, 0),
+        Control::new(bitrate, vbv, 0),
         Control::Bitrate {
             kbps: 900,
             buffer_kbit: 300
         }
     );
     assert_eq!(
-        Control::new(RateControl::Quality { quality: 0 }, Guard::OPEN, 0),
+        Control::new(RateControl::Quality { quality: 0 }, Vbv::OPEN, 0),
         Control::Quality {
             quality: 1,
             kbps: 0,

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The bucket of exact quantizers: foretells the size of a picture from its pixels, and raises quantizers by as much as
+//! The video buffering verifier of exact quantizers: foretells the size of a picture from its pixels, and raises quantizers by as much as
 //! it takes.
 //!
-//! libx265 has a bucket of its own, but none that takes another rate in an open encoder (see there). What makes a
+//! libx265 has one of its own, but none that takes another rate in an open encoder (see there). What makes a
 //! picture large without a warning is that it does not follow from the one before, so that is what is looked at: per
 //! macroblock, how far samples are from their neighbours and from where they were in the picture before.
 
 #![forbid(unsafe_code)]
 
-use crate::encoder::{Guard, Plane};
+use crate::encoder::Plane;
+use crate::vbv::Vbv;
 
 /// Pixels from one sample that is looked at to the next.
 const STEP: usize = 2;
@@ -38,13 +39,13 @@ struct Block {
     vector: (i32, i32),
 }
 
-/// Foretells sizes and keeps the bucket.
+/// Foretells sizes and keeps the buffer.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct Verifier {
     width: usize,
     height: usize,
     columns: usize,
-    guard: Guard,
+    vbv: Vbv,
     frame_rate: f64,
     /// Bits in it.
     fill: f64,
@@ -56,7 +57,7 @@ pub(super) struct Bucket {
     foretold: [f64; 2],
 }
 
-impl Bucket {
+impl Verifier {
     /// An open one.
     pub fn new(width: usize, height: usize, frame_rate: f64) -> Self {
         let columns = width.div_ceil(16);
@@ -64,7 +65,7 @@ impl Bucket {
             width,
             height,
             columns,
-            guard: Guard::OPEN,
+            vbv: Vbv::OPEN,
             frame_rate: frame_rate.max(0.01),
             fill: 0.0,
             before: Vec::new(),
@@ -74,29 +75,29 @@ impl Bucket {
         }
     }
 
-    /// Sets rate and size; a new bucket is full.
-    pub fn set(&mut self, guard: Guard) {
-        let size = f64::from(guard.buffer_kbit) * 1000.0;
-        self.fill = if self.guard == Guard::OPEN {
+    /// Sets rate and size; a buffer that was open is full.
+    pub fn set(&mut self, vbv: Vbv) {
+        let size = f64::from(vbv.buffer_kbit) * 1000.0;
+        self.fill = if self.vbv == Vbv::OPEN {
             size
         } else {
             self.fill.min(size)
         };
-        if guard == Guard::OPEN {
+        if vbv == Vbv::OPEN {
             self.before.clear();
         }
-        self.guard = guard;
+        self.vbv = vbv;
     }
 
     /// By how much to raise the quantizers of a picture whose macroblocks have `base` plus `offsets`, so that it fits.
-    /// Unguarded video is not looked at.
+    /// With an open buffer video is not looked at.
     pub fn raise(&mut self, luma: &Plane<'_>, idr: bool, base: u8, offsets: &[i8]) -> u8 {
-        if self.guard == Guard::OPEN {
+        if self.vbv == Vbv::OPEN {
             return 0;
         }
         self.look(luma, idr);
-        let size = f64::from(self.guard.buffer_kbit) * 1000.0;
-        self.fill = (self.fill + f64::from(self.guard.max_kbps) * 1000.0 / self.frame_rate).min(size);
+        let size = f64::from(self.vbv.buffer_kbit) * 1000.0;
+        self.fill = (self.fill + f64::from(self.vbv.max_kbps) * 1000.0 / self.frame_rate).min(size);
         let finest = offsets.iter().copied().min().unwrap_or(0).min(0);
         let most = (MAX_QP - i32::from(base) - i32::from(finest)).clamp(0, 2 * MAX_QP) as u8;
         let (mut low, mut high) = (0, most);
@@ -118,7 +119,7 @@ impl Bucket {
 
     /// A picture has become so large.
     pub fn spend(&mut self, bits: f64) {
-        if self.guard == Guard::OPEN {
+        if self.vbv == Vbv::OPEN {
             return;
         }
         self.fill = (self.fill - bits).max(0.0);
@@ -287,56 +288,56 @@ mod tests {
         Plane { data, stride: WIDTH }
     }
 
-    const NARROW: Guard = Guard {
+    const NARROW: Vbv = Vbv {
         max_kbps: 300,
         buffer_kbit: 10,
     };
 
     #[test]
-    fn an_open_bucket_raises_nothing_and_looks_at_nothing() {
-        let mut bucket = Bucket::new(WIDTH, HEIGHT, 30.0);
-        assert_eq!(bucket.raise(&plane(&[]), false, 20, &[]), 0);
-        bucket.spend(1e9);
-        assert_eq!(bucket.factors, [1.0; 2]);
+    fn an_open_buffer_raises_nothing_and_looks_at_nothing() {
+        let mut verifier = Verifier::new(WIDTH, HEIGHT, 30.0);
+        assert_eq!(verifier.raise(&plane(&[]), false, 20, &[]), 0);
+        verifier.spend(1e9);
+        assert_eq!(verifier.factors, [1.0; 2]);
     }
 
     #[test]
     fn pictures_that_do_not_follow_from_the_one_before_are_known_before_they_are_coded() {
-        let mut bucket = Bucket::new(WIDTH, HEIGHT, 30.0);
-        bucket.set(NARROW);
+        let mut verifier = Verifier::new(WIDTH, HEIGHT, 30.0);
+        verifier.set(NARROW);
         let (first, second) = (noise(1), noise(2));
-        assert!(bucket.raise(&plane(&first), true, 20, &[]) > 10);
-        assert_eq!(bucket.raise(&plane(&first), false, 20, &[]), 0);
+        assert!(verifier.raise(&plane(&first), true, 20, &[]) > 10);
+        assert_eq!(verifier.raise(&plane(&first), false, 20, &[]), 0);
         // Moved by three pixels: the search finds it.
         let mut moved = first.clone();
         moved.rotate_left(3);
-        assert!(bucket.raise(&plane(&moved), false, 20, &[]) < 20);
-        assert!(bucket.raise(&plane(&second), false, 20, &[]) > 10);
+        assert!(verifier.raise(&plane(&moved), false, 20, &[]) < 20);
+        assert!(verifier.raise(&plane(&second), false, 20, &[]) > 10);
     }
 
     #[test]
     fn experience_counts_and_what_is_too_small_counts_at_once() {
-        let mut bucket = Bucket::new(WIDTH, HEIGHT, 30.0);
-        bucket.set(NARROW);
+        let mut verifier = Verifier::new(WIDTH, HEIGHT, 30.0);
+        verifier.set(NARROW);
         let luma = noise(1);
-        let first = bucket.raise(&plane(&luma), true, 20, &[-10; 6]);
-        bucket.spend(bucket.foretold[1] * 2.0);
-        let second = bucket.raise(&plane(&luma), true, 20, &[-10; 6]);
+        let first = verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
+        verifier.spend(verifier.foretold[1] * 2.0);
+        let second = verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
         assert!(second > first, "{first} {second}");
         for _ in 0..50 {
-            bucket.raise(&plane(&luma), true, 20, &[-10; 6]);
-            bucket.spend(bucket.foretold[1] / 2.0);
+            verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
+            verifier.spend(verifier.foretold[1] / 2.0);
         }
-        assert!(bucket.raise(&plane(&luma), true, 20, &[-10; 6]) < first);
+        assert!(verifier.raise(&plane(&luma), true, 20, &[-10; 6]) < first);
     }
 
     #[test]
     fn regions_are_raised_up_to_the_coarsest_quantizer_where_nothing_else_helps() {
-        let mut bucket = Bucket::new(WIDTH, HEIGHT, 30.0);
-        bucket.set(Guard {
+        let mut verifier = Verifier::new(WIDTH, HEIGHT, 30.0);
+        verifier.set(Vbv {
             max_kbps: 1,
             buffer_kbit: 1,
         });
-        assert_eq!(bucket.raise(&plane(&noise(1)), true, 40, &[-12, 4]), 23);
+        assert_eq!(verifier.raise(&plane(&noise(1)), true, 40, &[-12, 4]), 23);
     }
 }
