@@ -212,7 +212,12 @@ fn every_property_of_x264enc_is_here_with_its_nicks_and_range() {
                     .map(|v| (v.value(), v.nick().to_string()))
                     .collect()
             };
-            assert_eq!(values(&ours), values(&theirs), "{name}");
+            let mut expected = values(&theirs);
+            if name == "pass" {
+                // The default there is cbr; ours is none of theirs, and has a name of its own.
+                expected.insert(0, (-1, "auto".into()));
+            }
+            assert_eq!(values(&ours), expected, "{name}");
         }
         if theirs.value_type().is_a(glib::Type::FLAGS) {
             let (ours, theirs) = [&ours, theirs]

@@ -98,7 +98,9 @@ impl ObjectImpl for DdsEncode {
                     pspec.name()
                 );
             }
-            self.settings.lock().unwrap().set(pspec, value);
+            if !self.settings.lock().unwrap().set(pspec, value) {
+                gst::error!(CAT, imp = self, "{} is not a setting", pspec.name());
+            }
             if live && running {
                 self.tell_conflicts();
             }
@@ -110,7 +112,8 @@ impl ObjectImpl for DdsEncode {
             if pspec.name() == "stats" {
                 self.stats().to_value()
             } else {
-                self.settings.lock().unwrap().value(pspec)
+                let value = self.settings.lock().unwrap().get(pspec);
+                value.unwrap_or_else(|| pspec.default_value().clone())
             }
         })
     }

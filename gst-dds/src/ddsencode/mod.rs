@@ -75,6 +75,7 @@
 
 use glib::prelude::*;
 
+mod enums;
 mod feedback;
 mod imp;
 mod keyframes;
@@ -84,14 +85,16 @@ mod open;
 mod output;
 mod properties;
 mod refine;
+mod setting;
 mod settings;
 mod state;
 mod stats;
+mod x264enc;
 
-pub use negotiate::colour;
-pub use properties::{
+pub use enums::{
     Analyse, Encoder, FeedbackWays, FramePacking, Me, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset, Tune,
 };
+pub use negotiate::colour;
 
 glib::wrapper! {
     /// The element `ddsencode`.

@@ -23,7 +23,7 @@ use super::negotiate;
 use super::open::Chosen;
 use super::output;
 use super::refine::{Capture, FirstPass, TimeSegment};
-use super::settings::{Live, Mode};
+use super::settings::{Live, RateMode};
 use super::stats::ElementStats;
 
 /// Name of the parameter structure of ROI metas that are meant for us.
@@ -44,7 +44,7 @@ pub(super) struct State {
     pub format: PixelFormat,
     pub input: InputState,
     pub info: gst_video::VideoInfo,
-    pub mode: Mode,
+    pub mode: RateMode,
     pub byte_stream: bool,
     pub stream_id: u32,
     pub rates: Rates,
@@ -431,9 +431,9 @@ pub(super) fn rates(live: &Live, cap: Vbv, pace: &Pace) -> Rates {
         own.buffer_kbit = own.buffer_kbit.max(share.min(MOST_KBPS) as u32);
     }
     let (kbps, quality) = match live.mode {
-        Mode::Bitrate(kbps) => (Some(if cap == Vbv::OPEN { kbps } else { kbps.min(cap.max_kbps) }), None),
-        Mode::Quality { quality, .. } => (None, Some(quality)),
-        Mode::Quantizers | Mode::Constant(_) => (None, None),
+        RateMode::Bitrate(kbps) => (Some(if cap == Vbv::OPEN { kbps } else { kbps.min(cap.max_kbps) }), None),
+        RateMode::Quality { quality, .. } => (None, Some(quality)),
+        RateMode::Quantizers | RateMode::Constant(_) => (None, None),
     };
     let vbv = if cap == Vbv::OPEN || own != Vbv::OPEN && own.max_kbps < cap.max_kbps {
         own

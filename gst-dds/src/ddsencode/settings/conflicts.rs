@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::properties::{Passes, RefineCanvas};
-use super::{Mode, Settings, default};
+use super::super::enums::Passes;
+use super::{Live, RateMode, SCALE_STEP, Settings};
 
 /// Settings that do not go together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +22,22 @@ impl Settings {
     pub fn conflicts(&self) -> Vec<Conflict> {
         let mut found = Vec::new();
         let mut say = |pair, text: String| found.push(Conflict { pair, text });
-        self.of_quantizers(&mut say);
-        self.of_rates(&mut say);
-        self.of_passes(&mut say);
-        if self.boolean("feedback-plain") && self.text("feedback-uri").is_empty() {
+        let (live, default) = (self.live(), Self::default());
+        of_regions(&live, &mut say);
+        match live.mode {
+            RateMode::Quantizers => self.of_limits(&live, &mut say),
+            _ => self.of_unused_quantizers(&live, &default, &mut say),
+        }
+        self.of_caps(&live, &mut say);
+        self.of_rate_control(live.mode, &default, &mut say);
+        match self.mode {
+            Passes::One => self.of_one_pass(&default, &mut say),
+            Passes::Two => {
+                self.of_scales(&default, &mut say);
+                self.of_two_passes(&mut say);
+            }
+        }
+        if self.channel.plain && self.channel.uri.is_empty() {
             say(
                 "feedback-plain, feedback-uri",
                 "feedback-plain=true: there is no feedback-uri that could do without a key. Set it, or remove feedback-plain"
@@ -35,49 +47,34 @@ impl Settings {
         found
     }
 
-    fn of_quantizers(&self, say: &mut impl FnMut(&'static str, String)) {
-        let live = &self.live;
+    /// Quantizers that another mode of rate control does not read.
+    fn of_unused_quantizers(&self, live: &Live, default: &Self, say: &mut impl FnMut(&'static str, String)) {
         let (background, region) = (live.background_qp, live.region_qp);
-        if region > background {
+        if *self.background_qp != *default.background_qp {
             say(
-                "background-qp, region-qp",
+                "background-qp, bitrate, pass, quantizer",
                 format!(
-                    "background-qp={background}, region-qp={region}: regions are no finer than the background, so they do \
-                     nothing. Higher is coarser: set background-qp={region} region-qp={background}"
+                    "background-qp={background}: bitrate, pass or quantizer decides the quantizers, and of background-qp \
+                     and region-qp only the difference of {} counts. Remove those for exact quantizers, or background-qp",
+                    i32::from(background) - i32::from(region)
                 ),
             );
         }
-        if live.max_region_area == 0.0 {
+        if *self.fallback_qp != *default.fallback_qp {
             say(
-                "max-region-area, region-qp",
-                "max-region-area=0: no part of the picture may be finer, so feedback and region-qp do nothing. Set it above \
-                 0; for uniform quantizers set region-qp and background-qp equal"
-                    .into(),
+                "fallback-qp, bitrate, pass, quantizer",
+                format!(
+                    "fallback-qp={}: bitrate, pass or quantizer decides what is coded without feedback. Remove those, or \
+                     fallback-qp",
+                    live.fallback_qp
+                ),
             );
         }
-        if live.mode != Mode::Quantizers {
-            if self.changed("background-qp") {
-                say(
-                    "background-qp, bitrate, pass, quantizer",
-                    format!(
-                        "background-qp={background}: bitrate, pass or quantizer decides the quantizers, and of background-qp \
-                         and region-qp only the difference of {} counts. Remove those for exact quantizers, or background-qp",
-                        i32::from(background) - i32::from(region)
-                    ),
-                );
-            }
-            if self.changed("fallback-qp") {
-                say(
-                    "fallback-qp, bitrate, pass, quantizer",
-                    format!(
-                        "fallback-qp={}: bitrate, pass or quantizer decides what is coded without feedback. Remove those, or \
-                         fallback-qp",
-                        live.fallback_qp
-                    ),
-                );
-            }
-            return;
-        }
+    }
+
+    /// Quantizers outside the limits.
+    fn of_limits(&self, live: &Live, say: &mut impl FnMut(&'static str, String)) {
+        let (background, region) = (live.background_qp, live.region_qp);
         let (low, high) = live.limits;
         let cut = |qp: u8| qp.clamp(low, high);
         if region < background && cut(region) == cut(background) {
@@ -91,12 +88,27 @@ impl Settings {
             );
             return;
         }
-        for (pair, name, qp) in [
-            ("background-qp, qp-min, qp-max", "background-qp", background),
-            ("region-qp, qp-min, qp-max", "region-qp", region),
-            ("fallback-qp, qp-min, qp-max", "fallback-qp", live.fallback_qp),
+        for (pair, name, qp, by_hand) in [
+            (
+                "background-qp, qp-min, qp-max",
+                "background-qp",
+                background,
+                self.background_qp.by_hand(),
+            ),
+            (
+                "region-qp, qp-min, qp-max",
+                "region-qp",
+                region,
+                self.region_qp.by_hand(),
+            ),
+            (
+                "fallback-qp, qp-min, qp-max",
+                "fallback-qp",
+                live.fallback_qp,
+                self.fallback_qp.by_hand(),
+            ),
         ] {
-            if self.is_set(name) && cut(qp) != qp {
+            if by_hand && cut(qp) != qp {
                 let limit = if qp < low { "qp-min" } else { "qp-max" };
                 say(
                     pair,
@@ -109,10 +121,10 @@ impl Settings {
         }
     }
 
-    fn of_rates(&self, say: &mut impl FnMut(&'static str, String)) {
-        let live = &self.live;
+    /// Rates of which one is never reached.
+    fn of_caps(&self, live: &Live, say: &mut impl FnMut(&'static str, String)) {
         let cap = live.max_bitrate_kbps;
-        if let Mode::Bitrate(kbps) = live.mode
+        if let RateMode::Bitrate(kbps) = live.mode
             && (1..kbps).contains(&cap)
         {
             say(
@@ -123,7 +135,7 @@ impl Settings {
             );
         }
         // The cap is for the first pass alone, and the bandwidth for both.
-        if !self.two_passes() && (1..live.bandwidth_kbps).contains(&cap) {
+        if self.mode == Passes::One && (1..live.bandwidth_kbps).contains(&cap) {
             say(
                 "bandwidth, max-bitrate",
                 format!(
@@ -133,8 +145,13 @@ impl Settings {
                 ),
             );
         }
-        let rated = matches!(live.mode, Mode::Bitrate(_) | Mode::Quality { kbps: 1.., .. });
-        if self.changed("vbv-buf-capacity") && !rated {
+    }
+
+    /// What the mode of rate control does not read.
+    fn of_rate_control(&self, mode: RateMode, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+        let (x264enc, default) = (&self.x264enc, &default.x264enc);
+        let rated = matches!(mode, RateMode::Bitrate(_) | RateMode::Quality { kbps: 1.., .. });
+        if *x264enc.vbv_buf_capacity != *default.vbv_buf_capacity && !rated {
             say(
                 "vbv-buf-capacity, bitrate",
                 "vbv-buf-capacity: without bitrate there is no such buffer. Set bitrate, or max-bitrate for a cap over any one \
@@ -142,13 +159,13 @@ impl Settings {
                     .into(),
             );
         }
-        if self.changed("qp-step") && !matches!(live.mode, Mode::Bitrate(_) | Mode::Quality { .. }) {
+        if *x264enc.qp_step != *default.qp_step && !mode.is_of_library() {
             say(
                 "qp-step, bitrate",
                 "qp-step: without bitrate or pass=qual quantizers are exact, and no step bounds them. Remove it".into(),
             );
         }
-        if matches!(live.mode, Mode::Bitrate(_)) && self.changed("quantizer") {
+        if matches!(mode, RateMode::Bitrate(_)) && *x264enc.quantizer != *default.quantizer {
             say(
                 "quantizer, bitrate, pass",
                 "quantizer: with bitrate, or pass=cbr, the bit rate decides the quantizers. Set pass=qual or pass=quant, or \
@@ -158,30 +175,48 @@ impl Settings {
         }
     }
 
-    fn of_passes(&self, say: &mut impl FnMut(&'static str, String)) {
-        if !self.two_passes() {
-            for (pair, name) in [
-                ("mode, low-scale", "low-scale"),
-                ("mode, low-scale-min", "low-scale-min"),
-                ("mode, segment-length", "segment-length"),
-                ("mode, ring-frames", "ring-frames"),
-                ("mode, ring-bytes", "ring-bytes"),
-                ("mode, ring-age", "ring-age"),
-                ("mode, refine-canvas", "refine-canvas"),
-            ] {
-                if self.changed(name) {
-                    say(
-                        pair,
-                        format!("{name}: there is one pass, and it is for two. Set mode=two-pass, or remove {name}"),
-                    );
-                }
+    /// What only two passes read.
+    fn of_one_pass(&self, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+        for (pair, name, changed) in [
+            ("mode, low-scale", "low-scale", self.low_scale != default.low_scale),
+            (
+                "mode, low-scale-min",
+                "low-scale-min",
+                self.low_scale_min != default.low_scale_min,
+            ),
+            (
+                "mode, segment-length",
+                "segment-length",
+                self.segment_length != default.segment_length,
+            ),
+            (
+                "mode, ring-frames",
+                "ring-frames",
+                self.ring_frames != default.ring_frames,
+            ),
+            ("mode, ring-bytes", "ring-bytes", self.ring_bytes != default.ring_bytes),
+            ("mode, ring-age", "ring-age", self.ring_age_ms != default.ring_age_ms),
+            (
+                "mode, refine-canvas",
+                "refine-canvas",
+                self.refine_canvas != default.refine_canvas,
+            ),
+        ] {
+            if changed {
+                say(
+                    pair,
+                    format!("{name}: there is one pass, and it is for two. Set mode=two-pass, or remove {name}"),
+                );
             }
-            return;
         }
+    }
+
+    /// Sizes of the first pass that nothing chooses from.
+    fn of_scales(&self, default: &Self, say: &mut impl FnMut(&'static str, String)) {
         let scales = self.low_scales();
-        if self.changed("low-scale-min") {
-            let (least, largest) = (self.double("low-scale-min", default::LOW_SCALE), scales[0]);
-            if self.live.bandwidth_kbps == 0 {
+        if self.low_scale_min != default.low_scale_min {
+            let (least, largest) = (self.low_scale_min, scales[0]);
+            if self.bandwidth_kbps == 0 {
                 say(
                     "low-scale-min, bandwidth",
                     format!(
@@ -195,14 +230,18 @@ impl Settings {
                     format!(
                         "low-scale={largest}, low-scale-min={least}: sizes go down in steps of {}, and none lies between. Set \
                          low-scale-min to {:.2} or less",
-                        super::SCALE_STEP,
-                        largest * super::SCALE_STEP
+                        SCALE_STEP,
+                        largest * SCALE_STEP
                     ),
                 );
             }
         }
-        let segment = self.uint("segment-length");
-        let frames = self.uint("ring-frames");
+    }
+
+    /// Segments and rings that leave the second pass nothing.
+    fn of_two_passes(&self, say: &mut impl FnMut(&'static str, String)) {
+        let segment = self.segment_length;
+        let frames = self.ring_frames;
         if segment > 0 && frames <= segment {
             say(
                 "ring-frames, segment-length",
@@ -213,7 +252,7 @@ impl Settings {
                 ),
             );
         }
-        let key_int_max = self.uint("key-int-max");
+        let key_int_max = *self.x264enc.key_int_max;
         if (1..segment).contains(&key_int_max) {
             say(
                 "key-int-max, segment-length",
@@ -224,8 +263,8 @@ impl Settings {
             );
         }
         for (pair, name, empty) in [
-            ("ring-age, mode", "ring-age", self.uint("ring-age") == 0),
-            ("ring-bytes, mode", "ring-bytes", self.ring_bytes() == 0),
+            ("ring-age, mode", "ring-age", self.ring_age_ms == 0),
+            ("ring-bytes, mode", "ring-bytes", self.ring_bytes == 0),
         ] {
             if empty {
                 say(
@@ -235,19 +274,27 @@ impl Settings {
             }
         }
     }
+}
 
-    /// Whether a property has another value than its default.
-    fn changed(&self, name: &str) -> bool {
-        match name {
-            "low-scale" | "low-scale-min" => self.double(name, default::LOW_SCALE) != default::LOW_SCALE,
-            "ring-bytes" => self.ring_bytes() != default::RING_BYTES,
-            "refine-canvas" => self.enumerated(name, RefineCanvas::Hold as i32) != RefineCanvas::Hold as i32,
-            _ => self.uint(name) != default::uint(name),
-        }
+/// Quantizers that leave regions without effect.
+fn of_regions(live: &Live, say: &mut impl FnMut(&'static str, String)) {
+    let (background, region) = (live.background_qp, live.region_qp);
+    if region > background {
+        say(
+            "background-qp, region-qp",
+            format!(
+                "background-qp={background}, region-qp={region}: regions are no finer than the background, so they do \
+                 nothing. Higher is coarser: set background-qp={region} region-qp={background}"
+            ),
+        );
     }
-
-    fn two_passes(&self) -> bool {
-        self.enumerated("mode", Passes::One as i32) == Passes::Two as i32
+    if live.max_region_area == 0.0 {
+        say(
+            "max-region-area, region-qp",
+            "max-region-area=0: no part of the picture may be finer, so feedback and region-qp do nothing. Set it above \
+             0; for uniform quantizers set region-qp and background-qp equal"
+                .into(),
+        );
     }
 }
 

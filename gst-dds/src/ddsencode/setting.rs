@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One property whose meaning depends on whether it was set.
+
+#![forbid(unsafe_code)]
+
+use std::ops::Deref;
+
+/// A property's value, or its default where nobody has set it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Setting<T> {
+    value: T,
+    by_hand: bool,
+}
+
+impl<T> Setting<T> {
+    /// Not set.
+    pub const fn unset(default: T) -> Self {
+        Self {
+            value: default,
+            by_hand: false,
+        }
+    }
+
+    /// Sets it, to the default too.
+    pub fn set(&mut self, value: T) {
+        self.value = value;
+        self.by_hand = true;
+    }
+
+    /// Takes the value for a default.
+    pub fn forget(&mut self) {
+        self.by_hand = false;
+    }
+
+    /// Whether somebody has set it. A saved preset sets every property.
+    pub fn by_hand(&self) -> bool {
+        self.by_hand
+    }
+}
+
+impl<T> Deref for Setting<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}

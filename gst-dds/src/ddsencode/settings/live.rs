@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What may change in a running element, and what it means for camera and encoder.
+
+#![forbid(unsafe_code)]
+
+use crate::camera::{self, FeedbackBound, Knobs};
+use crate::encoder::RateControl;
+use crate::vbv::Vbv;
+
+/// What may change in a running element, copied for every frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in super::super) struct Live {
+    pub background_qp: u8,
+    pub region_qp: u8,
+    pub fallback_qp: u8,
+    pub feedback_timeout_ms: u32,
+    pub max_bitrate_kbps: u32,
+    /// What regions of feedback may add.
+    pub feedback: FeedbackBound,
+    /// What the controller may use, 0 = it is off.
+    pub bandwidth_kbps: u32,
+    /// What it may use at least, where losses say how much that is; 0 = they do not.
+    pub bandwidth_min_kbps: u32,
+    pub max_region_area: f64,
+    pub mode: RateMode,
+    pub vbv_buf_capacity_ms: u32,
+    /// Lowest and highest quantizer allowed.
+    pub limits: (u8, u8),
+}
+
+/// Rate control the properties ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum RateMode {
+    /// Two quantizers.
+    Quantizers,
+    /// One quantizer, regions as the difference.
+    Constant(u8),
+    /// libx264's constant quality; a bit rate is its cap, 0 = none.
+    Quality { quality: u8, kbps: u32 },
+    /// Bit rate in kbit/s.
+    Bitrate(u32),
+}
+
+impl RateMode {
+    /// Whether the library chooses the quantizers, and regions are differences to them.
+    pub fn is_of_library(self) -> bool {
+        matches!(self, Self::Quality { .. } | Self::Bitrate(_))
+    }
+
+    /// Whether an encoder opened for `other` can go on with this.
+    pub fn same_kind(self, other: Self) -> bool {
+        let exact = |m| matches!(m, Self::Quantizers | Self::Constant(_));
+        exact(self) && exact(other) || std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+impl Live {
+    /// The same with the quantizers that the controller chose for `kbps`: nothing is coded finer, with or without a server.
+    pub fn with_knobs(self, knobs: Knobs, kbps: u32) -> Self {
+        // The controller keeps the bandwidth; the cap is there for what it could not foresee.
+        let guard = kbps.saturating_add(kbps / 12);
+        Self {
+            background_qp: knobs.low_qp,
+            region_qp: knobs.high_qp,
+            fallback_qp: knobs.low_qp,
+            max_bitrate_kbps: match (self.max_bitrate_kbps, guard) {
+                (0, guard) => guard,
+                (cap, guard) => cap.min(guard),
+            },
+            ..self
+        }
+    }
+
+    /// Quantizers of background, regions and fallback.
+    fn quantizers(&self) -> (u8, u8, u8) {
+        let limit = |qp: i32| qp.clamp(self.limits.0.into(), self.limits.1.into()) as u8;
+        let RateMode::Constant(constant) = self.mode else {
+            return (
+                limit(self.background_qp.into()),
+                limit(self.region_qp.into()),
+                limit(self.fallback_qp.into()),
+            );
+        };
+        let constant = limit(constant.into());
+        let region = i32::from(constant) + i32::from(self.region_qp) - i32::from(self.background_qp);
+        (constant, limit(region), constant)
+    }
+
+    /// For the camera logic.
+    pub fn camera(&self, frame_rate: f64) -> camera::Settings {
+        let (background_qp, region_qp, fallback_qp) = self.quantizers();
+        camera::Settings {
+            background_qp,
+            region_qp,
+            fallback_qp,
+            feedback_timeout_ns: u64::from(self.feedback_timeout_ms) * 1_000_000,
+            max_region_area: self.max_region_area,
+            max_bitrate_kbps: self.max_bitrate_kbps,
+            feedback: self.feedback,
+            frame_rate,
+            steered: true,
+        }
+    }
+
+    /// For the encoder.
+    pub fn rate(&self) -> RateControl {
+        match self.mode {
+            RateMode::Quantizers | RateMode::Constant(_) => RateControl::Quantizers {
+                base_qp: self.quantizers().0,
+            },
+            RateMode::Quality { quality, .. } => RateControl::Quality { quality },
+            RateMode::Bitrate(kbps) => RateControl::Bitrate { kbps },
+        }
+    }
+
+    /// The VBV that bit rate and `vbv-buf-capacity` ask for, apart from any cap.
+    pub fn vbv(&self) -> Vbv {
+        match self.mode {
+            RateMode::Bitrate(kbps) | RateMode::Quality { kbps, .. } if kbps > 0 => Vbv {
+                max_kbps: kbps,
+                buffer_kbit: ((u64::from(kbps) * u64::from(self.vbv_buf_capacity_ms) / 1000) as u32).max(1),
+            },
+            _ => Vbv::OPEN,
+        }
+    }
+
+    /// kbit/s to declare, 0 = unknown.
+    pub fn nominal_kbps(&self) -> u32 {
+        match self.mode {
+            RateMode::Bitrate(kbps) => kbps,
+            _ => self.max_bitrate_kbps,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Settings that cannot work.
+
+#![forbid(unsafe_code)]
+
+use super::super::enums::{Pass, PsyTune, Tune};
+use super::super::x264enc::MULTIPASS_CACHE_FILE;
+use super::{RateMode, Settings};
+use crate::camera::Source;
+use crate::encoder::OpenError;
+
+type Checked = Result<(), OpenError>;
+
+fn refuse(name: &str, reason: &str, cure: &str) -> Checked {
+    Err(OpenError::refused(name, reason, cure))
+}
+
+impl Settings {
+    /// Refuses what cannot work, by the property's name and with what to do instead.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn check(&self) -> Checked {
+        if let Some(name) = self.not_text.first() {
+            return refuse(name, "its value is not UTF-8", "Write it in UTF-8");
+        }
+        if !self.channel.uri.is_empty() && !self.takes(Source::Uri) {
+            return refuse(
+                "feedback-ways",
+                "feedback-uri is set, and uri is not among the ways that are taken",
+                "Add uri, or remove feedback-uri",
+            );
+        }
+        self.refuse_delay()?;
+        self.refuse_tunings()?;
+        self.refuse_rates()?;
+        self.refuse_limits()
+    }
+
+    /// What needs the whole video, or frames that are yet to come.
+    fn refuse_delay(&self) -> Checked {
+        let x264enc = &self.x264enc;
+        if matches!(*x264enc.pass, Pass::Pass1 | Pass::Pass2 | Pass::Pass3) {
+            return refuse(
+                "pass",
+                "coding in several passes needs the whole video before the first frame",
+                "Set bitrate, or pass=qual with quantizer",
+            );
+        }
+        if !matches!(x264enc.multipass_cache_file.as_str(), "" | MULTIPASS_CACHE_FILE) {
+            return refuse("multipass-cache-file", "there is one pass only", "Remove it");
+        }
+        for (name, delays) in [
+            ("bframes", *x264enc.bframes > 0),
+            ("rc-lookahead", *x264enc.rc_lookahead > 0),
+            ("sync-lookahead", *x264enc.sync_lookahead > 0),
+        ] {
+            if delays {
+                return refuse(
+                    name,
+                    "it would delay video, and feedback with it",
+                    "Set it to 0 or remove it",
+                );
+            }
+        }
+        if *x264enc.mb_tree {
+            return refuse(
+                "mb-tree",
+                "the macroblock tree needs look-ahead, which delays video, and overrides regions",
+                "Set mb-tree=false or remove it",
+            );
+        }
+        Ok(())
+    }
+
+    fn refuse_tunings(&self) -> Checked {
+        if self.x264enc.tune.contains(Tune::STILLIMAGE) && *self.x264enc.psy_tune != PsyTune::None {
+            return refuse(
+                "psy-tune",
+                "tune=stillimage is a psychovisual tuning too, and libx264 takes one",
+                "Remove one",
+            );
+        }
+        Ok(())
+    }
+
+    /// Two things that would decide the quantizers.
+    fn refuse_rates(&self) -> Checked {
+        let (pass, kbps, mode) = (*self.x264enc.pass, *self.x264enc.bitrate, self.rate_mode());
+        if pass == Pass::Quant && kbps > 0 {
+            return refuse(
+                "bitrate",
+                "pass=quant codes at one quantizer whatever the bit rate",
+                "Remove one of the two, or set max-bitrate for a cap",
+            );
+        }
+        if pass == Pass::Auto && kbps > 0 && self.wants_quantizer() {
+            return refuse(
+                "quantizer",
+                "bitrate is set too, and it decides the quantizers",
+                "Set pass=qual for quality under a bit rate, or remove one of the two",
+            );
+        }
+        if *self.max_feedback_bitrate_kbps > 0 && mode.is_of_library() {
+            return refuse(
+                "max-feedback-bitrate",
+                "libx264 spends elsewhere what smaller regions save where bitrate or pass=qual is set",
+                "Remove it: the bit rate bounds regions too",
+            );
+        }
+        if self.bandwidth_min_kbps > 0 && self.bandwidth_min_kbps >= self.bandwidth_kbps {
+            return refuse(
+                "bandwidth-min",
+                "it is not below bandwidth, so there is nothing between them to choose",
+                "Set it lower, or to 0 for a fixed bandwidth",
+            );
+        }
+        if self.bandwidth_kbps > 0 && mode != RateMode::Quantizers {
+            return refuse(
+                "bandwidth",
+                "bitrate, pass or quantizer is set too, and it decides the quantizers",
+                "Remove one of the two",
+            );
+        }
+        Ok(())
+    }
+
+    fn refuse_limits(&self) -> Checked {
+        let x264enc = &self.x264enc;
+        if matches!(self.rate_mode(), RateMode::Constant(_)) && *x264enc.quantizer == 0 {
+            return refuse(
+                "quantizer",
+                "0 is lossless coding, which has no regions",
+                "Set it to 1 or more",
+            );
+        }
+        if *x264enc.qp_min > *x264enc.qp_max {
+            return refuse("qp-min", "it is above qp-max", "Set it to qp-max or less");
+        }
+        Ok(())
+    }
+}
