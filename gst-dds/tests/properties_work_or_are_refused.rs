@@ -259,6 +259,34 @@ fn every_property_of_x264enc_is_here_with_its_nicks_and_range() {
 }
 
 #[test]
+fn defaults_are_what_holds_where_nothing_is_set() {
+    common::init();
+    let theirs = gst::ElementFactory::make("x264enc").build().unwrap();
+    let ours = gst::ElementFactory::make("ddsencode").build().unwrap();
+    let own = theirs.list_properties();
+    let own = own.iter().filter(|pspec| pspec.owner_type() == theirs.type_());
+    let defaults: Vec<_> = own.map(|theirs| ours.find_property(theirs.name()).unwrap()).collect();
+    assert_eq!(defaults.len(), 39);
+    for mode in ["", "bitrate=300", "pass=quant", "pass=qual quantizer=30"] {
+        let line = format!("ddsencode threads=1 stream-id=7 wall-clock=false {mode}");
+        let video = "format=I420,framerate=30/1";
+        let unset = slices(&line, video).unwrap();
+        for pspec in &defaults {
+            let name = pspec.name();
+            // Only of `quantizer` it means something that it is set.
+            if line.contains(&format!(" {name}=")) || name == "quantizer" && !mode.contains("pass") {
+                continue;
+            }
+            let value = pspec.default_value().serialize().unwrap();
+            let value = value.trim_matches('"');
+            let set =
+                slices(&format!("{line} {name}=\"{value}\""), video).unwrap_or_else(|e| panic!("{mode} {name}: {e}"));
+            assert!(set == unset, "{mode} {name}={value}");
+        }
+    }
+}
+
+#[test]
 fn bit_rate_and_kind_of_rate_control_change_live() {
     use common::{Camera, element};
     let element = element();

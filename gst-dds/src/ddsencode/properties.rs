@@ -84,8 +84,8 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
         live(
             "region-qp",
             "Region quantizer",
-            "Quantizer inside regions that name none of their own: exact, unless bitrate, pass or quantizer is set, when \
-             its difference to background-qp counts",
+            "Quantizer inside regions that name none: exact, unless bitrate, pass or quantizer is set, when its difference \
+             to background-qp counts",
             QUANTIZERS,
             *default.region_qp,
         ),
@@ -100,16 +100,16 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
         live(
             "max-bitrate",
             "Maximum bit rate",
-            "Take it to cap exact quantizers: most kbit/s in any one second, for which regions, then the background, get \
-             coarser; 0 = no cap",
+            "For exact quantizers under a cap: most kbit/s of any one second, kept by coarser regions first, then a coarser \
+             background; 0 = no cap",
             RATES,
             *default.max_bitrate_kbps,
         ),
         glib::ParamSpecInt::builder("max-feedback-bitrate")
             .nick("Maximum bit rate of feedback")
             .blurb(
-                "Take it to bound what regions of feedback cost: most kbit/s they add in any one second (two-pass: of \
-                 refine); 0 = unbounded, -1 = derived",
+                "For servers that may ask for much: most kbit/s that regions of feedback add in any one second (two-pass: of \
+                 refine); 0 = any, -1 = derived",
             )
             .minimum(-1)
             .maximum(400_000)
@@ -119,8 +119,8 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
         live(
             "bandwidth",
             "Bandwidth",
-            "Take it where the link's kbit/s are known rather than quantizers, which a controller then chooses so that \
-             all streams fit; 0 = off",
+            "For a link of so many kbit/s, all streams together: a controller chooses the quantizers for the video to fit; \
+             0 = off",
             RATES,
             default.bandwidth_kbps,
         ),
@@ -303,4 +303,80 @@ fn of_two_passes(default: &Settings) -> Vec<glib::ParamSpec> {
             .mutable_ready()
             .build(),
     ]
+}
+
+/// Settings as a launch line writes them, for tests.
+#[cfg(test)]
+pub(super) fn settings(values: &str) -> Settings {
+    gst::init().unwrap();
+    let mut settings = Settings::default();
+    for (name, value) in values.split_whitespace().map(|pair| pair.split_once('=').unwrap()) {
+        let pspec = ALL.iter().find(|pspec| pspec.name() == name).unwrap();
+        let value = <glib::Value as gst::prelude::GstValueExt>::deserialize_with_pspec(value, pspec);
+        settings.set(pspec, &value.unwrap_or_else(|e| panic!("{name}: {e}")));
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another value than the default, of any property that can be set.
+    fn other(pspec: &glib::ParamSpec) -> glib::Value {
+        let default = pspec.default_value();
+        let of_class = |values: Vec<glib::Value>| values.into_iter().find(|value| !same(value, default)).unwrap();
+        if let Some(pspec) = pspec.downcast_ref::<glib::ParamSpecUInt>() {
+            let ends = [pspec.minimum(), pspec.maximum()];
+            return of_class(ends.iter().map(ToValue::to_value).collect());
+        }
+        if let Some(pspec) = pspec.downcast_ref::<glib::ParamSpecInt>() {
+            return pspec.maximum().to_value();
+        }
+        if let Some(pspec) = pspec.downcast_ref::<glib::ParamSpecDouble>() {
+            return (0.5 * (pspec.minimum() + pspec.maximum())).to_value();
+        }
+        let type_ = pspec.value_type();
+        if let Some(class) = glib::EnumClass::with_type(type_) {
+            return of_class(class.values().iter().map(|value| value.to_value(&class)).collect());
+        }
+        if let Some(class) = glib::FlagsClass::with_type(type_) {
+            return of_class(class.values().iter().map(|value| value.to_value(&class)).collect());
+        }
+        match type_ {
+            glib::Type::BOOL => (!default.get::<bool>().unwrap()).to_value(),
+            glib::Type::F32 => 0.75f32.to_value(),
+            glib::Type::U64 => 12_345u64.to_value(),
+            glib::Type::STRING => "text".to_value(),
+            other => panic!("{}: {other}", pspec.name()),
+        }
+    }
+
+    fn same(a: &glib::Value, b: &glib::Value) -> bool {
+        a.compare(b) == Some(std::cmp::Ordering::Equal)
+    }
+
+    #[test]
+    fn every_property_is_kept_by_its_name() {
+        gst::init().unwrap();
+        let settable = ALL.iter().filter(|p| p.flags().contains(glib::ParamFlags::WRITABLE));
+        for pspec in settable.clone() {
+            let (name, mut settings) = (pspec.name(), Settings::default());
+            let value = other(pspec);
+            assert!(settings.set(pspec, &value), "{name}");
+            for all in settable
+                .clone()
+                .filter(|all| all.flags().contains(glib::ParamFlags::READABLE))
+            {
+                let wanted = if all == pspec { &value } else { all.default_value() };
+                let found = settings.get(all).unwrap_or_else(|| panic!("{}", all.name()));
+                assert!(same(&found, wanted), "{name}: {} is {found:?}", all.name());
+            }
+        }
+        let key = ALL.iter().find(|p| p.name() == "feedback-key").unwrap();
+        let mut settings = Settings::default();
+        assert!(settings.set(key, &"secret".to_value()) && settings.channel().key == "secret");
+        let stats = ALL.iter().find(|p| p.name() == "stats").unwrap();
+        assert!(!settings.set(stats, stats.default_value()) && settings.get(stats).is_none());
+    }
 }

@@ -300,19 +300,8 @@ fn of_regions(live: &Live, say: &mut impl FnMut(&'static str, String)) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::properties::ALL;
+    use super::super::super::properties::{ALL, settings};
     use super::*;
-
-    fn settings(values: &str) -> Settings {
-        gst::init().unwrap();
-        let mut settings = Settings::default();
-        for (name, value) in values.split_whitespace().map(|pair| pair.split_once('=').unwrap()) {
-            let pspec = ALL.iter().find(|pspec| pspec.name() == name).unwrap();
-            let value = <glib::Value as gst::prelude::GstValueExt>::deserialize_with_pspec(value, pspec);
-            settings.set(pspec, &value.unwrap_or_else(|e| panic!("{name}: {e}")));
-        }
-        settings
-    }
 
     fn pairs(values: &str) -> Vec<&'static str> {
         settings(values).conflicts().into_iter().map(|c| c.pair).collect()

@@ -141,3 +141,37 @@ impl Settings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::properties::settings;
+    use super::*;
+
+    #[test]
+    fn a_saved_preset_means_what_it_meant_when_it_was_saved() {
+        for (values, mode) in [
+            ("", RateMode::Quantizers),
+            ("bitrate=800", RateMode::Bitrate(800)),
+            ("pass=cbr", RateMode::Bitrate(2048)),
+            ("quantizer=21", RateMode::Constant(21)),
+            ("pass=auto quantizer=21", RateMode::Constant(21)),
+            ("pass=quant", RateMode::Constant(21)),
+            ("pass=qual bitrate=800", RateMode::Quality { quality: 21, kbps: 800 }),
+            // A preset names every property. It was saved with these defaults,
+            ("pass=auto bitrate=0 quantizer=21", RateMode::Quantizers),
+            ("pass=auto bitrate=0 quantizer=30", RateMode::Constant(30)),
+            ("pass=auto bitrate=800 quantizer=21", RateMode::Bitrate(800)),
+            // or with the older ones, or loaded with another value changed behind it.
+            ("pass=cbr bitrate=0 quantizer=21", RateMode::Quantizers),
+            ("pass=cbr bitrate=800 quantizer=21", RateMode::Bitrate(800)),
+            ("pass=auto bitrate=0 quantizer=21 bitrate=500", RateMode::Bitrate(500)),
+        ] {
+            let settings = settings(values);
+            assert_eq!(settings.live().mode, mode, "{values}");
+            assert!(settings.check().is_ok(), "{values}");
+        }
+        for values in ["bitrate=800 quantizer=21", "pass=auto bitrate=800 quantizer=30"] {
+            assert!(settings(values).check().is_err(), "{values}");
+        }
+    }
+}
