@@ -404,61 +404,84 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
     vec![
         glib::ParamSpecString::builder("model-file")
             .nick("Model file")
-            .blurb("ONNX model; a <model>.modelinfo beside it describes it. Without one, detections come from region of interest metas already on the buffers")
+            .blurb(
+                "ONNX model that finds objects, classes or faces; without one, detections come from region of interest \
+                 metas already on the buffers",
+            )
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("label-file")
             .nick("Label file")
-            .blurb("Labels, one per line, first line is class 0; wins over labels named elsewhere")
+            .blurb("File of the model's labels, one per line and class 0 first; it wins over labels named elsewhere")
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("model-description")
             .nick("Model description")
-            .blurb("key=value pairs separated by commas, e.g. 'dds-family=yolox, dds-color=bgr'; wins over the .modelinfo file")
+            .blurb(
+                "What the model expects and gives, by key=value pairs such as 'dds-family=yolox', separated by commas; wins over the .modelinfo file",
+            )
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("onnxruntime-library")
             .nick("ONNX Runtime library")
-            .blurb("Path of libonnxruntime.so; unset: environment ORT_DYLIB_PATH, then beside the plugin, then the user's data directory, then the system. The first library a process loads stays")
+            .blurb(
+                "Path of libonnxruntime.so; unset, it is looked for at ORT_DYLIB_PATH, beside the plugin, in the \
+                 user's data directory, in the system",
+            )
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("execution-provider")
             .nick("Execution providers")
-            .blurb("Comma separated, tried in order: cpu, cuda, tensorrt, openvino; each one refused gives a warning, the last resort is cpu")
+            .blurb(
+                "Execution providers of ONNX Runtime, separated by commas and tried in order: cpu, cuda, tensorrt, \
+                 openvino; the last resort is cpu",
+            )
             .default_value(Some(d.execution_provider.as_str()))
             .mutable_ready()
             .build(),
         glib::ParamSpecUInt::builder("threads")
             .nick("Threads")
-            .blurb("Threads of ONNX Runtime inside one operation (0 = ONNX Runtime chooses)")
+            .blurb("Threads that ONNX Runtime uses inside one operation; 0 = its own choice")
             .maximum(1024)
             .default_value(d.threads)
             .mutable_ready()
             .build(),
         glib::ParamSpecEnum::builder_with_default("task", d.task)
             .nick("Task")
-            .blurb("What the model finds; auto: told by the model's description and outputs")
+            .blurb("What the model finds; auto = what its description and outputs tell")
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("extra-outputs")
             .nick("Extra outputs")
-            .blurb("Names of tensors inside the model, separated by commas, that become outputs too; a description names their meaning, e.g. dds-objectness=NAME")
+            .blurb(
+                "Names of tensors inside the model, separated by commas, that become outputs too; the description says \
+                 what they mean",
+            )
             .default_value(Some(d.extra_outputs.as_str()))
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("embedding-model-file")
             .nick("Embedding model file")
-            .blurb("ONNX model that turns an aligned face into a vector; with it, faces that model-file (YuNet) finds are recognised")
+            .blurb(
+                "ONNX model that turns an aligned face into a vector; with it, the faces that model-file (YuNet) finds \
+                 are recognised",
+            )
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("gallery")
             .nick("Gallery")
-            .blurb("Known faces: a directory of pictures (NAME.jpg, NAME_2.png, NAME/*.jpg), or a JSON file of embeddings")
+            .blurb(
+                "Faces that are known: a directory of pictures (NAME.jpg, NAME_2.png, NAME/*.jpg), or a JSON file of \
+                 embeddings",
+            )
             .mutable_ready()
             .build(),
         glib::ParamSpecFloat::builder("similarity-threshold")
             .nick("Similarity threshold")
-            .blurb("Cosine from which on a face is the identity it looks like most, -1 to 1; embedders differ")
+            .blurb(
+                "Least cosine of a face and the identity it looks like most for it to be that identity; right values \
+                 differ between embedders",
+            )
             .minimum(-1.0)
             .maximum(1.0)
             .default_value(d.similarity_threshold)
@@ -466,39 +489,48 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("min-face-size")
             .nick("Smallest face")
-            .blurb("Faces narrower or lower than so many pixels are found and not recognised")
+            .blurb("Least width and height in pixels of a face that is recognised; smaller ones are found only")
             .maximum(65_535)
             .default_value(d.min_face_size)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("segmentation-map")
             .nick("Segmentation map")
-            .blurb("Results of a segmenter hold the whole map, run-length coded, beside the share of each class")
+            .blurb(
+                "Write the whole class map of a segmented picture into the results, run-length coded, beside the share \
+                 of each class",
+            )
             .default_value(d.segmentation_map)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("analytics-meta")
             .nick("Analytics meta")
-            .blurb("Objects go out as GstAnalytics metas too, beside region of interest metas of the same ids, where GStreamer is 1.24 or newer; without its library libgstanalytics-1.0 it has no effect")
+            .blurb(
+                "Attach objects as GstAnalytics metas too, beside region of interest metas of the same ids; takes \
+                 GStreamer 1.24 or newer",
+            )
             .default_value(d.analytics_meta)
             .mutable_playing()
             .build(),
         glib::ParamSpecString::builder("feedback-classes")
             .nick("Classes of interest")
-            .blurb("Labels, separated by commas, for whose parts of a segmented picture quality may be asked; empty: all but the background")
+            .blurb(
+                "Labels, separated by commas, of the parts of a segmented picture that quality may be asked for; empty \
+                 = all but the background",
+            )
             .default_value(Some(d.feedback_classes.as_str()))
             .mutable_playing()
             .build(),
         glib::ParamSpecUInt::builder("feedback-windows")
             .nick("Windows")
-            .blurb("Most uncertain windows of a segmented picture that become regions")
+            .blurb("Most windows of a segmented picture that become regions, the most uncertain ones first")
             .maximum(256)
             .default_value(d.feedback_windows)
             .mutable_playing()
             .build(),
         glib::ParamSpecUInt::builder("feedback-window-size")
             .nick("Window size")
-            .blurb("Side of such a window in pixels of the picture, in steps of 8")
+            .blurb("Side in pixels, in steps of 8, of the windows of a segmented picture that become regions")
             .minimum(8)
             .maximum(4096)
             .default_value(d.feedback_window_size)
@@ -513,7 +545,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecFloat::builder("box-confidence-threshold")
             .nick("Box confidence threshold")
-            .blurb("Least score of a detection to be a result, 0 to 1")
+            .blurb("Least score of a detection for it to be a result")
             .minimum(0.0)
             .maximum(1.0)
             .default_value(d.box_confidence_threshold)
@@ -521,7 +553,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecFloat::builder("iou-threshold")
             .nick("IoU threshold")
-            .blurb("Boxes of one class that overlap by more (intersection over union, 0 to 1) are one object")
+            .blurb("Most overlap, as intersection over union, of two boxes of one class that are two objects")
             .minimum(0.0)
             .maximum(1.0)
             .default_value(d.iou_threshold)
@@ -529,7 +561,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("max-detections")
             .nick("Most detections")
-            .blurb("At most so many detections per frame, best first")
+            .blurb("Most detections per frame, the best ones first")
             .minimum(1)
             .maximum(100_000)
             .default_value(d.max_detections)
@@ -543,12 +575,15 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecEnum::builder_with_default("feedback-policy", d.feedback_policy)
             .nick("Feedback policy")
-            .blurb("Which detections become regions")
+            .blurb("Rule by which detections become regions that the camera is asked for")
             .mutable_playing()
             .build(),
         glib::ParamSpecFloat::builder("feedback-threshold")
             .nick("Feedback threshold")
-            .blurb("Score in the middle of the undecided band, 0 to 1 (-1 = box-confidence-threshold)")
+            .blurb(
+                "Score in the middle of the band in which detections are undecided and ask for quality; -1 = \
+                 box-confidence-threshold",
+            )
             .minimum(-1.0)
             .maximum(1.0)
             .default_value(d.feedback_threshold)
@@ -556,7 +591,10 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecFloat::builder("feedback-band")
             .nick("Feedback band")
-            .blurb("Half width of the undecided band: scores so far below or above the threshold ask for quality, 0 to 1")
+            .blurb(
+                "Distance of a score from feedback-threshold, up or down, within which a detection is undecided and \
+                 asks for quality",
+            )
             .minimum(0.0)
             .maximum(1.0)
             .default_value(d.feedback_band)
@@ -564,14 +602,14 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("feedback-padding")
             .nick("Feedback padding")
-            .blurb("Pixels added on each side of an undecided box")
+            .blurb("Pixels added on each side of an undecided box, for the region asked for")
             .maximum(1024)
             .default_value(d.feedback_padding)
             .mutable_playing()
             .build(),
         glib::ParamSpecUInt::builder("feedback-max-regions")
             .nick("Most regions")
-            .blurb("At most so many regions per frame, most undecided first")
+            .blurb("Most regions asked for per frame, the most undecided ones first")
             .minimum(1)
             .maximum(256)
             .default_value(d.feedback_max_regions)
@@ -579,57 +617,81 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("feedback-ttl")
             .nick("Time to live")
-            .blurb("How long the camera keeps a region without newer feedback, in ms")
+            .blurb("Milliseconds for which the camera keeps a region without newer feedback")
             .maximum(600_000)
             .default_value(d.feedback_ttl_ms)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("feedback-objectness")
             .nick("Use objectness")
-            .blurb("Boxes whose objectness lies in the band are undecided too (policy 'undecided', models that give objectness)")
+            .blurb(
+                "Count boxes as undecided whose objectness lies in the band, too, with feedback-policy=undecided and \
+                 models that give objectness",
+            )
             .default_value(d.feedback_objectness)
             .mutable_playing()
             .build(),
         glib::ParamSpecString::builder("feedback-uri")
             .nick("Feedback address")
-            .blurb("Channel of its own that feedback leaves by too, for video that came through what drops RTCP: udp://HOST:PORT or tcp://HOST:PORT, with ?mode=caller (default: HOST is the camera) or ?mode=listener. Empty: none")
+            .blurb(
+                "Address of a channel for feedback where relays drop RTCP: udp://HOST:PORT or tcp://HOST:PORT of the \
+                 camera, or ?mode=listener to await it",
+            )
             .default_value(Some(""))
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("feedback-key")
             .nick("Feedback key")
-            .blurb("Key that feedback-uri is sealed with, the same at both ends: at least 16 bytes that nobody can guess, as text or as hex: and digits. Needed unless the address is of this machine")
+            .blurb(
+                "Secret that feedback-uri is sealed with, the same at both ends: 16 bytes or more as text or \
+                 hex:DIGITS, needed beyond this machine",
+            )
             .write_only()
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("feedback-key-file")
             .nick("Feedback key file")
-            .blurb("File that holds feedback-key; a line end behind it does not count")
+            .blurb(
+                "File that holds the key of feedback-uri, where it is not in feedback-key; a line end behind it does \
+                 not count",
+            )
             .default_value(Some(""))
             .mutable_ready()
             .build(),
         glib::ParamSpecBoolean::builder("feedback-plain")
             .nick("Feedback in the clear")
-            .blurb("Do without a key at feedback-uri: whoever reaches the port can steer the camera, and whoever listens sees where people are")
+            .blurb(
+                "Do without a key at feedback-uri: whoever reaches the port can steer the camera, and listeners see \
+                 where people are",
+            )
             .default_value(d.channel.plain)
             .mutable_ready()
             .build(),
         glib::ParamSpecUInt::builder("refine-deadline")
             .nick("Refinement deadline")
-            .blurb("How long a frame waits for the second pass that was asked for before its first result goes out, in ms (camera with mode=two-pass, pad refine)")
+            .blurb(
+                "Milliseconds that a frame waits for the second pass it was asked for, from a camera with \
+                 mode=two-pass, before it goes out without",
+            )
             .maximum(60_000)
             .default_value(d.refine_deadline_ms)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("capture-clock-synchronised")
             .nick("Capture clock synchronised")
-            .blurb("The camera's wall clock agrees with ours (NTP, PTP or the same machine), so that results of live streams tell their age")
+            .blurb(
+                "Say that the camera's wall clock agrees with ours (NTP, PTP, same machine), so that results of live \
+                 streams tell their age",
+            )
             .default_value(d.capture_clock_synchronised)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
-            .blurb("Counts of everything that happened to frames, results and feedback; see the README for each field")
+            .blurb(
+                "Counts of frames, access units, results and feedback, and times, as a structure whose fields \
+                 gst-dds-infer/README.md describes",
+            )
             .read_only()
             .build(),
     ]

@@ -137,7 +137,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
         color("labels-color", "Labels colour", "Colour of names and scores, 0xAARRGGBB", d.label_color),
         glib::ParamSpecUInt::builder("line-width")
             .nick("Line width")
-            .blurb("Width of the outlines in pixels (0 = by the height of the picture: a 400th of it, at least 2)")
+            .blurb("Width of the outlines in pixels; 0 = a 400th of the picture's height, at least 2")
             .maximum(100)
             .default_value(d.line_width)
             .mutable_playing()
@@ -152,7 +152,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("hold")
             .nick("Hold")
-            .blurb("How long results stay, dimmed, on the frames behind theirs that were not inferred, in ms of stream time (0 = not at all)")
+            .blurb("Milliseconds of stream time that results stay, dimmed, on frames behind theirs that were not inferred; 0 = not at all")
             .maximum(600_000)
             .default_value(d.hold_ms)
             .mutable_playing()

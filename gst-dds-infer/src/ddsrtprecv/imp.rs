@@ -233,12 +233,8 @@ impl ObjectImpl for DdsRtpRecv {
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb(
-                        "ssrc: of the stream that is handed on, absent where there is none. Since READY: packets: handed \
-                         on; packets-foreign: of other streams; packets-crowded: those of them that there was no place for; \
-                         packets-malformed; packets-other-payload-type: which the caps do not name; takeovers: streams that \
-                         took the place; byes: goodbyes of them; key-unit-requests: before that; rtcp, rtcp-foreign, \
-                         rtcp-malformed: packets. Now: candidates, candidate-bytes: streams that wait, memory in their \
-                         packets",
+                        "Counts of packets handed on and dropped, and of the streams that send, as a structure whose fields \
+                         gst-dds-infer/README.md describes",
                     )
                     .read_only()
                     .build(),
