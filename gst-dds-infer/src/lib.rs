@@ -6,7 +6,7 @@
 //! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
 //! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
 //! frames are whole, [`continuity`] and [`order`] whether something is missing, [`rtp`] keeps to one stream of many,
-//! [`overlay`] draws on pictures of any format.
+//! [`overlay`] draws on pictures of any format, [`server`] decides what is inferred, asked for and waited for.
 
 mod analytics;
 pub mod continuity;
@@ -22,6 +22,7 @@ pub mod overlay;
 pub mod results;
 pub mod rtp;
 pub mod segmentation;
+pub mod server;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     results::register_meta();

@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The server's decisions, without clock, locks, threads and GStreamer.
+//!
+//! [`Core`] is told what happens ([`Event`], with the time `now`) and says what to do next ([`Action`]). It owns the order of
+//! frames and serialized events, which frames are inferred, what is asked of the camera, which frames wait for their second
+//! pass and until when, and what becomes of them. It runs no model and reads no picture: frames (`F`), serialized events
+//! (`E`) and decoded second passes (`R`) go through it as they are.
+//!
+//! One worker fetches actions, does each and answers it before it fetches the next; anybody may bring events meanwhile. A
+//! frame takes this way: [`Event::Frame`] - [`Action::Infer`] - [`Event::Inferred`] - [`Action::Send`] - [`Event::Sent`] -
+//! held for [`Event::Arrival`] or its deadline - [`Action::Refine`] - [`Event::Refined`] - [`Action::Push`] -
+//! [`Event::Pushed`]; most skip some of these.
+//!
+//! Times are durations since any moment that stays the same. The same history gives the same actions.
+//!
+//! What it promises, whatever comes:
+//! - Frames and events go out in the order in which they came in, each once; only a flush, a full inbox and a downstream that
+//!   takes nothing lose any.
+//! - Damaged frames ask for nothing. A damaged second pass is not looked at.
+//! - No frame waits longer than [`SEGMENT_PATIENCE`] and twice the deadline behind those before it, and after [`MISSES`]
+//!   requests without any answer none waits at all until an answer comes.
+//! - Frames and second passes that wait are bounded in number.
+
+#![forbid(unsafe_code)]
+
+mod inbox;
+mod latency;
+mod line;
+mod pace;
+mod repeat;
+mod segment;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dds_protocol::feedback::Region;
+use dds_protocol::identity::{FrameIdentity, StreamKind};
+
+use crate::identity::FrameRecord;
+use crate::results::Refined;
+use inbox::{Inbox, Item};
+use latency::Latency;
+use line::{Held, Line, Out, Wait};
+use pace::Pace;
+use segment::OpenSegment;
+use stream::Stream;
+
+pub use inbox::{ARRIVALS, CAPACITY, CAPACITY_LIVE};
+pub use line::{MISSES, MOST_HELD};
+pub use repeat::{REPEAT, Repetition};
+pub use stream::FOREIGN_FRAMES;
+pub use types::{
+    Action, Arrival, Ask, Counts, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing, Request, Settings,
+};
+
+/// How long the rest of a segment is waited for.
+pub const SEGMENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Time from frame to frame where caps do not tell.
+const DEFAULT_INTERVAL: Duration = Duration::from_nanos(33_333_333);
+
+/// The frame that the model looks at.
+#[derive(Debug)]
+struct Looking {
+    record: FrameRecord,
+    size: Option<(u32, u32)>,
+    /// A second pass can come in.
+    refine: bool,
+    ask: Option<Ask>,
+}
+
+/// The decisions of one run. See the module.
+#[derive(Debug)]
+pub struct Core<F, E, R> {
+    settings: Settings,
+    open: bool,
+    live: bool,
+    /// Downstream takes frames.
+    takes: bool,
+    refine_linked: bool,
+    refine_over: bool,
+    pace: Pace,
+    latency: Latency,
+    interval: Duration,
+    inbox: Inbox<F, E, R>,
+    line: Line<F, E, R>,
+    stream: Stream,
+    segment: Option<OpenSegment>,
+    looking: Option<Looking>,
+    /// The worker has a frame whose second pass it looks at.
+    refining: bool,
+    /// Frames taken for a first pass so far.
+    index: u64,
+    /// The last frame that the policy of feedback was asked about, while what it knows is of use.
+    last_asked: Option<u64>,
+    /// Caps wait for the first frame, which tells the size of the merged picture, and these events behind them.
+    behind_caps: Option<Vec<E>>,
+    pending: VecDeque<Action<F, E, R>>,
+    /// The worker is at something.
+    acting: bool,
+    counts: Counts,
+}
+
+impl<F, E: Clone, R> Core<F, E, R> {
+    /// A core that refuses everything until [`Event::Open`].
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            open: false,
+            live: false,
+            takes: true,
+            refine_linked: false,
+            refine_over: false,
+            pace: Pace::default(),
+            latency: Latency::default(),
+            interval: DEFAULT_INTERVAL,
+            inbox: Inbox::default(),
+            line: Line::default(),
+            stream: Stream::default(),
+            segment: None,
+            looking: None,
+            refining: false,
+            index: 0,
+            last_asked: None,
+            behind_caps: None,
+            pending: VecDeque::new(),
+            acting: false,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes note of an event. `false` where it was refused: while flushing, a frame that there is no room for, and a
+    /// second pass whose frame is gone.
+    pub fn handle(&mut self, now: Duration, event: Event<F, E, R>) -> bool {
+        match event {
+            Event::Open => self.open(),
+            Event::Flush => self.close(),
+            Event::Settings(settings) => self.settings = settings,
+            Event::Live(live) => self.live = live,
+            Event::Latency(latency) => self.pace.latency = latency,
+            Event::RefineLinked(linked) => self.refine_linked = linked,
+            Event::RefineOver(over) => self.refine_over = over,
+            Event::Frame(decoded) => {
+                if !self.takes_frame() {
+                    return false;
+                }
+                self.inbox.push(Item::Frame(Box::new(decoded)));
+            }
+            Event::Serialized(event, kind) => {
+                if !self.open {
+                    return false;
+                }
+                self.inbox.push(Item::Event(event, kind));
+            }
+            Event::Arrival(key, arrival) => return self.arrive(key, arrival),
+            Event::Unidentified => self.counts.refine_unidentified += 1,
+            Event::Inferred { frame, inference } => self.inferred(now, frame, inference),
+            Event::Sent(generation) => self.line.note_generation(generation),
+            Event::Refined { out, took } => self.refined(out, took),
+            Event::Pushed(kept) => self.pace.kept = kept,
+            Event::Downstream(takes) => self.takes = takes,
+        }
+        true
+    }
+
+    /// What to do next.
+    pub fn poll(&mut self, now: Duration) -> Action<F, E, R> {
+        let action = self.next(now);
+        self.acting = !matches!(action, Action::Wait(_) | Action::Stop);
+        action
+    }
+
+    /// Whether another frame may come in.
+    pub fn takes_frame(&self) -> bool {
+        self.open && self.inbox.takes_frame(self.live)
+    }
+
+    /// Whether it takes nothing: flushing.
+    pub fn is_closed(&self) -> bool {
+        !self.open
+    }
+
+    /// Whether anything waits or is being done, but caps that wait for the first frame.
+    pub fn is_busy(&self) -> bool {
+        self.acting || !self.inbox.is_empty() || self.line.len() > 0 || !self.pending.is_empty()
+    }
+
+    /// Whether caps wait for the first frame, which tells the size of the merged picture.
+    pub fn holds_caps(&self) -> bool {
+        self.behind_caps.is_some()
+    }
+
+    /// Whether upstream is live.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the end of the stream waits to be taken: then nobody upstream would learn of an error any more.
+    pub fn end_waits(&self) -> bool {
+        self.inbox.events().any(|(_, kind)| kind == Kind::End)
+    }
+
+    /// Latency to tell the pipeline.
+    pub fn latency(&self) -> Duration {
+        self.latency.told()
+    }
+
+    /// What happened since construction.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Frames that wait to be looked at, and frames and events that are held back.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.inbox.frames(), self.line.len())
+    }
+
+    fn open(&mut self) {
+        self.close();
+        self.open = true;
+        self.takes = true;
+        self.inbox = Inbox::default();
+    }
+
+    fn close(&mut self) {
+        self.open = false;
+        self.inbox = Inbox::default();
+        self.line.clear();
+        self.stream.flush();
+        self.segment = None;
+        self.looking = None;
+        self.refining = false;
+        self.last_asked = None;
+        self.pending.clear();
+        if let Some(events) = &mut self.behind_caps {
+            events.clear();
+        }
+    }
+
+    fn arrive(&mut self, key: FrameKey, arrival: Arrival<R>) -> bool {
+        if !self.open {
+            return false;
+        }
+        let refused = matches!(arrival, Arrival::Refused);
+        if !refused {
+            self.line.note_life();
+        }
+        let taken = self.inbox.arrive(key, arrival);
+        self.counts.refine_after_the_fact += u64::from(!taken && !refused);
+        taken
+    }
+
+    fn refine_open(&self) -> bool {
+        self.refine_linked && !self.refine_over
+    }
+
+    fn next(&mut self, now: Duration) -> Action<F, E, R> {
+        loop {
+            if !self.open {
+                return Action::Stop;
+            }
+            if let Some(action) = self.pending.pop_front() {
+                return action;
+            }
+            if let Some(out) = self.line.pop() {
+                self.let_out(out);
+                continue;
+            }
+            let mut until = None;
+            if let Some((key, deadline)) = self.line.awaited() {
+                let arrival = self.inbox.take_arrival(key);
+                if arrival.is_some() || deadline <= now || self.refine_over {
+                    self.line.answer(arrival);
+                    continue;
+                }
+                until = Some(deadline);
+            }
+            match self.inbox.pop(self.line.has_room()) {
+                // Downstream wants no more frames.
+                Some(Item::Frame(_)) if !self.takes => (),
+                Some(Item::Frame(decoded)) => self.take_frame(now, *decoded),
+                Some(Item::Event(event, kind)) => self.take_event(now, event, kind),
+                None => return Action::Wait(until),
+            }
+        }
+    }
+
+    /// A serialized event, in its place among the frames.
+    fn take_event(&mut self, now: Duration, event: E, kind: Kind) {
+        match kind {
+            Kind::Caps { interval } => {
+                self.interval = if interval.is_zero() { DEFAULT_INTERVAL } else { interval };
+                self.last_asked = None;
+                self.pending.push_back(Action::Prepare(event.clone()));
+            }
+            Kind::End => self.close_segment(now),
+            Kind::StreamStart | Kind::Other => (),
+        }
+        self.line.push(Out::Event(event, kind));
+    }
+
+    /// A frame of the first pass: to the model where it is due, else into the line.
+    fn take_frame(&mut self, now: Duration, decoded: Decoded<F>) {
+        let waits = self.live && self.inbox.frames() > 0;
+        let overtaken = waits && !self.pace.has_time(now, decoded.due, self.interval);
+        let due = self.index.is_multiple_of(u64::from(self.settings.inference_interval));
+        self.index += 1;
+        self.counts.frames += 1;
+        self.counts.not_due += u64::from(!due);
+        self.counts.skipped += u64::from(due && overtaken);
+        let recognised = self.stream.recognise(&decoded);
+        if recognised.replaced {
+            self.replaced();
+        }
+        let foreign = recognised.foreign.map(|origin| Action::Tell(Notice::Foreign(origin)));
+        self.pending.extend(foreign);
+        let refine = self.refine_open();
+        let mut looking = Looking {
+            record: recognised.record,
+            size: self.stream.full_size().filter(|_| refine),
+            refine,
+            ask: None,
+        };
+        if !due || overtaken {
+            return self.hold(now, decoded.frame, &looking, Vec::new());
+        }
+        looking.ask = self.ask(&looking.record);
+        let look = Look {
+            identity: looking.record.identity,
+            damaged: looking.record.damaged,
+            size: looking.size,
+            ask: looking.ask,
+        };
+        self.looking = Some(looking);
+        self.pending.push_back(Action::Infer(decoded.frame, look));
+    }
+
+    /// Another stream begins: nothing that is known of the one before is true of it.
+    fn replaced(&mut self) {
+        self.last_asked = None;
+        self.segment = None;
+        self.line.segment_abandoned();
+        self.line.note_life();
+        self.pending.push_back(Action::Forget);
+    }
+
+    /// Damage draws objects that are not there: asking for quality there would feed the mistake.
+    fn ask(&self, record: &FrameRecord) -> Option<Ask> {
+        let identity = record.identity.filter(|_| !record.damaged && self.settings.feedback)?;
+        let since = |last| identity.frame.checked_sub(last).and_then(|n| u32::try_from(n).ok());
+        Some(Ask {
+            frame: identity.frame,
+            interval: self.last_asked.map(|last| since(last).unwrap_or(0)),
+            moves: identity.kind != StreamKind::Low,
+        })
+    }
+
+    /// The model has looked at a frame of the first pass.
+    fn inferred(&mut self, now: Duration, frame: F, inference: Inference) {
+        // Of before a flush.
+        let Some(looking) = self.looking.take() else { return };
+        let (mut regions, took) = match inference {
+            Inference::Done { regions, took } => (regions, took),
+            Inference::Unreadable => {
+                self.counts.unreadable += 1;
+                let unasked = Looking { ask: None, ..looking };
+                return self.hold(now, frame, &unasked, Vec::new());
+            }
+            Inference::Failed => {
+                self.counts.failed += 1;
+                return;
+            }
+        };
+        self.counts.inferred += 1;
+        self.counts.damaged += u64::from(looking.record.damaged);
+        self.counts.unidentified += u64::from(looking.record.identity.is_none());
+        self.last_asked = looking.ask.map(|ask| ask.frame);
+        if looking.ask.is_none_or(|ask| !ask.moves && !looking.refine) {
+            // Nobody would see a second pass.
+            regions.clear();
+        }
+        self.measure(took);
+        self.hold(now, frame, &looking, regions);
+    }
+
+    /// Asks the camera for the regions of a frame, and puts it into the line.
+    fn hold(&mut self, now: Duration, frame: F, looking: &Looking, regions: Vec<Region>) {
+        let record = &looking.record;
+        let mut held = Held {
+            frame,
+            key: record.identity.map(|i| (i.stream_id, i.frame)),
+            size: looking.size,
+            regions: regions.iter().map(|r| r.rect).collect(),
+            generation: None,
+            wait: Wait::Nothing,
+        };
+        if let Some(identity) = record.identity.filter(|_| looking.ask.is_some()) {
+            held.wait = self.request(now, identity, record, regions);
+        }
+        let segment = record.extension.segment.filter(|_| looking.refine);
+        if segment.is_some_and(|s| s.position.checked_add(1) == Some(s.length)) {
+            self.close_segment(now);
+            // Not in the line yet.
+            if matches!(held.wait, Wait::Segment { .. }) {
+                held.wait = self.refinement(now);
+            }
+        }
+        self.line.push(Out::Frame(Box::new(held)));
+        let asks = self.pending.iter().any(|a| matches!(a, Action::Send(r) if r.once));
+        if looking.refine && (asks || segment.is_some()) {
+            let rest = segment.map_or(0, |s| u32::from(s.length).saturating_sub(1));
+            if self
+                .latency
+                .expect(self.settings.refine_deadline + self.interval * rest)
+            {
+                self.measure(Duration::ZERO);
+            }
+        }
+    }
+
+    /// Asks the camera for the regions of one frame: at once, or with the rest of its segment. Returns what the frame waits
+    /// for.
+    fn request(
+        &mut self,
+        now: Duration,
+        identity: FrameIdentity,
+        record: &FrameRecord,
+        regions: Vec<Region>,
+    ) -> Wait<R> {
+        let low = identity.kind == StreamKind::Low;
+        let asks = low && !regions.is_empty();
+        let waits = asks && self.line.hopes();
+        let Some(segment) = record.extension.segment.filter(|_| low) else {
+            self.pending.push_back(Action::Send(Request {
+                stream_id: identity.stream_id,
+                frame: identity.frame,
+                regions,
+                once: asks,
+            }));
+            return if waits { self.refinement(now) } else { Wait::Nothing };
+        };
+        let base = identity.frame.saturating_sub(u64::from(segment.position));
+        if self
+            .segment
+            .as_ref()
+            .is_some_and(|open| !open.is(identity.stream_id, base))
+        {
+            self.close_segment(now);
+        }
+        let open = self
+            .segment
+            .get_or_insert_with(|| OpenSegment::new(identity.stream_id, base));
+        open.add(segment.position, regions);
+        if !waits {
+            return Wait::Nothing;
+        }
+        Wait::Segment {
+            until: now + SEGMENT_PATIENCE + self.settings.refine_deadline,
+        }
+    }
+
+    fn refinement(&self, now: Duration) -> Wait<R> {
+        Wait::Refinement {
+            until: now + self.settings.refine_deadline,
+        }
+    }
+
+    /// Sends what was gathered of a segment.
+    fn close_segment(&mut self, now: Duration) {
+        let Some(open) = self.segment.take() else { return };
+        self.line.segment_requested(now + self.settings.refine_deadline);
+        self.pending.extend(open.requests().into_iter().map(Action::Send));
+    }
+
+    /// A frame or an event leaves the line.
+    fn let_out(&mut self, out: Out<F, E, R>) {
+        match out {
+            Out::Event(event, kind) => self.let_event_out(event, kind),
+            Out::Frame(_) if !self.takes => (),
+            Out::Frame(held) => self.let_frame_out(*held),
+        }
+    }
+
+    fn let_event_out(&mut self, event: E, kind: Kind) {
+        match kind {
+            Kind::Caps { .. } if self.refine_open() => {
+                // The size of the merged picture is known with the first frame, which brings its caps.
+                self.behind_caps.get_or_insert_default();
+                return;
+            }
+            Kind::End | Kind::StreamStart => {
+                if kind == Kind::End {
+                    // The server has seen all there is: from here on silence is the truth.
+                    self.pending.push_back(Action::Forget);
+                }
+                let behind = self.behind_caps.take().unwrap_or_default();
+                self.pending.extend(behind.into_iter().map(Action::Forward));
+            }
+            Kind::Caps { .. } | Kind::Other => (),
+        }
+        match &mut self.behind_caps {
+            Some(behind) => behind.push(event),
+            None => self.pending.push_back(Action::Forward(event)),
+        }
+    }
+
+    fn let_frame_out(&mut self, held: Held<F, R>) {
+        if let Some(key) = held.key {
+            self.counts.refine_after_the_fact += self.inbox.release(key);
+        }
+        let mut out = Outgoing {
+            frame: held.frame,
+            size: held.size,
+            refined: Refined::No,
+            regions: held.regions,
+            generation: held.generation,
+            events: self.behind_caps.take().unwrap_or_default(),
+        };
+        out.refined = match held.wait {
+            Wait::Nothing | Wait::Segment { .. } | Wait::Refinement { .. } => Refined::No,
+            Wait::InVain => Refined::Late,
+            Wait::Answered(Arrival::Refused) => Refined::Refused,
+            Wait::Answered(Arrival::Damaged) => Refined::Damaged,
+            Wait::Answered(Arrival::Refined(refinement)) => {
+                self.refining = true;
+                self.pending.push_back(Action::Refine(out, refinement));
+                return;
+            }
+        };
+        self.push(out);
+    }
+
+    /// The model has looked at a frame with its second pass.
+    fn refined(&mut self, mut out: Outgoing<F, E>, took: Option<Duration>) {
+        // Of before a flush, or for nobody.
+        if !std::mem::take(&mut self.refining) || !self.takes {
+            return;
+        }
+        out.refined = if took.is_some() { Refined::Yes } else { Refined::Damaged };
+        self.measure(took.unwrap_or_default());
+        self.push(out);
+    }
+
+    fn push(&mut self, out: Outgoing<F, E>) {
+        self.counts.add_refined(out.refined);
+        self.pending.push_back(Action::Push(out));
+    }
+
+    fn measure(&mut self, inference: Duration) {
+        if self.live && self.latency.measure(inference) {
+            self.pending.push_back(Action::Tell(Notice::Latency));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Whose stream it is, and which of its frames may steer.
+
+use dds_protocol::identity::FrameIdentity;
+
+use super::types::Decoded;
+use crate::identity::{FrameRecord, Lookup, Origin};
+
+/// Frames without identity after which a stream counts as not ours where no encoded stream was found upstream.
+pub const FOREIGN_FRAMES: u32 = 30;
+
+/// The stream that frames belong to.
+#[derive(Debug, Default)]
+pub struct Stream {
+    id: Option<u32>,
+    /// Frames in a row that had no identity.
+    without_identity: u32,
+    foreign_told: bool,
+    /// Size of the captured picture, as a stream of two passes tells it.
+    full_size: Option<(u32, u32)>,
+    attached: AttachedTracker,
+}
+
+/// What a frame says of its stream.
+#[derive(Debug)]
+pub struct Recognised {
+    pub record: FrameRecord,
+    /// The stream is another one than before.
+    pub replaced: bool,
+    /// It is not ours; said once.
+    pub foreign: Option<Origin>,
+}
+
+impl Stream {
+    /// Size of the captured picture where the first pass is scaled down.
+    pub fn full_size(&self) -> Option<(u32, u32)> {
+        self.full_size
+    }
+
+    /// Time jumped: counters do not go on.
+    pub fn flush(&mut self) {
+        self.attached = AttachedTracker::default();
+    }
+
+    /// Who the frame is and whether it is whole.
+    pub fn recognise<F>(&mut self, decoded: &Decoded<F>) -> Recognised {
+        let mut record = match &decoded.lookup {
+            Lookup::Known(record) => record.clone(),
+            // The encoded stream was not read: a parser may have attached the message. Without it, a frame of a stream
+            // that is ours otherwise is one the counters know nothing of.
+            Lookup::Unknown => match decoded.attached {
+                Some(identity) => self.attached.record(identity),
+                None => FrameRecord {
+                    damaged: decoded.origin == Origin::Ours,
+                    ..FrameRecord::default()
+                },
+            },
+        };
+        record.damaged |= decoded.corrupted;
+        let (mut replaced, mut foreign) = (false, None);
+        match record.identity {
+            Some(identity) => {
+                self.without_identity = 0;
+                if self.id.replace(identity.stream_id) != Some(identity.stream_id) {
+                    self.foreign_told = false;
+                    self.full_size = None;
+                    replaced = true;
+                }
+            }
+            None => {
+                self.without_identity = self.without_identity.saturating_add(1);
+                let is_foreign = decoded.origin == Origin::Foreign
+                    || (decoded.origin == Origin::Undecided && self.without_identity == FOREIGN_FRAMES);
+                if is_foreign && !std::mem::replace(&mut self.foreign_told, true) {
+                    foreign = Some(decoded.origin);
+                }
+            }
+        }
+        if let Some((width, height)) = record.extension.full_size {
+            self.full_size = Some((u32::from(width), u32::from(height)));
+        }
+        Recognised {
+            record,
+            replaced,
+            foreign,
+        }
+    }
+}
+
+/// Damage by the counters alone, where only a parser's metas tell identities.
+#[derive(Debug, Default)]
+struct AttachedTracker {
+    expected: Option<(u32, u32)>,
+    clean: bool,
+}
+
+impl AttachedTracker {
+    fn record(&mut self, identity: FrameIdentity) -> FrameRecord {
+        let here = (identity.stream_id, identity.access_unit);
+        if identity.recovery {
+            self.clean = true;
+        } else if self.expected != Some(here) {
+            self.clean = false;
+        }
+        self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
+        FrameRecord {
+            identity: Some(identity),
+            damaged: !self.clean,
+            ..FrameRecord::default()
+        }
+    }
+}
