@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use dds_protocol::feedback::{FeedbackState, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, Geometry, QpMap, Settings, Source};
+use gstdds::camera::{Camera, CameraSettings, Geometry, QpMap, Source};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Count, StatsAlloc};
 
 #[global_allocator]
@@ -57,11 +57,11 @@ fn measure(mut frame: impl FnMut(u64)) -> (f64, f64) {
 
 /// The camera with 256 regions in force, capped at `kbps` and told frames of `bytes`.
 fn camera(kbps: u32, bytes: usize) -> impl FnMut(u64) {
-    let settings = Settings {
+    let settings = CameraSettings {
         max_region_area: 1.0,
         feedback_timeout_ns: 0,
         max_bitrate_kbps: kbps,
-        ..Settings::default()
+        ..CameraSettings::default()
     };
     let mut camera = Camera::new(1, GEOMETRY, settings);
     camera.begin_frame(0, 0, true, &[]);

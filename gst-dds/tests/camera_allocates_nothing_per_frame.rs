@@ -7,7 +7,7 @@ use std::alloc::System;
 
 use dds_protocol::feedback::{FeedbackState, Motion, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, Geometry, RoiRequest, Settings, Source};
+use gstdds::camera::{Camera, CameraSettings, Geometry, RoiRequest, Source};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Count, StatsAlloc};
 
 #[global_allocator]
@@ -42,10 +42,10 @@ fn planning_frames_with_256_regions_a_cap_and_input_regions_allocates_nothing() 
         width: 1920,
         height: 1080,
     };
-    let settings = Settings {
+    let settings = CameraSettings {
         max_region_area: 1.0,
         max_bitrate_kbps: 2000,
-        ..Settings::default()
+        ..CameraSettings::default()
     };
     let mut camera = Camera::new(1, geometry, settings);
     let rois = [RoiRequest {
@@ -69,7 +69,7 @@ fn planning_frames_with_256_regions_a_cap_and_input_regions_allocates_nothing() 
         for packet in feedback(generation, frame - 1) {
             camera.push_feedback(frame * FRAME_NS, Source::Pad, &packet);
         }
-        let applied = camera.stats().generations_applied;
+        let applied = camera.feedback_stats().generations_applied;
         let count = Count::new(ALLOCATOR);
         for _ in 0..60 {
             let plan = camera.begin_frame(frame * FRAME_NS, frame, false, &rois);
@@ -80,7 +80,7 @@ fn planning_frames_with_256_regions_a_cap_and_input_regions_allocates_nothing() 
         let change = count.change();
         fewest = fewest.min(change.allocations + change.reallocations);
         assert_eq!(
-            camera.stats().generations_applied,
+            camera.feedback_stats().generations_applied,
             applied + 1,
             "the regions act within what was counted"
         );

@@ -7,7 +7,7 @@
 
 use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, FeedbackBound, Geometry, Settings, Source};
+use gstdds::camera::{Camera, CameraSettings, FeedbackBound, Geometry, Source};
 use gstdds::encoder::{Backend, Config, FrameControls, Picture, PixelFormat, Plane, RateControl, Rates};
 use gstdds::vbv::Vbv;
 
@@ -62,11 +62,11 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         width: WIDTH as u32,
         height: HEIGHT as u32,
     };
-    let settings = |frame| Settings {
+    let settings = |frame| CameraSettings {
         max_bitrate_kbps: (scene.kbps)(frame),
         max_region_area: 1.0,
         feedback: scene.bound,
-        ..Settings::default()
+        ..CameraSettings::default()
     };
     let mut camera = Camera::new(1, geometry, settings(0));
     let config = Config {

@@ -12,7 +12,7 @@
 //!    the first IDR picture). It is set frame by frame to what may still be spent, so that it leaves an expected frame
 //!    alone.
 //!
-//! What feedback alone may add ([`super::Settings::feedback`]) has a floor of its own in front of both. It is told the
+//! What feedback alone may add ([`super::CameraSettings::feedback`]) has a floor of its own in front of both. It is told the
 //! same way, only that it counts what the regions of feedback cost on top of the frame without them, by the model below,
 //! and that it never rises above the base: what the video costs by itself is not its business. Nothing holds a frame that
 //! the model did not foresee, so a second may take somewhat more than is planned.
@@ -21,15 +21,13 @@
 //! pictures and others, measured as it goes. Macroblocks that get finer than they were in the frame before cost extra,
 //! like a part of an IDR picture, because their content is coded anew even where nothing moves.
 
-use std::collections::VecDeque;
-
 use crate::vbv::Vbv;
 
 use super::qpmap::QpMap;
-use super::{MAX_QP, Stats};
+use super::stats::Stats;
+use super::types::MAX_QP;
+use super::window::{Account, MAX_HORIZON, SECOND_NS, Window};
 
-/// What "any one second" is made of, with a millisecond for rounded time stamps.
-const WINDOW_NS: u64 = 1_001_000_000;
 /// A window may exceed the cap by this factor at most; the guard is set a little below.
 const TOLERANCE: f64 = 1.05;
 const GUARDED: f64 = 1.04;
@@ -48,10 +46,6 @@ const RESERVED: f64 = 0.4;
 const SLOW: f64 = 0.1;
 /// The fast average may exceed the slow one by this factor before it is believed for the coming second.
 const SURGE: f64 = 1.3;
-/// Entries of the last second; more are merged into coarser ones.
-const MAX_ENTRIES: usize = 1024;
-/// Frames looked ahead at most.
-const MAX_HORIZON: usize = 512;
 /// Quantizers that halve the bytes.
 const HALVING_QP: f64 = 4.5;
 /// Bytes per macroblock of an IDR picture at quantizer 26, before one was seen.
@@ -59,17 +53,6 @@ const TYPICAL_IDR_BYTES: f64 = 30.0;
 /// Bytes of other pictures against IDR pictures, before any were seen.
 const TYPICAL_INTER: f64 = 0.1;
 const QPS: usize = MAX_QP as usize + 1;
-
-/// A coded frame.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: u64,
-    bytes: u64,
-    /// What of it counts against the cap: less than its bytes where the cap fell after it.
-    charged: f64,
-    /// What of its bytes the regions of feedback have caused.
-    caused: f64,
-}
 
 /// A floor that rises at once and falls slowly.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,14 +93,10 @@ pub(super) struct RateCap {
     coded_qp: Box<[u8]>,
     /// The quantizer coded last, where it was the same everywhere.
     coded_uniform: Option<u8>,
-    window: VecDeque<Entry>,
     kbps: u32,
     kbps_since: u64,
     /// Bytes of the past that still count `i` frames from now.
     past: Vec<f64>,
-    interval_ns: f64,
-    last_frame_at: Option<u64>,
-    nominal_rate: f64,
     idr_bytes: f64,
     idr_seen: bool,
     /// Cost of other pictures as of the last few frames, and as of the last half second.
@@ -148,13 +127,9 @@ impl RateCap {
             pairs: vec![0; QPS * QPS].into_boxed_slice(),
             coded_qp: vec![MAX_QP; macroblocks].into_boxed_slice(),
             coded_uniform: Some(MAX_QP),
-            window: VecDeque::with_capacity(MAX_ENTRIES + 1),
             kbps: 0,
             kbps_since: 0,
             past: Vec::with_capacity(MAX_HORIZON),
-            interval_ns: 0.0,
-            last_frame_at: None,
-            nominal_rate: 0.0,
             idr_bytes,
             idr_seen: false,
             inter_bytes: idr_bytes * TYPICAL_INTER,
@@ -175,7 +150,6 @@ impl RateCap {
     /// coded within the last second still counts.
     pub(super) fn restart(&mut self, macroblocks: usize) {
         *self = Self {
-            window: std::mem::take(&mut self.window),
             kbps: self.kbps,
             kbps_since: self.kbps_since,
             library_rates: self.library_rates,
@@ -190,20 +164,18 @@ impl RateCap {
     }
 
     /// Begins a frame.
-    pub(super) fn begin(&mut self, now: u64, frame_rate: f64) {
-        self.tick(now, frame_rate);
-        self.forget(now);
+    pub(super) fn begin(&mut self) {
         self.flat = None;
     }
 
     /// Finest quantizer that regions of feedback may have in a frame whose map has been merged, so that they add no more
     /// than `kbps` in any second; 0: no restriction. `map` still tells which regions are of the video itself.
-    pub(super) fn plan_feedback(&mut self, now: u64, idr: bool, kbps: u32, map: &QpMap) -> u8 {
+    pub(super) fn plan_feedback(&mut self, (now, window): (u64, &Window), idr: bool, kbps: u32, map: &QpMap) -> u8 {
         self.count_pairs(map, map.own());
         let base = map.base_qp();
         let flat = self.costs(base);
         self.flat = Some(flat);
-        self.look_ahead(now, |entry| entry.caused);
+        window.look_ahead(now, SECOND_NS, Account::Feedback, &mut self.past);
         let floor = self.feedback_floor;
         self.feedback_floor = self.choose_floor(floor, idr, map, base, |this, floor, idr, part| {
             let budget = part * f64::from(kbps) * 125.0;
@@ -213,14 +185,14 @@ impl RateCap {
     }
 
     /// Plans a frame whose map has been merged.
-    pub(super) fn plan(&mut self, now: u64, idr: bool, kbps: u32, map: &QpMap) -> CapPlan {
+    pub(super) fn plan(&mut self, (now, window): (u64, &mut Window), idr: bool, kbps: u32, map: &QpMap) -> CapPlan {
         let cap = f64::from(kbps) * 125.0;
-        self.follow_cap(now, kbps);
+        self.follow_cap(now, kbps, window);
         self.count_pairs(map, None);
         let mut plan = CapPlan { floor: 0, vbv: None };
         let mut guard = None;
         if kbps > 0 {
-            self.look_ahead(now, |entry| entry.charged);
+            window.look_ahead(now, SECOND_NS, Account::Cap, &mut self.past);
             // A library that chooses quantizers itself would make up for a floor elsewhere.
             plan.floor = if self.library_rates {
                 0
@@ -233,7 +205,7 @@ impl RateCap {
             };
             let bytes = self.guard(cap);
             guard = Some(bytes);
-            plan.vbv = self.set_guard(bytes);
+            plan.vbv = self.set_guard(bytes, window.nominal_rate());
         } else {
             self.floor.qp = 0;
             if self.guard_kbit.take().is_some() {
@@ -253,47 +225,30 @@ impl RateCap {
     }
 
     /// Takes the size of the planned frame.
-    pub(super) fn coded(&mut self, bytes: usize, idr: bool, stats: &mut Stats) {
+    pub(super) fn coded(&mut self, bytes: usize, idr: bool, window: &mut Window, stats: &mut Stats) {
         let Some(planned) = self.planned.take() else { return };
-        self.forget(planned.now);
-        let bytes = bytes as u64;
-        let mut entry = Entry {
-            at: planned.now,
-            bytes,
-            charged: bytes as f64,
-            caused: planned.flat.map_or(0.0, |flat| {
-                let (whole, flat) = (
-                    self.expected(idr, planned.cost, planned.anew),
-                    self.expected(idr, flat.0, flat.1),
-                );
-                bytes as f64 * (1.0 - flat / whole.max(f64::MIN_POSITIVE)).max(0.0)
-            }),
-        };
-        if self.window.len() >= MAX_ENTRIES
-            && let Some(last) = self.window.pop_back()
-        {
-            entry.bytes += last.bytes;
-            entry.charged += last.charged;
-            entry.caused += last.caused;
-        }
-        self.window.push_back(entry);
+        window.forget(planned.now);
+        let bytes = bytes as f64;
+        let caused = planned.flat.map_or(0.0, |flat| {
+            let (whole, flat) = (
+                self.expected(idr, planned.cost, planned.anew),
+                self.expected(idr, flat.0, flat.1),
+            );
+            bytes * (1.0 - flat / whole.max(f64::MIN_POSITIVE)).max(0.0)
+        });
+        window.push(planned.now, [bytes, bytes, bytes, caused]);
         let since = planned.now.checked_sub(1_000_000_000);
-        let second: u64 = self
-            .window
-            .iter()
-            .filter(|entry| since.is_none_or(|since| entry.at > since))
-            .map(|entry| entry.bytes)
-            .sum();
-        stats.peak_second_bytes = stats.peak_second_bytes.max(second);
+        let second = window.sum_since(since, Account::Coded);
+        stats.peak_second_bytes = stats.peak_second_bytes.max(second as u64);
         if planned.flat.is_some() {
-            let caused: f64 = self.window.iter().map(|entry| entry.caused).sum();
-            stats.feedback_peak_second_bytes = stats.feedback_peak_second_bytes.max(caused as u64);
+            let caused = window.sum(Account::Feedback) as u64;
+            stats.feedback_peak_second_bytes = stats.feedback_peak_second_bytes.max(caused);
         }
         let settled = self.kbps_since == 0 || since.is_some_and(|since| since >= self.kbps_since);
-        if self.kbps > 0 && settled && second as f64 > TOLERANCE * f64::from(self.kbps) * 125.0 {
+        if self.kbps > 0 && settled && second > TOLERANCE * f64::from(self.kbps) * 125.0 {
             stats.cap_exceeded_frames += 1;
         }
-        self.learn(planned, bytes as f64, idr);
+        self.learn(planned, bytes, idr);
     }
 
     fn learn(&mut self, planned: Planned, bytes: f64, idr: bool) {
@@ -340,59 +295,15 @@ impl RateCap {
         self.inter_seen |= !mixed;
     }
 
-    /// Follows the real distance of frames: a camera in the dark is slower than its caps say.
-    fn tick(&mut self, now: u64, frame_rate: f64) {
-        if frame_rate != self.nominal_rate || self.interval_ns == 0.0 {
-            self.nominal_rate = frame_rate;
-            self.interval_ns = 1e9 / frame_rate;
-        } else if let Some(last) = self.last_frame_at {
-            let seen = (now.saturating_sub(last) as f64).clamp(1e6, 1e9);
-            // Many pictures where few were expected are the greater danger.
-            let share = if 2.0 * seen < self.interval_ns { 2.0 } else { 8.0 };
-            self.interval_ns += (seen - self.interval_ns) / share;
-        }
-        self.interval_ns = self.interval_ns.clamp(WINDOW_NS as f64 / (MAX_HORIZON - 2) as f64, 1e9);
-        self.last_frame_at = Some(now);
-    }
-
-    fn forget(&mut self, now: u64) {
-        while self
-            .window
-            .front()
-            .is_some_and(|entry| now.saturating_sub(entry.at) > WINDOW_NS)
-        {
-            self.window.pop_front();
-        }
-    }
-
     /// A cap that falls does not reach back: what was coded under the one before is charged as if it had kept the new
-    /// one, or the picture would starve for a second. Every second that begins after the change keeps the new cap.
-    fn follow_cap(&mut self, now: u64, kbps: u32) {
+    /// one. Every second that begins after the change keeps the new cap.
+    fn follow_cap(&mut self, now: u64, kbps: u32, window: &mut Window) {
         if kbps == self.kbps {
             return;
         }
         (self.kbps, self.kbps_since) = (kbps, now);
-        let charged: f64 = self.window.iter().map(|entry| entry.charged).sum();
-        let room = CHARGED_AFTER_FALL * f64::from(kbps) * 125.0;
-        if kbps > 0 && charged > room {
-            for entry in &mut self.window {
-                entry.charged *= room / charged;
-            }
-        }
-    }
-
-    /// Fills [`Self::past`]: what of the past still counts in the window that ends with the frame `i` frames from now.
-    fn look_ahead(&mut self, now: u64, counts: impl Fn(&Entry) -> f64) {
-        self.past.clear();
-        let frames = (WINDOW_NS as f64 / self.interval_ns).floor() as usize + 1;
-        let mut left: f64 = self.window.iter().map(&counts).sum();
-        let mut entries = self.window.iter().peekable();
-        for i in 0..frames.min(MAX_HORIZON) {
-            let then = now.saturating_add((i as f64 * self.interval_ns) as u64);
-            while let Some(entry) = entries.next_if(|entry| then.saturating_sub(entry.at) > WINDOW_NS) {
-                left -= counts(entry);
-            }
-            self.past.push(left.max(0.0));
+        if kbps > 0 {
+            window.limit(Account::Cap, CHARGED_AFTER_FALL * f64::from(kbps) * 125.0);
         }
     }
 
@@ -575,7 +486,7 @@ impl RateCap {
 
     /// Sets the guard to these bytes. The buffer holds one frame and is full again for the next, so that no frame
     /// depends on the one before it.
-    fn set_guard(&mut self, bytes: f64) -> Option<Vbv> {
+    fn set_guard(&mut self, bytes: f64, frame_rate: f64) -> Option<Vbv> {
         let mut kbit = bytes * 8.0 / 1000.0;
         if let Some(before) = self.guard_kbit {
             // libx264 coarsens when the buffer is less than half full, which a buffer that doubles would be.
@@ -591,24 +502,20 @@ impl RateCap {
         }
         self.guard_kbit = Some(kbit);
         Some(Vbv {
-            max_kbps: (f64::from(kbit) * self.nominal_rate).clamp(1.0, 2e9) as u32,
+            max_kbps: (f64::from(kbit) * frame_rate).clamp(1.0, 2e9) as u32,
             buffer_kbit: kbit,
         })
     }
 
     /// Time went back by `by`.
     pub(super) fn shift_back(&mut self, by: u64) {
-        for entry in &mut self.window {
-            entry.at = entry.at.saturating_sub(by);
-        }
         self.kbps_since = self.kbps_since.saturating_sub(by);
-        self.last_frame_at = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Camera, FramePlan, Geometry, RoiRequest, Settings, Source};
+    use super::super::{Camera, CameraSettings, FramePlan, Geometry, RoiRequest, Source, StreamConfig};
     use super::*;
     use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
     use dds_protocol::serial::Serial16;
@@ -731,10 +638,10 @@ mod tests {
 
     impl Scene {
         fn run(&self) -> Run {
-            let settings = |frame| Settings {
+            let settings = |frame| CameraSettings {
                 max_bitrate_kbps: (self.kbps)(frame),
                 max_region_area: 1.0,
-                ..Settings::default()
+                ..CameraSettings::default()
             };
             let mut camera = Camera::new(1, GEOMETRY, settings(0));
             let mut encoder = Encoder::new(self.halving_qp);
@@ -955,10 +862,10 @@ mod tests {
 
     #[test]
     fn removing_the_cap_opens_the_guard_once_and_gives_exact_quantizers_at_once() {
-        let mut camera = Camera::new(1, GEOMETRY, Settings::default());
-        let with = |kbps| Settings {
+        let mut camera = Camera::new(1, GEOMETRY, CameraSettings::default());
+        let with = |kbps| CameraSettings {
             max_bitrate_kbps: kbps,
-            ..Settings::default()
+            ..CameraSettings::default()
         };
         camera.set_settings(with(100));
         for frame in 0..60 {
@@ -977,9 +884,9 @@ mod tests {
         let mut camera = Camera::new(
             1,
             GEOMETRY,
-            Settings {
+            CameraSettings {
                 max_bitrate_kbps: 1000,
-                ..Settings::default()
+                ..CameraSettings::default()
             },
         );
         let mut last: Option<Vbv> = None;
@@ -1000,13 +907,16 @@ mod tests {
 
     #[test]
     fn under_the_rate_control_of_the_library_the_guard_alone_holds_the_cap() {
-        let settings = Settings {
+        let settings = CameraSettings {
             max_bitrate_kbps: 1000,
             max_region_area: 1.0,
-            ..Settings::default()
+            ..CameraSettings::default()
         };
-        let mut camera = Camera::new(1, GEOMETRY, settings);
-        camera.set_library_rate_control(true);
+        let config = StreamConfig {
+            library_rates: true,
+            ..StreamConfig::new(GEOMETRY)
+        };
+        let mut camera = Camera::with_config(1, config, settings);
         let roi = RoiRequest {
             rect: region(64, 64, Quality::Camera).rect,
             delta_qp: -12,
@@ -1032,7 +942,7 @@ mod tests {
 
     #[test]
     fn more_frames_than_are_remembered_still_count() {
-        let mut camera = Camera::new(1, GEOMETRY, Settings::default());
+        let mut camera = Camera::new(1, GEOMETRY, CameraSettings::default());
         for frame in 0..5000u64 {
             camera.begin_frame(frame * 100_000, frame, false, &[]);
             camera.end_frame(frame * 100_000, 10, false);

@@ -36,27 +36,26 @@
 //!   segment takes in the second pass.
 //! - **A bound on every second.** No configuration is taken with which any second that contains this frame is expected
 //!   to exceed the target by more than 6 %. It looks ahead over the coming second, IDR pictures that come regularly
-//!   included. The rate cap of [`Camera`](super::Camera) remains behind it as a guard.
+//!   included. The rate cap of [`StreamPlanner`](super::StreamPlanner) remains behind it as a guard.
 //!
 //! # One frame
 //!
 //! ```text
-//! set_target(kbps)                         whenever it changes
-//! plan(now, idr)                  -> Knobs
+//! set_target(kbps)                    whenever it changes
+//! plan(now, idr)                      -> OperatingPoint
 //!   ... encode ...
-//! on_frame(now, bytes_low, bytes_refine)   what the first pass took, and what the second took since the last call
+//! on_frame(bytes_low, bytes_refine)   what the first pass took, and what the second took since the last call
 //! ```
 //!
-//! The second pass may trail by any number of frames; it is best coded at [`Knobs::high_qp`] of the newest plan,
+//! The second pass may trail by any number of frames; it is best coded at [`OperatingPoint::high_qp`] of the newest plan,
 //! whichever frame it belongs to, and frame by frame, because what comes at once cannot be corrected. Nothing here
 //! reads a clock; `now` is in nanoseconds of one clock.
 //!
 //! Where there is one pass, a frame holds both parts. What its regions are expected to take of it
-//! ([`Camera::region_share`](super::Camera::region_share)) then stands in the place of the second pass.
+//! ([`StreamPlanner`](super::StreamPlanner)) then stands in the place of the second pass.
 
-use std::collections::VecDeque;
-
-use super::MAX_QP;
+use super::types::MAX_QP;
+use super::window::{Account, MAX_HORIZON, Window};
 
 /// The second that must keep the target, a little less for rounded time stamps: a frame that begins a second after
 /// another belongs to the next second, or regular IDR pictures would be counted once too often.
@@ -107,13 +106,13 @@ const SEASON_MOST: f64 = 20.0;
 /// be believed for the coming second: one large frame says little about it.
 const SLOW: f64 = 0.1;
 const SURGE: f64 = 1.2;
-/// Frames remembered and looked ahead at most.
-const MAX_FRAMES: usize = 512;
+/// Frames of a segment at most.
+const MAX_SEGMENT: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
 
-/// What the controller turns.
+/// What the controller chooses: a point between the cheapest and the most accurate way to code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Knobs {
+pub struct OperatingPoint {
     /// Quantizer of the first pass (whole frames).
     pub low_qp: u8,
     /// Quantizer of the second pass (regions), at least two below that of the first.
@@ -130,7 +129,7 @@ pub struct ControllerSettings {
     /// Frames of a segment, 1..=512: 15 in the paper. Two segments make a control window.
     pub segment_frames: u32,
     /// Configuration that is the unit of all costs, in use while there is no target and at first.
-    pub reference: Knobs,
+    pub reference: OperatingPoint,
     /// Finest and coarsest quantizer of the first pass, within 3..=51.
     pub low_qp: (u8, u8),
     /// Finest quantizer of the second pass, 1..=49. The coarsest is two below that of the first.
@@ -146,7 +145,7 @@ impl Default for ControllerSettings {
         Self {
             frame_rate: 30.0,
             segment_frames: 15,
-            reference: Knobs {
+            reference: OperatingPoint {
                 low_qp: 36,
                 high_qp: 26,
                 low_scale_index: 0,
@@ -166,7 +165,7 @@ impl ControllerSettings {
             self.frame_rate = 30.0;
         }
         self.frame_rate = self.frame_rate.clamp(0.1, 1000.0);
-        self.segment_frames = self.segment_frames.clamp(1, MAX_FRAMES as u32);
+        self.segment_frames = self.segment_frames.clamp(1, MAX_SEGMENT as u32);
         let (finest, coarsest) = self.low_qp;
         let finest = finest.clamp(3, MAX_QP);
         self.low_qp = (finest, coarsest.clamp(finest, MAX_QP));
@@ -227,18 +226,9 @@ pub struct Estimate {
     pub debt_s: f64,
 }
 
-/// A coded frame.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: u64,
-    /// What of it counts against the target: less than its bytes where the target fell after it.
-    charged: f64,
-}
-
 /// A frame planned and not yet coded.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
-    now: u64,
     idr: bool,
     /// `L` and `H` of its configuration.
     low: f64,
@@ -330,7 +320,7 @@ impl Table {
     }
 }
 
-/// Chooses the [`Knobs`] of each frame: by a filtered base cost, multipliers that follow the content, and a bound on every
+/// Chooses the [`OperatingPoint`] of each frame: by a filtered base cost, multipliers that follow the content, and a bound on every
 /// second.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -378,10 +368,8 @@ pub struct Controller {
     carry: f64,
     /// Bytes.
     debt: f64,
-    past: VecDeque<Entry>,
     ahead: Vec<f64>,
     interval_ns: f64,
-    last_plan: Option<u64>,
     planned: Option<Planned>,
 }
 
@@ -420,10 +408,8 @@ impl Controller {
             grow_votes: 0,
             carry: 0.0,
             debt: 0.0,
-            past: VecDeque::with_capacity(MAX_FRAMES + 1),
-            ahead: Vec::with_capacity(MAX_FRAMES),
+            ahead: Vec::with_capacity(MAX_HORIZON),
             interval_ns: 1e9 / settings.frame_rate,
-            last_plan: None,
             planned: None,
             settings,
         }
@@ -432,7 +418,7 @@ impl Controller {
     /// Bandwidth for both passes together in kbit/s (1000 bits), from the next frame on; 0 = none, which means the
     /// reference configuration. A target that falls does not reach back: what was coded before counts as if it had kept
     /// the new one.
-    pub fn set_target(&mut self, kbps: u32) {
+    pub fn set_target(&mut self, kbps: u32, window: &mut Window) {
         let (old, new) = (self.target_kbps, f64::from(kbps));
         if new == old {
             return;
@@ -452,12 +438,8 @@ impl Controller {
                 (self.aim + (new - old) / self.base).max(0.0)
             };
         }
-        let charged: f64 = self.past.iter().map(|entry| entry.charged).sum();
-        let room = new * 125.0;
-        if new > 0.0 && charged > room {
-            for entry in &mut self.past {
-                entry.charged *= room / charged;
-            }
+        if new > 0.0 {
+            window.limit(Account::Target, new * 125.0);
         }
     }
 
@@ -485,9 +467,9 @@ impl Controller {
     /// Decides how to code the next frame.
     ///
     /// `idr` says whether the caller expects it to be an IDR picture; it only helps to foresee its size. A change of
-    /// [`Knobs::low_scale_index`] makes it one in any case.
-    pub fn plan(&mut self, now: u64, idr: bool) -> Knobs {
-        self.tick(now);
+    /// [`OperatingPoint::low_scale_index`] makes it one in any case.
+    pub fn plan(&mut self, now: u64, idr: bool, window: &Window) -> OperatingPoint {
+        self.interval_ns = window.interval_ns();
         let full = self.segment.frames >= self.settings.segment_frames;
         if full || idr && self.segment.frames > self.settings.segment_frames / 2 {
             self.end_segment();
@@ -508,7 +490,7 @@ impl Controller {
         self.note_idr(idr);
         self.phase = if idr { 0 } else { (self.phase + 1) % self.season.len() };
         let (low_qp, high_qp) = if self.target_kbps > 0.0 && self.frames_seen > 0 {
-            let place = self.choose(now, weight);
+            let place = self.choose(now, weight, window);
             self.ladder[place]
         } else {
             (self.settings.reference.low_qp, self.settings.reference.high_qp)
@@ -517,14 +499,13 @@ impl Controller {
             self.scale = self.settings.reference.low_scale_index;
         }
         self.planned = Some(Planned {
-            now,
             idr,
             low: self.low_cost(low_qp),
             high: self.high_table.get(high_qp),
             low_qp,
             high_qp,
         });
-        Knobs {
+        OperatingPoint {
             low_qp,
             high_qp,
             low_scale_index: self.scale,
@@ -548,19 +529,9 @@ impl Controller {
 
     /// Takes the size of the planned frame in the first pass, and the bytes that the second pass took since the last
     /// call, for whichever frames. Not called for a frame that was not coded.
-    pub fn on_frame(&mut self, now: u64, bytes_low: usize, bytes_refine: usize) {
+    pub fn on_frame(&mut self, bytes_low: usize, bytes_refine: usize) {
         let Some(planned) = self.planned.take() else { return };
         let (low, refine) = (bytes_low as f64, bytes_refine as f64);
-        let mut charged = low + refine;
-        if self.past.len() >= MAX_FRAMES
-            && let Some(last) = self.past.pop_back()
-        {
-            charged += last.charged;
-        }
-        self.past.push_back(Entry {
-            at: planned.now.min(now),
-            charged,
-        });
         let seconds = self.interval_ns / 1e9;
         let second = self.target_kbps * 125.0;
         if second > 0.0 {
@@ -596,33 +567,10 @@ impl Controller {
         (scales[scale] / scales[self.settings.reference.low_scale_index]).powf(2.0 * SCALE_POWER)
     }
 
-    /// Follows the real distance of frames, and forgets what is older than a second.
-    fn tick(&mut self, now: u64) {
-        if let Some(last) = self.last_plan.replace(now) {
-            if now < last {
-                // A seek: what was coded keeps its age.
-                for entry in &mut self.past {
-                    entry.at = entry.at.saturating_sub(last - now);
-                }
-            } else {
-                let seen = (now - last) as f64;
-                self.interval_ns += (seen.clamp(1e6, 1e9) - self.interval_ns) / 8.0;
-            }
-        }
-        self.interval_ns = self.interval_ns.clamp(SECOND_NS as f64 / (MAX_FRAMES - 2) as f64, 1e9);
-        while self
-            .past
-            .front()
-            .is_some_and(|entry| now.saturating_sub(entry.at) > SECOND_NS)
-        {
-            self.past.pop_front();
-        }
-    }
-
     fn note_idr(&mut self, idr: bool) {
         if idr {
             let since = std::mem::take(&mut self.frames_since_idr);
-            self.idr_period = (since > 0 && since as usize <= MAX_FRAMES).then_some(since);
+            self.idr_period = (since > 0 && since as usize <= MAX_SEGMENT).then_some(since);
         } else if self.idr_period.is_some_and(|period| self.frames_since_idr >= period) {
             self.idr_period = None;
         }
@@ -647,8 +595,8 @@ impl Controller {
         if mean > 0.0 { self.season[phase] / mean } else { 1.0 }
     }
 
-    fn choose(&mut self, now: u64, this_weight: f64) -> usize {
-        self.look_ahead(now);
+    fn choose(&mut self, now: u64, this_weight: f64, window: &Window) -> usize {
+        window.look_ahead(now, SECOND_NS, Account::Target, &mut self.ahead);
         for i in 0..self.season.len() {
             let weight = self.season_weight((self.phase + i) % self.season.len());
             self.foreseen[i] = weight * if weight > 3.0 { CAUTION } else { 1.0 };
@@ -687,21 +635,6 @@ impl Controller {
             }
         }
         low.checked_sub(1)
-    }
-
-    /// Fills [`Self::ahead`]: what of the past still counts in the second that ends with the frame `i` frames from now.
-    fn look_ahead(&mut self, now: u64) {
-        self.ahead.clear();
-        let frames = (SECOND_NS as f64 / self.interval_ns).floor() as usize + 1;
-        let mut left: f64 = self.past.iter().map(|entry| entry.charged).sum();
-        let mut entries = self.past.iter().peekable();
-        for i in 0..frames.min(MAX_FRAMES) {
-            let then = now.saturating_add((i as f64 * self.interval_ns) as u64);
-            while let Some(entry) = entries.next_if(|entry| then.saturating_sub(entry.at) > SECOND_NS) {
-                left -= entry.charged;
-            }
-            self.ahead.push(left.max(0.0));
-        }
     }
 
     /// Whether this frame, of the given weight, and those of the coming second, alike, stay within `budget` bytes in
@@ -859,105 +792,42 @@ impl Controller {
     }
 }
 
-/// Loss up to this much is noise of the link, and lets the estimate rise.
-const LOSS_NONE: f64 = 0.01;
-/// Loss from which on it is congestion.
-const LOSS_CONGESTED: f64 = 0.03;
-/// What a congested link is left with, so that its queue drains.
-const DRAIN: f64 = 0.95;
-/// Time after a decrease in which reports still tell of the rate before it, and no increase is tried.
-const SETTLE_NS: u64 = 500_000_000;
-const CALM_NS: u64 = 1_500_000_000;
-/// Increase in a second, as a part of the range.
-const RECOVERY: f64 = 0.05;
-/// Jitter (factor, and milliseconds on top) over its smallest mean that tells of a growing queue.
-const JITTER_FACTOR: f64 = 2.0;
-const JITTER_MS: f64 = 10.0;
-
-/// Estimates the available bandwidth from RTCP receiver reports (RFC 3550, section 6.4.1): multiplicative decrease to
-/// what arrived, additive recovery.
-///
-/// - Loss of 3 % or more is congestion: of what was sent, the part that arrived is what the link carries. The estimate
-///   becomes 95 % of that, so that the queue drains, and then ignores further loss for half a second.
-/// - Loss of less than 1 % lets it rise by 5 % of the range in a second, unless jitter says that a queue builds up.
-/// - Anything between holds it.
-///
-/// It presumes that the sender uses what it is granted, and so rises to the maximum where a quiet scene does not.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LossEstimator {
-    min_kbps: f64,
-    max_kbps: f64,
-    kbps: f64,
-    last: Option<(u64, u32)>,
-    decreased: Option<u64>,
-    jitter_ms: Option<f64>,
-    least_jitter_ms: f64,
-}
-
-impl LossEstimator {
-    /// An estimator between two bounds in kbit/s that begins with `start_kbps`. Bounds in the wrong order are swapped,
-    /// a start outside them is brought within.
-    pub fn new(min_kbps: u32, max_kbps: u32, start_kbps: u32) -> Self {
-        let (min, max) = (min_kbps.min(max_kbps), min_kbps.max(max_kbps));
-        Self {
-            min_kbps: f64::from(min),
-            max_kbps: f64::from(max),
-            kbps: f64::from(start_kbps.clamp(min, max)),
-            last: None,
-            decreased: None,
-            jitter_ms: None,
-            least_jitter_ms: f64::INFINITY,
-        }
-    }
-
-    /// Available bandwidth in kbit/s (1000 bits).
-    pub fn available_kbps(&self) -> u32 {
-        self.kbps.round() as u32
-    }
-
-    /// Takes one report block: time of arrival in nanoseconds, fraction lost 0.0..=1.0 (the field over 256),
-    /// interarrival jitter in milliseconds (the field over the clock rate) and extended highest sequence number. Gives
-    /// [`Self::available_kbps`].
-    ///
-    /// A report whose highest sequence number is not ahead of the last one's says nothing new, and values that are no
-    /// numbers say nothing: both are left out.
-    pub fn on_report(&mut self, now: u64, fraction_lost: f64, jitter_ms: f64, highest_seq: u32) -> u32 {
-        let news = self
-            .last
-            .is_none_or(|(_, seq)| (1..1 << 31).contains(&highest_seq.wrapping_sub(seq)));
-        if !news || !fraction_lost.is_finite() || !jitter_ms.is_finite() {
-            return self.available_kbps();
-        }
-        let loss = fraction_lost.clamp(0.0, 1.0);
-        let elapsed = self.last.map_or(0, |(at, _)| now.saturating_sub(at)).min(2_000_000_000);
-        self.last = Some((now, highest_seq));
-        let queueing = self.follow_jitter(jitter_ms.max(0.0));
-        let since_decrease = self.decreased.map(|at| now.saturating_sub(at));
-        if loss >= LOSS_CONGESTED {
-            if since_decrease.is_none_or(|since| since >= SETTLE_NS) {
-                self.kbps *= (1.0 - loss) * DRAIN;
-                self.decreased = Some(now);
-            }
-        } else if loss < LOSS_NONE && !queueing && since_decrease.is_none_or(|since| since >= CALM_NS) {
-            self.kbps += RECOVERY * (self.max_kbps - self.min_kbps) * elapsed as f64 / 1e9;
-        }
-        self.kbps = self.kbps.clamp(self.min_kbps, self.max_kbps);
-        self.available_kbps()
-    }
-
-    /// Whether jitter has grown so much over its smallest mean that packets must be queueing.
-    fn follow_jitter(&mut self, jitter_ms: f64) -> bool {
-        let mean = self.jitter_ms.map_or(jitter_ms, |mean| mean + (jitter_ms - mean) / 4.0);
-        self.jitter_ms = Some(mean);
-        // A route that stays worse becomes the rule within some hundred reports.
-        self.least_jitter_ms = mean.min(self.least_jitter_ms * 1.01 + 0.01);
-        mean > JITTER_FACTOR * self.least_jitter_ms + JITTER_MS
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The controller with the second that it looks at.
+    struct Bench {
+        controller: Controller,
+        window: Window,
+    }
+
+    impl Bench {
+        fn new(settings: ControllerSettings) -> Self {
+            Self {
+                controller: Controller::new(settings),
+                window: Window::default(),
+            }
+        }
+
+        fn set_target(&mut self, kbps: u32) {
+            self.controller.set_target(kbps, &mut self.window);
+        }
+
+        fn plan(&mut self, now: u64, idr: bool) -> OperatingPoint {
+            self.window.begin(now, self.controller.settings.frame_rate);
+            self.controller.plan(now, idr, &self.window)
+        }
+
+        fn estimate(&self) -> Estimate {
+            self.controller.estimate()
+        }
+
+        fn on_frame(&mut self, now: u64, low: usize, refined: usize) {
+            self.window.coded(now, low, refined);
+            self.controller.on_frame(low, refined);
+        }
+    }
 
     const FPS: usize = 30;
     /// Most that a second may exceed its target, as the requirement says.
@@ -1033,14 +903,14 @@ mod tests {
         /// What the coarsest configuration would have taken.
         least: Vec<f64>,
         most: Vec<f64>,
-        knobs: Vec<Knobs>,
+        knobs: Vec<OperatingPoint>,
         estimate: Estimate,
     }
 
     impl Plant {
         fn run(&self, settings: ControllerSettings, frames: usize, target: impl Fn(usize) -> u32) -> Run {
             let scales = settings.low_scales.clone();
-            let mut controller = Controller::new(settings);
+            let mut controller = Bench::new(settings);
             let mut noise = Noise(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let (mut drift, mut wander) = (0.0, 0.0);
             let mut refine = vec![0.0; frames + self.delay + 16];
@@ -1061,7 +931,7 @@ mod tests {
                     || run
                         .knobs
                         .last()
-                        .is_some_and(|last: &Knobs| last.low_scale_index != knobs.low_scale_index);
+                        .is_some_and(|last: &OperatingPoint| last.low_scale_index != knobs.low_scale_index);
                 let (slow, half) = (1.0 / FPS as f64, (2.0 / FPS as f64).sqrt());
                 drift += -slow * drift + half * self.drift * noise.gauss();
                 wander += -slow * wander + half * noise.gauss();
@@ -1402,7 +1272,7 @@ mod tests {
             for low_qp in [(20, 51), (3, 51), (30, 30), (51, 20), (0, 255)] {
                 for finest_high_qp in [0, 18, 28, 60] {
                     let settings = ControllerSettings {
-                        reference: Knobs {
+                        reference: OperatingPoint {
                             low_qp: reference.0,
                             high_qp: reference.1,
                             low_scale_index: 9,
@@ -1433,7 +1303,7 @@ mod tests {
     #[test]
     fn other_frame_rates_keep_and_use_the_target() {
         for fps in [5u64, 15, 25, 60] {
-            let mut controller = Controller::new(ControllerSettings::default());
+            let mut controller = Bench::new(ControllerSettings::default());
             controller.set_target(800);
             let mut noise = Noise(7);
             let mut bytes: Vec<usize> = vec![];
@@ -1462,7 +1332,7 @@ mod tests {
         let mut noise = Noise(3);
         for round in 0..50 {
             let mut random = |most: f64| (noise.uniform() * most) as usize;
-            let mut controller = Controller::new(ControllerSettings {
+            let mut controller = Bench::new(ControllerSettings {
                 frame_rate: [30.0, f64::NAN, 0.0, -1.0, 1e9][round % 5],
                 segment_frames: [15, 0, 1, u32::MAX][round % 4],
                 pole: [0.1, f64::NAN, 7.0][round % 3],
@@ -1491,57 +1361,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// A link that carries so much, and reports what a sender loses that uses all it is granted.
-    fn use_link(estimator: &mut LossEstimator, from_s: u64, seconds: u64, carries: f64) -> Vec<f64> {
-        (from_s * 4..(from_s + seconds) * 4)
-            .map(|report| {
-                let sent = f64::from(estimator.available_kbps());
-                let lost = (1.0 - carries / sent).max(0.0);
-                f64::from(estimator.on_report(report * 250_000_000, lost, 3.0, report as u32 * 40)) / carries
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_loss_estimate_finds_what_a_link_carries_and_follows_it() {
-        let mut estimator = LossEstimator::new(100, 3000, 3000);
-        let first = use_link(&mut estimator, 0, 20, 1000.0);
-        assert!(first[20..].iter().all(|used| (0.85..1.1).contains(used)), "{first:?}");
-        let fallen = use_link(&mut estimator, 20, 20, 400.0);
-        assert!(fallen[8..].iter().all(|used| (0.8..1.3).contains(used)), "{fallen:?}");
-        let risen = use_link(&mut estimator, 40, 20, 2000.0);
-        assert!(risen[50..].iter().all(|used| (0.85..1.1).contains(used)), "{risen:?}");
-    }
-
-    #[test]
-    fn the_loss_estimate_holds_for_noise_repeats_and_growing_queues() {
-        let mut estimator = LossEstimator::new(100, 2000, 900);
-        let report = |estimator: &mut LossEstimator, n: u32, loss, jitter| {
-            estimator.on_report(u64::from(n) * 250_000_000, loss, jitter, n.wrapping_add(u32::MAX - 5))
-        };
-        for n in 1..20 {
-            assert_eq!(report(&mut estimator, n, 0.02, 4.0), 900);
-        }
-        assert_eq!(report(&mut estimator, 19, 0.5, 4.0), 900, "a repeated report");
-        assert_eq!(report(&mut estimator, 12, 0.5, 4.0), 900, "a report that was overtaken");
-        assert_eq!(report(&mut estimator, 20, f64::NAN, 4.0), 900);
-        for n in 20..40 {
-            let kbps = report(&mut estimator, n, 0.0, 60.0);
-            assert!(n < 24 || kbps <= 1000, "{n}: {kbps}");
-        }
-        let before = estimator.available_kbps();
-        let first = report(&mut estimator, 40, 0.2, 60.0);
-        assert_eq!(first, (f64::from(before) * 0.8 * 0.95).round() as u32);
-        assert_eq!(
-            report(&mut estimator, 41, 0.2, 60.0),
-            first,
-            "that report tells of the rate before"
-        );
-        for n in 42..200 {
-            report(&mut estimator, n, 1.0, 60.0);
-        }
-        assert_eq!(estimator.available_kbps(), 100);
     }
 }

@@ -4,7 +4,7 @@
 
 use dds_protocol::feedback::Rect;
 
-use super::{Geometry, MACROBLOCK, MAX_QP, MIN_QP};
+use super::types::{Geometry, MACROBLOCK, MAX_QP, MIN_QP};
 
 /// No region lies here. The largest value, so that the minimum of two cells is the finer of them.
 const UNSET: i8 = i8::MAX;

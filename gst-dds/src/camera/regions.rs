@@ -5,7 +5,8 @@
 use dds_protocol::feedback::{FeedbackState, MAX_REGIONS, Quality, Region};
 
 use super::qpmap::{Added, Placement, QpMap};
-use super::{Settings, Stats};
+use super::stats::RegionStats;
+use super::types::CameraSettings;
 
 /// Quarter pixels per pixel: the unit of motion.
 const MOTION_UNIT: i64 = 4;
@@ -71,7 +72,14 @@ impl RegionStore {
     /// A rectangle is valid in the frame it was found in; its motion counts from there, so that the way of the feedback
     /// is made up for. Its time to live counts from when it was applied; the frame it is applied in always has it. A
     /// region with a frame offset acts in that one frame only.
-    pub(super) fn paint(&mut self, now: u64, frame: u64, settings: &Settings, map: &mut QpMap, stats: &mut Stats) {
+    pub(super) fn paint(
+        &mut self,
+        now: u64,
+        frame: u64,
+        settings: &CameraSettings,
+        map: &mut QpMap,
+        stats: &mut RegionStats,
+    ) {
         let age = now.saturating_sub(self.applied_at);
         let first = frame == self.applied_in;
         let elapsed = i64::try_from(frame.saturating_sub(self.found_in)).unwrap_or(i64::MAX);
@@ -144,7 +152,7 @@ fn placed(region: &Region, elapsed: i64, map: &QpMap) -> Placement {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Geometry;
+    use super::super::types::Geometry;
     use super::*;
     use dds_protocol::feedback::{Motion, Rect};
     use dds_protocol::serial::Serial16;
@@ -154,7 +162,7 @@ mod tests {
     struct Bench {
         store: RegionStore,
         map: QpMap,
-        stats: Stats,
+        stats: RegionStats,
     }
 
     impl Bench {
@@ -174,14 +182,14 @@ mod tests {
             Self {
                 store,
                 map: QpMap::new(Geometry { width: 320, height: 64 }),
-                stats: Stats::default(),
+                stats: RegionStats::default(),
             }
         }
 
         /// Columns of the first row that are refined.
         fn columns(&mut self, now_ms: u64, frame: u64) -> Vec<usize> {
             self.map.begin(36, 1.0);
-            let settings = Settings::default();
+            let settings = CameraSettings::default();
             self.store
                 .paint(now_ms * MS, frame, &settings, &mut self.map, &mut self.stats);
             let row = self

@@ -3,9 +3,9 @@
 //! Feedback of two passes: every complete generation asks for the refinement of frames that were captured before.
 //!
 //! ```text
-//! captured(now, frame, settings)     a frame is about to be coded in the first pass
-//! push_feedback(source, packet)      -> requests, oldest frame first; each is answered by accept or refuse
-//! take_refused()                     what the first pass names in its next access unit
+//! captured(frame, settings)     a frame is about to be coded in the first pass
+//! requests(state)               -> requests, oldest frame first; each is answered by accept or refuse
+//! take_refused()                what the first pass names in its next access unit
 //! ```
 //!
 //! Unlike in one pass, a region belongs to one frame: the one its feedback derives from plus its frame offset. Motion
@@ -16,9 +16,9 @@ use std::collections::VecDeque;
 use dds_protocol::extension::MAX_REFUSED;
 use dds_protocol::feedback::{FeedbackState, MAX_REGIONS, Quality, Rect, Region};
 
-use super::gate::{Gate, Outcome, Pending, Source};
-use super::qpmap::Added;
-use super::{DISORDER_NS, Geometry, MAX_QP, QpMap, Settings, Stats};
+use super::qpmap::{Added, QpMap};
+use super::stats::RegionStats;
+use super::types::{CameraSettings, Geometry, MAX_QP};
 
 /// Access units of the first pass that name a refused frame, so that a loss does no harm.
 const REPEATS: u8 = 3;
@@ -80,15 +80,13 @@ pub struct RefineCounts {
 /// The camera's side of the requests of one stream.
 #[derive(Clone, Debug)]
 pub struct Requests {
-    gate: Gate,
-    stats: Stats,
-    settings: Settings,
+    stats: RegionStats,
+    settings: CameraSettings,
     map: QpMap,
     /// Size of the captured picture.
     full: Geometry,
     /// Size of the picture of the first pass, in whose pixels regions come.
     coded: Geometry,
-    now: u64,
     newest: Option<u64>,
     accepted: VecDeque<u64>,
     refused: VecDeque<(u64, u8)>,
@@ -96,16 +94,14 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Requests for the stream `stream_id`, whose pictures are captured in one size and coded in another.
-    pub fn new(stream_id: u32, full: Geometry, coded: Geometry, settings: Settings) -> Self {
+    /// Requests for pictures that are captured in one size and coded in another.
+    pub fn new(full: Geometry, coded: Geometry, settings: CameraSettings) -> Self {
         Self {
-            gate: Gate::new(stream_id),
-            stats: Stats::default(),
+            stats: RegionStats::default(),
             settings: settings.clamped(),
             map: QpMap::new(full),
             full,
             coded,
-            now: 0,
             newest: None,
             accepted: VecDeque::with_capacity(REMEMBERED),
             refused: VecDeque::new(),
@@ -113,46 +109,23 @@ impl Requests {
         }
     }
 
-    /// Begins a new stream: feedback for the one before becomes foreign. Counts and the order of frames go on.
-    pub fn restart(&mut self, stream_id: u32, full: Geometry, coded: Geometry) {
-        self.gate.restart(stream_id);
+    /// Begins a new stream. Counts and the order of frames go on.
+    pub fn restart(&mut self, full: Geometry, coded: Geometry) {
         self.map = QpMap::new(full);
         (self.full, self.coded) = (full, coded);
         self.newest = None;
         self.refused.clear();
     }
 
-    /// Says that the frame of this number is about to be coded at the running time `now`, with these settings.
-    pub fn captured(&mut self, now: u64, frame: u64, settings: Settings) {
-        let back = self.now.saturating_sub(now);
-        if back > DISORDER_NS {
-            self.gate.shift_back(back);
-            self.now = now;
-        }
-        self.now = self.now.max(now);
+    /// Says that the frame of this number is about to be coded with these settings.
+    pub fn captured(&mut self, frame: u64, settings: CameraSettings) {
         self.newest = Some(frame);
         self.settings = settings.clamped();
     }
 
-    /// Takes one bare feedback packet. What it asks for comes back in order of frames; each request has to be answered
-    /// by [`Self::accept`] or [`Self::refuse`] before the next packet.
-    pub fn push_feedback(&mut self, source: Source, packet: &[u8]) -> (Outcome, Vec<Request>) {
-        self.stats.arrived(source);
-        let outcome = self
-            .gate
-            .push(self.now, (source, packet), self.newest, &self.settings, &mut self.stats);
-        let requests = match self.gate.take_pending(source) {
-            Some(Pending { state, news: true }) => self.requests(&state),
-            // Another way has asked for the same.
-            _ => Vec::new(),
-        };
-        (outcome, requests)
-    }
-
-    fn requests(&mut self, state: &FeedbackState) -> Vec<Request> {
-        self.stats.generations_applied += 1;
-        self.stats.generation_last = u64::from(state.generation.0);
-        self.stats.generations_empty += u64::from(state.regions.is_empty());
+    /// What a state asks for, in order of frames. Each request has to be answered by [`Self::accept`] or [`Self::refuse`]
+    /// before the next state.
+    pub fn requests(&mut self, state: &FeedbackState) -> Vec<Request> {
         let mut frames: Vec<u64> = state.regions.iter().map(|region| frame_of(state, region)).collect();
         frames.sort_unstable();
         frames.dedup();
@@ -258,13 +231,8 @@ impl Requests {
         frames
     }
 
-    /// When the last complete generation came, in nanoseconds of running time.
-    pub fn heard(&self) -> Option<u64> {
-        self.gate.last_complete()
-    }
-
-    /// Counts of packets, generations and regions; the rest of the structure stays 0.
-    pub fn stats(&self) -> &Stats {
+    /// What came of the regions asked for.
+    pub fn stats(&self) -> &RegionStats {
         &self.stats
     }
 
@@ -320,6 +288,7 @@ fn aligned(rect: &Rect, geometry: Geometry) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::receiver::{Delivery, FeedbackReceiver, Liveness, Outcome, Reading, Source, Ways};
     use super::*;
     use dds_protocol::feedback::encode;
     use dds_protocol::serial::Serial16;
@@ -351,12 +320,59 @@ mod tests {
         .remove(0)
     }
 
-    fn requests(coded: Geometry) -> Requests {
-        let settings = Settings {
+    /// Requests behind a receiver that reads at once.
+    struct Bench {
+        receiver: FeedbackReceiver,
+        requests: Requests,
+    }
+
+    impl Bench {
+        fn new(full: Geometry, coded: Geometry, settings: CameraSettings) -> Self {
+            let mut receiver = FeedbackReceiver::new(Ways::default(), Reading::AtOnce);
+            receiver.restart(STREAM);
+            Self {
+                receiver,
+                requests: Requests::new(full, coded, settings),
+            }
+        }
+
+        fn captured(&mut self, now: u64, frame: u64, settings: CameraSettings) {
+            self.receiver.set_settings(settings);
+            self.receiver.begin_frame(now, frame);
+            self.requests.captured(frame, settings);
+        }
+
+        fn push_feedback(&mut self, source: Source, packet: &[u8]) -> (Outcome, Vec<Request>) {
+            let outcome = match self.receiver.deliver(source, packet) {
+                Delivery::Read(outcome) => outcome,
+                _ => Outcome::Foreign,
+            };
+            let state = self.receiver.take(source).filter(|state| state.news);
+            let asked = state.map(|state| self.requests.requests(&state.feedback));
+            (outcome, asked.unwrap_or_default())
+        }
+    }
+
+    impl std::ops::Deref for Bench {
+        type Target = Requests;
+
+        fn deref(&self) -> &Requests {
+            &self.requests
+        }
+    }
+
+    impl std::ops::DerefMut for Bench {
+        fn deref_mut(&mut self) -> &mut Requests {
+            &mut self.requests
+        }
+    }
+
+    fn requests(coded: Geometry) -> Bench {
+        let settings = CameraSettings {
             max_region_area: 1.0,
-            ..Settings::default()
+            ..CameraSettings::default()
         };
-        let mut requests = Requests::new(STREAM, FULL, coded, settings);
+        let mut requests = Bench::new(FULL, coded, settings);
         requests.captured(0, 100, settings);
         requests
     }
@@ -382,7 +398,7 @@ mod tests {
         }
         let (outcome, asked) = requests.push_feedback(Source::Rtcp, &packet(30_001, 97, &[region(0, 0, 16, 16, 0)]));
         assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
-        assert_eq!((asked.len(), requests.stats().packets_complete), (1, 8));
+        assert_eq!((asked.len(), requests.receiver.stats().packets_complete), (1, 8));
     }
 
     #[test]
@@ -401,7 +417,7 @@ mod tests {
         // On the wire's grid of 8 pixels 17..33 is 16..40.
         assert_eq!(second[1].regions, [(rect(16, 0, 32, 16), 26), (rect(0, 0, 16, 16), 26)]);
         assert_eq!(second[1].outside_qp, 50);
-        assert_eq!(requests.heard(), Some(0));
+        assert_eq!(requests.receiver.begin_frame(0, 101).liveness, Liveness::Up);
     }
 
     #[test]
@@ -448,7 +464,7 @@ mod tests {
     #[test]
     fn frames_rise_and_one_asked_for_twice_is_refined_once() {
         let mut requests = requests(FULL);
-        let ask = |requests: &mut Requests, generation, frame| {
+        let ask = |requests: &mut Bench, generation, frame| {
             let region = region(0, 0, 16, 16, 0);
             requests
                 .push_feedback(Source::Pad, &packet(generation, frame, &[region]))
@@ -466,9 +482,9 @@ mod tests {
     #[test]
     fn the_area_is_capped_and_a_list_of_nothing_is_refused() {
         let mut requests = requests(FULL);
-        let settings = Settings {
+        let settings = CameraSettings {
             max_region_area: 0.1,
-            ..Settings::default()
+            ..CameraSettings::default()
         };
         requests.captured(1, 101, settings);
         // 300 macroblocks in all.
@@ -497,8 +513,8 @@ mod tests {
             let full = Geometry { width: full.0, height: full.1 };
             let side = |v: u32| ((f64::from(v) * scale) as u32).max(1);
             let coded = Geometry { width: side(full.width), height: side(full.height) };
-            let settings = Settings { max_region_area: 1.0, ..Settings::default() };
-            let mut requests = Requests::new(STREAM, full, coded, settings);
+            let settings = CameraSettings { max_region_area: 1.0, ..CameraSettings::default() };
+            let mut requests = Bench::new(full, coded, settings);
             requests.captured(0, 100, settings);
             let regions: Vec<Region> = wanted.iter().map(|&(x, y, w, h)| region(x, y, w, h, 0)).collect();
             let (_, got) = requests.push_feedback(Source::Event, &packet(1, 7, &regions));

@@ -2,7 +2,7 @@
 
 //! Counts of everything that can silently not happen.
 
-use super::Source;
+use super::receiver::Source;
 
 /// Delays kept for percentiles.
 const RECENT: usize = 512;
@@ -74,34 +74,16 @@ impl DelayStats {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
-        /// Counts since the camera was made. None ever falls.
+    ($(#[$struct_doc:meta])* $struct:ident { $($(#[$doc:meta])* $name:ident = $key:literal,)* } $($rest:tt)*) => {
+        $(#[$struct_doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Default)]
-        pub struct Stats {
+        pub struct $struct {
             $($(#[$doc])* pub $name: u64,)*
-            /// Feedback delay.
-            pub delay: DelayStats,
+            $($rest)*
         }
 
-        impl Stats {
-            /// A packet came in.
-            pub fn arrived(&mut self, source: Source) {
-                self.packets += 1;
-                *match source {
-                    Source::Pad => &mut self.packets_pad,
-                    Source::Rtcp | Source::Srtcp => &mut self.packets_rtcp,
-                    Source::Event => &mut self.packets_event,
-                    Source::Uri => &mut self.packets_uri,
-                } += 1;
-            }
-
-            /// Both counts together; delays stay those of `self`.
-            pub fn with(mut self, other: &Self) -> Self {
-                $(self.$name += other.$name;)*
-                self
-            }
-
-            /// Every count with its kebab-case name, for a `GstStructure`. The delay has its own accessors.
+        impl $struct {
+        /// Every count with its kebab-case name, for a `GstStructure`.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$(($key, self.$name),)*].into_iter()
             }
@@ -110,118 +92,154 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Frames planned.
-    frames = "frames",
-    /// Of those, first frames of a stream.
-    frames_first = "frames-first",
-    /// Of those, in fallback.
-    frames_fallback = "frames-fallback",
-    /// Of those, steered by feedback.
-    frames_steered = "frames-steered",
-    /// Of those, with steering switched off.
-    frames_unsteered = "frames-unsteered",
-    /// Of those, with at least one macroblock off the base quantizer.
-    frames_with_regions = "frames-with-regions",
-    /// Frames coded as IDR pictures.
-    frames_idr = "frames-idr",
-    /// Frames coded.
-    frames_coded = "frames-coded",
-    /// Bytes coded.
-    bytes = "bytes",
-    /// Most bytes within any one second.
-    peak_second_bytes = "peak-second-bytes",
-    /// Most bytes that regions of feedback have added within any one second, where that is bounded: estimated.
-    feedback_peak_second_bytes = "feedback-peak-second-bytes",
+    /// Counts of frames since the camera was made. None ever falls.
+    Stats {
+        /// Frames planned.
+        frames = "frames",
+        /// Of those, first frames of a stream.
+        frames_first = "frames-first",
+        /// Of those, in fallback.
+        frames_fallback = "frames-fallback",
+        /// Of those, steered by feedback.
+        frames_steered = "frames-steered",
+        /// Of those, with steering switched off.
+        frames_unsteered = "frames-unsteered",
+        /// Of those, with at least one macroblock off the base quantizer.
+        frames_with_regions = "frames-with-regions",
+        /// Frames not coded because they were late (`qos`).
+        frames_late = "frames-late",
+        /// Frames coded as IDR pictures.
+        frames_idr = "frames-idr",
+        /// Frames coded.
+        frames_coded = "frames-coded",
+        /// Bytes coded.
+        bytes = "bytes",
+        /// Most bytes within any one second.
+        peak_second_bytes = "peak-second-bytes",
+        /// Most bytes that regions of feedback have added within any one second, where that is bounded: estimated.
+        feedback_peak_second_bytes = "feedback-peak-second-bytes",
+        /// Reports of receivers.
+        receiver_reports = "receiver-reports",
+        /// Generations applied whose frame is too long ago for the delay to be known.
+        delay_unknown = "feedback-delay-unknown",
+        /// Input regions (metas) requested.
+        roi_requested = "roi-requested",
+        /// Input regions refused because steering is switched off.
+        roi_refused = "roi-refused",
+        /// Input regions used.
+        roi_applied = "roi-applied",
+        /// Input regions that reached over the edge.
+        roi_clipped = "roi-clipped",
+        /// Input regions outside the picture or empty.
+        roi_outside = "roi-outside",
+        /// Input regions left out because the area was used up.
+        roi_over_area = "roi-over-area",
+        /// Frames whose regions of feedback were made coarser, or given up, because of what feedback may add.
+        feedback_trimmed_frames = "feedback-trimmed-frames",
+        /// Frames whose regions were made coarser to keep the rate cap.
+        cap_trimmed_frames = "cap-trimmed-frames",
+        /// Frames whose regions were given up altogether to keep the rate cap.
+        cap_flattened_frames = "cap-flattened-frames",
+        /// Frames whose base quantizer was raised to keep the rate cap.
+        cap_raised_frames = "cap-raised-frames",
+        /// Seconds-long windows found over the cap, counted per frame.
+        cap_exceeded_frames = "cap-exceeded-frames",
+    }
+    /// Feedback delay, which [`Self::counters`] leaves out.
+    pub delay: DelayStats,
+}
 
-    /// Feedback packets that came in, by any way.
-    packets = "feedback-packets",
-    /// Of those, through the `feedback` pad.
-    packets_pad = "feedback-packets-pad",
-    /// Of those, through RTCP, encrypted or not.
-    packets_rtcp = "feedback-packets-rtcp",
-    /// Of those, through an upstream event.
-    packets_event = "feedback-packets-event",
-    /// Of those, through the channel of `feedback-uri`.
-    packets_uri = "feedback-packets-uri",
-    /// Packets that completed a generation.
-    packets_complete = "feedback-complete",
-    /// Packets kept as parts of an incomplete generation.
-    packets_partial = "feedback-partial",
-    /// Packets of a generation that is not newer.
-    packets_stale = "feedback-stale",
-    /// Packets seen before, by the same way or by another.
-    packets_duplicate = "feedback-duplicate",
-    /// Packets for another stream.
-    packets_foreign = "feedback-foreign",
-    /// Unreadable packets.
-    packets_malformed = "feedback-malformed",
-    /// Of those, packets of an unknown version.
-    packets_unknown_version = "feedback-unknown-version",
-    /// Packets not looked at because too many came.
-    packets_rate_limited = "feedback-rate-limited",
-    /// Packets not looked at because their way is not among `feedback-ways`.
-    packets_way_closed = "feedback-way-closed",
-    /// Packets refused because steering is switched off.
-    packets_refused = "feedback-refused",
-    /// Packets with a later extension, which was skipped.
-    packets_extended = "feedback-extended",
-    /// Generations given up because a newer one began before all parts were there.
-    generations_incomplete = "generations-incomplete",
-    /// Complete generations refused because they derive from a frame that is not coded yet.
-    generations_future = "generations-future",
-    /// Complete generations replaced by a newer one before a frame could use them.
-    generations_superseded = "generations-superseded",
-    /// Complete generations that waited so long for a frame that they had timed out.
-    generations_outdated = "generations-outdated",
-    /// Generations applied.
-    generations_applied = "generations-applied",
-    /// Number of the generation applied last; a name, not a count.
-    generation_last = "generation-last",
-    /// Of those, empty ones: everything at background quality.
-    generations_empty = "generations-empty",
-    /// Of those, ones whose frame is too long ago for the delay to be known.
-    delay_unknown = "feedback-delay-unknown",
+counters! {
+    /// Counts of what came of regions of feedback, of those of one pass or of those of requests in two.
+    RegionStats {
+        /// Regions taken into use, each once.
+        regions_applied = "regions-applied",
+        /// Regions whose time to live ended, or whose only frame had passed.
+        regions_expired = "regions-expired",
+        /// Regions that reached over the edge of the picture, each once.
+        regions_clipped = "regions-clipped",
+        /// Regions that lay or moved outside the picture altogether, each once.
+        regions_outside = "regions-outside",
+        /// Regions left out because the area was used up, per frame.
+        regions_over_area = "regions-over-area",
+    }
+}
 
-    /// Times a silent server was noticed.
-    feedback_lost = "feedback-lost",
-    /// Times feedback came back.
-    feedback_recovered = "feedback-recovered",
-    /// Times the generation numbering was taken up anew after silence, for a restarted server.
-    resyncs = "feedback-resyncs",
+counters! {
+    /// Counts of feedback packets, of the generations in them, and of silence.
+    FeedbackStats {
+        /// Feedback packets that came in, by any way.
+        packets = "feedback-packets",
+        /// Of those, through the `feedback` pad.
+        packets_pad = "feedback-packets-pad",
+        /// Of those, through RTCP, encrypted or not.
+        packets_rtcp = "feedback-packets-rtcp",
+        /// Of those, through an upstream event.
+        packets_event = "feedback-packets-event",
+        /// Of those, through the channel of `feedback-uri`.
+        packets_uri = "feedback-packets-uri",
+        /// Packets that completed a generation.
+        packets_complete = "feedback-complete",
+        /// Packets kept as parts of an incomplete generation.
+        packets_partial = "feedback-partial",
+        /// Packets of a generation that is not newer.
+        packets_stale = "feedback-stale",
+        /// Packets seen before, by the same way or by another.
+        packets_duplicate = "feedback-duplicate",
+        /// Packets for another stream.
+        packets_foreign = "feedback-foreign",
+        /// Unreadable packets.
+        packets_malformed = "feedback-malformed",
+        /// Of those, packets of an unknown version.
+        packets_unknown_version = "feedback-unknown-version",
+        /// Packets not looked at because too many came.
+        packets_rate_limited = "feedback-rate-limited",
+        /// Packets not looked at because their way is not among `feedback-ways`.
+        packets_way_closed = "feedback-way-closed",
+        /// Packets refused because steering is switched off.
+        packets_refused = "feedback-refused",
+        /// Packets with a later extension, which was skipped.
+        packets_extended = "feedback-extended",
+        /// Generations given up because a newer one began before all parts were there.
+        generations_incomplete = "generations-incomplete",
+        /// Complete generations refused because they derive from a frame that is not coded yet.
+        generations_future = "generations-future",
+        /// Complete generations replaced by a newer one before a frame could use them.
+        generations_superseded = "generations-superseded",
+        /// Complete generations that waited so long for a frame that they had timed out.
+        generations_outdated = "generations-outdated",
+        /// Generations applied.
+        generations_applied = "generations-applied",
+        /// Number of the generation applied last; a name, not a count.
+        generation_last = "generation-last",
+        /// Of those, empty ones: everything at background quality.
+        generations_empty = "generations-empty",
+        /// Times a silent server was noticed.
+        feedback_lost = "feedback-lost",
+        /// Times feedback came back.
+        feedback_recovered = "feedback-recovered",
+        /// Times the generation numbering was taken up anew after silence, for a restarted server.
+        resyncs = "feedback-resyncs",
+        /// Regions in complete generations.
+        regions_requested = "regions-requested",
+        /// Packets dropped because too many of their way waited for a frame.
+        waiting_dropped = "feedback-inbox-full",
+        /// Datagrams on the `feedback` pad that look like RTCP and are not readable.
+        rtcp_malformed = "rtcp-malformed",
+        /// RTCP datagrams on the `feedback` pad without a feedback packet.
+        rtcp_without_feedback = "rtcp-without-feedback",
+    }
+}
 
-    /// Regions in complete generations.
-    regions_requested = "regions-requested",
-    /// Regions taken into use, each once.
-    regions_applied = "regions-applied",
-    /// Regions whose time to live ended, or whose only frame had passed.
-    regions_expired = "regions-expired",
-    /// Regions that reached over the edge of the picture, each once.
-    regions_clipped = "regions-clipped",
-    /// Regions that lay or moved outside the picture altogether, each once.
-    regions_outside = "regions-outside",
-    /// Regions left out because the area was used up, per frame.
-    regions_over_area = "regions-over-area",
-    /// Input regions (metas) requested.
-    roi_requested = "roi-requested",
-    /// Input regions refused because steering is switched off.
-    roi_refused = "roi-refused",
-    /// Input regions used.
-    roi_applied = "roi-applied",
-    /// Input regions that reached over the edge.
-    roi_clipped = "roi-clipped",
-    /// Input regions outside the picture or empty.
-    roi_outside = "roi-outside",
-    /// Input regions left out because the area was used up.
-    roi_over_area = "roi-over-area",
-
-    /// Frames whose regions of feedback were made coarser, or given up, because of what feedback may add.
-    feedback_trimmed_frames = "feedback-trimmed-frames",
-    /// Frames whose regions were made coarser to keep the rate cap.
-    cap_trimmed_frames = "cap-trimmed-frames",
-    /// Frames whose regions were given up altogether to keep the rate cap.
-    cap_flattened_frames = "cap-flattened-frames",
-    /// Frames whose base quantizer was raised to keep the rate cap.
-    cap_raised_frames = "cap-raised-frames",
-    /// Seconds-long windows found over the cap, counted per frame.
-    cap_exceeded_frames = "cap-exceeded-frames",
+impl FeedbackStats {
+    /// A packet came in.
+    pub(super) fn arrived(&mut self, source: Source) {
+        self.packets += 1;
+        *match source {
+            Source::Pad => &mut self.packets_pad,
+            Source::Rtcp | Source::Srtcp => &mut self.packets_rtcp,
+            Source::Event => &mut self.packets_event,
+            Source::Uri => &mut self.packets_uri,
+        } += 1;
+    }
 }

@@ -16,49 +16,46 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
 use crate::camera::timeline::Timeline;
-use crate::camera::{self, Camera, Controller, ControllerSettings, Geometry, KeyFrameRequests, Knobs, Pace, Source};
+use crate::camera::{FeedbackReceiver, KeyFrameRequests, Pace, Reading, Source, Ways};
 use crate::cuda;
-use crate::encoder::{Backend, Codec, Config, OpenError, PixelFormat, RateControl, RegionEncoder};
-use crate::vbv::Vbv;
+use crate::encoder::{Backend, Codec, OpenError, PixelFormat};
 
-use super::feedback::{Inbox, Rtp};
+use super::capture::capture_time;
+use super::feedback::{self, Entrance, Rtp};
 use super::keyframes;
 use super::log::{CAT, library_log};
-use super::negotiate::{self, Choice};
-use super::open::{self, Chosen};
+use super::negotiate;
+use super::open;
 use super::properties;
-use super::refine::{self, FirstPass, Refine};
-use super::settings::Settings;
-use super::state::{FrameInput, InputState, State, capture_time, rates};
-use super::stats::{self, ElementStats, RefineStats};
+use super::refine::{self, Refine};
+use super::settings::{Live, Settings};
+use super::setup::{self, Setup};
+use super::state::{Coded, FrameInput, InputState, Outcome, State};
+use super::stats::{self, ElementStats, Parts};
 
-/// Whether pictures come in the memory of a GPU.
-fn is_on_gpu(input: &InputState) -> bool {
-    input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps))
-}
-
-/// Instance data. Locks are held one at a time, except that `inbox`, `key_frames` and those of `refine` may be taken while
-/// `state` is held. None is held
-/// while pushing, posting or calling the parent.
+/// Instance data. Locks are held one at a time, but for these, which may be taken while those before them are held: `state`,
+/// `feedback`, and the one of `refine`; `state`, then `key_frames`. None is held while pushing, posting or calling the
+/// parent.
 #[derive(Default)]
 pub struct DdsEncode {
-    pub(super) settings: Mutex<Settings>,
-    pub(super) state: Mutex<Option<State>>,
-    pub(super) inbox: Arc<Mutex<Inbox>>,
-    pub(super) rtp: Mutex<Rtp>,
+    settings: Mutex<Settings>,
+    state: Mutex<Option<State>>,
+    /// Whoever brings feedback waits for it to be read at most, never for the encoder.
+    feedback: Arc<Mutex<FeedbackReceiver>>,
+    rtp: Mutex<Rtp>,
     /// Key frames that the network asks for.
-    pub(super) key_frames: Mutex<KeyFrameRequests<gst::Event>>,
+    key_frames: Mutex<KeyFrameRequests<gst::Event>>,
     /// Where `feedback-uri` asks for it.
-    pub(super) channel: Mutex<Option<CameraEnd>>,
-    pub(super) refine: Arc<Refine>,
+    channel: Mutex<Option<CameraEnd>>,
+    refine: Arc<Refine>,
     /// Times that pictures go out with.
     times: Mutex<Timeline>,
     /// What the application was warned of in this run.
     warned: Mutex<BTreeSet<&'static str>>,
     /// What neighbours with pictures on a GPU share with us.
-    pub(super) cuda: cuda::Slot,
+    cuda: cuda::Slot,
     /// Counts of the last run, for `stats` after the end.
-    pub(super) last_stats: Mutex<Option<gst::Structure>>,
+    last_stats: Mutex<Option<gst::Structure>>,
 }
 
 /// Around properties, which the bindings leave to abort.
@@ -79,7 +76,11 @@ impl ObjectImpl for DdsEncode {
         self.parent_constructed();
         gst_dds_link::refusal::tell_refusals(self.obj().sink_pad());
         gst_dds_link::refusal::require_caps(self.obj().sink_pad());
-        self.watch_key_frames();
+        keyframes::watch(self.obj().sink_pad(), |element, pts| {
+            if let Some(element) = element.downcast_ref::<super::DdsEncode>() {
+                element.imp().grant_key_frame(pts);
+            }
+        });
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
@@ -179,7 +180,7 @@ impl ElementImpl for DdsEncode {
             );
             return None;
         }
-        let pad = self.feedback_pad(template);
+        let pad = self.entrance().pad(template);
         self.obj().add_pad(&pad).ok()?;
         Some(pad)
     }
@@ -221,12 +222,20 @@ impl VideoEncoderImpl for DdsEncode {
                 })
                 .map(drop)
             });
+        let ways = Ways {
+            closed: Source::ALL.map(|source| !settings.takes(source)),
+            automatic: settings.chooses_ways(),
+        };
+        let reading = if two_pass { Reading::AtOnce } else { Reading::WithFrames };
         *self.last_stats.lock().unwrap() = None;
         *self.times.lock().unwrap() = Timeline::default();
         self.warned.lock().unwrap().clear();
-        *self.inbox.lock().unwrap() = Inbox::new(&settings);
+        *self.feedback.lock().unwrap() = FeedbackReceiver::new(ways, reading);
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
-        self.open_channel(&settings.channel())?;
+        // Its port must be free before it is taken again.
+        self.close_channel();
+        let channel = self.entrance().open_channel(&settings.channel())?;
+        *self.channel.lock().unwrap() = channel;
         self.tell_conflicts();
         Ok(())
     }
@@ -236,7 +245,7 @@ impl VideoEncoderImpl for DdsEncode {
         *self.last_stats.lock().unwrap() = Some(stats);
         self.close_channel();
         *self.state.lock().unwrap() = None;
-        *self.inbox.lock().unwrap() = Inbox::default();
+        *self.feedback.lock().unwrap() = FeedbackReceiver::default();
         *self.key_frames.lock().unwrap() = KeyFrameRequests::default();
         self.refine.stop();
         // Taken out first: disconnecting waits for a delivery in progress.
@@ -308,11 +317,10 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn flush(&self) -> bool {
-        self.inbox.lock().unwrap().clear();
+        self.feedback.lock().unwrap().flush();
         if let Some(state) = self.state.lock().unwrap().as_mut() {
-            state.camera.flush();
             // What the decoder had may be gone with the flush.
-            state.force_idr = true;
+            state.planner.force_key_frame();
         }
         true
     }
@@ -347,7 +355,7 @@ impl VideoEncoderImpl for DdsEncode {
     fn src_event(&self, event: gst::Event) -> bool {
         match gst_dds_link::event::take(&event) {
             Some(packet) => {
-                self.deliver(Source::Event, &packet);
+                self.entrance().deliver(Source::Event, &packet);
                 true
             }
             None if keyframes::is_from_network(&event) => {
@@ -360,42 +368,46 @@ impl VideoEncoderImpl for DdsEncode {
 }
 
 impl DdsEncode {
+    /// Where feedback comes in.
+    fn entrance(&self) -> Entrance {
+        Entrance::new(&self.feedback, &self.refine, self.obj().upcast_ref())
+    }
+
+    fn close_channel(&self) {
+        // Taken out first: its threads are waited for.
+        let channel = self.channel.lock().unwrap().take();
+        drop(channel);
+    }
+
     fn stats(&self) -> gst::Structure {
         let counters = self.channel.lock().unwrap().as_ref().map(CameraEnd::counters);
         let channel = counters.map_or_else(Counts::default, |counters| counters.counts());
+        let key_frames = self.key_frames.lock().unwrap().counts();
+        let (refine, asked) = self.refine.stats();
+        let feedback = self.feedback.lock().unwrap().stats().clone();
+        let last = self.last_stats.lock().unwrap().clone();
         let state = self.state.lock().unwrap();
-        let Some(state) = state.as_ref() else {
-            let last = self.last_stats.lock().unwrap().clone();
-            return last.unwrap_or_else(|| {
-                stats::structure(
-                    &ElementStats {
-                        channel,
-                        ..ElementStats::default()
-                    },
-                    &camera::Stats::default(),
-                    &RefineStats::default(),
-                    None,
-                    None,
-                )
-            });
+        let state = state.as_ref();
+        if let (None, Some(last)) = (state, last) {
+            return last;
+        }
+        let element = ElementStats {
+            channel,
+            key_frames,
+            ..state.map_or_else(ElementStats::default, |state| state.stats)
         };
-        let mut element = state.stats;
-        element.channel = channel;
-        element.key_frames = self.key_frames.lock().unwrap().counts();
-        let turned_away = {
-            let inbox = self.inbox.lock().unwrap();
-            element.inbox_full = inbox.dropped;
-            inbox.counts.clone()
-        };
-        let stream = (state.stream_id, state.next_frame, state.next_access_unit);
-        let (refine, feedback) = self.refine.stats();
-        stats::structure(
-            &element,
-            &state.camera.stats().clone().with(&feedback).with(&turned_away),
-            &refine,
-            Some(stream),
-            Some(&state.chosen),
-        )
+        stats::structure(&Parts {
+            element: &element,
+            planner: state.map(|state| &state.planner),
+            feedback: &feedback,
+            refine: &refine,
+            asked: self.refine.is_on().then_some(&asked),
+            stream: state.map(|state| {
+                let stream = &state.stream;
+                (stream.stream_id, state.next_frame, stream.next_access_unit)
+            }),
+            chosen: state.map(|state| &state.stream.chosen),
+        })
     }
 
     /// Opens an encoder for the video and negotiates its output. On new caps everything that is not of the encoder
@@ -408,198 +420,48 @@ impl DdsEncode {
             .lock()
             .unwrap()
             .as_ref()
-            .map_or(0, |state| state.wanted_scale);
-        let info = input.info().clone();
-        let format = negotiate::pixel_format(info.format())
-            .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", info.format()))?;
+            .map_or(0, |state| state.planner.scale());
+        let format = negotiate::pixel_format(input.info().format())
+            .ok_or_else(|| gst::loggable_error!(CAT, "No encoder takes {:?}", input.info().format()))?;
         let allowed = obj.src_pad().allowed_caps();
-        let read_there = is_on_gpu(input) && settings.two_pass().is_none();
+        let read_there = setup::is_on_gpu(input) && settings.two_pass().is_none();
         let context = read_there.then(|| self.context()).flatten();
-        let opened = settings.check().and_then(|()| {
-            let coders = self.coders(&settings, allowed.as_ref())?;
-            open::first(&coders, |backend, codec| {
-                let choice = negotiate::choose(allowed.as_ref(), codec, format, settings.byte_stream())?;
-                let mut config = negotiate::config(&settings, &info, format, &choice);
-                (config.width, config.height) = negotiate::coded_size(&settings, &info)?;
-                config.max_frame_rate = input.caps_owned().and_then(|caps| negotiate::max_frame_rate(&caps));
-                config.gpu = context.as_ref().map(cuda::Context::gpu);
-                let encoder = backend.open(&config, library_log(&*obj))?;
-                Ok((choice, config, encoder))
-            })
-        });
-        let opened = opened.map_err(|error| {
+        let opened = settings
+            .check()
+            .and_then(|()| self.coders(&settings, allowed.as_ref()))
+            .and_then(|coders| {
+                Setup::open(&coders, (settings, allowed.as_ref()), (input, format), context, &|| {
+                    library_log(&*obj)
+                })
+            });
+        let setup = opened.map_err(|error| {
             gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
             gst::loggable_error!(CAT, "{error}")
         })?;
-        let (choice, config, encoder) = opened.value;
-        let chosen = Chosen {
-            coder: opened.coder,
-            refused: opened.refused,
-        };
-
-        if let Some(text) = negotiate::rarely_decoded(&choice, format) {
-            self.warn_once("format", text);
+        for (what, text) in setup.warnings() {
+            self.warn_once(what, &text);
         }
-        let caps = negotiate::output_caps(&choice, format, &encoder.parameter_sets());
-        let mut tags = gst::TagList::new();
+        self.tell_encoder(&setup);
+        let (tags, caps, size) = (setup.tags(), setup.caps(), (setup.config.width, setup.config.height));
         {
-            let tags = tags.make_mut();
-            tags.add::<gst::tags::Encoder>(&encoder.name(), gst::TagMergeMode::Replace);
-            let codec = match encoder.codec() {
-                Codec::H264 => "H.264",
-                Codec::H265 => "H.265",
-            };
-            tags.add::<gst::tags::VideoCodec>(&codec, gst::TagMergeMode::Replace);
-            if let Some(version) = encoder.version() {
-                tags.add::<gst::tags::EncoderVersion>(&version, gst::TagMergeMode::Replace);
-            }
-            if let RateControl::Bitrate { kbps } = config.rate {
-                tags.add::<gst::tags::NominalBitrate>(&kbps.saturating_mul(1000), gst::TagMergeMode::Replace);
-            }
-            if config.nominal_kbps > 0 {
-                let bits = config.nominal_kbps.saturating_mul(1000);
-                tags.add::<gst::tags::MaximumBitrate>(&bits, gst::TagMergeMode::Replace);
-            }
+            let mut slot = self.state.lock().unwrap();
+            let before = slot.take();
+            let state = setup.state(before, &self.refine);
+            self.feedback.lock().unwrap().restart(state.stream.stream_id);
+            *slot = Some(state);
         }
-        if let Some(bytes) = settings.two_pass().map(|two_pass| two_pass.ring.bytes)
-            && (1..info.size() as u64).contains(&bytes)
-        {
-            let text = format!(
-                "ring-bytes={bytes}: not one picture of {} bytes fits, so there is no second pass. Set it higher",
-                info.size()
-            );
-            self.warn_once("ring-bytes, size", &text);
-        }
-        self.tell_encoder(&chosen, encoder.name(), settings.backends().len() > 1);
-        self.install(&settings, input, format, (&choice, &config), (encoder, chosen), context);
 
         obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
         obj.set_latency(gst::ClockTime::ZERO, gst::ClockTime::ZERO);
         let mut output = obj
             .set_output_state(caps, Some(input))
             .map_err(|_| gst::loggable_error!(CAT, "The output caps were refused"))?;
-        if (config.width, config.height) != (info.width(), info.height()) {
-            output.set_info(negotiate::resized(&info, config.width, config.height)?);
+        let info = input.info();
+        if size != (info.width(), info.height()) {
+            output.set_info(negotiate::resized(info, size.0, size.1)?);
         }
         obj.negotiate(output)
             .map_err(|_| gst::loggable_error!(CAT, "Downstream does not take our caps"))
-    }
-
-    fn install(
-        &self,
-        settings: &Settings,
-        input: &InputState,
-        format: PixelFormat,
-        (choice, config): (&Choice, &Config),
-        (encoder, chosen): (Box<dyn RegionEncoder>, Chosen),
-        context: Option<cuda::Context>,
-    ) {
-        let stream_id = match settings.stream_id() {
-            0 => glib::random_int().max(1),
-            fixed => fixed,
-        };
-        let info = input.info().clone();
-        let geometry = Geometry {
-            width: config.width,
-            height: config.height,
-        };
-        let live = settings.live();
-        let (numerator, denominator) = config.assumed_rate();
-        let frame_rate = f64::from(numerator) / f64::from(denominator);
-        let pace = Pace::new(frame_rate, config.frame_rate.is_some());
-        let key_int_max = encoder.key_int_max();
-        let cuda = context.filter(|_| encoder.reads_gpu());
-        let rates = rates(&live, Vbv::OPEN, &pace);
-        let mut slot = self.state.lock().unwrap();
-        let before = slot.take();
-        let (mut known_controller, mut estimator, mut known_pace) = (None, None, None);
-        let (mut camera, next_frame, next_access_unit, now, mut stats) = match before {
-            Some(State {
-                mut camera,
-                controller,
-                estimator: known_estimator,
-                pace,
-                scale,
-                wanted_scale,
-                next_frame,
-                next_access_unit,
-                now,
-                stats,
-                ..
-            }) => {
-                // What it has learnt is what made it choose another size.
-                known_controller = Some(controller).filter(|_| scale != wanted_scale);
-                estimator = known_estimator;
-                known_pace = Some(pace);
-                camera.restart(stream_id, geometry);
-                camera.set_settings(live.camera(frame_rate));
-                (camera, next_frame, next_access_unit, now, stats)
-            }
-            None => {
-                let camera = Camera::new(stream_id, geometry, live.camera(frame_rate));
-                (camera, 0, 0, 0, ElementStats::default())
-            }
-        };
-        camera.set_library_rate_control(live.mode.is_of_library());
-        stats.encoders_opened += 1;
-        self.inbox.lock().unwrap().stream = Some(stream_id);
-        let first_pass = settings.two_pass().map(|two_pass| {
-            let settings = (settings, &two_pass, *camera.settings());
-            FirstPass::new(&self.refine, settings, &info, format, stream_id, chosen.coder)
-        });
-        let controller = ControllerSettings {
-            frame_rate,
-            segment_frames: match first_pass.as_ref().map_or(0, FirstPass::segment_length) {
-                // The paper's.
-                0 => 15,
-                length => u32::from(length),
-            },
-            reference: Knobs {
-                low_qp: live.background_qp,
-                high_qp: live.region_qp,
-                low_scale_index: 0,
-            },
-            low_scales: match settings.two_pass() {
-                Some(_) => settings.low_scales(),
-                None => vec![1.0],
-            },
-            ..ControllerSettings::default()
-        };
-        let controller = known_controller.unwrap_or_else(|| Controller::new(controller));
-        *slot = Some(State {
-            controller,
-            scale: settings.scale,
-            wanted_scale: settings.scale,
-            estimator,
-            refine_bytes: self.refine.bytes(),
-            encoder,
-            chosen,
-            camera,
-            format,
-            input: input.clone(),
-            info,
-            mode: live.mode,
-            byte_stream: choice.byte_stream,
-            stream_id,
-            rates,
-            cap: Vbv::OPEN,
-            // Another encoder for the same video does not have to measure again.
-            pace: known_pace.filter(|known| known.assumes_as(&pace)).unwrap_or(pace),
-            next_pts: 0,
-            next_frame,
-            next_access_unit,
-            since_idr: 0,
-            last_idr: now,
-            key_int_max,
-            key_int_auto: settings.key_int_auto(),
-            force_idr: true,
-            now,
-            rois: Vec::new(),
-            stats,
-            first_pass,
-            on_gpu: is_on_gpu(input),
-            cuda,
-        });
     }
 
     fn encode(&self, mut frame: gst_video::VideoCodecFrame) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -608,21 +470,82 @@ impl DdsEncode {
             let settings = self.settings.lock().unwrap();
             (settings.live(), settings.wall_clock())
         };
-        let (reopen, interval) = match self.state.lock().unwrap().as_ref() {
+        let (other_kind, interval) = match self.state.lock().unwrap().as_ref() {
             Some(state) => (
-                !state.mode.same_kind(live.mode) || state.wanted_scale != state.scale,
-                state.pace.known_interval_ns(),
+                !state.mode.same_kind(live.mode),
+                state.planner.pace().and_then(Pace::known_interval_ns),
             ),
             None => return Err(gst::FlowError::NotNegotiated),
         };
-        if reopen {
-            // Encoders change neither their kind of rate control nor its size: a new encoder begins with an IDR picture.
+        if other_kind {
             self.reopen()?;
         }
         let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
+        self.mend_time(&mut frame, segment.as_ref(), interval);
+        let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
+        let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
+        let input = FrameInput {
+            forced,
+            late: obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0,
+            running_time,
+            capture_time_ns: frame.input_buffer().map_or(0, |buffer| {
+                capture_time(obj.upcast_ref(), buffer, running_time, wall_clock)
+            }),
+            segment,
+            frame: &frame,
+        };
+        let coded = match self.code(&live, &input)? {
+            Some(coded) => coded,
+            // Without an output buffer the base class drops the frame.
+            None => return obj.finish_frame(frame),
+        };
+        if coded.idr {
+            self.key_frames.lock().unwrap().coded();
+        }
+        if coded.keyframe {
+            frame.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
+        }
+        frame.set_dts(frame.pts());
+        frame.set_output_buffer(gst::Buffer::from_mut_slice(coded.data));
+        if let Some(notice) = coded.notice {
+            feedback::post(obj.upcast_ref(), notice);
+        }
+        let flow = obj.finish_frame(frame);
+        self.attach_rtcp(gst::ClockTime::from_nseconds(coded.now));
+        flow
+    }
+
+    /// Codes a frame, with another encoder where its plan asks for one; `None`: it is not coded.
+    fn code(&self, live: &Live, input: &FrameInput<'_>) -> Result<Option<Coded>, gst::FlowError> {
+        let obj = self.obj();
+        loop {
+            let outcome = {
+                let mut state = self.state.lock().unwrap();
+                let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
+                state.code(obj.upcast_ref(), live, &self.feedback, input)
+            };
+            match outcome {
+                Ok(Outcome::Coded(coded)) => return Ok(Some(coded)),
+                Ok(Outcome::Skipped) => return Ok(None),
+                Ok(Outcome::Reopen) => self.reopen()?,
+                Err(message) => {
+                    gst::element_imp_error!(self, gst::StreamError::Encode, ("{message}"));
+                    return Err(gst::FlowError::Error);
+                }
+            }
+        }
+    }
+
+    /// Gives a picture a time behind that of the one before, and a duration, where it has none.
+    fn mend_time(
+        &self,
+        frame: &mut gst_video::VideoCodecFrame,
+        segment: Option<&refine::TimeSegment>,
+        interval_ns: Option<f64>,
+    ) {
         let (time, interval) = {
-            let start = segment.as_ref().and_then(|segment| segment.start());
-            let nominal = interval.map(|interval| interval as u64);
+            let start = segment.and_then(|segment| segment.start());
+            let nominal = interval_ns.map(|interval| interval as u64);
             let pts = frame.pts().map(gst::ClockTime::nseconds);
             let mut times = self.times.lock().unwrap();
             let time = times.next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal);
@@ -641,58 +564,85 @@ impl DdsEncode {
             );
             frame.set_pts(gst::ClockTime::from_nseconds(time.ns));
         }
-        let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
-        let late = obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0;
-        let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
-        let capture_time_ns = frame
-            .input_buffer()
-            .map_or(0, |buffer| capture_time(&obj, buffer, running_time, wall_clock));
+    }
 
-        let coded = {
-            let mut state = self.state.lock().unwrap();
-            let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
-            if late {
-                state.next_frame += 1;
-                state.stats.frames_late += 1;
-                Ok(None)
-            } else {
-                let packets = self.inbox.lock().unwrap().take();
-                let refine_bytes = self.refine.bytes();
-                let input = FrameInput {
-                    frame: &frame,
-                    forced,
-                    running_time,
-                    capture_time_ns,
-                    segment,
-                    packets,
-                    refine_bytes,
-                };
-                state.code(&obj, &live, input).map(Some)
-            }
+    /// Listens for feedback on the RTP sessions that the streams are sent through.
+    fn attach_rtcp(&self, now: gst::ClockTime) {
+        let (pad, refine) = (self.obj().src_pad().clone(), self.refine.pad());
+        let found = self
+            .rtp
+            .lock()
+            .unwrap()
+            .attach((&pad, refine.as_ref()), &self.entrance(), now);
+        if let (Some((sessions, news)), Some(state)) = (found, self.state.lock().unwrap().as_mut()) {
+            state.stats.rtp_sessions = sessions as u64;
+            news.iter().for_each(|(loss, report)| state.report(now, *loss, report));
+        }
+    }
+
+    /// Grants the key frame that is due with a picture of this time stamp.
+    fn grant_key_frame(&self, pts: Option<gst::ClockTime>) {
+        if !self.key_frames.lock().unwrap().is_waiting() {
+            return;
+        }
+        let segment = self.obj().input_segment().downcast::<gst::ClockTime>().ok();
+        let running_time = pts.zip(segment).and_then(|(pts, segment)| segment.to_running_time(pts));
+        let now = self
+            .state
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|state| state.coming(running_time));
+        let (event, deferred) = {
+            let mut requests = self.key_frames.lock().unwrap();
+            let before = requests.counts().deferred;
+            let event = requests.due(now.unwrap_or(0));
+            (event, before == 0 && requests.counts().deferred > 0)
         };
-        let coded = match coded {
-            Ok(Some(coded)) => coded,
-            // Without an output buffer the base class drops the frame.
-            Ok(None) => return obj.finish_frame(frame),
-            Err(message) => {
-                gst::element_imp_error!(self, gst::StreamError::Encode, ("{message}"));
-                return Err(gst::FlowError::Error);
-            }
-        };
-        if coded.idr {
-            self.key_frames.lock().unwrap().coded();
+        if deferred {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "More than one key frame a second is asked for by the network: the others wait for the end of the second \
+                 (key-frames-deferred in stats)"
+            );
         }
-        if coded.keyframe {
-            frame.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
+        if let Some(event) = event {
+            self.parent_src_event(event);
         }
-        frame.set_dts(frame.pts());
-        frame.set_output_buffer(gst::Buffer::from_mut_slice(coded.data));
-        if let Some(notice) = coded.notice {
-            self.post(notice);
+    }
+
+    /// Adds the `refine` pad to the element, or says why not.
+    fn request_refine(&self, template: &gst::PadTemplate) -> Option<gst::Pad> {
+        let obj = self.obj();
+        if self.settings.lock().unwrap().two_pass().is_none() {
+            gst::error!(
+                CAT,
+                imp = self,
+                "The pad refine needs two passes: set mode=two-pass before it is requested"
+            );
+            gst::element_imp_warning!(
+                self,
+                gst::LibraryError::Settings,
+                ("mode: the pad refine was requested in mode=one-pass, which has nothing for it. Set mode=two-pass first.")
+            );
+            return None;
         }
-        let flow = obj.finish_frame(frame);
-        self.attach_rtcp(gst::ClockTime::from_nseconds(coded.now));
-        flow
+        if self.refine.pad().is_some() {
+            gst::error!(CAT, imp = self, "There is one refine pad only; use a tee behind it");
+            return None;
+        }
+        let pad = refine::pad::new(template, &self.refine, self.entrance(), obj.upcast_ref());
+        self.refine.set_pad(Some(&pad));
+        if obj.current_state() > gst::State::Ready {
+            let _ = pad.set_active(true);
+        }
+        if obj.add_pad(&pad).is_err() {
+            self.refine.set_pad(None);
+            let _ = pad.set_active(false);
+            return None;
+        }
+        Some(pad)
     }
 
     /// Tells which settings cancel each other.
@@ -735,17 +685,17 @@ impl DdsEncode {
 
     /// Tells what codes the video, and where that was our choice, on the bus too, with why what was tried before it does
     /// not.
-    fn tell_encoder(&self, chosen: &Chosen, name: &str, automatic: bool) {
-        let (backend, codec) = chosen.coder;
+    fn tell_encoder(&self, setup: &Setup) {
+        let ((backend, codec), name) = (setup.chosen.coder, setup.encoder.name());
         gst::info!(CAT, imp = self, "{name} codes {codec:?}");
-        if !automatic {
+        if setup.settings.backends().len() <= 1 {
             return;
         }
         let message = gst::Structure::builder("ddsencode-encoder")
             .field("encoder", backend.name())
             .field("name", name)
             .field("codec", format!("{codec:?}"))
-            .field("refused", chosen.refusals())
+            .field("refused", setup.chosen.refusals())
             .build();
         let obj = self.obj();
         let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());

@@ -5,13 +5,7 @@
 #![forbid(unsafe_code)]
 
 use gst::prelude::*;
-use gst::subclass::prelude::*;
 use gst_dds_link::guard::Guard;
-use gst_video::prelude::*;
-use gst_video::subclass::prelude::*;
-
-use super::imp::DdsEncode;
-use super::log::CAT;
 
 /// Whether the network asks for a key frame: an RTP session passes PLI and FIR on with the `ssrc` they are about. Whoever
 /// else asks (`splitmuxsink`, an application) names none, or the running time that it wants.
@@ -26,54 +20,21 @@ pub(super) fn joined(before: gst::Event, after: gst::Event) -> gst::Event {
     if all_headers(&before) { before } else { after }
 }
 
-impl DdsEncode {
-    /// Sees to it that requests which are due reach the base class in front of the picture that serves them.
-    pub(super) fn watch_key_frames(&self) {
-        let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-        let guard = Guard::of("the probe on pictures", Some(self.obj().upcast_ref()));
-        self.obj().sink_pad().add_probe(mask, move |pad, info| {
-            let first = match &info.data {
-                Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer.as_ref()),
-                Some(gst::PadProbeData::BufferList(list)) => list.get(0),
-                _ => None,
-            };
-            if let Some(element) = pad.parent().and_downcast::<super::DdsEncode>() {
-                let pts = first.and_then(gst::BufferRef::pts);
-                guard.run((), || element.imp().grant_key_frame(pts));
-            }
-            gst::PadProbeReturn::Ok
-        });
-    }
-
-    /// Grants what is due with a picture of this time stamp.
-    fn grant_key_frame(&self, pts: Option<gst::ClockTime>) {
-        if !self.key_frames.lock().unwrap().is_waiting() {
-            return;
-        }
-        let segment = self.obj().input_segment().downcast::<gst::ClockTime>().ok();
-        let running_time = pts.zip(segment).and_then(|(pts, segment)| segment.to_running_time(pts));
-        let now = self
-            .state
-            .lock()
-            .unwrap()
-            .as_ref()
-            .map(|state| state.coming(running_time));
-        let (event, deferred) = {
-            let mut requests = self.key_frames.lock().unwrap();
-            let before = requests.counts().deferred;
-            let event = requests.due(now.unwrap_or(0));
-            (event, before == 0 && requests.counts().deferred > 0)
+/// Calls `grant` with the time stamp of each picture before the element has it, so that requests which are due reach the
+/// base class in front of the picture that serves them.
+pub(super) fn watch(pad: &gst::Pad, grant: impl Fn(&gst::Element, Option<gst::ClockTime>) + Send + Sync + 'static) {
+    let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    let guard = Guard::of("the probe on pictures", pad.parent_element().as_ref());
+    pad.add_probe(mask, move |pad, info| {
+        let first = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => Some(buffer.as_ref()),
+            Some(gst::PadProbeData::BufferList(list)) => list.get(0),
+            _ => None,
         };
-        if deferred {
-            gst::warning!(
-                CAT,
-                imp = self,
-                "More than one key frame a second is asked for by the network: the others wait for the end of the second \
-                 (key-frames-deferred in stats)"
-            );
+        if let Some(element) = pad.parent_element() {
+            let pts = first.and_then(gst::BufferRef::pts);
+            guard.run((), || grant(&element, pts));
         }
-        if let Some(event) = event {
-            self.parent_src_event(event);
-        }
-    }
+        gst::PadProbeReturn::Ok
+    });
 }

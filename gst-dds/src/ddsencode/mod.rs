@@ -75,8 +75,10 @@
 
 use glib::prelude::*;
 
+mod capture;
 mod enums;
 mod feedback;
+mod first_pass;
 mod imp;
 mod keyframes;
 mod log;
@@ -84,11 +86,14 @@ mod negotiate;
 mod open;
 mod output;
 mod properties;
+mod rates;
 mod refine;
 mod setting;
 mod settings;
+mod setup;
 mod state;
 mod stats;
+mod stream;
 mod x264enc;
 
 pub use enums::{

@@ -8,25 +8,20 @@ use gst_dds_link::channel::Counts;
 use gst_dds_link::guard;
 
 use super::open::Chosen;
-use crate::camera::{self, DelayStats, KeyFrameCounts, RefineCounts};
+use crate::camera::jobs::RefineStats;
+use crate::camera::{self, CameraSettings, FeedbackStats, KeyFrameCounts, RegionStats, StreamPlanner};
+
+type Builder = gst::structure::Builder;
 
 /// Counts of the element itself; the camera logic keeps the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ElementStats {
-    /// Packets dropped because more than [`super::feedback::INBOX`] of their way waited for a frame.
-    pub inbox_full: u64,
-    /// Datagrams on the `feedback` pad that look like RTCP and are not readable.
-    pub rtcp_malformed: u64,
-    /// RTCP datagrams on the `feedback` pad without a feedback packet.
-    pub rtcp_without_feedback: u64,
     /// ROI metas without our structure: somebody else's.
     pub roi_foreign: u64,
     /// ROI metas whose structure lacks an integer `delta-qp`.
     pub roi_malformed: u64,
     /// Key frames that the network asked for.
     pub key_frames: KeyFrameCounts,
-    /// Frames not coded because they were late (`qos`).
-    pub frames_late: u64,
     /// Frames in the memory of a GPU that were read through system memory.
     pub frames_downloaded: u64,
     /// Encoders opened.
@@ -35,60 +30,62 @@ pub(super) struct ElementStats {
     pub reconfigure_failed: u64,
     /// RTP sessions listened on.
     pub rtp_sessions: u64,
-    /// Quantizers in force: of whole frames, of regions.
-    pub quantizers: (u8, u8),
-    /// kbit/s that the controller may use now, 0 = it is off.
-    pub bandwidth_kbps: u32,
-    /// Reports of receivers, and the share of packets lost in the last one, 0 to 1.
-    pub receiver_reports: u64,
+    /// Share of packets lost in the last report of a receiver, 0 to 1.
     pub receiver_loss: f64,
     /// Of the channel of `feedback-uri`.
     pub channel: Counts,
 }
 
-/// Counts of the refinement stream.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RefineStats {
-    /// Requests and what became of them.
-    pub counts: RefineCounts,
-    /// Frames coded for a request.
-    pub frames_coded: u64,
-    /// Rectangles in them.
-    pub regions: u64,
-    /// Bytes of all access units.
-    pub bytes: u64,
-    /// IDR pictures, the black one at the start included.
-    pub idr: u64,
-    /// Those that the network asked for.
-    pub key_frames: KeyFrameCounts,
-    /// Frames and bytes in the ring now.
-    pub ring: (u64, u64),
-    /// Frames copied into the ring.
-    pub ring_copied: u64,
-    /// Time from capture to the coded refinement.
-    pub delay: DelayStats,
+/// What the parts of the element have counted.
+pub(super) struct Parts<'a> {
+    pub element: &'a ElementStats,
+    pub planner: Option<&'a StreamPlanner>,
+    pub feedback: &'a FeedbackStats,
+    pub refine: &'a RefineStats,
+    /// Of regions that were asked for, in two passes.
+    pub asked: Option<&'a RegionStats>,
+    /// Stream ID, next frame number and next access unit.
+    pub stream: Option<(u32, u64, u32)>,
+    /// The encoder in use.
+    pub chosen: Option<&'a Chosen>,
 }
 
-/// The structure. `stream` is stream ID, next frame number and next access unit, `chosen` the encoder in use.
-pub(super) fn structure(
-    element: &ElementStats,
-    camera: &camera::Stats,
-    refine: &RefineStats,
-    stream: Option<(u32, u64, u32)>,
-    chosen: Option<&Chosen>,
-) -> gst::Structure {
-    let mut s = gst::Structure::builder("application/x-ddsencode-stats");
-    if let Some(chosen) = chosen {
+/// The structure.
+pub(super) fn structure(parts: &Parts<'_>) -> gst::Structure {
+    let s = gst::Structure::builder("application/x-ddsencode-stats");
+    let s = of_frames(s, parts);
+    let s = of_element(s, parts.element);
+    let mut s = of_refinements(s, parts.refine);
+    if let Some((stream_id, frame, access_unit)) = parts.stream {
+        s = s
+            .field("stream-id", stream_id)
+            .field("next-frame", frame)
+            .field("next-access-unit", access_unit);
+    }
+    s.build()
+}
+
+fn of_frames(mut s: Builder, parts: &Parts<'_>) -> Builder {
+    if let Some(chosen) = parts.chosen {
         s = s
             .field("encoder", chosen.coder.0.name())
             .field("encoders-refused", chosen.refusals());
     }
-    for (name, count) in camera.counters() {
+    let (none, no_regions) = (camera::Stats::default(), RegionStats::default());
+    let camera = parts.planner.map_or(&none, StreamPlanner::stats);
+    let of_one_pass = parts.planner.map_or(&no_regions, StreamPlanner::region_stats);
+    let regions = parts.asked.unwrap_or(of_one_pass);
+    for (name, count) in camera
+        .counters()
+        .chain(regions.counters())
+        .chain(parts.feedback.counters())
+    {
         s = s.field(name, count);
     }
+    let quantizer = |of: fn(&CameraSettings) -> u8| parts.planner.map_or(0, |p| u32::from(of(p.in_force())));
+    let available = parts.planner.map_or(0, StreamPlanner::available_kbps);
     let delay = &camera.delay;
-    s = s
-        .field("feedback-delay-count", delay.count)
+    s.field("feedback-delay-count", delay.count)
         .field("feedback-delay-last-ns", delay.last_ns)
         .field("feedback-delay-min-ns", delay.min_ns)
         .field("feedback-delay-max-ns", delay.max_ns)
@@ -96,21 +93,20 @@ pub(super) fn structure(
         .field("feedback-delay-p50-ns", delay.quantile_ns(0.5))
         .field("feedback-delay-p95-ns", delay.quantile_ns(0.95))
         .field("feedback-delay-last-frames", delay.last_frames)
-        .field("feedback-inbox-full", element.inbox_full)
-        .field("rtcp-malformed", element.rtcp_malformed)
-        .field("rtcp-without-feedback", element.rtcp_without_feedback)
+        .field("quantizer-background", quantizer(|settings| settings.background_qp))
+        .field("quantizer-region", quantizer(|settings| settings.region_qp))
+        .field("bandwidth-available", available)
+}
+
+fn of_element(mut s: Builder, element: &ElementStats) -> Builder {
+    s = s
         .field("roi-foreign", element.roi_foreign)
         .field("roi-malformed", element.roi_malformed)
         .field("key-frames-requested", element.key_frames.requested)
         .field("key-frames-deferred", element.key_frames.deferred)
         .field("key-frames-shared", element.key_frames.shared)
         .field("key-frames-granted", element.key_frames.granted)
-        .field("frames-late", element.frames_late)
         .field("frames-downloaded", element.frames_downloaded)
-        .field("quantizer-background", u32::from(element.quantizers.0))
-        .field("quantizer-region", u32::from(element.quantizers.1))
-        .field("bandwidth-available", element.bandwidth_kbps)
-        .field("receiver-reports", element.receiver_reports)
         .field("receiver-loss", element.receiver_loss)
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
@@ -120,9 +116,12 @@ pub(super) fn structure(
     for (name, count) in element.channel.fields() {
         s = s.field(name, count);
     }
+    s
+}
+
+fn of_refinements(s: Builder, refine: &RefineStats) -> Builder {
     let (counts, delay) = (&refine.counts, &refine.delay);
-    s = s
-        .field("refine-requests", counts.requests)
+    s.field("refine-requests", counts.requests)
         .field("refine-repeated", counts.repeated)
         .field("refine-frames-coded", refine.frames_coded)
         .field("refine-regions", refine.regions)
@@ -146,12 +145,5 @@ pub(super) fn structure(
         .field("refine-delay-last-frames", delay.last_frames)
         .field("ring-frames", refine.ring.0)
         .field("ring-bytes", refine.ring.1)
-        .field("ring-copied", refine.ring_copied);
-    if let Some((stream_id, frame, access_unit)) = stream {
-        s = s
-            .field("stream-id", stream_id)
-            .field("next-frame", frame)
-            .field("next-access-unit", access_unit);
-    }
-    s.build()
+        .field("ring-copied", refine.ring_copied)
 }

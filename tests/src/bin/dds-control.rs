@@ -8,7 +8,7 @@ use dds_tests::draw::Color;
 use dds_tests::plot::{self, Chart, Curve, Stroke};
 use dds_tests::{Error, clip::Clip, init, noise::Noise, progress::Bar};
 use gst_video::prelude::*;
-use gstdds::camera::{Camera, Controller, ControllerSettings, Geometry, Knobs, Settings};
+use gstdds::camera::{Camera, CameraSettings, Controller, ControllerSettings, Geometry, OperatingPoint, Window};
 use gstdds::encoder::x264::X264;
 use gstdds::encoder::{
     Codec, Config, EncoderOption, FrameControls, Origin, Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
@@ -25,7 +25,7 @@ segments before). Prints, for each:
 
   worst   most bits in any second that begins 2 s or more after a change of the target, against the target known at
           its start; for drawn targets, in any control window, against the target it begins with
-  mean    bits against targets in the same time, without seconds in which the finest knobs did not use the target (for
+  mean    bits against targets in the same time, without seconds in which the finest points did not use the target (for
           more than 3 frames)
   second  part of the bits that the second pass took
   jumps   frames coded coarser than the one before by 6 quantizers or more
@@ -298,7 +298,7 @@ struct Run {
     targets: Vec<f64>,
     low: Vec<usize>,
     refine: Vec<usize>,
-    knobs: Vec<Knobs>,
+    points: Vec<OperatingPoint>,
     capped: usize,
 }
 
@@ -312,7 +312,8 @@ fn run(scene: &Scene, o: &Options, name: String, windows: bool, target: impl Fn(
         segment_frames: SEGMENT as u32,
         ..ControllerSettings::default()
     });
-    let mut camera = Camera::new(1, geometry, Settings::default());
+    let mut window = Window::default();
+    let mut camera = Camera::new(1, geometry, CameraSettings::default());
     let (mut low, mut refine) = (Encoder::open(scene, o)?, Encoder::open(scene, o)?);
     let second = scene.rate.round() as usize;
     let frames = o.seconds * second;
@@ -324,25 +325,26 @@ fn run(scene: &Scene, o: &Options, name: String, windows: bool, target: impl Fn(
         targets: vec![],
         low: vec![],
         refine: vec![],
-        knobs: vec![],
+        points: vec![],
         capped: 0,
     };
     for frame in 0..frames {
         let now = (frame as f64 * 1e9 / scene.rate) as u64;
         let kbps = target(frame);
-        controller.set_target(kbps);
+        controller.set_target(kbps, &mut window);
+        window.begin(now, scene.rate);
         let force_idr = frame == 0 || o.segments && frame.is_multiple_of(SEGMENT);
-        let knobs = controller.plan(now, force_idr);
-        camera.set_settings(Settings {
-            background_qp: knobs.low_qp,
+        let point = controller.plan(now, force_idr, &window);
+        camera.set_settings(CameraSettings {
+            background_qp: point.low_qp,
             steered: false,
             max_bitrate_kbps: if o.cap { kbps } else { 0 },
             frame_rate: scene.rate,
-            ..Settings::default()
+            ..CameraSettings::default()
         });
         let plan = camera.begin_frame(now, frame as u64, force_idr, &[]);
         let (base_qp, vbv) = (plan.base_qp, plan.vbv);
-        run.capped += usize::from(base_qp != knobs.low_qp);
+        run.capped += usize::from(base_qp != point.low_qp);
         if let Some(vbv) = vbv {
             low.set_vbv(vbv)?;
         }
@@ -351,15 +353,16 @@ fn run(scene: &Scene, o: &Options, name: String, windows: bool, target: impl Fn(
         let refine_bytes = match frame.checked_sub(DELAY) {
             Some(of) => {
                 let force_idr = of == 0 || o.segments && of.is_multiple_of(SEGMENT);
-                refine.encode(&scene.regions(of), knobs.high_qp, force_idr)?.0
+                refine.encode(&scene.regions(of), point.high_qp, force_idr)?.0
             }
             None => 0,
         };
-        controller.on_frame(now, low_bytes, refine_bytes);
+        window.coded(now, low_bytes, refine_bytes);
+        controller.on_frame(low_bytes, refine_bytes);
         run.targets.push(f64::from(kbps));
         run.low.push(low_bytes);
         run.refine.push(refine_bytes);
-        run.knobs.push(knobs);
+        run.points.push(point);
         bar.step();
     }
     Ok(run)
@@ -390,9 +393,9 @@ impl Run {
         let judged = || self.judged().map(|(from, target)| self.kbps(from) / target);
         let worst = judged().fold(0.0, f64::max);
         let above = judged().filter(|used| *used > 1.15).count();
-        let finest = |knobs: &&Knobs| knobs.low_qp == 20 && knobs.high_qp == 18;
+        let finest = |point: &&OperatingPoint| point.low_qp == 20 && point.high_qp == 18;
         let second = self.second;
-        let quiet = |from: usize| self.knobs[from..from + second].iter().filter(finest).count() > second / 10;
+        let quiet = |from: usize| self.points[from..from + second].iter().filter(finest).count() > second / 10;
         let (mut bits, mut targets) = (0.0, 0.0);
         for (from, _) in self
             .judged()
@@ -402,13 +405,16 @@ impl Run {
             targets += self.targets[from..from + second].iter().sum::<f64>() / second as f64;
         }
         let sum = |bytes: &[usize]| bytes.iter().sum::<usize>() as f64;
-        let range = |of: fn(&Knobs) -> u8| {
-            let (least, most) = self.knobs.iter().fold((u8::MAX, 0), |(least, most), knobs| {
-                (least.min(of(knobs)), most.max(of(knobs)))
+        let range = |of: fn(&OperatingPoint) -> u8| {
+            let (least, most) = self.points.iter().fold((u8::MAX, 0), |(least, most), points| {
+                (least.min(of(points)), most.max(of(points)))
             });
             format!("{least}-{most}")
         };
-        let jumps = self.knobs.windows(2).filter(|pair| pair[1].low_qp > pair[0].low_qp + 5);
+        let jumps = self
+            .points
+            .windows(2)
+            .filter(|pair| pair[1].low_qp > pair[0].low_qp + 5);
         format!(
             "{:13} worst {worst:.3} ({above} of {} above 1.15), mean {:.3}, second {:.0} %, low {}, high {}, jumps {}, \
              capped {}",
@@ -416,8 +422,8 @@ impl Run {
             self.judged().count(),
             bits / targets,
             100.0 * sum(&self.refine) / (sum(&self.low) + sum(&self.refine)),
-            range(|knobs| knobs.low_qp),
-            range(|knobs| knobs.high_qp),
+            range(|points| points.low_qp),
+            range(|points| points.high_qp),
             jumps.count(),
             self.capped,
         )
@@ -449,7 +455,7 @@ impl Run {
             .windows
             .then(|| curve("control window", WINDOW, Stroke::Dots, windows));
         let limits = self.targets.iter().map(|target| 1.15 * target).collect();
-        let qp = |of: fn(&Knobs) -> u8| self.knobs.iter().map(|knobs| f64::from(of(knobs))).collect();
+        let qp = |of: fn(&OperatingPoint) -> u8| self.points.iter().map(|points| f64::from(of(points))).collect();
         [
             Chart {
                 title: match self.windows {
@@ -476,8 +482,8 @@ impl Run {
                 range: (52.0, 16.0),
                 grid: 10.0,
                 curves: vec![
-                    curve("low quantizer", LOW, Stroke::Steps, qp(|knobs| knobs.low_qp)),
-                    curve("high quantizer", HIGH, Stroke::Steps, qp(|knobs| knobs.high_qp)),
+                    curve("low quantizer", LOW, Stroke::Steps, qp(|points| points.low_qp)),
+                    curve("high quantizer", HIGH, Stroke::Steps, qp(|points| points.high_qp)),
                 ],
             },
         ]

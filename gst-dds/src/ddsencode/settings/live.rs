@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::camera::{self, FeedbackBound, Knobs};
+use crate::camera::{Bandwidth, CameraSettings, FeedbackBound};
 use crate::encoder::RateControl;
 use crate::vbv::Vbv;
 
@@ -56,22 +56,6 @@ impl RateMode {
 }
 
 impl Live {
-    /// The same with the quantizers that the controller chose for `kbps`: nothing is coded finer, with or without a server.
-    pub fn with_knobs(self, knobs: Knobs, kbps: u32) -> Self {
-        // The controller keeps the bandwidth; the cap is there for what it could not foresee.
-        let guard = kbps.saturating_add(kbps / 12);
-        Self {
-            background_qp: knobs.low_qp,
-            region_qp: knobs.high_qp,
-            fallback_qp: knobs.low_qp,
-            max_bitrate_kbps: match (self.max_bitrate_kbps, guard) {
-                (0, guard) => guard,
-                (cap, guard) => cap.min(guard),
-            },
-            ..self
-        }
-    }
-
     /// Quantizers of background, regions and fallback.
     fn quantizers(&self) -> (u8, u8, u8) {
         let limit = |qp: i32| qp.clamp(self.limits.0.into(), self.limits.1.into()) as u8;
@@ -87,10 +71,10 @@ impl Live {
         (constant, limit(region), constant)
     }
 
-    /// For the camera logic.
-    pub fn camera(&self, frame_rate: f64) -> camera::Settings {
+    /// For the camera core, which knows the rate of frames better.
+    pub fn camera(&self) -> CameraSettings {
         let (background_qp, region_qp, fallback_qp) = self.quantizers();
-        camera::Settings {
+        CameraSettings {
             background_qp,
             region_qp,
             fallback_qp,
@@ -98,8 +82,12 @@ impl Live {
             max_region_area: self.max_region_area,
             max_bitrate_kbps: self.max_bitrate_kbps,
             feedback: self.feedback,
-            frame_rate,
-            steered: true,
+            bandwidth: (self.bandwidth_kbps > 0).then_some(Bandwidth {
+                max_kbps: self.bandwidth_kbps,
+                min_kbps: self.bandwidth_min_kbps,
+            }),
+            qp_limits: self.limits,
+            ..CameraSettings::default()
         }
     }
 

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Which frames are key frames: those asked for, those that begin a segment, and those that are due.
+
+use super::types::SegmentPlace;
+
+/// Follows the key frames of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gop {
+    /// Most frames from one key frame to the next, by which the encoder makes them itself.
+    most: u64,
+    /// Frames of a segment, 0 = none.
+    segment_length: u8,
+    /// Frame that segments are counted from.
+    first: Option<u64>,
+    last_segment: Option<u64>,
+    since_idr: u64,
+    last_idr_ns: u64,
+    /// The next frame has to be one, whoever asks.
+    force: bool,
+}
+
+/// What a frame is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// It has to be a key frame.
+    pub forced: bool,
+    /// It is going to be one.
+    pub expected: bool,
+    pub segment: Option<SegmentPlace>,
+}
+
+impl Gop {
+    /// Of an encoder that begins at `now` with a key frame.
+    pub(super) fn new(most: u64, segment_length: u8, now: u64) -> Self {
+        Self {
+            most: most.max(1),
+            segment_length,
+            first: None,
+            last_segment: None,
+            since_idr: 0,
+            last_idr_ns: now,
+            force: true,
+        }
+    }
+
+    /// The next frame has to be a key frame.
+    pub(super) fn force(&mut self) {
+        self.force = true;
+    }
+
+    /// Begins a frame: `asked` for as a key frame, which is due where the last one is older than `after_ns`.
+    pub(super) fn begin(&mut self, now: u64, frame: u64, asked: bool, after_ns: Option<u64>) -> Kind {
+        let overdue = after_ns.is_some_and(|after| now.saturating_sub(self.last_idr_ns) >= after);
+        let segment = (self.segment_length > 0).then(|| {
+            let (number, length) = (frame - *self.first.get_or_insert(frame), u64::from(self.segment_length));
+            SegmentPlace {
+                index: number / length,
+                position: (number % length) as u8,
+                length: self.segment_length,
+            }
+        });
+        let index = segment.map(|place| place.index);
+        let starts = index.is_some() && self.last_segment != index;
+        self.last_segment = index;
+        let forced = asked || overdue || self.force || starts;
+        Kind {
+            forced,
+            expected: forced || self.since_idr + 1 >= self.most,
+            segment,
+        }
+    }
+
+    /// The frame is coded.
+    pub(super) fn end(&mut self, now: u64, idr: bool) {
+        self.force = false;
+        self.since_idr = if idr { 0 } else { self.since_idr + 1 };
+        if idr || now < self.last_idr_ns {
+            self.last_idr_ns = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames of those coded at 40 ms each that are key frames, of an encoder that makes what is expected.
+    fn key_frames(gop: &mut Gop, frames: std::ops::Range<u64>, after_ns: Option<u64>) -> Vec<u64> {
+        frames
+            .filter(|frame| {
+                let kind = gop.begin(frame * 40_000_000, *frame, false, after_ns);
+                gop.end(frame * 40_000_000, kind.expected);
+                kind.expected
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_first_is_one_then_those_that_are_due_by_number_or_by_time() {
+        assert_eq!(key_frames(&mut Gop::new(4, 0, 0), 0..10, None), [0, 4, 8]);
+        assert_eq!(
+            key_frames(&mut Gop::new(100, 0, 0), 0..10, Some(160_000_000)),
+            [0, 4, 8]
+        );
+        assert_eq!(key_frames(&mut Gop::new(0, 0, 0), 0..3, None), [0, 1, 2]);
+    }
+
+    #[test]
+    fn each_segment_begins_with_one_whatever_is_left_out() {
+        let mut gop = Gop::new(100, 4, 0);
+        assert_eq!(key_frames(&mut gop, 3..12, None), [3, 7, 11]);
+        // Frames 13 to 17 are not coded.
+        assert_eq!(key_frames(&mut gop, 18..24, None), [18, 19, 23]);
+        let place = gop.begin(0, 24, false, None).segment.unwrap();
+        assert_eq!((place.index, place.position, place.length), (5, 1, 4));
+    }
+
+    #[test]
+    fn what_is_forced_is_forced_once() {
+        let mut gop = Gop::new(100, 0, 0);
+        assert_eq!(key_frames(&mut gop, 0..3, None), [0]);
+        gop.force();
+        assert_eq!(key_frames(&mut gop, 3..6, None), [3]);
+        assert!(gop.begin(0, 7, true, None).forced);
+    }
+}

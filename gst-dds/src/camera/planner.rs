@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The plan of the stream: whether a captured picture is coded, and how.
+
+use dds_protocol::feedback::FeedbackState;
+
+use crate::vbv::Vbv;
+
+use super::bandwidth::{BandwidthControl, Parts};
+use super::cap::RateCap;
+use super::clock::Clock;
+use super::controller::{ControllerSettings, OperatingPoint};
+use super::gop::{Gop, Kind};
+use super::pace::Pace;
+use super::qpmap::{Added, QpMap};
+use super::receiver::{Heard, Liveness, Source, State};
+use super::regions::RegionStore;
+use super::stats::{RegionStats, Stats};
+use super::types::{
+    Applied, CameraSettings, Capture, FrameMode, FramePlan, Geometry, Interval, Plan, RoiRequest, Skip,
+};
+use super::window::Window;
+
+/// Frames whose coding time is remembered, to measure the feedback delay.
+const CODED_FRAMES: usize = 256;
+/// Frames of a segment that the controller counts in where the stream has none: those of the DDS paper.
+const SEGMENT_FRAMES: u32 = 15;
+
+/// What an encoder was opened for.
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    /// Size of the coded picture.
+    pub size: Geometry,
+    /// Sizes that may be chosen where a bandwidth is set, as fractions of the captured one's sides, largest first.
+    pub scales: Vec<f64>,
+    /// Place of `size` in them.
+    pub scale: usize,
+    /// Frames per second that it takes for granted.
+    pub frame_rate: f64,
+    /// Whether there is a second pass, so that regions are not of this stream.
+    pub two_passes: bool,
+    /// Frames of a segment, each of which begins with a key frame; 0 = none.
+    pub segment_length: u8,
+    /// Frames from one key frame to the next at most.
+    pub key_int_max: u64,
+    /// Where pictures keep another rate than that, the age of a key frame that makes the next one due, in nanoseconds.
+    pub key_frame_after_ns: Option<u64>,
+    /// How far pictures are apart; `None`: by [`CameraSettings::frame_rate`].
+    pub pace: Option<Pace>,
+    /// Whether the encoder's own rate control chooses the base quantizer (average bit rate, constant quality) and offsets
+    /// are differences on top of it. A rate cap then acts through [`FramePlan::vbv`] alone and leaves offsets as they are,
+    /// because such an encoder spends elsewhere what a smaller difference saves. Its average bit rate should be set no
+    /// higher than the cap, and with each guard no higher than [`Vbv::max_kbps`](crate::vbv::Vbv::max_kbps).
+    pub library_rates: bool,
+}
+
+impl StreamConfig {
+    /// One pass in one size at 30 frames per second, with exact quantizers.
+    pub fn new(size: Geometry) -> Self {
+        Self {
+            size,
+            scales: vec![1.0],
+            scale: 0,
+            frame_rate: 30.0,
+            two_passes: false,
+            segment_length: 0,
+            key_int_max: u64::MAX,
+            key_frame_after_ns: None,
+            pace: None,
+            library_rates: false,
+        }
+    }
+
+    /// How far pictures are apart.
+    pub fn interval(&self) -> Interval {
+        match &self.pace {
+            Some(pace) => Interval {
+                ns: pace.interval_ns(),
+                scale: pace.scale(),
+                measured: pace.is_measured(),
+            },
+            None => Interval {
+                ns: 1e9 / self.frame_rate,
+                scale: 1.0,
+                measured: false,
+            },
+        }
+    }
+
+    fn controller(&self, settings: &CameraSettings) -> ControllerSettings {
+        ControllerSettings {
+            frame_rate: self.frame_rate,
+            segment_frames: match self.segment_length {
+                0 => SEGMENT_FRAMES,
+                length => u32::from(length),
+            },
+            reference: OperatingPoint {
+                low_qp: settings.background_qp,
+                high_qp: settings.region_qp,
+                low_scale_index: 0,
+            },
+            low_scales: self.scales.clone(),
+            ..ControllerSettings::default()
+        }
+    }
+}
+
+/// Plans the frames of one stream after the other. Nothing of a stream is decided elsewhere: see the [module](super).
+#[derive(Clone, Debug)]
+pub struct StreamPlanner {
+    settings: CameraSettings,
+    /// The same with the quantizers that a bandwidth chooses.
+    in_force: CameraSettings,
+    config: StreamConfig,
+    /// Place of the size that pictures are to be coded in.
+    wanted_scale: usize,
+    gop: Gop,
+    bandwidth: BandwidthControl,
+    /// By [`Source`].
+    regions: [RegionStore; Source::COUNT],
+    map: QpMap,
+    cap: RateCap,
+    /// What the cap asked of the last frame.
+    floor: u8,
+    window: Window,
+    clock: Clock,
+    stats: Stats,
+    region_stats: RegionStats,
+    started: bool,
+    current_frame: Option<u64>,
+    coded: Box<[(u64, u64)]>,
+    coded_next: usize,
+}
+
+impl StreamPlanner {
+    /// A planner for the first stream. Settings out of range are brought into range; the caller's properties refuse them
+    /// before.
+    pub fn new(config: StreamConfig, settings: CameraSettings) -> Self {
+        let settings = settings.clamped();
+        let mut cap = RateCap::new(config.size.macroblocks());
+        cap.set_library_rates(config.library_rates);
+        Self {
+            bandwidth: BandwidthControl::new(config.controller(&settings)),
+            regions: std::array::from_fn(|_| RegionStore::new()),
+            map: QpMap::new(config.size),
+            cap,
+            floor: 0,
+            window: Window::default(),
+            clock: Clock::default(),
+            gop: Gop::new(config.key_int_max, config.segment_length, 0),
+            stats: Stats::default(),
+            region_stats: RegionStats::default(),
+            started: false,
+            current_frame: None,
+            coded: vec![(u64::MAX, 0); CODED_FRAMES].into_boxed_slice(),
+            coded_next: 0,
+            wanted_scale: config.scale,
+            in_force: settings,
+            settings,
+            config,
+        }
+    }
+
+    /// Begins a new stream (new encoder, perhaps another picture size): the regions of the one before end. Counts go on.
+    /// Bytes coded in the last second still count against the cap.
+    pub fn restart(&mut self, config: StreamConfig) {
+        // What the controller has learnt is what made it choose another size.
+        if config.scale == self.config.scale || config.scale != self.wanted_scale {
+            self.bandwidth.restart(config.controller(&self.settings));
+        }
+        self.wanted_scale = config.scale;
+        self.regions.iter_mut().for_each(RegionStore::clear);
+        self.map = QpMap::new(config.size);
+        self.cap.restart(config.size.macroblocks());
+        self.cap.set_library_rates(config.library_rates);
+        self.window.restart();
+        self.gop = Gop::new(config.key_int_max, config.segment_length, self.clock.now());
+        (self.started, self.current_frame) = (false, None);
+        self.coded.fill((u64::MAX, 0));
+        self.config = config;
+    }
+
+    /// The settings of the user.
+    pub fn settings(&self) -> &CameraSettings {
+        &self.settings
+    }
+
+    /// The settings of the last frame: those of the user, with the quantizers that a bandwidth chose.
+    pub fn in_force(&self) -> &CameraSettings {
+        &self.in_force
+    }
+
+    /// Takes new settings; they act from the next frame.
+    pub fn set_settings(&mut self, settings: CameraSettings) {
+        self.settings = settings.clamped();
+    }
+
+    /// Place in [`StreamConfig::scales`] of the size that the next picture is to be coded in.
+    pub fn scale(&self) -> usize {
+        self.wanted_scale
+    }
+
+    /// How far pictures are apart, where that is measured.
+    pub fn pace(&self) -> Option<&Pace> {
+        self.config.pace.as_ref()
+    }
+
+    /// The newest time there was, in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// kbit/s that a bandwidth allows now, 0 where none is set.
+    pub fn available_kbps(&self) -> u32 {
+        self.bandwidth.available_kbps()
+    }
+
+    /// The next frame has to be a key frame, whatever else is asked.
+    pub fn force_key_frame(&mut self) {
+        self.gop.force();
+    }
+
+    /// Takes a receiver's report of the stream: time in nanoseconds, fraction lost 0.0..=1.0 since the one before,
+    /// interarrival jitter in milliseconds, extended highest sequence number (RFC 3550, section 6.4.1).
+    pub fn report(&mut self, now: u64, loss: f64, jitter_ms: f64, highest_seq: u32) {
+        self.stats.receiver_reports += 1;
+        self.bandwidth.report(now, loss, jitter_ms, highest_seq);
+    }
+
+    /// Decides what becomes of a captured picture. `heard` is asked for what feedback says, by time and number of the frame
+    /// ([`FeedbackReceiver::begin_frame`](super::FeedbackReceiver::begin_frame)), where it is coded.
+    ///
+    /// At most one feedback state of each way begins to act: the newest complete one.
+    pub fn plan(&mut self, capture: &Capture<'_>, heard: impl FnOnce(&CameraSettings, u64, u64) -> Heard) -> Plan<'_> {
+        if self.wanted_scale != self.config.scale {
+            return Plan::Reopen {
+                scale: self.wanted_scale,
+            };
+        }
+        if capture.late {
+            self.stats.frames_late += 1;
+            return Plan::Skip(Skip::Late);
+        }
+        let (now, frame) = (self.observe(capture.now), capture.frame);
+        let first = !std::mem::replace(&mut self.started, true);
+        self.current_frame = Some(frame);
+        let after_ns = self.follow_pace(now);
+        let kind = self.gop.begin(now, frame, capture.key_frame, after_ns);
+        self.window.begin(now, self.settings.frame_rate);
+        self.choose_quantizers(now, kind, capture.refined_bytes);
+
+        let heard = heard(&self.in_force, now, frame);
+        let applied = self.apply(now, frame, &heard);
+        let mode = self.mode(first, heard.liveness);
+        let base_qp = match mode {
+            FrameMode::First | FrameMode::Steered | FrameMode::Unsteered => self.in_force.background_qp,
+            FrameMode::Fallback => self.in_force.fallback_qp,
+        };
+        self.paint(now, frame, base_qp, mode, &heard, capture.rois);
+        let vbv = self.bound(now, kind.expected, first, mode);
+        let interval = self.config.interval();
+        let (base_qp, offsets) = self.map.limit(self.floor);
+        self.stats.frames_with_regions += u64::from(offsets.is_some());
+        Plan::Code(FramePlan {
+            base_qp,
+            offsets,
+            vbv,
+            size: self.config.size,
+            interval,
+            now,
+            settings: self.in_force,
+            key_frame: kind.forced,
+            segment: kind.segment,
+            applied,
+            notice: heard.notice,
+            mode,
+        })
+    }
+
+    /// Follows the distance of pictures. Gives the age from which a key frame makes the next one due.
+    fn follow_pace(&mut self, now: u64) -> Option<u64> {
+        let pace = self.config.pace.as_mut()?;
+        pace.picture(now);
+        self.settings.frame_rate = (1e9 / pace.interval_ns()).clamp(0.01, 1000.0);
+        self.config.key_frame_after_ns.filter(|_| pace.is_measured())
+    }
+
+    fn mode(&self, first: bool, liveness: Liveness) -> FrameMode {
+        match liveness {
+            _ if !self.in_force.steered => FrameMode::Unsteered,
+            _ if first => FrameMode::First,
+            Liveness::Up => FrameMode::Steered,
+            Liveness::Waiting | Liveness::Lost => FrameMode::Fallback,
+        }
+    }
+
+    /// Brings the settings in force: with a bandwidth nothing is coded finer than it allows, with or without a server.
+    fn choose_quantizers(&mut self, now: u64, kind: Kind, refined_bytes: u64) {
+        self.in_force = self.settings;
+        let idr = kind.expected;
+        let bandwidth = self.settings.bandwidth;
+        let point = self
+            .bandwidth
+            .plan(now, idr, bandwidth, refined_bytes, &mut self.window);
+        let Some(point) = point else {
+            self.wanted_scale = 0;
+            return;
+        };
+        self.wanted_scale = point.low_scale_index;
+        let (low, high) = self.settings.qp_limits;
+        let limit = |qp: u8| qp.max(low).min(high);
+        let kbps = self.bandwidth.available_kbps();
+        // The controller keeps the bandwidth; the cap is there for what it could not foresee.
+        let guard = kbps.saturating_add(kbps / 12);
+        self.in_force.background_qp = limit(point.low_qp);
+        self.in_force.region_qp = limit(point.high_qp);
+        self.in_force.fallback_qp = limit(point.low_qp);
+        self.in_force.max_bitrate_kbps = match self.settings.max_bitrate_kbps {
+            0 => guard,
+            cap => cap.min(guard),
+        };
+    }
+
+    /// Puts the newest state of each way in the place of that before it. The newest of all, by its frame, is told.
+    fn apply(&mut self, now: u64, frame: u64, heard: &Heard) -> Option<Applied> {
+        let mut newest: Option<Applied> = None;
+        for (place, way) in heard.ways.iter().enumerate() {
+            if way.ended {
+                self.regions[place].clear();
+            }
+            let Some(State { feedback, news }) = &way.state else {
+                continue;
+            };
+            self.regions[place].apply(now, frame, feedback, *news);
+            if !news {
+                continue;
+            }
+            let applied = self.count_applied(now, frame, feedback);
+            if newest.is_none_or(|newest| newest.frame < applied.frame) {
+                newest = Some(applied);
+            }
+        }
+        newest
+    }
+
+    fn count_applied(&mut self, now: u64, frame: u64, state: &FeedbackState) -> Applied {
+        let delay_ns = self
+            .coded
+            .iter()
+            .find(|(coded, _)| *coded == state.frame)
+            .map(|(_, at)| now.saturating_sub(*at));
+        match delay_ns {
+            Some(delay_ns) => self.stats.delay.record(delay_ns, frame.saturating_sub(state.frame)),
+            None => self.stats.delay_unknown += 1,
+        }
+        Applied {
+            generation: state.generation,
+            frame: state.frame,
+            regions: state.regions.len(),
+            delay_ns,
+        }
+    }
+
+    /// Paints the map of a frame: regions of the video first, then those of feedback, way by way.
+    fn paint(&mut self, now: u64, frame: u64, base_qp: u8, mode: FrameMode, heard: &Heard, rois: &[RoiRequest]) {
+        self.map.begin(base_qp, self.in_force.max_region_area);
+        if self.in_force.steered {
+            self.paint_rois(base_qp, rois);
+        } else {
+            self.stats.roi_requested += rois.len() as u64;
+            self.stats.roi_refused += rois.len() as u64;
+        }
+        if mode == FrameMode::Steered {
+            self.map.begin_feedback();
+            for (way, regions) in heard.ways.iter().zip(&mut self.regions) {
+                if !way.rests {
+                    regions.paint(now, frame, &self.in_force, &mut self.map, &mut self.region_stats);
+                }
+            }
+        }
+        self.map.merge();
+    }
+
+    /// Bounds what the painted frame may take, by what feedback may add and by the cap.
+    fn bound(&mut self, now: u64, idr: bool, first: bool, mode: FrameMode) -> Option<Vbv> {
+        self.cap.begin();
+        let bound = self.in_force.feedback.kbps(self.config.size, self.in_force.frame_rate);
+        if mode == FrameMode::Steered && bound > 0 && self.regions.iter().any(RegionStore::any) {
+            let floor = self.cap.plan_feedback((now, &self.window), idr, bound, &self.map);
+            let finest = self.map.finest_qp();
+            self.map.hold(floor);
+            self.stats.feedback_trimmed_frames += u64::from(self.map.finest_qp() > finest);
+        }
+        let kbps = self.in_force.max_bitrate_kbps;
+        let cap = self.cap.plan((now, &mut self.window), idr || first, kbps, &self.map);
+        self.floor = cap.floor;
+        self.count_frame(mode, cap.floor);
+        cap.vbv
+    }
+
+    /// Says what the frame of the last [`Self::plan`] became: size of the whole access unit in bytes and whether it is an
+    /// IDR picture. Not called for a frame that was not coded.
+    pub fn end_frame(&mut self, now: u64, coded_bytes: usize, idr: bool) {
+        let now = self.observe(now);
+        let Some(frame) = self.current_frame else { return };
+        self.coded[self.coded_next] = (frame, now);
+        self.coded_next = (self.coded_next + 1) % CODED_FRAMES;
+        self.stats.frames_coded += 1;
+        self.stats.frames_idr += u64::from(idr);
+        self.stats.bytes += coded_bytes as u64;
+        self.gop.end(now, idr);
+        self.cap.coded(coded_bytes, idr, &mut self.window, &mut self.stats);
+        let parts = if self.config.two_passes {
+            Parts::Passes
+        } else {
+            Parts::Regions {
+                share: self.map.region_share(),
+                floor: self.floor,
+            }
+        };
+        self.bandwidth.coded(coded_bytes, parts, &mut self.window);
+    }
+
+    /// Everything that happened since [`Self::new`].
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What came of regions of feedback in one pass.
+    pub fn region_stats(&self) -> &RegionStats {
+        &self.region_stats
+    }
+
+    fn observe(&mut self, now: u64) -> u64 {
+        let (now, back) = self.clock.observe(now);
+        if let Some(by) = back {
+            self.regions.iter_mut().for_each(|regions| regions.shift_back(by));
+            self.cap.shift_back(by);
+            self.window.shift_back(by);
+            for (_, time) in &mut self.coded {
+                *time = time.saturating_sub(by);
+            }
+        }
+        now
+    }
+
+    fn paint_rois(&mut self, base_qp: u8, rois: &[RoiRequest]) {
+        self.stats.roi_requested += rois.len() as u64;
+        for RoiRequest { rect, delta_qp } in rois {
+            let (x, y) = (i64::from(rect.x), i64::from(rect.y));
+            let placement = self
+                .map
+                .place(x, y, x + i64::from(rect.width), y + i64::from(rect.height));
+            let Some(mbs) = placement.mbs else {
+                self.stats.roi_outside += 1;
+                continue;
+            };
+            self.stats.roi_clipped += u64::from(placement.clipped);
+            match self.map.paint(mbs, i32::from(base_qp).saturating_add(*delta_qp)) {
+                Added::Painted => self.stats.roi_applied += 1,
+                Added::OverArea => self.stats.roi_over_area += 1,
+            }
+        }
+    }
+
+    fn count_frame(&mut self, mode: FrameMode, floor: u8) {
+        let stats = &mut self.stats;
+        stats.frames += 1;
+        match mode {
+            FrameMode::First => stats.frames_first += 1,
+            FrameMode::Fallback => stats.frames_fallback += 1,
+            FrameMode::Steered => stats.frames_steered += 1,
+            FrameMode::Unsteered => stats.frames_unsteered += 1,
+        }
+        let had_regions = self.map.finest_qp() < i32::from(self.map.base_qp());
+        if floor > self.map.base_qp() {
+            stats.cap_raised_frames += 1;
+        }
+        if had_regions && floor >= self.map.base_qp() {
+            stats.cap_flattened_frames += 1;
+        } else if had_regions && i32::from(floor) > self.map.finest_qp() {
+            stats.cap_trimmed_frames += 1;
+        }
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What goes into the camera core and what comes out of it.
+
+use dds_protocol::feedback::Rect;
+use dds_protocol::serial::Serial16;
+
+use crate::vbv::Vbv;
+
+/// Edge of a macroblock in pixels.
+pub const MACROBLOCK: u32 = 16;
+/// Smallest quantizer that is ever asked for: 0 is lossless coding in some profiles.
+pub const MIN_QP: u8 = 1;
+/// Largest H.264 quantizer of 8-bit video.
+pub const MAX_QP: u8 = 51;
+
+/// Size of the coded picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+impl Geometry {
+    /// Macroblocks per row: width over 16, rounded up.
+    pub fn mb_width(&self) -> usize {
+        self.width.div_ceil(MACROBLOCK) as usize
+    }
+
+    /// Macroblock rows: height over 16, rounded up.
+    pub fn mb_height(&self) -> usize {
+        self.height.div_ceil(MACROBLOCK) as usize
+    }
+
+    /// Macroblocks of the picture: the length of [`FramePlan::offsets`].
+    pub fn macroblocks(&self) -> usize {
+        self.mb_width() * self.mb_height()
+    }
+}
+
+/// Most kbit/s (1000 bits) that regions of feedback may add to the video in any one second. Their difference to the base
+/// quantizer shrinks to keep it; the base, and regions of the video itself, stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedbackBound {
+    /// Whatever they take.
+    None,
+    /// By size and rate of the video: see [`Self::kbps`].
+    Derived,
+    /// So many.
+    Kbps(u32),
+}
+
+/// kbit/s that regions of feedback may add to a macroblock of video of 30 frames per second.
+const DERIVED_KBPS: f64 = 1.0;
+/// Least that is derived, in kbit/s: on small pictures a few macroblocks decide.
+const DERIVED_MIN_KBPS: f64 = 1000.0;
+
+impl FeedbackBound {
+    /// In numbers; 0 = none. Derived is 1 kbit/s for each macroblock at 30 frames per second, and follows the square root
+    /// of the rate, because pictures further apart differ more: 3600 kbit/s for 720p30, 8160 for 1080p30, 1000 at least. Of
+    /// nine videos whose server asks for what it cannot tell, the worst second took 0.1 to 0.8 of it, background included.
+    pub fn kbps(self, geometry: Geometry, frame_rate: f64) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Kbps(kbps) => kbps,
+            Self::Derived => {
+                let kbps = DERIVED_KBPS * geometry.macroblocks() as f64 * (frame_rate / 30.0).max(0.0).sqrt();
+                kbps.max(DERIVED_MIN_KBPS) as u32
+            }
+        }
+    }
+}
+
+/// What the user may set. All of it may change between two frames ([`StreamPlanner::set_settings`](super::StreamPlanner::set_settings)).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CameraSettings {
+    /// Quantizer outside regions, 1..=51.
+    pub background_qp: u8,
+    /// Quantizer inside regions that do not name their own, 1..=51.
+    pub region_qp: u8,
+    /// Uniform quantizer while no server steers, 1..=51.
+    pub fallback_qp: u8,
+    /// Silence after which the server counts as gone, in nanoseconds; 0 = never.
+    pub feedback_timeout_ns: u64,
+    /// Most of the picture that regions may refine, as a fraction 0.0..=1.0.
+    pub max_region_area: f64,
+    /// Most kbit/s (1000 bits) in any one second; 0 = no cap.
+    pub max_bitrate_kbps: u32,
+    /// What regions of feedback may add.
+    pub feedback: FeedbackBound,
+    /// What both passes, or the regions and the rest of one, may use together; `None`: whatever the quantizers take.
+    pub bandwidth: Option<Bandwidth>,
+    /// Lowest and highest quantizer that a bandwidth may choose, 1..=51.
+    pub qp_limits: (u8, u8),
+    /// Nominal frames per second; 0 where unknown (30 is assumed). Bounds how much feedback is parsed.
+    pub frame_rate: f64,
+    /// Whether feedback is acted on at all. Where it is not (an encoder mode without offsets), packets are counted as
+    /// refused and every plan is uniform at `background_qp`.
+    pub steered: bool,
+}
+
+impl Default for CameraSettings {
+    fn default() -> Self {
+        Self {
+            background_qp: 36,
+            region_qp: 26,
+            fallback_qp: 30,
+            feedback_timeout_ns: 2_000_000_000,
+            max_region_area: 0.35,
+            max_bitrate_kbps: 0,
+            feedback: FeedbackBound::None,
+            bandwidth: None,
+            qp_limits: (MIN_QP, MAX_QP),
+            frame_rate: 30.0,
+            steered: true,
+        }
+    }
+}
+
+impl CameraSettings {
+    /// The settings with every value brought into its range; a rate or area that is no number becomes the default.
+    pub(super) fn clamped(mut self) -> Self {
+        self.background_qp = self.background_qp.clamp(MIN_QP, MAX_QP);
+        self.region_qp = self.region_qp.clamp(MIN_QP, MAX_QP);
+        self.fallback_qp = self.fallback_qp.clamp(MIN_QP, MAX_QP);
+        let default = Self::default();
+        self.max_region_area = if self.max_region_area.is_nan() {
+            default.max_region_area
+        } else {
+            self.max_region_area.clamp(0.0, 1.0)
+        };
+        self.frame_rate = if self.frame_rate.is_finite() && self.frame_rate > 0.0 {
+            self.frame_rate.clamp(0.01, 1000.0)
+        } else {
+            default.frame_rate
+        };
+        self
+    }
+}
+
+/// A bandwidth to keep, in kbit/s (1000 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Most that may be used.
+    pub max_kbps: u32,
+    /// Least that losses may bring it down to; 0, or no less than the most: it is fixed.
+    pub min_kbps: u32,
+}
+
+/// A region asked for by an input buffer (`GstVideoRegionOfInterestMeta` with a `roi/ddsencode` structure). Holds for
+/// that frame alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoiRequest {
+    /// Where, in pixels of the coded picture. What lies outside is cut off and counted.
+    pub rect: Rect,
+    /// Difference to the frame's base quantizer: negative is finer. Positive is coarser and counts only where no other
+    /// region lies. Odd values are rounded towards finer.
+    pub delta_qp: i32,
+}
+
+/// What governs the base quantizer of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameMode {
+    /// First frame of a stream: background quality, because a first picture at better quality costs more than what it
+    /// improves.
+    First,
+    /// No server, or it fell silent: uniform at `fallback-qp`.
+    Fallback,
+    /// A server steers: `background-qp`, regions finer.
+    Steered,
+    /// Steering is switched off ([`CameraSettings::steered`]).
+    Unsteered,
+}
+
+/// A feedback state that begins to act with this frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its generation.
+    pub generation: Serial16,
+    /// The frame it derives from.
+    pub frame: u64,
+    /// Regions it carries.
+    pub regions: usize,
+    /// Time from the moment that frame was coded to now, in nanoseconds; `None` where that frame is too long ago to be
+    /// remembered.
+    pub delay_ns: Option<u64>,
+}
+
+/// Something the application should hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The first feedback of this stream arrived in time: no message is needed.
+    FeedbackStarted,
+    /// No feedback for `feedback-timeout`: this frame falls back. Once per silence.
+    FeedbackLost {
+        /// How long nothing usable has come, in nanoseconds.
+        silence_ns: u64,
+        /// Nothing has ever come on this stream.
+        never: bool,
+    },
+    /// Feedback is there again after a [`Notice::FeedbackLost`].
+    FeedbackRecovered {
+        /// How long it was away, in nanoseconds.
+        silence_ns: u64,
+    },
+}
+
+/// A captured picture, before anything is decided about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Capture<'a> {
+    /// Time in nanoseconds.
+    pub now: u64,
+    /// Number of the captured picture since encoder start: rising, gaps allowed.
+    pub frame: u64,
+    /// It would come out too late to be of use.
+    pub late: bool,
+    /// A key frame is asked for.
+    pub key_frame: bool,
+    /// Bytes of the second pass so far.
+    pub refined_bytes: u64,
+    /// Regions of the picture itself.
+    pub rois: &'a [RoiRequest],
+}
+
+/// What is to be done with a captured picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Plan<'a> {
+    /// It is coded so.
+    Code(FramePlan<'a>),
+    /// It is not coded.
+    Skip(Skip),
+    /// The encoder has another size than pictures are to be coded in: open one for pictures of this place in
+    /// [`StreamConfig::scales`](super::StreamConfig::scales), begin a new stream
+    /// ([`StreamPlanner::restart`](super::StreamPlanner::restart)), and ask again.
+    Reopen {
+        /// Place in the sizes.
+        scale: usize,
+    },
+}
+
+/// Why a picture is not coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is late ([`Capture::late`]).
+    Late,
+}
+
+/// How far pictures are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// In nanoseconds.
+    pub ns: f64,
+    /// The same as a factor of what the encoder takes for granted: 1 exactly where that is right.
+    pub scale: f64,
+    /// Whether it is measured, and not what the encoder takes for granted.
+    pub measured: bool,
+}
+
+/// How to code one frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FramePlan<'a> {
+    /// Quantizer of everything without an offset, 1..=51.
+    pub base_qp: u8,
+    /// Offset to `base_qp` per macroblock in raster order ([`Geometry::macroblocks`] of them): 0, or even with a
+    /// magnitude of at least 2, the sum within 1..=51. `None`: uniform.
+    pub offsets: Option<&'a [i8]>,
+    /// Rate guard to set in the encoder before this frame; `None`: as it was. An encoder is opened with
+    /// [`Vbv::OPEN`].
+    pub vbv: Option<Vbv>,
+    /// Size of the coded picture.
+    pub size: Geometry,
+    /// How far pictures are apart.
+    pub interval: Interval,
+    /// The time of the frame in nanoseconds, which never falls but for a seek.
+    pub now: u64,
+    /// The settings that it is planned by: those of the user, with the quantizers that a bandwidth chose.
+    pub settings: CameraSettings,
+    /// It has to be an IDR picture.
+    pub key_frame: bool,
+    /// Place in its segment, where there are segments.
+    pub segment: Option<SegmentPlace>,
+    /// The feedback that begins to act with this frame.
+    pub applied: Option<Applied>,
+    /// What the application should be told.
+    pub notice: Option<Notice>,
+    /// What governs the base quantizer.
+    pub mode: FrameMode,
+}
+
+/// Place of a frame in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentPlace {
+    /// Number of the segment since the stream began.
+    pub index: u64,
+    /// Place of the frame in it, from 0.
+    pub position: u8,
+    /// Frames of a segment, 1..=31.
+    pub length: u8,
+}

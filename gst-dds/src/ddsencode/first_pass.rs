@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! From the captured picture to the one that is coded whole.
+
+#![forbid(unsafe_code)]
+
+use crate::camera::{Geometry, RoiRequest, stretched};
+use crate::encoder::Plane;
+use crate::picture::Layout;
+use crate::scale::Scaler;
+
+/// Size of the coded picture against the captured one, and the way there.
+pub(super) struct FirstPass {
+    scaler: Option<Scaler>,
+    /// Size of the captured picture.
+    full: Geometry,
+    /// Size of the coded picture.
+    coded: Geometry,
+}
+
+impl FirstPass {
+    /// Of pictures that lie so, coded in this size.
+    pub fn new(layout: Layout, coded: Geometry) -> Self {
+        let full = Geometry {
+            width: layout.width as u32,
+            height: layout.height as u32,
+        };
+        Self {
+            scaler: (coded != full).then(|| Scaler::new(layout, coded.width, coded.height)),
+            full,
+            coded,
+        }
+    }
+
+    /// Brings regions of the captured picture into the coded one.
+    pub fn stretch(&self, rois: &mut [RoiRequest]) {
+        if self.scaler.is_some() {
+            for roi in rois {
+                roi.rect = stretched(&roi.rect, self.full, self.coded);
+            }
+        }
+    }
+
+    /// The picture to code.
+    ///
+    /// # Errors
+    /// A plane is shorter than the size says.
+    pub fn scale<'a>(&'a mut self, planes: [Plane<'a>; 3]) -> Result<[Plane<'a>; 3], String> {
+        match &mut self.scaler {
+            None => Ok(planes),
+            Some(scaler) => {
+                let scaled = scaler.scale(&planes).ok_or("The picture lacks part of a plane")?;
+                Ok(scaled.planes())
+            }
+        }
+    }
+
+    /// Width and height of the captured picture as the identity says them.
+    pub fn full_size(&self) -> Option<(u16, u16)> {
+        Some((self.full.width.try_into().ok()?, self.full.height.try_into().ok()?))
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The first stream, or the only one: a planned picture in, an access unit with its identity out.
+
+#![forbid(unsafe_code)]
+
+use dds_protocol::extension::Extension;
+use dds_protocol::identity::{FrameIdentity, StreamKind};
+use gst_video::prelude::*;
+
+use crate::camera::FramePlan;
+use crate::cuda;
+use crate::encoder::{FrameControls, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+use crate::vbv::Vbv;
+
+use super::first_pass::FirstPass;
+use super::log::CAT;
+use super::open::Chosen;
+use super::output;
+use super::rates::rates;
+use super::settings::Live;
+use super::stats::ElementStats;
+
+/// What is wrong with a picture of negative strides.
+const UPSIDE_DOWN: &str = "The picture is upside down";
+
+/// An encoder and what is counted from its beginning.
+pub(super) struct Stream {
+    pub encoder: Box<dyn RegionEncoder>,
+    /// Which one that is, and which were refused.
+    pub chosen: Chosen,
+    pub format: PixelFormat,
+    pub info: gst_video::VideoInfo,
+    pub byte_stream: bool,
+    pub stream_id: u32,
+    pub kind: StreamKind,
+    pub rates: Rates,
+    /// The VBV that was planned last.
+    pub cap: Vbv,
+    pub next_pts: i64,
+    pub next_access_unit: u32,
+    pub first_pass: FirstPass,
+    /// Pictures come in the memory of a GPU.
+    pub on_gpu: bool,
+    /// Where the encoder reads them there: their context.
+    pub cuda: Option<cuda::Context>,
+}
+
+/// A picture where it can be read.
+pub(super) enum Source<'a> {
+    /// On the GPU that codes it.
+    Gpu(cuda::Mapped<'a>),
+    /// In system memory.
+    System(gst_video::VideoFrameRef<&'a gst::BufferRef>),
+}
+
+impl Source<'_> {
+    /// The planes of a picture in system memory.
+    pub fn planes(&self, format: PixelFormat) -> Result<[Plane<'_>; 3], String> {
+        let mut planes = [Plane::default(); 3];
+        if let Self::System(picture) = self {
+            for (i, plane) in planes.iter_mut().enumerate().take(format.planes()) {
+                let stride = usize::try_from(picture.plane_stride()[i]).map_err(|_| UPSIDE_DOWN)?;
+                let data = picture.plane_data(i as u32).map_err(|_| "The picture lacks a plane")?;
+                *plane = Plane { data, stride };
+            }
+        }
+        Ok(planes)
+    }
+}
+
+/// What a picture is called.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    pub frame: u64,
+    pub capture_time_ns: u64,
+}
+
+/// A coded picture.
+pub(super) struct Unit {
+    pub data: Vec<u8>,
+    pub idr: bool,
+    pub keyframe: bool,
+}
+
+impl Stream {
+    /// Opens a picture for reading, on the GPU where the encoder reads it there. `obj` is only logged about.
+    pub fn read<'a>(
+        &self,
+        obj: &gst::Element,
+        buffer: &'a gst::BufferRef,
+        stats: &mut ElementStats,
+    ) -> Result<Source<'a>, String> {
+        if let Some(mapped) = self.cuda.as_ref().and_then(|context| context.map(buffer, &self.info)) {
+            return Ok(Source::Gpu(mapped));
+        }
+        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
+            .map_err(|_| "The picture cannot be read")?;
+        if self.on_gpu {
+            if stats.frames_downloaded == 0 {
+                gst::warning!(
+                    CAT,
+                    obj = obj,
+                    "Pictures on the GPU are read through system memory: {}",
+                    self.detour()
+                );
+            }
+            stats.frames_downloaded += 1;
+        }
+        Ok(Source::System(picture))
+    }
+
+    /// Why pictures on a GPU are not read there.
+    fn detour(&self) -> &'static str {
+        match (&self.cuda, self.kind) {
+            (Some(_), _) => "they lie in another CUDA context than that of the pipeline",
+            (None, StreamKind::Single) => "the encoder does not read them elsewhere",
+            (None, _) => "two passes keep and scale them there",
+        }
+    }
+
+    /// Sets the rates that the plan asks for.
+    pub fn set_rates(
+        &mut self,
+        obj: &gst::Element,
+        live: &Live,
+        plan: &FramePlan<'_>,
+        stats: &mut ElementStats,
+    ) -> bool {
+        if let Some(vbv) = plan.vbv {
+            self.cap = vbv;
+        }
+        let wanted = rates(live, self.cap, plan.interval);
+        if wanted == self.rates {
+            return false;
+        }
+        gst::debug!(CAT, obj = obj, "{wanted:?}");
+        if let Err(error) = self.encoder.reconfigure(&wanted) {
+            gst::warning!(CAT, obj = obj, "The encoder does not take new rates: {error}");
+            stats.reconfigure_failed += 1;
+        }
+        self.rates = wanted;
+        true
+    }
+
+    /// Codes a picture as planned and names it.
+    pub fn code(
+        &mut self,
+        source: &Source<'_>,
+        planes: [Plane<'_>; 3],
+        plan: &FramePlan<'_>,
+        name: Name,
+        mut extension: Extension,
+    ) -> Result<Unit, String> {
+        let controls = FrameControls {
+            base_qp: plan.base_qp,
+            offsets: plan.offsets,
+            force_idr: plan.key_frame,
+        };
+        let pts = self.next_pts;
+        self.next_pts += 1;
+        let codec = self.encoder.codec();
+        let unit = match source {
+            Source::Gpu(mapped) => {
+                let picture = mapped.picture(pts).ok_or(UPSIDE_DOWN)?;
+                self.encoder.encode_gpu(&picture, &controls)
+            }
+            Source::System(_) => {
+                let planes = self.first_pass.scale(planes)?;
+                self.encoder.encode(&Picture { planes, pts }, &controls)
+            }
+        }
+        .map_err(|e| e.to_string())?;
+        if unit.idr && self.kind != StreamKind::Single {
+            extension.full_size = self.first_pass.full_size();
+        }
+        let count = output::count_slices(codec, &unit);
+        let identity = FrameIdentity {
+            kind: self.kind,
+            stream_id: self.stream_id,
+            frame: name.frame,
+            capture_time_ns: name.capture_time_ns,
+            access_unit: self.next_access_unit,
+            // The start of a periodic refresh is none: a decoder is not clean before the refresh has passed.
+            recovery: unit.idr,
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum,
+        };
+        self.next_access_unit = self.next_access_unit.wrapping_add(1);
+        Ok(Unit {
+            data: output::assemble(codec, &unit, &identity, &extension, self.byte_stream),
+            idr: unit.idr,
+            keyframe: unit.keyframe,
+        })
+    }
+}
