@@ -241,9 +241,9 @@ impl Settings {
 
     /// Whether `quantizer` was set by itself, and not at its default by a saved preset, beside all others.
     fn wants_quantizer(&self) -> bool {
-        let x264enc = &self.x264enc;
-        let saved = x264enc.pass.by_hand() && x264enc.bitrate.by_hand();
-        x264enc.quantizer.by_hand() && !(saved && *x264enc.quantizer == *X264Enc::default().quantizer)
+        let (pass, kbps, quantizer) = (&self.x264enc.pass, &self.x264enc.bitrate, &self.x264enc.quantizer);
+        let saved = pass.by_hand() && kbps.by_hand();
+        quantizer.by_hand() && !(saved && **quantizer == x264enc::QUANTIZER)
     }
 
     /// libx264's preset and tunings.

@@ -18,6 +18,8 @@ use super::setting::Setting;
 
 /// Factor of libx264 between quantizers of I- and P-frames.
 pub(super) const IP_FACTOR: f32 = 1.4;
+/// Quantizer or quality where `pass` asks for one.
+pub(super) const QUANTIZER: u32 = 21;
 /// Name that `x264enc` would use; ours writes no such file.
 pub(super) const MULTIPASS_CACHE_FILE: &str = "x264.log";
 
@@ -341,7 +343,7 @@ table! {
         "Minimum quantizer, of regions too; 0 = no limit";
     qp_step: u32 = 4, 0..=63, Role::Option("qpstep"), "qp-step", "Maximum Quantizer Difference",
         "With bitrate or pass=qual: most that the quantizer may change from one frame to the next";
-    quantizer: u32 = 21, 0..=50, Role::Live, "quantizer", "Constant Quantizer",
+    quantizer: u32 = QUANTIZER, 0..=50, Role::Live, "quantizer", "Constant Quantizer",
         "Quantizer of pass=quant or quality of pass=qual, else not used; set without pass and bitrate it means \
          pass=quant";
     rc_lookahead: i32 = 0, 0..=250, Role::Option("rc-lookahead"), "rc-lookahead", "Rate Control Lookahead",
