@@ -425,8 +425,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
         glib::ParamSpecString::builder("onnxruntime-library")
             .nick("ONNX Runtime library")
             .blurb(
-                "Path of libonnxruntime.so; unset, it is looked for at ORT_DYLIB_PATH, beside the plugin, in the \
-                 user's data directory, in the system",
+                "Path of libonnxruntime.so; unset: ORT_DYLIB_PATH, beside the plugin, the user's data directory, the system, in this order",
             )
             .mutable_ready()
             .build(),

@@ -76,7 +76,7 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
         live(
             "background-qp",
             "Background quantizer",
-            "Quantizer outside regions, 51 is coarsest: exact, unless bitrate, pass or quantizer is set, when its \
+            "Quantizer outside regions, 51 is coarsest: exact, unless bitrate, pass or quantizer is set, when only its \
              difference to region-qp counts",
             QUANTIZERS,
             *default.background_qp,
@@ -84,8 +84,8 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
         live(
             "region-qp",
             "Region quantizer",
-            "Quantizer inside regions that name none: exact, unless bitrate, pass or quantizer is set, when its difference \
-             to background-qp counts",
+            "Quantizer inside regions that name none: exact, unless bitrate, pass or quantizer is set, when only its \
+             difference to background-qp counts",
             QUANTIZERS,
             *default.region_qp,
         ),
@@ -248,8 +248,8 @@ fn of_two_passes(default: &Settings) -> Vec<glib::ParamSpec> {
         glib::ParamSpecEnum::builder_with_default("mode", default.mode)
             .nick("Passes")
             .blurb(
-                "Passes that code a frame: feedback makes regions of coming frames finer, or gets those of past frames by \
-                 the request pad refine",
+                "Passes: one-pass makes regions of coming frames finer, two-pass gives on the pad refine the regions of past \
+                 frames that feedback asks for",
             )
             .mutable_ready()
             .build(),

@@ -298,8 +298,8 @@ table! {
     bframes: u32 = 0, 0..=16, Role::Option("bframes"), "bframes", "B-Frames",
         "Refused above 0, as B-frames delay video: number of them between I and P";
     bitrate: u32 = 0, 0..=2_048_000, Role::Live, "bitrate", "Bitrate",
-        "For a constant bit rate as from x264enc, where quantizers need not be exact: its kbit/s, and regions are \
-         differences; 0 = not used";
+        "For a constant bit rate as from x264enc, where quantizers need not be exact: its kbit/s, with regions as \
+         quantizer differences; 0 = not used";
     byte_stream: bool = false, (), Role::Own, "byte-stream", "Byte Stream",
         "Write NAL units as a byte stream where downstream takes the format avc too";
     cabac: bool = true, (), Role::Option("cabac"), "cabac", "Use CABAC",
