@@ -57,6 +57,11 @@ mod nals;
 // Where NVIDIA has drivers, and its structures the layout of the bindings.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod nvenc;
+#[cfg_attr(
+    not(any(feature = "x264", feature = "x265")),
+    allow(dead_code, reason = "NVENC reads all options itself")
+)]
+mod options;
 #[cfg(feature = "x264")]
 mod sps;
 #[cfg(feature = "x264")]
@@ -394,6 +399,11 @@ const NOMINAL_RATE: (u32, u32) = (30, 1);
 const HIGHEST_RATE: (u32, u32) = (60, 1);
 
 impl Config {
+    /// Whether quantizers are exactly those asked for.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.rate, RateControl::Quantizers { .. })
+    }
+
     /// Frames per second that rate control goes by.
     pub fn assumed_rate(&self) -> (u32, u32) {
         self.frame_rate.unwrap_or(NOMINAL_RATE)

@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::{Codec, Colour, Config, EncoderOption, OpenError, Origin, RateControl};
+use super::super::options::{MOVED, canonical, describe, is_negated};
+use super::super::{Codec, Colour, Config, EncoderOption, OpenError, RateControl};
 use crate::vbv::Vbv;
 
 /// Most slices that every driver takes.
@@ -101,15 +102,6 @@ impl Control {
     }
 }
 
-/// How an error message names an option.
-fn describe(option: &EncoderOption) -> String {
-    match (&option.origin, &option.value) {
-        (Origin::Property(name), _) => (*name).to_string(),
-        (Origin::OptionString, Some(value)) => format!("option-string `{}={value}`", option.key),
-        (Origin::OptionString, None) => format!("option-string `{}`", option.key),
-    }
-}
-
 fn refused(what: impl Into<String>, reason: &str) -> OpenError {
     OpenError::refused(
         what,
@@ -195,7 +187,7 @@ impl Settings {
             key_int_max: config.key_int_max().max(1),
             limits: (1, 51),
         };
-        let exact = matches!(config.rate, RateControl::Quantizers { .. });
+        let exact = config.is_exact();
         let mut sliced = true;
         for option in &config.options {
             settings.take(option, exact, &mut sliced)?;
@@ -212,11 +204,7 @@ impl Settings {
     }
 
     fn take(&mut self, option: &EncoderOption, exact: bool, sliced: &mut bool) -> Result<(), OpenError> {
-        let key = option.key.replace('_', "-");
-        let (key, negated) = match key.strip_prefix("no-") {
-            Some(rest) => (rest, true),
-            None => (key.as_str(), false),
-        };
+        let (key, negated) = (canonical(&option.key), is_negated(&option.key));
         let text = option.value.as_deref().unwrap_or("1");
         let bad = || {
             let reason = format!("it does not take the value `{text}`");
@@ -231,7 +219,7 @@ impl Settings {
         };
         let lacks = |reason: &str| Err(refused(describe(option), reason));
         let h264 = self.codec == Codec::H264;
-        match key {
+        match key.as_str() {
             "aud" => self.aud = on()?,
             "cabac" if h264 => self.cabac = Some(on()?),
             "cabac" if on()? => {}
@@ -268,7 +256,7 @@ impl Settings {
             "mbtree" | "interlaced" | "intra-refresh" if !on()? => {}
             "ip-factor" if exact && text.parse() == Ok(1.0f32) => {}
             "ip-factor" if exact => {
-                return lacks("in quantizer mode all quantizers are exact, and this would move them");
+                return lacks(MOVED);
             }
             "intra-refresh" => return lacks("this element does not use periodic intra refresh of NVENC"),
             _ => return lacks("NVENC has nothing like it"),

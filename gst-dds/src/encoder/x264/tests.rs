@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::units::{NAL_SEI, VERSION_SEI_UUID};
 use super::*;
-use crate::encoder::Plane;
+use crate::encoder::{EncoderOption, LogLevel, Origin};
 
 fn config() -> Config {
     Config {

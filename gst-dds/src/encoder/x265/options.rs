@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::encoder::{Config, EncoderOption, OpenError, Origin};
+use crate::encoder::options::{canonical, describe, of_string, refuse_overridden};
+use crate::encoder::{Config, OpenError};
 
 /// Options of `option-string` that would work against a property, with what to do instead.
 const OVERRIDDEN: &[(&[&str], &str)] = &[
@@ -161,38 +162,6 @@ pub(super) const INEXACT: &[&str] = &[
     "vbv-init",
 ];
 
-/// Why an option is refused in exact mode, and what to do.
-pub(super) const MOVED: &str = "in quantizer mode all quantizers are exact, and this would move them";
-pub(super) const LEAVE: &str = "Remove it, or set bitrate or pass=qual";
-
-/// How an error message names an option.
-pub(super) fn describe(option: &EncoderOption) -> String {
-    match &option.origin {
-        Origin::Property(name) => (*name).to_string(),
-        Origin::OptionString => match &option.value {
-            Some(value) => format!("option-string `{}={value}`", option.key),
-            None => format!("option-string `{}`", option.key),
-        },
-    }
-}
-
-/// The option's name as in [`OVERRIDDEN`]: dashes, no negation.
-pub(super) fn canonical(key: &str) -> String {
-    let key = key.replace('_', "-");
-    match key.strip_prefix("no-") {
-        Some(rest) => rest.to_string(),
-        None => key,
-    }
-}
-
-/// The last option of `option-string` that goes by one of `keys`, or the property.
-pub(super) fn culprit<'a>(config: &'a Config, keys: &[&str]) -> Option<&'a EncoderOption> {
-    config.options.iter().rev().find(|o| match o.origin {
-        Origin::OptionString => keys.contains(&canonical(&o.key).as_str()),
-        Origin::Property(name) => keys.contains(&name),
-    })
-}
-
 /// What a property of `x264enc` is here.
 pub(super) enum Translation {
     /// These options of libx265.
@@ -304,16 +273,11 @@ pub(super) fn split_tune(tune: Option<&str>) -> Result<(Option<&str>, bool), Ope
     Ok((psy, zero_latency))
 }
 
+/// Refuses what libx265 cannot do here, by name.
 pub(super) fn refuse_impossible(config: &Config) -> Result<(), OpenError> {
-    for option in config.options.iter().filter(|o| o.origin == Origin::OptionString) {
+    for option in of_string(config) {
+        refuse_overridden(option, OVERRIDDEN)?;
         let key = canonical(&option.key);
-        if let Some((_, cure)) = OVERRIDDEN.iter().find(|(keys, _)| keys.contains(&key.as_str())) {
-            return Err(OpenError::refused(
-                describe(option),
-                "the element sets this itself",
-                *cure,
-            ));
-        }
         if let Some((_, reason, cure)) = IMPOSSIBLE.iter().find(|(keys, _, _)| keys.contains(&key.as_str())) {
             return Err(OpenError::refused(describe(option), *reason, *cure));
         }

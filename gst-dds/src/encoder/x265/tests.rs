@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
+use dds_protocol::nal::unescape;
+
 use super::*;
 use crate::encoder::Plane;
 use crate::encoder::{EncoderOption, Origin};
+use crate::vbv::Vbv;
 
 const WIDTH: usize = 96;
 const HEIGHT: usize = 80;

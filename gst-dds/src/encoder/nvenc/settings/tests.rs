@@ -3,7 +3,7 @@
 //! What properties mean for NVENC, and what is refused.
 
 use super::*;
-use crate::encoder::PixelFormat;
+use crate::encoder::{Origin, PixelFormat};
 
 fn config() -> Config {
     Config {
