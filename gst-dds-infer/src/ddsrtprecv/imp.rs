@@ -29,21 +29,22 @@
  *
  * Since: 0.1
  */
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use dds_protocol::nal::Codec;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_dds_link::guard::Guard;
 use gst_dds_link::sync::Mutex;
-use gst_net::gio;
 
-use crate::rtp::gate::{Format, Gate, Verdict};
 use crate::rtp::packet::Packet;
 use crate::rtp::rtcp;
+use crate::rtp::selector::{Format, Verdict};
+
+use super::packets::{prefix, sender, without_address};
+use super::state::State;
+use super::stream::{self, with_ssrc};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -58,54 +59,6 @@ static PROPERTY_GUARD: Guard = Guard::new("a property of ddsrtprecv");
 const DEFAULT_LATENCY_MS: u32 = 20;
 /// Of one kind of trouble at most this many are logged: all of them come from the network.
 const LOGGED: u64 = 10;
-
-/// What the caps say.
-#[derive(Debug)]
-struct Stream {
-    caps: gst::Caps,
-    payload_type: Option<u8>,
-    /// Senders take picture loss indications.
-    takes_pli: bool,
-}
-
-/// Counts that are not of the gate.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stats {
-    malformed: u64,
-    other_payload_type: u64,
-    rtcp: u64,
-    rtcp_foreign: u64,
-    rtcp_malformed: u64,
-}
-
-#[derive(Debug)]
-struct State {
-    gate: Gate<Option<SocketAddr>, gst::Buffer>,
-    stream: Option<Stream>,
-    /// Payload type of the stream that is handed on.
-    payload_type: u8,
-    /// SSRC of the stream that took the place last.
-    ssrc: Option<u32>,
-    /// Key frames are known, so that depayloaders pass over packets without payload.
-    key_frames: bool,
-    /// Time stamp of the packet that was handed on last.
-    last: Option<gst::ClockTime>,
-    stats: Stats,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            gate: Gate::new(Format::Other),
-            stream: None,
-            payload_type: 0,
-            ssrc: None,
-            key_frames: false,
-            last: None,
-            stats: Stats::default(),
-        }
-    }
-}
 
 /// A stream that takes the place.
 struct Takeover {
@@ -128,7 +81,7 @@ struct Parts {
     jitter_buffer: gst::Element,
 }
 
-/// The lock is never held while anything is pushed, sent or posted.
+/// No lock is held while anything is pushed, sent or posted, and never two.
 pub struct DdsRtpRecv {
     rtp_sink: gst::GhostPad,
     rtcp_sink: gst::GhostPad,
@@ -258,7 +211,7 @@ impl ObjectImpl for DdsRtpRecv {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         PROPERTY_GUARD.run(pspec.default_value().clone(), || match pspec.name() {
             "latency" => self.latency.lock().unwrap().to_value(),
-            _ => self.stats().to_value(),
+            _ => self.state.lock().unwrap().statistics().to_value(),
         })
     }
 
@@ -331,7 +284,7 @@ impl ElementImpl for DdsRtpRecv {
         let done = self.parent_change_state(transition)?;
         if transition == gst::StateChange::PausedToReady {
             // What waits holds buffers of a pool upstream.
-            self.state.lock().unwrap().gate.flush();
+            self.state.lock().unwrap().selector.flush();
         }
         Ok(done)
     }
@@ -425,7 +378,9 @@ impl DdsRtpRecv {
         }
         let (payload_type, size) = (packet.payload_type, buffer.maxsize());
         let address = sender(&buffer);
-        let outcome = state.gate.push(self.now(), &packet, address, size, || buffer.clone());
+        let outcome = state
+            .selector
+            .push(self.now(), &packet, address, size, || buffer.clone());
         let takes_pli = state.stream.as_ref().is_some_and(|stream| stream.takes_pli);
         match outcome.verdict {
             Verdict::Pass => {
@@ -529,7 +484,7 @@ impl DdsRtpRecv {
             let map = buffer.map_readable().ok()?;
             let mut state = self.state.lock().unwrap();
             state.stats.rtcp += 1;
-            let filtered = match rtcp::filter(&map, state.gate.holder()) {
+            let filtered = match rtcp::filter(&map, state.selector.selected()) {
                 Ok(filtered) => filtered,
                 Err(why) => {
                     state.stats.rtcp_malformed += 1;
@@ -543,9 +498,9 @@ impl DdsRtpRecv {
             };
             state.stats.rtcp_foreign += u64::from(filtered.foreign > 0);
             if filtered.bye
-                && let Some(ssrc) = state.gate.holder()
+                && let Some(ssrc) = state.selector.selected()
             {
-                state.gate.bye(self.now(), ssrc);
+                state.selector.bye(self.now(), ssrc);
                 drop(state);
                 gst::info!(CAT, imp = self, "SSRC {ssrc:08x} says goodbye");
             }
@@ -598,20 +553,27 @@ impl DdsRtpRecv {
         match event.view() {
             gst::EventView::Caps(caps) => {
                 let caps = caps.caps_owned();
-                let (stream, format) = match self.read_caps(&caps) {
+                let (stream, format) = match stream::read(&caps) {
                     Ok(read) => read,
                     Err(why) => {
                         gst::element_imp_error!(self, gst::StreamError::Format, ("{why}"), ["caps: {caps}"]);
                         return false;
                     }
                 };
+                if format == Format::Other {
+                    gst::info!(
+                        CAT,
+                        imp = self,
+                        "Any whole frame will do: key frames are not known of {caps}"
+                    );
+                }
                 let mut state = self.state.lock().unwrap();
                 state.stream = Some(stream);
-                state.gate.set_format(format);
+                state.selector.set_format(format);
                 state.key_frames = matches!(format, Format::Video { .. });
-                let holder = state.gate.holder();
+                let selected = state.selector.selected();
                 drop(state);
-                if let Some(ssrc) = holder {
+                if let Some(ssrc) = selected {
                     event = gst::event::Caps::builder(&with_ssrc(&caps, ssrc))
                         .seqnum(event.seqnum())
                         .build();
@@ -619,59 +581,12 @@ impl DdsRtpRecv {
             }
             gst::EventView::FlushStop(_) => {
                 let mut state = self.state.lock().unwrap();
-                state.gate.flush();
+                state.selector.flush();
                 state.last = None;
             }
             _ => (),
         }
         gst::Pad::event_default(pad, Some(&*obj), event)
-    }
-
-    /// What caps say of the stream.
-    ///
-    /// # Errors
-    /// What is wrong with them, and what to do.
-    fn read_caps(&self, caps: &gst::Caps) -> Result<(Stream, Format), String> {
-        let s = caps.structure(0).ok_or("the caps are empty")?;
-        if let Ok(media) = s.get::<&str>("media")
-            && media != "video"
-        {
-            return Err(format!(
-                "it receives video, not media={media}: take rtpbin for that stream"
-            ));
-        }
-        match s.get::<i32>("clock-rate") {
-            Ok(1..) => (),
-            _ => return Err("the caps have no clock-rate: add clock-rate=90000 to those of the source".into()),
-        }
-        let is_set = |field: &str| s.has_field(field);
-        // In the interleaved mode of RFC 6184 packets of several pictures mix.
-        let interleaved = s.get::<&str>("packetization-mode").is_ok_and(|mode| mode == "2");
-        let name = s.get::<&str>("encoding-name").unwrap_or_default();
-        let format = match name {
-            "H264" if !interleaved => Format::Video {
-                codec: Codec::H264,
-                parameters: is_set("sprop-parameter-sets"),
-            },
-            "H265" => Format::Video {
-                codec: Codec::H265,
-                parameters: is_set("sprop-sps") && is_set("sprop-pps"),
-            },
-            _ => {
-                gst::info!(
-                    CAT,
-                    imp = self,
-                    "Key frames of {name:?} are not known: any whole frame will do"
-                );
-                Format::Other
-            }
-        };
-        let stream = Stream {
-            caps: caps.clone(),
-            payload_type: s.get::<i32>("payload").ok().and_then(|p| u8::try_from(p).ok()),
-            takes_pli: is_set("rtcp-fb-nack-pli"),
-        };
-        Ok((stream, format))
     }
 
     fn no_caps(&self) {
@@ -702,7 +617,7 @@ impl DdsRtpRecv {
             return event;
         }
         let state = self.state.lock().unwrap();
-        let (ssrc, payload_type) = (state.gate.holder(), u32::from(state.payload_type));
+        let (ssrc, payload_type) = (state.selector.selected(), u32::from(state.payload_type));
         drop(state);
         let (Some(ssrc), Some(s)) = (ssrc, event.structure()) else {
             return event;
@@ -715,66 +630,4 @@ impl DdsRtpRecv {
             .running_time_offset(event.running_time_offset())
             .build()
     }
-
-    fn stats(&self) -> gst::Structure {
-        let state = self.state.lock().unwrap();
-        let (gate, stats) = (state.gate.stats(), state.stats);
-        let (candidates, bytes) = state.gate.waiting();
-        let ssrc = state.gate.holder();
-        drop(state);
-        gst::Structure::builder("ddsrtprecv-stats")
-            .field_if_some("ssrc", ssrc)
-            .field("packets", gate.passed)
-            .field("packets-foreign", gate.foreign)
-            .field("packets-crowded", gate.crowded)
-            .field("packets-malformed", stats.malformed)
-            .field("packets-other-payload-type", stats.other_payload_type)
-            .field("takeovers", gate.takeovers)
-            .field("byes", gate.byes)
-            .field("key-unit-requests", gate.asks)
-            .field("rtcp", stats.rtcp)
-            .field("rtcp-foreign", stats.rtcp_foreign)
-            .field("rtcp-malformed", stats.rtcp_malformed)
-            .field("candidates", candidates as u64)
-            .field("candidate-bytes", bytes as u64)
-            .build()
-    }
-}
-
-/// A packet without payload in front of the first one of a stream whose SSRC the session knows: it refuses a packet whose
-/// number does not follow from the former ones, and believes the second (RFC 3550, A.1).
-fn prefix(first: &gst::Buffer) -> Option<gst::Buffer> {
-    let map = first.map_readable().ok()?;
-    let packet = Packet::parse(&map).ok()?;
-    let mut header = vec![0x80, packet.payload_type];
-    header.extend(packet.sequence_number.wrapping_sub(1).to_be_bytes());
-    header.extend(packet.timestamp.to_be_bytes());
-    header.extend(packet.ssrc.to_be_bytes());
-    let mut prefix = gst::Buffer::from_mut_slice(header);
-    let buffer = prefix.make_mut();
-    buffer.set_pts(first.pts());
-    buffer.set_dts(first.dts());
-    Some(prefix)
-}
-
-/// Who sent a packet, where its source tells.
-fn sender(buffer: &gst::BufferRef) -> Option<SocketAddr> {
-    let address = buffer.meta::<gst_net::NetAddressMeta>()?.addr();
-    let address = address.downcast::<gio::InetSocketAddress>().ok()?;
-    Some(SocketAddr::from(address))
-}
-
-/// The session takes one SSRC from two addresses for a collision and refuses the second; that was decided here.
-fn without_address(buffer: &mut gst::Buffer) {
-    if buffer.meta::<gst_net::NetAddressMeta>().is_some()
-        && let Some(meta) = buffer.make_mut().meta_mut::<gst_net::NetAddressMeta>()
-    {
-        let _ = meta.remove();
-    }
-}
-
-fn with_ssrc(caps: &gst::Caps, ssrc: u32) -> gst::Caps {
-    let mut caps = caps.clone();
-    caps.make_mut().set("ssrc", ssrc);
-    caps
 }

@@ -3,6 +3,9 @@
 //! The element `ddsrtprecv`: receives one RTP stream, whichever cameras come and go, and hands it on by one pad.
 
 mod imp;
+mod packets;
+mod state;
+mod stream;
 
 use gst::prelude::*;
 

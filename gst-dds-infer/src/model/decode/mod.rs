@@ -5,7 +5,7 @@
 //! From a model's output tensors to boxes, one file per family.
 //!
 //! A family's `fit` looks at the shapes of all outputs once and gives a [`Decoder`], or the reason why they are not
-//! its own. The decoder then reads the runtime's memory in place: a cheap gate on scores first, arithmetic only for
+//! its own. The decoder then reads the runtime's memory in place: a cheap comparison of raw scores first, arithmetic only for
 //! what passes it.
 
 mod nanodet;
@@ -211,7 +211,7 @@ impl Activation {
     }
 
     /// The smallest raw score whose probability reaches `floor`.
-    fn gate(self, floor: f32) -> f32 {
+    fn raw_floor(self, floor: f32) -> f32 {
         match self {
             Self::None => floor,
             Self::Sigmoid if floor <= 0.0 => f32::NEG_INFINITY,
@@ -288,10 +288,10 @@ fn objectness_rows(
     found: &mut Vec<Candidate>,
     mut place: impl FnMut(usize, [f32; 4]) -> [f32; 4],
 ) {
-    let gate = activation.gate(floor);
+    let raw_floor = activation.raw_floor(floor);
     for (n, row) in data.chunks_exact(columns).enumerate() {
         // No class score is above 1, so that objectness alone bounds the score.
-        if row[4] < gate || row[4].is_nan() {
+        if row[4] < raw_floor || row[4].is_nan() {
             continue;
         }
         let Some((class, raw)) = best(&row[5..]) else { continue };

@@ -165,7 +165,7 @@ fn expectation(logits: &[f32]) -> f32 {
 
 impl Decoder for Nanodet {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        let gate = self.activation.gate(floor);
+        let raw_floor = self.activation.raw_floor(floor);
         for level in &self.levels {
             let scores = expect(outputs, level.scores, &self.dims[level.scores])?.data;
             let distances = expect(outputs, level.distances, &self.dims[level.distances])?.data;
@@ -173,7 +173,7 @@ impl Decoder for Nanodet {
             let (offset, sides) = if self.single { (self.classes, width) } else { (0, SIDES) };
             for i in 0..level.cells {
                 let row = &scores[(level.first + i) * width..][..self.classes];
-                let Some((class, raw)) = best(row).filter(|b| b.1 >= gate) else {
+                let Some((class, raw)) = best(row).filter(|b| b.1 >= raw_floor) else {
                     continue;
                 };
                 let bins = &distances[(level.first + i) * sides + offset..][..SIDES];

@@ -57,10 +57,10 @@ impl Decoder for Yolov8 {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
         let output = expect(outputs, 0, &self.lasting)?;
         let data = output.data;
-        let gate = self.activation.gate(floor);
+        let raw_floor = self.activation.raw_floor(floor);
         if !self.channel_first {
             for (n, row) in data.chunks_exact(self.channels).enumerate() {
-                if let Some((class, raw)) = best(&row[4..]).filter(|b| b.1 >= gate) {
+                if let Some((class, raw)) = best(&row[4..]).filter(|b| b.1 >= raw_floor) {
                     let corners = centred(row[0], row[1], row[2], row[3]);
                     push_row(found, n, corners, self.activation.apply(raw), class);
                 }
@@ -84,7 +84,7 @@ impl Decoder for Yolov8 {
                 }
             }
             for (i, &raw) in top.iter().enumerate() {
-                if raw >= gate && raw > f32::NEG_INFINITY {
+                if raw >= raw_floor && raw > f32::NEG_INFINITY {
                     let anchor = start + i;
                     let class = scores.chunks_exact(anchors).position(|c| c[anchor] == raw).unwrap_or(0) as u32;
                     let at = |row: usize| boxes[row * anchors + anchor];

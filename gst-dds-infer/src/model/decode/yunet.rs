@@ -67,7 +67,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
 impl Decoder for Yunet {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
         // Neither factor is above 1, so that each alone must reach the square.
-        let gate = self.activation.gate(floor * floor);
+        let raw_floor = self.activation.raw_floor(floor * floor);
         let probability = |raw: f32| self.activation.apply(raw).clamp(0.0, 1.0);
         for level in &self.levels {
             let part = |n: usize| {
@@ -76,7 +76,7 @@ impl Decoder for Yunet {
             };
             let (classes, objects, boxes, points) = (part(0)?, part(1)?, part(2)?, part(3)?);
             for (i, (class, object)) in classes.iter().zip(objects).enumerate() {
-                if *class < gate || *object < gate {
+                if *class < raw_floor || *object < raw_floor {
                     continue;
                 }
                 let objectness = probability(*object);

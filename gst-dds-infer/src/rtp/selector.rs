@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which of the RTP streams that arrive has the way behind it.
+//! Which of the RTP streams that arrive is selected, and so handed on.
 //!
-//! A stream is an SSRC from one address. The one that holds the way keeps it while its packets come, for [`HOLD`] after the
-//! last of them, and until its BYE (packets that the BYE has overtaken still pass). Then the first stream of which one whole key frame has come takes it: from the first
-//! packet of the access unit, parameter sets in front included, to its last one. Streams that wait are kept from their
-//! newest whole key frame on, so that a camera that restarts is seen from there and not from its next one.
+//! A stream is an SSRC from one address. The selected one stays selected while its packets come, for [`HOLD`] after the last
+//! of them, and until its BYE (packets that the BYE has overtaken still pass). Then the first stream is selected of which
+//! one whole key frame has come: from the first packet of the access unit, parameter sets in front included, to its last
+//! one. Streams that wait are kept from their newest whole key frame on, so that a camera that restarts is seen from there
+//! and not from its next one.
 //!
 //! Everybody can send. What waits is bounded in streams and bytes; a flood of sources can neither push out one that goes on
 //! sending nor keep it out for long.
@@ -18,7 +19,7 @@ use dds_protocol::nal::Codec;
 use super::packet::Packet;
 use super::payload::Contents;
 
-/// How long the way is kept for a stream of which nothing comes.
+/// How long a stream of which nothing comes stays selected.
 pub const HOLD: Duration = Duration::from_secs(1);
 /// How long after a BYE packets of its stream may still come: it goes by another port, and overtakes them.
 pub const OVERTAKEN: Duration = Duration::from_millis(250);
@@ -61,13 +62,13 @@ pub enum Format {
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<P> {
-    /// Of the stream that holds the way.
+    /// Of the selected stream.
     Pass,
     /// Of a stream that waits.
     Kept,
     /// Of a stream that there is no place for, or too late to be sorted in.
     Dropped,
-    /// The stream takes the way, with these packets in order. This one is among them.
+    /// The stream is selected from here on, with these packets in order. This one is among them.
     Takeover {
         /// Of the stream.
         ssrc: u32,
@@ -81,22 +82,22 @@ pub enum Verdict<P> {
 pub struct Outcome<P> {
     /// Of the packet.
     pub verdict: Verdict<P>,
-    /// A key frame should be asked of the stream with this SSRC: the way is free, and none is known.
+    /// A key frame should be asked of the stream with this SSRC: no stream is selected, and none is known.
     pub ask: Option<u32>,
 }
 
 /// Counts since construction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GateStats {
-    /// Packets of streams while they held the way, and of them before they took it.
+pub struct SelectorStats {
+    /// Packets of streams while they were selected, and those that were handed on when they became it.
     pub passed: u64,
     /// Packets of other streams: dropped, or waiting.
     pub foreign: u64,
     /// Of those, the ones of streams that there was no place for.
     pub crowded: u64,
-    /// Streams that took the way.
+    /// Streams that became the selected one.
     pub takeovers: u64,
-    /// Streams that said goodbye while they held it.
+    /// Streams that said goodbye while they were selected.
     pub byes: u64,
     /// Key frames that should have been asked for.
     pub asks: u64,
@@ -109,10 +110,10 @@ struct Origin<A> {
 }
 
 #[derive(Debug)]
-struct Holder<A> {
+struct Selected<A> {
     origin: Origin<A>,
     last: Duration,
-    /// When it said goodbye: the way is free, and nobody has taken it yet.
+    /// When it said goodbye, where no other has been selected since.
     left: Option<Duration>,
 }
 
@@ -146,25 +147,25 @@ struct Candidate<A, P> {
     asked: Option<Duration>,
 }
 
-/// Decides which stream holds the way. `A` tells senders with one SSRC apart, `P` is a packet.
+/// Selects one stream. `A` tells senders with one SSRC apart, `P` is a packet.
 #[derive(Debug)]
-pub struct Gate<A, P> {
+pub struct StreamSelector<A, P> {
     format: Format,
-    holder: Option<Holder<A>>,
+    selected: Option<Selected<A>>,
     candidates: Vec<Candidate<A, P>>,
     asked: Option<Duration>,
-    stats: GateStats,
+    stats: SelectorStats,
 }
 
-impl<A: Copy + Eq, P> Gate<A, P> {
-    /// A way that nobody holds.
+impl<A: Copy + Eq, P> StreamSelector<A, P> {
+    /// Without a selected stream.
     pub fn new(format: Format) -> Self {
         Self {
             format,
-            holder: None,
+            selected: None,
             candidates: Vec::new(),
             asked: None,
-            stats: GateStats::default(),
+            stats: SelectorStats::default(),
         }
     }
 
@@ -176,9 +177,12 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         }
     }
 
-    /// SSRC of the stream that holds the way.
-    pub fn holder(&self) -> Option<u32> {
-        self.holder.as_ref().filter(|h| h.left.is_none()).map(|h| h.origin.ssrc)
+    /// SSRC of the selected stream.
+    pub fn selected(&self) -> Option<u32> {
+        self.selected
+            .as_ref()
+            .filter(|h| h.left.is_none())
+            .map(|h| h.origin.ssrc)
     }
 
     /// Streams that wait, and the memory in their packets.
@@ -187,7 +191,7 @@ impl<A: Copy + Eq, P> Gate<A, P> {
     }
 
     /// Counts since construction.
-    pub fn stats(&self) -> GateStats {
+    pub fn stats(&self) -> SelectorStats {
         self.stats
     }
 
@@ -196,13 +200,13 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         self.candidates.clear();
     }
 
-    /// A stream says goodbye at `now`. Returns whether it held the way.
+    /// A stream says goodbye at `now`. Returns whether it was selected.
     pub fn bye(&mut self, now: Duration, ssrc: u32) -> bool {
-        let holder = self
-            .holder
+        let selected = self
+            .selected
             .as_mut()
             .filter(|h| h.left.is_none() && h.origin.ssrc == ssrc);
-        let held = holder.map(|holder| holder.left = Some(now)).is_some();
+        let held = selected.map(|selected| selected.left = Some(now)).is_some();
         self.stats.byes += u64::from(held);
         held
     }
@@ -221,14 +225,14 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         self.sweep(now);
         let overtaken = |left: Duration| now.saturating_sub(left) < OVERTAKEN;
         if self
-            .holder
+            .selected
             .as_ref()
             .is_some_and(|h| h.left.is_some_and(|left| !overtaken(left)))
         {
-            self.holder = None;
+            self.selected = None;
         }
-        if let Some(holder) = self.holder.as_mut().filter(|h| h.origin == origin) {
-            holder.last = now;
+        if let Some(selected) = self.selected.as_mut().filter(|h| h.origin == origin) {
+            selected.last = now;
             self.stats.passed += 1;
             return Outcome {
                 verdict: Verdict::Pass,
@@ -251,7 +255,7 @@ impl<A: Copy + Eq, P> Gate<A, P> {
         }
         if is_free && candidate.whole {
             let candidate = self.candidates.swap_remove(index);
-            self.holder = Some(Holder {
+            self.selected = Some(Selected {
                 origin,
                 last: now,
                 left: None,
@@ -280,9 +284,9 @@ impl<A: Copy + Eq, P> Gate<A, P> {
     }
 
     fn is_free(&self, now: Duration) -> bool {
-        self.holder
+        self.selected
             .as_ref()
-            .is_none_or(|holder| holder.left.is_some() || now.saturating_sub(holder.last) >= HOLD)
+            .is_none_or(|selected| selected.left.is_some() || now.saturating_sub(selected.last) >= HOLD)
     }
 
     /// Forgets streams that are silent.
@@ -531,10 +535,10 @@ mod tests {
         sent
     }
 
-    /// A gate of which a packet is its number.
-    type Tested = Gate<u16, u16>;
+    /// A selector of which a packet is its number.
+    type Tested = StreamSelector<u16, u16>;
 
-    fn push_from(gate: &mut Tested, now: Duration, ssrc: u32, address: u16, sent: &Sent) -> Outcome<u16> {
+    fn push_from(selector: &mut Tested, now: Duration, ssrc: u32, address: u16, sent: &Sent) -> Outcome<u16> {
         let packet = Packet {
             ssrc,
             sequence_number: sent.number,
@@ -543,15 +547,15 @@ mod tests {
             payload_type: 96,
             payload: sent.payload,
         };
-        gate.push(now, &packet, address, 1500, || sent.number)
+        selector.push(now, &packet, address, 1500, || sent.number)
     }
 
-    fn push(gate: &mut Tested, now: Duration, ssrc: u32, sent: &Sent) -> Verdict<u16> {
-        push_from(gate, now, ssrc, ADDRESS, sent).verdict
+    fn push(selector: &mut Tested, now: Duration, ssrc: u32, sent: &Sent) -> Verdict<u16> {
+        push_from(selector, now, ssrc, ADDRESS, sent).verdict
     }
 
-    fn push_all(gate: &mut Tested, now: Duration, ssrc: u32, sent: &[Sent]) -> Vec<Verdict<u16>> {
-        sent.iter().map(|sent| push(gate, now, ssrc, sent)).collect()
+    fn push_all(selector: &mut Tested, now: Duration, ssrc: u32, sent: &[Sent]) -> Vec<Verdict<u16>> {
+        sent.iter().map(|sent| push(selector, now, ssrc, sent)).collect()
     }
 
     /// Packets that were handed on.
@@ -568,33 +572,36 @@ mod tests {
         sent.iter().map(|s| s.number).collect()
     }
 
-    /// A gate that stream 1 has taken at 0 ms.
+    /// Stream 1 is selected at 0 ms.
     fn held() -> Tested {
-        let mut gate = Gate::new(H264);
-        push_all(&mut gate, ms(0), 1, &stream(100, 1, 10));
-        assert_eq!(gate.holder(), Some(1));
-        gate
+        let mut selector = StreamSelector::new(H264);
+        push_all(&mut selector, ms(0), 1, &stream(100, 1, 10));
+        assert_eq!(selector.selected(), Some(1));
+        selector
     }
 
     #[test]
     fn the_first_whole_key_frame_takes_a_free_way_and_all_of_it_is_handed_on() {
         // Across the wrap of the numbers, too.
         for first in [0, 7, 65533] {
-            let mut gate = Gate::new(H264);
+            let mut selector = StreamSelector::new(H264);
             let sent = stream(first, 20, 10);
-            let verdicts = push_all(&mut gate, ms(0), 1, &sent);
+            let verdicts = push_all(&mut selector, ms(0), 1, &sent);
             assert!(matches!(&verdicts[4], Verdict::Takeover { ssrc: 1, packets } if packets.len() == 5));
             assert_eq!(handed(&verdicts, &sent), numbers(&sent));
-            assert_eq!((gate.stats().passed, gate.stats().foreign), (sent.len() as u64, 0));
+            assert_eq!(
+                (selector.stats().passed, selector.stats().foreign),
+                (sent.len() as u64, 0)
+            );
         }
     }
 
     #[test]
     fn who_joins_between_key_frames_waits_for_the_next_one() {
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let sent = stream(0, 20, 10);
         let joined = &sent[6..];
-        let verdicts = push_all(&mut gate, ms(0), 1, joined);
+        let verdicts = push_all(&mut selector, ms(0), 1, joined);
         assert_eq!(handed(&verdicts, joined), numbers(&sent[14..]));
     }
 
@@ -602,34 +609,34 @@ mod tests {
     fn a_key_frame_of_which_anything_is_missing_is_none() {
         let whole = stream(10, 2, 10);
         for missing in 0..5 {
-            let mut gate = Gate::new(H264);
+            let mut selector = StreamSelector::new(H264);
             let mut sent = whole.clone();
             sent.remove(missing);
-            push_all(&mut gate, ms(0), 1, &sent);
-            assert_eq!(gate.holder(), None, "without packet {missing}");
+            push_all(&mut selector, ms(0), 1, &sent);
+            assert_eq!(selector.selected(), None, "without packet {missing}");
         }
         // The first slice of several.
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let mut sent = whole.clone();
         sent[2].payload = &[0x7c, 0x85, 0x10];
-        push_all(&mut gate, ms(0), 1, &sent);
-        assert_eq!(gate.holder(), None);
+        push_all(&mut selector, ms(0), 1, &sent);
+        assert_eq!(selector.selected(), None);
     }
 
     #[test]
     fn packets_in_disorder_are_sorted() {
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let mut sent = stream(65534, 1, 10);
         sent.swap(1, 3);
         sent.swap(0, 4);
-        let verdicts = push_all(&mut gate, ms(0), 1, &sent);
+        let verdicts = push_all(&mut selector, ms(0), 1, &sent);
         let mut order = numbers(&sent);
         order.sort_by_key(|n| n.wrapping_add(10));
         assert_eq!(handed(&verdicts, &sent), order);
         // Twice the same is once.
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let sent: Vec<_> = stream(1, 1, 10).into_iter().flat_map(|s| [s.clone(), s]).collect();
-        let verdicts = push_all(&mut gate, ms(0), 1, &sent[..9]);
+        let verdicts = push_all(&mut selector, ms(0), 1, &sent[..9]);
         assert_eq!(handed(&verdicts, &sent), [1, 2, 3, 4, 5]);
     }
 
@@ -644,65 +651,65 @@ mod tests {
             sent
         };
         // Without either, those of the first picture may be lost; the second one follows a packet that was seen.
-        let mut gate = Gate::new(H264);
-        push_all(&mut gate, ms(0), 1, &bare(5)[..3]);
-        assert_eq!(gate.holder(), None);
-        push_all(&mut gate, ms(0), 1, &bare(5)[3..]);
-        assert_eq!(gate.holder(), Some(1));
+        let mut selector = StreamSelector::new(H264);
+        push_all(&mut selector, ms(0), 1, &bare(5)[..3]);
+        assert_eq!(selector.selected(), None);
+        push_all(&mut selector, ms(0), 1, &bare(5)[3..]);
+        assert_eq!(selector.selected(), Some(1));
         let known = Format::Video {
             codec: Codec::H264,
             parameters: true,
         };
-        let mut gate = Gate::new(known);
-        push_all(&mut gate, ms(0), 1, &bare(5)[..3]);
-        assert_eq!(gate.holder(), Some(1));
+        let mut selector = StreamSelector::new(known);
+        push_all(&mut selector, ms(0), 1, &bare(5)[..3]);
+        assert_eq!(selector.selected(), Some(1));
         // Those of the time of the picture before are handed on with the picture.
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let mut sent = stream(0, 1, 1);
         (sent[0].picture, sent[1].picture, sent[1].marker) = (9, 9, true);
-        let verdicts = push_all(&mut gate, ms(0), 1, &sent);
+        let verdicts = push_all(&mut selector, ms(0), 1, &sent);
         assert_eq!(handed(&verdicts, &sent), numbers(&sent));
     }
 
     #[test]
     fn a_recovery_point_begins_a_stream_without_key_frames() {
         let sei: &'static [u8] = Box::leak(Codec::H264.sei_nal(6, &[0x84]).into_boxed_slice());
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let mut sent = stream(0, 3, 10);
         (sent[3].payload, sent[4].payload) = (sei, INTER);
         (sent[3].picture, sent[4].picture) = (1, 1);
-        push_all(&mut gate, ms(0), 1, &sent[3..5]);
-        assert_eq!(gate.holder(), None, "parameter sets may be lost");
-        push_all(&mut gate, ms(0), 2, &sent[..5]);
-        assert_eq!(gate.holder(), Some(2));
+        push_all(&mut selector, ms(0), 1, &sent[3..5]);
+        assert_eq!(selector.selected(), None, "parameter sets may be lost");
+        push_all(&mut selector, ms(0), 2, &sent[..5]);
+        assert_eq!(selector.selected(), Some(2));
     }
 
     #[test]
     fn the_holder_keeps_the_way_against_key_frames_of_others() {
-        let mut gate = held();
+        let mut selector = held();
         let holder = stream(105, 200, 1000);
         for (i, sent) in holder[5..].iter().enumerate() {
             let now = ms(40 * i as u64);
-            assert_eq!(push(&mut gate, now, 1, sent), Verdict::Pass);
+            assert_eq!(push(&mut selector, now, 1, sent), Verdict::Pass);
             let stranger = stream(7, 1, 1);
             assert!(
-                push_all(&mut gate, now, 2, &stranger)
+                push_all(&mut selector, now, 2, &stranger)
                     .iter()
                     .all(|v| !matches!(v, Verdict::Takeover { .. }))
             );
-            assert_eq!(gate.holder(), Some(1));
+            assert_eq!(selector.selected(), Some(1));
         }
-        assert_eq!(gate.stats().takeovers, 1);
-        assert!(gate.stats().foreign > 900);
+        assert_eq!(selector.stats().takeovers, 1);
+        assert!(selector.stats().foreign > 900);
     }
 
     #[test]
     fn a_restart_within_the_second_is_seen_from_its_key_frame_on() {
-        let mut gate = held();
+        let mut selector = held();
         let sent = stream(9000, 40, 250);
         let mut verdicts = Vec::new();
         for one in &sent {
-            verdicts.push(push(&mut gate, ms(300 + 33 * u64::from(one.picture)), 2, one));
+            verdicts.push(push(&mut selector, ms(300 + 33 * u64::from(one.picture)), 2, one));
         }
         assert_eq!(handed(&verdicts, &sent), numbers(&sent));
         let first = verdicts
@@ -712,135 +719,135 @@ mod tests {
         let at = 300 + 33 * sent[first].picture;
         assert!((1000..1034).contains(&at), "at {at} ms");
         // The former one is a stranger now.
-        assert_eq!(push(&mut gate, ms(1700), 1, &stream(101, 2, 10)[5]), Verdict::Kept);
+        assert_eq!(push(&mut selector, ms(1700), 1, &stream(101, 2, 10)[5]), Verdict::Kept);
     }
 
     #[test]
     fn a_restart_after_the_second_takes_the_way_with_its_first_key_frame() {
-        let mut gate = held();
+        let mut selector = held();
         let sent = stream(9000, 3, 250);
-        let verdicts = push_all(&mut gate, ms(1000), 2, &sent);
+        let verdicts = push_all(&mut selector, ms(1000), 2, &sent);
         assert!(matches!(verdicts[4], Verdict::Takeover { ssrc: 2, .. }));
         assert_eq!(handed(&verdicts, &sent), numbers(&sent));
     }
 
     #[test]
     fn a_goodbye_frees_the_way_at_once_and_the_newest_key_frame_counts() {
-        let mut gate = held();
+        let mut selector = held();
         let sent = stream(50, 12, 4);
-        let verdicts = push_all(&mut gate, ms(100), 2, &sent);
+        let verdicts = push_all(&mut selector, ms(100), 2, &sent);
         assert_eq!(handed(&verdicts, &sent), [0u16; 0]);
-        assert!(!gate.bye(ms(133), 7));
-        assert!(gate.bye(ms(133), 1));
-        assert!(!gate.bye(ms(133), 1));
-        assert_eq!(gate.holder(), None);
+        assert!(!selector.bye(ms(133), 7));
+        assert!(selector.bye(ms(133), 1));
+        assert!(!selector.bye(ms(133), 1));
+        assert_eq!(selector.selected(), None);
         let next = Sent {
             number: sent.last().unwrap().number + 1,
             picture: 12,
             marker: true,
             payload: INTER,
         };
-        let Verdict::Takeover { ssrc: 2, packets } = push(&mut gate, ms(133), 2, &next) else {
+        let Verdict::Takeover { ssrc: 2, packets } = push(&mut selector, ms(133), 2, &next) else {
             panic!("not taken over");
         };
         let newest = sent.iter().rposition(|s| s.payload == SPS).unwrap();
         assert_eq!(packets, [numbers(&sent[newest..]), vec![next.number]].concat());
-        assert_eq!(gate.stats().byes, 1);
+        assert_eq!(selector.stats().byes, 1);
     }
 
     #[test]
     fn packets_that_a_goodbye_has_overtaken_still_pass_and_later_ones_begin_anew() {
-        let mut gate = held();
+        let mut selector = held();
         let sent = stream(105, 40, 10);
-        assert!(gate.bye(ms(100), 1));
-        assert_eq!(push(&mut gate, ms(120), 1, &sent[5]), Verdict::Pass);
-        assert_eq!(gate.holder(), None);
-        assert_eq!(push(&mut gate, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Kept);
-        // Who takes the way in between ends that.
-        let mut gate = held();
-        assert!(gate.bye(ms(100), 1));
-        push_all(&mut gate, ms(110), 2, &stream(9000, 1, 1));
-        assert_eq!(gate.holder(), Some(2));
-        assert_eq!(push(&mut gate, ms(120), 1, &sent[5]), Verdict::Kept);
+        assert!(selector.bye(ms(100), 1));
+        assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Pass);
+        assert_eq!(selector.selected(), None);
+        assert_eq!(push(&mut selector, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Kept);
+        // Another stream that is selected in between ends that.
+        let mut selector = held();
+        assert!(selector.bye(ms(100), 1));
+        push_all(&mut selector, ms(110), 2, &stream(9000, 1, 1));
+        assert_eq!(selector.selected(), Some(2));
+        assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Kept);
     }
 
     #[test]
     fn a_holder_that_was_silent_goes_on_where_nobody_has_taken_the_way() {
-        let mut gate = held();
+        let mut selector = held();
         let sent = stream(105, 3, 10);
-        assert_eq!(push(&mut gate, ms(60_000), 1, &sent[5]), Verdict::Pass);
-        assert_eq!(gate.stats().takeovers, 1);
+        assert_eq!(push(&mut selector, ms(60_000), 1, &sent[5]), Verdict::Pass);
+        assert_eq!(selector.stats().takeovers, 1);
     }
 
     #[test]
     fn one_ssrc_from_another_address_is_another_stream() {
-        let mut gate = held();
+        let mut selector = held();
         let again = stream(30_000, 2, 10);
         let verdicts: Vec<_> = again
             .iter()
-            .map(|sent| push_from(&mut gate, ms(1500), 1, ADDRESS + 1, sent).verdict)
+            .map(|sent| push_from(&mut selector, ms(1500), 1, ADDRESS + 1, sent).verdict)
             .collect();
         assert_eq!(handed(&verdicts, &again), numbers(&again));
-        assert_eq!(gate.stats().takeovers, 2);
+        assert_eq!(selector.stats().takeovers, 2);
     }
 
     #[test]
     fn what_waits_for_too_long_is_not_handed_on() {
-        let mut gate = held();
+        let mut selector = held();
         let old = stream(50, 90, 1000);
         for sent in &old {
             let now = ms(33 * u64::from(sent.picture));
-            push(&mut gate, now, 2, sent);
-            push(&mut gate, now, 1, &stream(105, 3, 10)[5]);
+            push(&mut selector, now, 2, sent);
+            push(&mut selector, now, 1, &stream(105, 3, 10)[5]);
         }
-        gate.bye(ms(2980), 1);
+        selector.bye(ms(2980), 1);
         let last = old.last().unwrap();
         let next = Sent {
             number: last.number + 1,
             picture: last.picture + 1,
             ..last.clone()
         };
-        let outcome = push_from(&mut gate, ms(3000), 2, ADDRESS, &next);
+        let outcome = push_from(&mut selector, ms(3000), 2, ADDRESS, &next);
         assert_eq!((outcome.verdict, outcome.ask), (Verdict::Kept, Some(2)));
-        assert!(gate.waiting().1 < 100 * 2100, "{:?}", gate.waiting());
+        assert!(selector.waiting().1 < 100 * 2100, "{:?}", selector.waiting());
     }
 
     #[test]
     fn a_key_frame_is_asked_for_where_the_way_is_free_and_none_is_known_or_coming() {
-        let ask = |gate: &mut Tested, now, sent: &Sent| push_from(gate, ms(now), 2, ADDRESS, sent).ask;
+        let ask = |selector: &mut Tested, now, sent: &Sent| push_from(selector, ms(now), 2, ADDRESS, sent).ask;
         let sent = stream(0, 300, 1000);
-        // Not while another one holds the way.
-        let mut gate = held();
-        assert!(sent[5..20].iter().all(|s| ask(&mut gate, 500, s).is_none()));
-        assert_eq!(ask(&mut gate, 1000, &sent[20]), Some(2));
+        // Not while another one is selected.
+        let mut selector = held();
+        assert!(sent[5..20].iter().all(|s| ask(&mut selector, 500, s).is_none()));
+        assert_eq!(ask(&mut selector, 1000, &sent[20]), Some(2));
         // Not again before half a second has passed, nor for a stray packet.
-        assert!(sent[21..40].iter().all(|s| ask(&mut gate, 1490, s).is_none()));
-        assert_eq!(ask(&mut gate, 1500, &sent[40]), Some(2));
-        let mut gate = Gate::new(H264);
-        assert_eq!(ask(&mut gate, 0, &sent[5]), None);
-        assert_eq!(ask(&mut gate, 0, &sent[6]), Some(2));
+        assert!(sent[21..40].iter().all(|s| ask(&mut selector, 1490, s).is_none()));
+        assert_eq!(ask(&mut selector, 1500, &sent[40]), Some(2));
+        let mut selector = StreamSelector::new(H264);
+        assert_eq!(ask(&mut selector, 0, &sent[5]), None);
+        assert_eq!(ask(&mut selector, 0, &sent[6]), Some(2));
         // Not while one comes in.
-        let mut gate = Gate::new(H264);
-        assert!(sent[..5].iter().all(|s| ask(&mut gate, 0, s).is_none()));
-        assert_eq!(gate.stats().asks, 0);
+        let mut selector = StreamSelector::new(H264);
+        assert!(sent[..5].iter().all(|s| ask(&mut selector, 0, s).is_none()));
+        assert_eq!(selector.stats().asks, 0);
         // All streams together ten times a second at most.
-        let mut gate = Gate::new(H264);
+        let mut selector = StreamSelector::new(H264);
         let mut asked = 0;
         for ssrc in 0..1000 {
             for one in &sent[5..8] {
-                let outcome = push_from(&mut gate, ms(u64::from(ssrc)), ssrc, ADDRESS, one);
+                let outcome = push_from(&mut selector, ms(u64::from(ssrc)), ssrc, ADDRESS, one);
                 asked += u64::from(outcome.ask.is_some());
             }
         }
         assert!((5..=10).contains(&asked), "{asked}");
         // Decoders of other codecs ask for themselves.
-        let mut gate = Gate::new(Format::Other);
-        assert!(sent[5..9].iter().all(|s| ask(&mut gate, 0, s).is_none()));
+        let mut selector = StreamSelector::new(Format::Other);
+        assert!(sent[5..9].iter().all(|s| ask(&mut selector, 0, s).is_none()));
     }
 
     #[test]
     fn of_another_codec_any_whole_frame_takes_the_way() {
-        let mut gate = Gate::new(Format::Other);
+        let mut selector = StreamSelector::new(Format::Other);
         let frame = |picture: u32| {
             (0..3).map(move |i| Sent {
                 number: (picture * 3 + i) as u16,
@@ -851,14 +858,14 @@ mod tests {
         };
         let sent: Vec<_> = (0..3).flat_map(frame).collect();
         // The first one may lack its beginning.
-        let verdicts = push_all(&mut gate, ms(0), 1, &sent[1..]);
+        let verdicts = push_all(&mut selector, ms(0), 1, &sent[1..]);
         assert_eq!(handed(&verdicts, &sent[1..]), [3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
     fn a_flood_of_sources_costs_no_memory_and_does_not_keep_a_camera_out() {
         for (fps, seed) in [(10u64, 1u64), (30, 2), (30, 3)] {
-            let mut gate = held();
+            let mut selector = held();
             let frame_us = 1_000_000 / fps;
             let mut random = seed;
             let (mut number, mut picture, mut asked, mut taken) = (400u16, 0u32, false, None);
@@ -866,8 +873,8 @@ mod tests {
             // A source a tenth of a millisecond, which comes once, with a packet as it begins a key frame.
             for i in 0..150_000u64 {
                 let now = Duration::from_micros(100 * i);
-                push(&mut gate, now, 10 + i as u32, &stream(0, 1, 1)[0]);
-                assert!(gate.waiting().0 <= MAX_CANDIDATES && gate.waiting().1 < (MAX_CANDIDATES + 100) * 2100);
+                push(&mut selector, now, 10 + i as u32, &stream(0, 1, 1)[0]);
+                assert!(selector.waiting().0 <= MAX_CANDIDATES && selector.waiting().1 < (MAX_CANDIDATES + 100) * 2100);
                 if 100 * i < due {
                     continue;
                 }
@@ -881,7 +888,7 @@ mod tests {
                 packets.iter_mut().for_each(|p| p.picture = picture);
                 (number, picture) = (number + packets.len() as u16, picture + 1);
                 for packet in &packets {
-                    let outcome = push_from(&mut gate, now, 2, ADDRESS, packet);
+                    let outcome = push_from(&mut selector, now, 2, ADDRESS, packet);
                     asked |= outcome.ask == Some(2);
                     if matches!(outcome.verdict, Verdict::Takeover { .. }) {
                         taken.get_or_insert(now);
@@ -891,13 +898,13 @@ mod tests {
                     break;
                 }
             }
-            assert!(taken.is_some(), "{fps} frames a second: {:?}", gate.stats());
+            assert!(taken.is_some(), "{fps} frames a second: {:?}", selector.stats());
         }
     }
 
     #[test]
     fn memory_is_bounded_whatever_waits() {
-        let mut gate = held();
+        let mut selector = held();
         let mut now = ms(0);
         for round in 0..4000u32 {
             // Key frames that never end, under as many sources as there are places.
@@ -908,8 +915,8 @@ mod tests {
                     marker: false,
                     payload: if round == 0 { SPS } else { KEY[usize::from(round > 1)] },
                 };
-                push(&mut gate, now, ssrc, &sent);
-                let (candidates, bytes) = gate.waiting();
+                push(&mut selector, now, ssrc, &sent);
+                let (candidates, bytes) = selector.waiting();
                 assert!(
                     candidates <= MAX_CANDIDATES && bytes <= MAX_BYTES,
                     "{candidates} {bytes}"
@@ -920,13 +927,13 @@ mod tests {
             }
         }
         // And it is given back when they fall silent.
-        push(&mut gate, ms(10_000), 1, &stream(105, 3, 10)[5]);
-        assert_eq!(gate.waiting(), (0, 0));
+        push(&mut selector, ms(10_000), 1, &stream(105, 3, 10)[5]);
+        assert_eq!(selector.waiting(), (0, 0));
     }
 
     #[test]
     fn a_picture_of_which_each_packet_says_that_it_is_the_last_is_looked_at_a_few_times_only() {
-        let mut gate = held();
+        let mut selector = held();
         for number in 0..1000 {
             // It begins with a later slice, so that it is never whole.
             let sent = Sent {
@@ -935,16 +942,16 @@ mod tests {
                 marker: true,
                 payload: &[0x65, 0x10],
             };
-            push(&mut gate, ms(0), 2, &sent);
+            push(&mut selector, ms(0), 2, &sent);
         }
-        let candidate = &mut gate.candidates[0];
+        let candidate = &mut selector.candidates[0];
         assert_eq!(candidate.kept.len(), 1000);
         assert!(candidate.looked.is_some_and(|(_, times)| times >= REORDER));
         assert!(!candidate.looks(3000) && candidate.looks(6000));
         // The next picture may be a key frame.
         let sent = stream(1000, 1, 1);
-        push_all(&mut gate, ms(1500), 2, &sent);
-        assert_eq!(gate.holder(), Some(2));
+        push_all(&mut selector, ms(1500), 2, &sent);
+        assert_eq!(selector.selected(), Some(2));
     }
 
     #[derive(Clone, Debug)]
@@ -978,7 +985,7 @@ mod tests {
         #[test]
         fn whatever_comes_one_stream_at_a_time_passes_in_order_and_each_packet_is_counted_once(steps in steps()) {
             const KINDS: [&[u8]; 6] = [SPS, PPS, KEY[0], KEY[1], KEY[2], INTER];
-            let mut gate: Tested = Gate::new(H264);
+            let mut selector: Tested = StreamSelector::new(H264);
             let mut now = ms(0);
             let mut holder: Option<(u32, Duration)> = None;
             let mut left: Option<(u32, Duration)> = None;
@@ -987,7 +994,7 @@ mod tests {
                 now += ms(step.ms);
                 if step.bye {
                     let held = holder.is_some_and(|(ssrc, _)| ssrc == step.ssrc);
-                    prop_assert_eq!(gate.bye(now, step.ssrc), held);
+                    prop_assert_eq!(selector.bye(now, step.ssrc), held);
                     if held {
                         (holder, left) = (None, Some((step.ssrc, now)));
                     }
@@ -998,7 +1005,7 @@ mod tests {
                     marker: step.marker,
                     payload: KINDS[step.kind],
                 };
-                match push_from(&mut gate, now, step.ssrc, ADDRESS, &sent).verdict {
+                match push_from(&mut selector, now, step.ssrc, ADDRESS, &sent).verdict {
                     Verdict::Pass if holder.is_none() => {
                         prop_assert!(left.is_some_and(|(ssrc, at)| ssrc == step.ssrc && now - at < OVERTAKEN));
                         passed += 1;
@@ -1020,10 +1027,10 @@ mod tests {
                         prop_assert_ne!(holder.map(|(ssrc, _)| ssrc), Some(step.ssrc));
                     }
                 }
-                let stats = gate.stats();
+                let stats = selector.stats();
                 prop_assert_eq!(stats.passed, passed);
                 prop_assert_eq!(stats.passed + stats.foreign, i as u64 + 1);
-                prop_assert_eq!(gate.holder(), holder.map(|(ssrc, _)| ssrc));
+                prop_assert_eq!(selector.selected(), holder.map(|(ssrc, _)| ssrc));
             }
         }
     }
