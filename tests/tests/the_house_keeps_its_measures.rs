@@ -40,10 +40,6 @@ const TABLE: &str = "a table of properties is read by its lines";
 const LARGE: &[(&str, &str)] = &[
     ("gst-dds-infer/src/ddsinfer/imp.rs", BEING_CUT),
     ("gst-dds-infer/src/ddsinfer/worker.rs Worker::look", BEING_CUT),
-    (
-        "gst-dds-infer/src/model/description.rs Fields::from_key_file",
-        BEING_CUT,
-    ),
     ("gst-dds/src/camera/controller.rs", BEING_CUT),
     ("gst-dds/src/ddsencode/imp.rs", BEING_CUT),
     ("gst-dds/src/ddsencode/imp.rs DdsEncode::encode", BEING_CUT),

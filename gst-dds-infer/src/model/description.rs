@@ -159,6 +159,32 @@ pub(super) struct TensorNote {
     pub ranges: Option<Vec<(f32, f32)>>,
 }
 
+impl TensorNote {
+    /// Reads the section of a tensor.
+    fn read(file: &glib::KeyFile, group: &str) -> Result<Self, String> {
+        let get = |key: &str| file.string(group, key).ok().map(|v| v.trim().to_owned());
+        let note = Self {
+            name: group.to_string(),
+            id: get("id"),
+            input: match get("dir").as_deref() {
+                None => None,
+                Some("input") => Some(true),
+                Some("output") => Some(false),
+                Some(d) => return Err(format!("dir={d} is neither input nor output")),
+            },
+            dims: get("dims")
+                .map(|d| list(&d).iter().map(|n| n.parse()).collect::<Result<_, _>>())
+                .transpose()
+                .map_err(|_| "dims is not a list of numbers")?,
+            ranges: get("ranges").map(|r| ranges(&r)).transpose()?,
+        };
+        if get("dims-order").is_some_and(|o| o != "row-major") {
+            return Err("dims-order is not row-major, which is all that is supported".into());
+        }
+        Ok(note)
+    }
+}
+
 /// Everything that sources may say; `None` where none does.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fields {
@@ -474,12 +500,40 @@ impl Fields {
             side_file: Some(path.to_owned()),
             ..Self::default()
         };
+        fields.take_keys(&file, path, stronger, warnings)?;
+        for group in file.groups().iter().filter(|g| g.as_str() != "modelinfo") {
+            let note = TensorNote::read(&file, group).map_err(|cause| fail(format!("[{group}] {cause}")))?;
+            fields.take_note(note, &origin)?;
+        }
+        if fields.ranges.is_some() && (fields.scale.is_some() || fields.mean.is_some() || fields.std.is_some()) {
+            return Err(ModelError::Contradiction {
+                what: "the range of the input".into(),
+                first: format!("{origin} has ranges"),
+                second: "also dds-scale, dds-mean or dds-std, which say the same in another way".into(),
+            });
+        }
+        Ok(fields)
+    }
+
+    /// Takes the keys of the section `[modelinfo]`.
+    fn take_keys(
+        &mut self,
+        file: &glib::KeyFile,
+        path: &Path,
+        stronger: &Self,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ModelError> {
+        let origin = path.display().to_string();
+        let fail = |cause: String| ModelError::Description {
+            origin: origin.clone(),
+            cause,
+        };
         for key in file.keys("modelinfo").map_err(|e| fail(e.message().to_owned()))?.iter() {
             // Keys without the prefix are GStreamer's or another program's.
             if key.starts_with("dds-") {
                 let value = file.value("modelinfo", key).map_err(|e| fail(e.message().to_owned()))?;
                 let folder = path.parent().unwrap_or(Path::new(""));
-                match fields.set(key, value.trim(), &origin, folder) {
+                match self.set(key, value.trim(), &origin, folder) {
                     Err(cause) if stronger.says(key) => {
                         warnings.push(format!(
                             "{}; it is left out, as a stronger source says {key}",
@@ -490,73 +544,41 @@ impl Fields {
                 }
             }
         }
-        for group in file.groups().iter().filter(|g| g.as_str() != "modelinfo") {
-            let get = |key: &str| file.string(group, key).ok().map(|v| v.trim().to_owned());
-            let note = TensorNote {
-                name: group.to_string(),
-                id: get("id"),
-                input: match get("dir").as_deref() {
-                    None => None,
-                    Some("input") => Some(true),
-                    Some("output") => Some(false),
-                    Some(d) => return Err(fail(format!("[{group}] dir={d} is neither input nor output"))),
-                },
-                dims: get("dims")
-                    .map(|d| list(&d).iter().map(|n| n.parse()).collect::<Result<_, _>>())
-                    .transpose()
-                    .map_err(|_| fail(format!("[{group}] dims is not a list of numbers")))?,
-                ranges: get("ranges")
-                    .map(|r| ranges(&r))
-                    .transpose()
-                    .map_err(|e| fail(format!("[{group}] {e}")))?,
-            };
-            if get("dims-order").is_some_and(|o| o != "row-major") {
-                return Err(fail(format!(
-                    "[{group}] dims-order is not row-major, which is all that is supported"
-                )));
-            }
-            if note.input == Some(true)
-                && let Some(ranges) = &note.ranges
-            {
-                let value = match ranges[..] {
-                    [one] => [one; 3],
-                    [a, b, c] => [a, b, c],
-                    _ => {
-                        return Err(fail(format!(
-                            "[{group}] ranges has {} entries instead of 1 or 3",
-                            ranges.len()
-                        )));
-                    }
-                };
-                fields.ranges = Some(Said {
-                    value,
-                    origin: origin.clone(),
-                });
-            }
-            if let Some(id) = &note.id
-                && note.input != Some(true)
-            {
-                match family_of_id(id) {
-                    Some(Some(family)) => fields.set_family(family, &format!("{origin} (id={id})"))?,
-                    Some(None) => {}
-                    None => {
-                        fields.unknown_id = Some(Said {
-                            value: id.clone(),
-                            origin: origin.clone(),
-                        })
-                    }
+        Ok(())
+    }
+
+    /// Takes what is said of one tensor, and what follows from it for the model.
+    fn take_note(&mut self, note: TensorNote, origin: &str) -> Result<(), ModelError> {
+        let said = |value| Said {
+            value,
+            origin: origin.into(),
+        };
+        if note.input == Some(true) {
+            match note.ranges.as_deref() {
+                None => {}
+                Some([one]) => self.ranges = Some(said([*one; 3])),
+                Some([a, b, c]) => self.ranges = Some(said([*a, *b, *c])),
+                Some(ranges) => {
+                    return Err(ModelError::Description {
+                        origin: origin.into(),
+                        cause: format!("[{}] ranges has {} entries instead of 1 or 3", note.name, ranges.len()),
+                    });
                 }
             }
-            fields.tensors.push(note);
+        } else if let Some(id) = &note.id {
+            match family_of_id(id) {
+                Some(Some(family)) => self.set_family(family, &format!("{origin} (id={id})"))?,
+                Some(None) => {}
+                None => {
+                    self.unknown_id = Some(Said {
+                        value: id.clone(),
+                        origin: origin.into(),
+                    });
+                }
+            }
         }
-        if fields.ranges.is_some() && (fields.scale.is_some() || fields.mean.is_some() || fields.std.is_some()) {
-            return Err(ModelError::Contradiction {
-                what: "the range of the input".into(),
-                first: format!("{origin} has ranges"),
-                second: "also dds-scale, dds-mean or dds-std, which say the same in another way".into(),
-            });
-        }
-        Ok(fields)
+        self.tensors.push(note);
+        Ok(())
     }
 
     /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up. Nobody who uses the model wrote
