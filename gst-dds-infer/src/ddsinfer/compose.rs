@@ -5,7 +5,7 @@
 use dds_protocol::feedback::Rect;
 use gst_video::prelude::*;
 
-use super::queue::Refinement;
+use super::frame::Refinement;
 
 /// Scales and converts with the converters of the last frame kept.
 #[derive(Default)]
@@ -215,7 +215,6 @@ mod tests {
                         height: 16,
                     },
                 ],
-                damaged: false,
             };
             Composer::default().paste(&mut picture, &info, &refinement).unwrap();
             let frame = gst_video::VideoFrame::from_buffer_readable(picture, &info).unwrap();
@@ -261,7 +260,6 @@ mod tests {
             buffer,
             info: other.clone(),
             regions: vec![region],
-            damaged: false,
         };
         let mut composer = Composer::default();
         composer.paste(&mut picture, &info, &refinement).unwrap();

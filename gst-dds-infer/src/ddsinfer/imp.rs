@@ -25,99 +25,40 @@
  * Since: 0.1
  */
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, mpsc};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use gst_dds_link::channel::{self, Counters, ServerEnd};
+use gst_dds_link::channel::{self, ServerEnd};
 use gst_dds_link::guard::Guard;
-use gst_dds_link::sync::Mutex;
 
 use super::CAT;
 use super::analysis::Network;
-use super::pace::Pace;
-use super::probe::{EarlyProbes, KeptProbe};
-use super::queue::{Arrival, Item, Queue, Turn};
+use super::frame::{Format, Frame, identity_meta};
+use super::inputs::Input;
+use super::outlet;
+use super::probe::EarlyProbes;
+use super::queue::Event;
 use super::refine::RefineInput;
+use super::repeater::Repeater;
 use super::sender::{Sender, Way};
-use super::settings::{Finds, PROPERTIES, Settings};
-use super::side_pad::{Queued, SidePad};
+use super::settings::PROPERTIES;
+use super::shared::{Shared, Told, of_core};
+use super::side_pad::SidePad;
 use super::stats::Stats;
-use super::worker::{Held, Out, Outcome, Request, Worker, identity_meta, unix_now};
+use super::task;
+use super::worker::Worker;
 use crate::analytics;
-use crate::identity::{IdentityTracker, Lookup};
-use crate::model::Segmentation;
-use crate::results::{self, FrameResult};
-
-#[derive(Default)]
-struct SidePads {
-    feedback: Option<Arc<SidePad>>,
-    results: Option<Arc<SidePad>>,
-    classes: Option<Arc<SidePad>>,
-}
-
-impl SidePads {
-    fn slots(&mut self) -> [&mut Option<Arc<SidePad>>; 3] {
-        [&mut self.feedback, &mut self.results, &mut self.classes]
-    }
-}
+use crate::identity::Lookup;
+use crate::server::Decoded;
 
 /// Frames in a row after which a decoder that holds frames back is told of: not those of its beginning.
 const HELD_BACK_FRAMES: u32 = 30;
 
-/// What settings are judged by, and which pairs of them were told.
-#[derive(Default)]
-struct Told {
-    finds: Option<Finds>,
-    warned: BTreeSet<&'static str>,
-}
-
-/// What comes downstream behind caps that are not settled before the first frame is.
-#[derive(Default)]
-struct CapsDue {
-    due: bool,
-    events: Vec<gst::Event>,
-}
-
-/// Locks: that of a probe may be held while `early` is taken, `worker` while a tracker or `stats` is, `sender` while
-/// `stats` is. No lock is held while something is pushed, posted or queried, but `sender`, which nothing that runs on a
-/// push takes.
+/// The element: what GStreamer calls. Its locks are those of [`Shared`].
 pub struct DdsInfer {
-    sink_pad: gst::Pad,
-    src_pad: gst::Pad,
-    /// Shared, so that a frame takes them without copying.
-    settings: Mutex<Arc<Settings>>,
-    pub(super) queue: Queue,
-    worker: Mutex<Option<Worker>>,
-    pub(super) refine: Mutex<Option<Arc<RefineInput>>>,
-    /// Something came in by the refine pad.
-    pub(super) refine_works: AtomicBool,
-    caps_due: Mutex<CapsDue>,
-    /// The one that the probe feeds, once there is one.
-    tracker: Mutex<Arc<Mutex<IdentityTracker>>>,
-    probe: KeptProbe,
-    pub(super) early: Mutex<Option<EarlyProbes>>,
-    sender: Mutex<Sender>,
-    /// Of the channel of `feedback-uri`; apart, because `sender` may be held for a push.
-    channel_counters: Mutex<Arc<Counters>>,
-    side_pads: Mutex<SidePads>,
-    pub(super) stats: Mutex<Stats>,
-    live: AtomicBool,
-    pace: Pace,
-    /// The camera has our clock: feedback reaches it within this process.
-    same_process: AtomicBool,
-    /// Feedback leaves by RTCP.
-    by_rtcp: AtomicBool,
-    told: Mutex<Told>,
-    /// Frames in a row that the decoder gave with others still inside; `u32::MAX`: that was said.
-    held_back: AtomicU32,
-    /// Latency told to the pipeline, in nanoseconds.
-    latency: AtomicU64,
-    /// The part of it that a second pass may take.
-    waiting: AtomicU64,
-    repeater: Mutex<Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>>,
+    shared: Arc<Shared>,
 }
 
 /// Around properties, which the bindings leave to abort.
@@ -169,32 +110,8 @@ impl ObjectSubclass for DdsInfer {
             })
             .flags(gst::PadFlags::PROXY_CAPS | gst::PadFlags::FIXED_CAPS)
             .build();
-        Self {
-            sink_pad,
-            src_pad,
-            settings: Mutex::default(),
-            queue: Queue::default(),
-            worker: Mutex::new(None),
-            refine: Mutex::default(),
-            refine_works: AtomicBool::new(false),
-            caps_due: Mutex::default(),
-            tracker: Mutex::default(),
-            probe: KeptProbe::default(),
-            early: Mutex::new(None),
-            sender: Mutex::new(Sender::new(None)),
-            channel_counters: Mutex::default(),
-            side_pads: Mutex::default(),
-            stats: Mutex::default(),
-            live: AtomicBool::new(false),
-            pace: Pace::default(),
-            same_process: AtomicBool::new(false),
-            by_rtcp: AtomicBool::new(false),
-            told: Mutex::default(),
-            held_back: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
-            repeater: Mutex::new(None),
-        }
+        let shared = Arc::new(Shared::new(sink_pad, src_pad));
+        Self { shared }
     }
 }
 
@@ -205,7 +122,9 @@ impl ObjectImpl for DdsInfer {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         PROPERTY_GUARD.run((), || {
-            Arc::make_mut(&mut *self.settings.lock().unwrap()).set(pspec.name(), value);
+            self.shared.change_settings(|settings| {
+                settings.set(pspec.name(), value);
+            });
             if self.obj().current_state() > gst::State::Ready {
                 self.tell_conflicts();
             }
@@ -215,11 +134,9 @@ impl ObjectImpl for DdsInfer {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         PROPERTY_GUARD.run(pspec.default_value().clone(), || {
             if pspec.name() == "stats" {
-                let tracker = self.tracker().lock().unwrap().stats();
-                let channel = self.channel_counters.lock().unwrap().counts();
-                return self.stats.lock().unwrap().structure(&tracker, &channel).to_value();
+                return self.stats().to_value();
             }
-            let value = self.settings.lock().unwrap().get(pspec.name());
+            let value = self.shared.settings().get(pspec.name());
             value.expect("every readable property but stats is a setting")
         })
     }
@@ -227,10 +144,11 @@ impl ObjectImpl for DdsInfer {
     fn constructed(&self) {
         self.parent_constructed();
         let obj = self.obj();
-        obj.add_pad(&self.sink_pad).expect("a new element has no pads");
-        obj.add_pad(&self.src_pad).expect("a new element has no source pad");
-        gst_dds_link::refusal::tell_refusals(&self.sink_pad);
-        gst_dds_link::refusal::require_caps(&self.sink_pad);
+        let Shared { sink_pad, src_pad, .. } = &*self.shared;
+        obj.add_pad(sink_pad).expect("a new element has no pads");
+        obj.add_pad(src_pad).expect("a new element has no source pad");
+        gst_dds_link::refusal::tell_refusals(sink_pad);
+        gst_dds_link::refusal::require_caps(sink_pad);
     }
 }
 
@@ -293,12 +211,12 @@ impl ElementImpl for DdsInfer {
             return self.request_refine(template);
         }
         let side = {
-            let mut pads = self.side_pads.lock().unwrap();
+            let mut state = self.shared.state.lock().unwrap();
             let name = template.name_template();
             let slot = match name {
-                "feedback" => &mut pads.feedback,
-                "classes" => &mut pads.classes,
-                _ => &mut pads.results,
+                "feedback" => &mut state.sides.feedback,
+                "classes" => &mut state.sides.classes,
+                _ => &mut state.sides.results,
             };
             if slot.is_some() {
                 gst::warning!(
@@ -309,7 +227,7 @@ impl ElementImpl for DdsInfer {
                 return None;
             }
             // Feedback has no time of its own: it is wanted at once.
-            let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
+            let segment = self.shared.src_pad.sticky_event::<gst::event::Segment>(0);
             let segment = segment.filter(|_| name != "feedback").map(gst::Event::from);
             let side = SidePad::new(template, name, segment, Some(self.obj().upcast_ref()));
             *slot = Some(side.clone());
@@ -317,26 +235,27 @@ impl ElementImpl for DdsInfer {
         };
         // Added pads follow the element's state from here on.
         self.obj().add_pad(side.pad()).ok()?;
-        if let Some(video) = self.src_pad.current_caps() {
-            self.tell_caps_of_classes(&video);
+        if let Some(video) = self.shared.src_pad.current_caps() {
+            outlet::tell_caps_of_classes(&self.shared, &video);
         }
         Some(side.pad().clone())
     }
 
     fn release_pad(&self, pad: &gst::Pad) {
         let refine = {
-            let mut refine = self.refine.lock().unwrap();
-            refine.take_if(|r| r.pad() == pad)
+            let mut state = self.shared.state.lock().unwrap();
+            state.refine.take_if(|r| r.pad() == pad)
         };
-        if refine.is_some() {
-            self.queue.set_refinement_over(true);
+        if let Some(refine) = refine {
+            refine.release();
             let _ = pad.set_active(false);
             let _ = self.obj().remove_pad(pad);
             return;
         }
         let side = {
-            let mut pads = self.side_pads.lock().unwrap();
-            pads.slots()
+            let mut state = self.shared.state.lock().unwrap();
+            let slots = state.sides.slots().into_iter();
+            slots
                 .into_iter()
                 .find(|slot| slot.as_ref().is_some_and(|s| s.pad() == pad))
                 .and_then(Option::take)
@@ -350,14 +269,14 @@ impl ElementImpl for DdsInfer {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         match transition {
             // Before anything is plugged.
-            gst::StateChange::NullToReady => *self.early.lock().unwrap() = EarlyProbes::new(self.obj().upcast_ref()),
+            gst::StateChange::NullToReady => self.watch_early(EarlyProbes::new(self.obj().upcast_ref())),
             gst::StateChange::ReadyToPaused => self.start()?,
-            gst::StateChange::ReadyToNull => drop(self.early.lock().unwrap().take()),
+            gst::StateChange::ReadyToNull => self.watch_early(None),
             _ => (),
         }
         if transition == gst::StateChange::PausedToReady {
             // The worker may wait for one of them.
-            self.sides().iter().for_each(|side| side.close());
+            self.shared.sides().iter().for_each(|side| side.close());
         }
         let success = self.parent_change_state(transition);
         if transition == gst::StateChange::PausedToReady
@@ -379,31 +298,41 @@ impl DdsInfer {
 
     fn request_refine(&self, template: &gst::PadTemplate) -> Option<gst::Pad> {
         let input = {
-            let mut refine = self.refine.lock().unwrap();
-            if refine.is_some() {
+            let (queue, inputs) = (self.shared.queue.clone(), self.shared.inputs.clone());
+            let mut state = self.shared.state.lock().unwrap();
+            if state.refine.is_some() {
                 gst::warning!(CAT, imp = self, "The pad refine is taken: a camera has one second pass");
                 return None;
             }
-            refine.insert(RefineInput::new(template)).clone()
+            let input = RefineInput::new(template, self.obj().upcast_ref(), queue, inputs);
+            state.refine.insert(input).clone()
         };
-        self.queue.set_refinement_over(false);
+        self.shared.queue.tell(Event::RefineOver(false));
         self.obj().add_pad(input.pad()).ok()?;
         Some(input.pad().clone())
     }
 
-    fn tracker(&self) -> Arc<Mutex<IdentityTracker>> {
-        self.tracker.lock().unwrap().clone()
+    /// Changes what watches the decoders that appear before the element is linked to them.
+    fn watch_early(&self, early: Option<EarlyProbes>) {
+        let before = std::mem::replace(&mut self.shared.inputs.lock().unwrap().early, early);
+        drop(before);
     }
 
-    /// The side pads there are.
-    fn sides(&self) -> Vec<Arc<SidePad>> {
-        let mut pads = self.side_pads.lock().unwrap();
-        pads.slots().into_iter().flatten().map(|side| side.clone()).collect()
+    fn stats(&self) -> gst::Structure {
+        let tracker = self.shared.inputs.lock().unwrap().first.tracker();
+        let tracker = tracker.lock().unwrap().stats();
+        let counts = self.shared.queue.counts();
+        let (mut stats, channel) = {
+            let state = self.shared.state.lock().unwrap();
+            (state.stats.clone(), state.channel.clone())
+        };
+        stats.set_counts(&counts);
+        stats.structure(&tracker, &channel.counts())
     }
 
     /// Opens the model and begins a new run.
     fn start(&self) -> Result<(), gst::StateChangeError> {
-        let settings = self.settings.lock().unwrap().clone();
+        let settings = self.shared.settings();
         if let Err(error) = settings.check() {
             gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
             return Err(gst::StateChangeError);
@@ -422,7 +351,6 @@ impl DdsInfer {
                 return Err(gst::StateChangeError);
             }
         };
-        *self.channel_counters.lock().unwrap() = channel.as_ref().map(ServerEnd::counters).unwrap_or_default();
         gst::info!(CAT, imp = self, "{}", network.summary());
         // Before data flows: the first call opens a library.
         if let Some(Err(why)) = settings.analytics_meta.then(analytics::library) {
@@ -436,28 +364,29 @@ impl DdsInfer {
         for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
-        *self.told.lock().unwrap() = Told {
-            finds: Some(network.finds()),
-            warned: BTreeSet::new(),
-        };
+        {
+            let mut state = self.shared.state.lock().unwrap();
+            state.channel = channel.as_ref().map(ServerEnd::counters).unwrap_or_default();
+            state.told = Told {
+                finds: Some(network.finds()),
+                warned: BTreeSet::new(),
+            };
+            state.stats = Stats::default();
+            state.way = None;
+        }
         self.tell_conflicts();
-        *self.worker.lock().unwrap() = Some(Worker::new(network, &settings));
-        *self.tracker.lock().unwrap() = Arc::default();
-        *self.sender.lock().unwrap() = Sender::new(channel);
-        *self.stats.lock().unwrap() = Stats::default();
-        self.live.store(false, Ordering::Relaxed);
-        self.pace.reset();
-        self.same_process.store(false, Ordering::Relaxed);
-        self.refine_works.store(false, Ordering::Relaxed);
-        self.latency.store(0, Ordering::Relaxed);
-        self.waiting.store(0, Ordering::Relaxed);
-        *self.caps_due.lock().unwrap() = CapsDue::default();
-        // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
-        self.look_for_encoded_stream(true);
-        if let Some(input) = self.refine_input() {
-            input.reset();
-            self.queue.set_refinement_over(false);
-            input.probe.look(input.pad(), &self.early, true);
+        *self.shared.worker.lock().unwrap() = Some(Worker::new(network, &settings));
+        *self.shared.sender.lock().unwrap() = Sender::new(channel);
+        self.shared.queue.reset(of_core(&settings));
+        {
+            // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
+            let mut inputs = self.shared.inputs.lock().unwrap();
+            inputs.first = Input::default();
+            inputs.look_first(&self.shared.sink_pad, true);
+        }
+        let refine = self.shared.state.lock().unwrap().refine.clone();
+        if let Some(input) = refine {
+            input.start();
         }
         self.start_repeater();
         Ok(())
@@ -465,9 +394,9 @@ impl DdsInfer {
 
     /// Tells which settings cancel each other, each pair once in a run.
     fn tell_conflicts(&self) {
-        let settings = self.settings.lock().unwrap().clone();
+        let settings = self.shared.settings();
         let news = {
-            let mut told = self.told.lock().unwrap();
+            let told = &mut self.shared.state.lock().unwrap().told;
             let mut news = told.finds.map_or_else(Vec::new, |finds| settings.conflicts(finds));
             news.retain(|conflict| told.warned.insert(conflict.pair));
             news
@@ -479,40 +408,29 @@ impl DdsInfer {
     }
 
     fn stop(&self) {
-        if let Some((stop, thread)) = self.repeater.lock().unwrap().take() {
-            drop(stop);
-            // It ends within one repetition; it holds nothing that this thread holds.
-            let _ = thread.join();
+        let repeater = self.shared.state.lock().unwrap().repeater.take();
+        if let Some(repeater) = repeater {
+            repeater.stop();
         }
-        self.probe.clear();
-        if let Some(input) = self.refine_input() {
-            input.reset();
+        {
+            let mut inputs = self.shared.inputs.lock().unwrap();
+            inputs.first.stop();
+            inputs.refine = Input::default();
         }
-        *self.worker.lock().unwrap() = None;
+        *self.shared.worker.lock().unwrap() = None;
         let channel = {
-            let mut sender = self.sender.lock().unwrap();
+            let mut sender = self.shared.sender.lock().unwrap();
             sender.forget();
             sender.take_channel()
         };
         drop(channel);
     }
 
-    /// A thread that keeps the camera from taking a quiet scene, or a slow model, for a dead server.
     fn start_repeater(&self) {
-        let (stop, stopped) = mpsc::channel::<()>();
-        let weak = self.obj().downgrade();
+        let weak = Arc::downgrade(&self.shared);
         let guard = Guard::of("the repetition of feedback", Some(self.obj().upcast_ref()));
-        let thread = std::thread::Builder::new()
-            .name("ddsinfer-repeat".into())
-            .spawn(move || {
-                let mut wait = super::sender::REPEAT / 2;
-                while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
-                    let Some(obj) = weak.upgrade() else { return };
-                    wait = guard.run(super::sender::REPEAT, || obj.imp().repeat_feedback());
-                }
-            });
-        match thread {
-            Ok(thread) => *self.repeater.lock().unwrap() = Some((stop, thread)),
+        match Repeater::start(guard, move || weak.upgrade().map(|shared| task::repeat(&shared))) {
+            Ok(repeater) => self.shared.state.lock().unwrap().repeater = Some(repeater),
             Err(error) => gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Failed,
@@ -521,28 +439,14 @@ impl DdsInfer {
         }
     }
 
-    fn repeat_feedback(&self) -> std::time::Duration {
-        // What is not live has no silence: its time is not ours.
-        if !self.live.load(Ordering::Relaxed) || !self.settings.lock().unwrap().feedback {
-            return super::sender::REPEAT / 2;
-        }
-        let side = self.side_pads.lock().unwrap().feedback.clone();
-        let mut sender = self.sender.lock().unwrap();
-        let mut stats = Stats::default();
-        let wait = sender.repeat(&self.sink_pad, side.as_ref(), &mut stats);
-        drop(sender);
-        self.stats.lock().unwrap().add_feedback(&stats);
-        wait
-    }
-
     fn activate_sink(&self, mode: gst::PadMode, active: bool) -> Result<(), gst::LoggableError> {
         if mode != gst::PadMode::Push {
             return Err(gst::loggable_error!(CAT, "Only push mode"));
         }
         if active {
-            self.queue.start();
+            self.shared.queue.start();
         } else {
-            self.queue.flush();
+            self.shared.queue.flush();
         }
         Ok(())
     }
@@ -553,121 +457,131 @@ impl DdsInfer {
         }
         if active {
             // Source pads are activated before sink pads.
-            self.queue.start();
+            self.shared.queue.start();
             self.start_task()
         } else {
-            self.queue.flush();
-            self.src_pad.stop_task().map_err(|e| gst::loggable_error!(CAT, "{e}"))
+            self.shared.queue.flush();
+            let stopped = self.shared.src_pad.stop_task();
+            stopped.map_err(|e| gst::loggable_error!(CAT, "{e}"))
         }
     }
 
     fn start_task(&self) -> Result<(), gst::LoggableError> {
         let weak = self.obj().downgrade();
-        self.src_pad
+        self.shared
+            .src_pad
             .start_task(move || {
                 if let Some(obj) = weak.upgrade() {
-                    obj.imp().catch_panic(|| (), |imp| imp.step());
+                    obj.imp().catch_panic(|| (), |imp| task::run(&imp.shared));
                 }
             })
             .map_err(|e| gst::loggable_error!(CAT, "{e}"))
     }
 
     fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.look_for_encoded_stream(false);
-        let told = identity_meta(&buffer);
-        let (lookup, waiting) = {
-            let tracker = self.tracker();
-            let mut tracker = tracker.lock().unwrap();
-            let lookup = tracker.lookup_told(buffer.pts().map(gst::ClockTime::nseconds), told.as_ref());
-            (lookup, tracker.waiting())
+        let attached = identity_meta(&buffer);
+        let pts = buffer.pts().map(gst::ClockTime::nseconds);
+        let live = self.shared.queue.is_live();
+        let by_rtcp = self.shared.state.lock().unwrap().way == Some(Way::Rtcp);
+        let (read, format, late) = {
+            let mut inputs = self.shared.inputs.lock().unwrap();
+            inputs.look_first(&self.shared.sink_pad, false);
+            let input = &mut inputs.first;
+            let read = input.read(pts, attached.as_ref());
+            let ours = matches!(&read.lookup, Lookup::Known(record) if record.identity.is_some());
+            // Cameras that are steered send no frames out of order: what a decoder keeps, it keeps for its threads' sake, and
+            // feedback is as many frames late.
+            let late = ours && input.watch.frame(read.waiting > 0 && by_rtcp && live, HELD_BACK_FRAMES);
+            (read, input.format.clone(), late.then(|| input.decoder()))
         };
-        gst::trace!(CAT, imp = self, "Frame {:?}: {lookup:?}", buffer.pts());
-        if let Lookup::Known(record) = &lookup
-            && let Some(identity) = record.identity
-        {
-            for refused in &record.extension.refused {
-                self.queue.arrive((identity.stream_id, *refused), Arrival::Refused);
-            }
-            self.watch_first_decoder(waiting);
+        gst::trace!(CAT, imp = self, "Frame {:?}: {:?}", buffer.pts(), read.lookup);
+        if let Some(decoder) = late {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Decode,
+                (
+                    "The decoder {decoder} holds {} frames back, and feedback comes as many frames late; use avdec_h264 \
+                  with the property max-threads=1, or thread-type=slice",
+                    read.waiting
+                )
+            );
         }
-        self.queue.push_frame(buffer, lookup)
+        let format = format.ok_or(gst::FlowError::NotNegotiated)?;
+        self.shared.queue.push_frame(Decoded {
+            lookup: read.lookup,
+            attached,
+            corrupted: buffer.flags().contains(gst::BufferFlags::CORRUPTED),
+            origin: read.origin,
+            due: live.then(|| self.due(&buffer)).flatten(),
+            frame: Box::new(Frame::new(buffer, format)),
+        })
     }
 
-    /// Cameras that are steered send no frames out of order: what a decoder keeps, it keeps for its threads' sake, and feedback
-    /// is as many frames late.
-    fn watch_first_decoder(&self, waiting: usize) {
-        let frames = self.held_back.load(Ordering::Relaxed);
-        if frames == u32::MAX {
-            return;
-        }
-        let holds = waiting > 0 && self.by_rtcp.load(Ordering::Relaxed) && self.live.load(Ordering::Relaxed);
-        let frames = if holds { frames + 1 } else { 0 };
-        self.held_back.store(frames, Ordering::Relaxed);
-        if frames < HELD_BACK_FRAMES {
-            return;
-        }
-        self.held_back.store(u32::MAX, Ordering::Relaxed);
-        let decoder = self.probe.decoder().unwrap_or_default();
-        gst::element_imp_warning!(
-            self,
-            gst::StreamError::Decode,
-            ("The decoder {decoder} holds {waiting} frames back, and feedback comes as many frames late; use avdec_h264 \
-                 with the property max-threads=1, or thread-type=slice")
-        );
-    }
-
-    /// Puts the probe on the encoded stream, again where the upstream side was rebuilt. Cheap while all is well.
-    fn look_for_encoded_stream(&self, now: bool) {
-        if let Some(tracker) = self.probe.look(&self.sink_pad, &self.early, now) {
-            *self.tracker.lock().unwrap() = tracker;
-        }
+    /// When downstream is to show the frame, before the pipeline's latency is added, in the time of the queue.
+    fn due(&self, buffer: &gst::BufferRef) -> Option<Duration> {
+        let segment = self.shared.sink_pad.sticky_event::<gst::event::Segment>(0)?;
+        let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
+        let frame = Duration::from(segment.to_running_time(buffer.pts()?)?);
+        let running = Duration::from(self.obj().current_running_time()?);
+        // Its order does not matter but for frames that were due before the queue was made.
+        Some((self.shared.queue.now() + frame).saturating_sub(running))
     }
 
     fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         gst::log!(CAT, obj = pad, "{event:?}");
+        let Shared { src_pad, queue, .. } = &*self.shared;
         match event.view() {
             gst::EventView::FlushStart(_) => {
-                let pushed = self.src_pad.push_event(event);
-                self.queue.flush();
+                let pushed = src_pad.push_event(event);
+                queue.flush();
                 // Before the worker is waited for: it may wait for one of them.
-                self.sides().iter().for_each(|side| side.flush_start());
-                let _ = self.src_pad.stop_task();
+                self.shared.sides().iter().for_each(|side| side.flush_start());
+                let _ = src_pad.stop_task();
                 pushed
             }
             gst::EventView::FlushStop(stop) => {
                 let reset_time = stop.resets_time();
-                let pushed = self.src_pad.push_event(event);
-                if let Some(worker) = &mut *self.worker.lock().unwrap() {
-                    worker.flush();
-                }
-                self.caps_due.lock().unwrap().events.clear();
-                self.sender.lock().unwrap().forget();
-                self.sides().iter().for_each(|side| side.flush_stop(reset_time));
-                self.queue.start();
+                let pushed = src_pad.push_event(event);
+                self.shared.sender.lock().unwrap().forget();
+                self.shared.sides().iter().for_each(|side| side.flush_stop(reset_time));
+                queue.start();
                 pushed && self.start_task().is_ok()
             }
-            gst::EventView::StreamStart(_) | gst::EventView::Caps(_) => {
-                // Before the first frame is decoded, so that the probe sees its access unit.
-                self.look_for_encoded_stream(true);
-                self.queue.push_event(event)
+            gst::EventView::StreamStart(_) => {
+                self.look_for_encoded_stream(None);
+                queue.push_event(event)
+            }
+            gst::EventView::Caps(caps) => {
+                self.look_for_encoded_stream(Some(caps.caps()));
+                queue.push_event(event)
             }
             gst::EventView::Segment(_) => {
                 self.ask_if_live();
-                self.queue.push_event(event)
+                queue.push_event(event)
             }
-            _ if event.is_serialized() => self.queue.push_event(event),
+            _ if event.is_serialized() => queue.push_event(event),
             _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
+        }
+    }
+
+    /// Before the first frame is decoded, so that the probe sees its access unit. `caps`: those of the frames.
+    fn look_for_encoded_stream(&self, caps: Option<&gst::CapsRef>) {
+        let mut inputs = self.shared.inputs.lock().unwrap();
+        inputs.look_first(&self.shared.sink_pad, true);
+        if let Some(caps) = caps {
+            // The task tells of caps that cannot be read.
+            inputs.first.format = Format::of(caps).ok().map(Arc::new);
         }
     }
 
     fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         if let gst::EventView::Latency(latency) = event.view() {
-            self.pace.set_latency(latency.latency().nseconds());
+            self.shared.queue.tell(Event::Latency(latency.latency().into()));
         }
         if event.type_() == gst::EventType::Qos {
-            self.stats.lock().unwrap().qos_events += 1;
+            self.shared.count(|stats| stats.qos_events += 1);
             // A decoder that hears of a late display leaves frames out. Of a recording every frame is wanted.
-            if !self.live.load(Ordering::Relaxed) {
+            if !self.shared.queue.is_live() {
                 return true;
             }
         }
@@ -676,16 +590,15 @@ impl DdsInfer {
 
     fn ask_if_live(&self) {
         let mut query = gst::query::Latency::new();
-        let live = self.sink_pad.peer_query(&mut query) && query.result().0;
-        self.live.store(live, Ordering::Relaxed);
-        self.queue.set_live(live);
+        let live = self.shared.sink_pad.peer_query(&mut query) && query.result().0;
+        self.shared.queue.tell(Event::Live(live));
     }
 
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         match query.view_mut() {
             gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Drain(_) => {
                 // Downstream must have seen the caps that the query is about.
-                self.queue.drain() && !self.caps_due.lock().unwrap().due && self.src_pad.peer_query(query)
+                self.shared.queue.drain() && self.shared.src_pad.peer_query(query)
             }
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
         }
@@ -695,446 +608,16 @@ impl DdsInfer {
         match query.view_mut() {
             gst::QueryViewMut::Latency(query) => {
                 let mut upstream = gst::query::Latency::new();
-                if !self.sink_pad.peer_query(&mut upstream) {
+                if !self.shared.sink_pad.peer_query(&mut upstream) {
                     return false;
                 }
                 let (live, min, max) = upstream.result();
-                self.live.store(live, Ordering::Relaxed);
-                self.queue.set_live(live);
-                let ours = gst::ClockTime::from_nseconds(self.latency.load(Ordering::Relaxed));
+                self.shared.queue.tell(Event::Live(live));
+                let ours = gst::ClockTime::from_nseconds(self.shared.queue.latency().as_nanos() as u64);
                 query.set(live, min + ours, max.map(|max| max + ours));
                 true
             }
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
         }
-    }
-
-    /// Whether a second pass can come in.
-    fn can_refine(&self) -> bool {
-        self.refine_input().is_some_and(|input| input.is_open())
-    }
-
-    /// One turn of the worker.
-    fn step(&self) {
-        let (awaited, room, holds) = match &*self.worker.lock().unwrap() {
-            Some(worker) => (worker.awaited(), worker.has_room(), worker.holds()),
-            None => (None, true, false),
-        };
-        let arrival = match self.queue.turn(awaited, room, holds) {
-            Turn::Stopped => {
-                let _ = self.src_pad.pause_task();
-                return;
-            }
-            Turn::Item(Item::Event(event), _) => return self.take_event(event),
-            // Downstream wants no more frames; the end of the stream is still to come.
-            Turn::Item(Item::Frame(..), _) if self.queue.refused() => return,
-            Turn::Item(Item::Frame(buffer, lookup), overtaken) => return self.take_frame(buffer, lookup, overtaken),
-            Turn::Arrival(arrival) => Some(arrival),
-            Turn::Overdue => None,
-        };
-        if let Some(worker) = &mut *self.worker.lock().unwrap() {
-            worker.answer(arrival);
-        }
-        self.let_out();
-    }
-
-    /// First pass of a frame.
-    fn take_frame(&self, buffer: gst::Buffer, lookup: Lookup, overtaken: bool) {
-        let overtaken = overtaken && !self.has_time(&buffer);
-        let settings = self.settings.lock().unwrap().clone();
-        let refine = self.can_refine();
-        let looked = match &mut *self.worker.lock().unwrap() {
-            Some(worker) => {
-                if self.refine_works.swap(false, Ordering::Relaxed) {
-                    worker.late_arrival();
-                }
-                worker.first_pass(
-                    buffer,
-                    lookup,
-                    (overtaken, refine),
-                    &settings,
-                    &self.tracker(),
-                    &self.stats,
-                )
-            }
-            None => Ok(Outcome::default()),
-        };
-        match looked {
-            Ok(outcome) => {
-                if refine {
-                    self.expect_second_pass(&outcome, &settings);
-                }
-                self.act(outcome);
-                self.let_out();
-            }
-            Err(error) => {
-                gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
-                self.settle(Err(gst::FlowError::Error));
-            }
-        }
-    }
-
-    /// A serialised event, in its place among the frames.
-    fn take_event(&self, event: gst::Event) {
-        let mut outcome = Outcome::default();
-        let set = match &mut *self.worker.lock().unwrap() {
-            Some(worker) => {
-                let set = match event.view() {
-                    gst::EventView::Caps(caps) => worker.set_caps(caps.caps()),
-                    gst::EventView::Eos(_) => {
-                        let settings = self.settings.lock().unwrap().clone();
-                        worker.close_segment(&settings, &mut outcome);
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                };
-                worker.hold_event(event);
-                set
-            }
-            None => Ok(()),
-        };
-        if let Err(error) = set {
-            error.log_with_imp(self);
-            gst::element_imp_error!(self, gst::StreamError::Format, ("{error}"));
-            self.settle(Err(gst::FlowError::NotNegotiated));
-            return;
-        }
-        self.act(outcome);
-        self.let_out();
-    }
-
-    /// Lets out what waits for nothing.
-    fn let_out(&self) {
-        loop {
-            let next = match &mut *self.worker.lock().unwrap() {
-                Some(worker) => worker.next_out(),
-                None => None,
-            };
-            match next {
-                Some(Out::Event(event)) => self.forward_event(event),
-                Some(Out::Frame(_)) if self.queue.refused() => (),
-                Some(Out::Frame(held)) => {
-                    let flow = self.finish(*held);
-                    self.settle(flow);
-                }
-                None => return,
-            }
-        }
-    }
-
-    /// Second pass of a frame where there is one, and out.
-    fn finish(&self, held: Held) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let settings = self.settings.lock().unwrap().clone();
-        let finished = match &mut *self.worker.lock().unwrap() {
-            Some(worker) => worker.finish(held, &settings, &self.stats),
-            None => return Err(gst::FlowError::Flushing),
-        };
-        let ready = match finished {
-            Ok(ready) => ready,
-            Err(error) => {
-                gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
-                return Err(gst::FlowError::Error);
-            }
-        };
-        if let Some(key) = ready.key {
-            let late = self.queue.release(key);
-            if late > 0 {
-                self.stats.lock().unwrap().refine_after_the_fact += late as u64;
-            }
-        }
-        self.tell_latency(ready.inference);
-        self.settle_caps(Some(&ready.caps));
-        if let Some(map) = &ready.segmentation {
-            self.push_classes(map, &ready.caps, &ready.buffer);
-        }
-        let mut buffer = ready.buffer;
-        if let Some(result) = ready.result {
-            let told = self.report(result, &settings);
-            if let Err(error) = results::attach(buffer.make_mut(), &told) {
-                gst::warning!(CAT, imp = self, "Results are not on their frame: {error}");
-            }
-        }
-        let started = Instant::now();
-        let flow = self.src_pad.push(buffer);
-        self.pace.pushed(started.elapsed().as_nanos() as u64);
-        if flow == Err(gst::FlowError::NotLinked) {
-            self.tell_misplaced(&ready.caps);
-        }
-        flow
-    }
-
-    /// Automatic linking puts a muxer that takes no video of our format on the grey pad `classes`, and `src` on nothing.
-    fn tell_misplaced(&self, video: &gst::CapsRef) {
-        let classes = self.side_pads.lock().unwrap().classes.clone();
-        let peer = classes.and_then(|side| side.pad().peer()?.parent_element());
-        if let Some(peer) = peer.filter(|_| !self.src_pad.is_linked())
-            && self.told.lock().unwrap().warned.insert("classes")
-        {
-            let format = video
-                .structure(0)
-                .and_then(|s| s.get::<&str>("format").ok())
-                .unwrap_or("this");
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Pad,
-                (
-                    "src is linked to nothing and the pad classes to {}, which takes no {format} video. Put videoconvert in \
-                  front of it.",
-                    peer.name()
-                )
-            );
-        }
-    }
-
-    /// The class of each pixel, one byte each, as a picture on the pad `classes`.
-    fn push_classes(&self, map: &Segmentation, video: &gst::CapsRef, frame: &gst::BufferRef) {
-        let Some(side) = self.side_pads.lock().unwrap().classes.clone() else {
-            return;
-        };
-        let Some(info) = picture_of_classes(video) else { return };
-        let (width, height) = (info.width() as usize, info.height() as usize);
-        let mut pixels = vec![0; info.size()];
-        if map
-            .write_classes(width, height, &mut pixels, info.stride()[0] as usize)
-            .is_err()
-        {
-            return;
-        }
-        // The pad may have come after the video's caps.
-        tell_caps(&side, &info);
-        let mut buffer = gst::Buffer::from_mut_slice(pixels);
-        let _ = frame.copy_into(buffer.make_mut(), gst::BufferCopyFlags::TIMESTAMPS, ..);
-        let queued = side.push(buffer, !self.live.load(Ordering::Relaxed));
-        self.stats.lock().unwrap().class_maps_dropped += u64::from(queued == Queued::DroppedOldest);
-    }
-
-    /// The pad `classes` learns its caps with the video's: what hangs on it need not wait for a picture to preroll.
-    fn tell_caps_of_classes(&self, video: &gst::CapsRef) {
-        let side = self.side_pads.lock().unwrap().classes.clone();
-        if let Some((side, info)) = side.zip(picture_of_classes(video)) {
-            tell_caps(&side, &info);
-        }
-    }
-
-    /// Sends caps that differ from those downstream has, and what had to wait for them.
-    fn settle_caps(&self, caps: Option<&gst::Caps>) {
-        let events = {
-            let mut due = self.caps_due.lock().unwrap();
-            due.due = false;
-            std::mem::take(&mut due.events)
-        };
-        if let Some(caps) = caps
-            && self.src_pad.current_caps().as_ref() != Some(caps)
-        {
-            self.tell_caps_of_classes(caps);
-            self.src_pad.push_event(gst::event::Caps::new(caps));
-        }
-        for event in events {
-            self.src_pad.push_event(event);
-        }
-    }
-
-    fn forward_event(&self, event: gst::Event) {
-        match event.view() {
-            gst::EventView::Caps(_) if self.can_refine() => {
-                // The size of the merged picture is known with the first frame.
-                self.caps_due.lock().unwrap().due = true;
-                return;
-            }
-            gst::EventView::Caps(caps) => self.tell_caps_of_classes(caps.caps()),
-            gst::EventView::Eos(_) => {
-                self.sides().iter().for_each(|side| side.eos());
-                // The server has seen all there is: from here on silence is the truth.
-                self.sender.lock().unwrap().forget();
-                self.settle_caps(None);
-            }
-            gst::EventView::StreamStart(_) => {
-                self.sides().iter().for_each(|side| side.stream_start());
-                self.settle_caps(None);
-            }
-            gst::EventView::Segment(_) => {
-                let timed = {
-                    let pads = self.side_pads.lock().unwrap();
-                    [pads.results.clone(), pads.classes.clone()]
-                };
-                timed.iter().flatten().for_each(|side| side.event(&event));
-            }
-            _ => (),
-        }
-        {
-            let mut due = self.caps_due.lock().unwrap();
-            if due.due {
-                due.events.push(event);
-                return;
-            }
-        }
-        self.src_pad.push_event(event);
-    }
-
-    /// Does what the worker decided for a frame, before the frame goes out.
-    fn act(&self, outcome: Outcome) {
-        if outcome.new_stream {
-            self.sender.lock().unwrap().forget();
-        }
-        if let Some(why) = outcome.foreign {
-            gst::info!(CAT, imp = self, "No feedback for this stream: {why}");
-            let message = gst::Structure::builder("ddsinfer-foreign-stream")
-                .field("reason", why)
-                .build();
-            self.post(message);
-        }
-        if let Some(warning) = outcome.warning {
-            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
-        }
-        self.tell_latency(outcome.inference);
-        let Some(generation) = outcome.requests.into_iter().map(|r| self.send(r)).last() else {
-            return;
-        };
-        if let Some(worker) = &mut *self.worker.lock().unwrap() {
-            worker.note_generation(generation);
-        }
-    }
-
-    /// Sends one generation of feedback; gives its number.
-    fn send(&self, request: Request) -> u16 {
-        let side = self.side_pads.lock().unwrap().feedback.clone();
-        let mut stats = Stats::default();
-        let mut sender = self.sender.lock().unwrap();
-        let generation = sender.send(request, &self.sink_pad, side.as_ref(), &mut stats);
-        self.same_process.store(sender.way() == Way::Event, Ordering::Relaxed);
-        self.by_rtcp.store(sender.way() == Way::Rtcp, Ordering::Relaxed);
-        drop(sender);
-        self.stats.lock().unwrap().add_feedback(&stats);
-        generation.0
-    }
-
-    /// Says what was seen; gives what the bus was told.
-    fn report(&self, mut result: FrameResult, settings: &Settings) -> gst::Structure {
-        let live = self.live.load(Ordering::Relaxed);
-        // A camera in this process has our clock; any other's agrees with it only where the user says so.
-        if live && (settings.capture_clock_synchronised || self.same_process.load(Ordering::Relaxed)) {
-            result.age_ms = unix_now().and_then(|now| result.age_at(now));
-            result.first_pass_age_ms = result.age_at(result.first_pass_ns);
-            let mut stats = self.stats.lock().unwrap();
-            for object in &result.objects {
-                let (pass, age) = match object.pass {
-                    1 => (0, result.first_pass_age_ms),
-                    _ => (1, result.age_ms),
-                };
-                age.into_iter().for_each(|age| stats.freshness[pass].add(age));
-            }
-        }
-        let results = self.side_pads.lock().unwrap().results.clone();
-        if let Some(results) = results {
-            let mut line = gst::Buffer::from_mut_slice(result.to_json_line());
-            line.make_mut()
-                .set_pts(result.pts_ns.map(gst::ClockTime::from_nseconds));
-            let queued = results.push(line, !live);
-            let mut stats = self.stats.lock().unwrap();
-            stats.result_lines += u64::from(queued != Queued::NoTaker);
-            stats.result_lines_dropped += u64::from(queued == Queued::DroppedOldest);
-        }
-        let told = result.to_structure();
-        self.post(told.clone());
-        told
-    }
-
-    fn post(&self, structure: gst::Structure) {
-        let obj = self.obj();
-        let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
-    }
-
-    /// A frame of two passes may wait: for the rest of its segment, for its refinement, and for another inference.
-    fn expect_second_pass(&self, outcome: &Outcome, settings: &Settings) {
-        let asks = outcome.requests.iter().any(|r| r.once);
-        if !asks && outcome.segment == 0 {
-            return;
-        }
-        let frame = self.frame_duration().nseconds();
-        let waiting = settings.refine_deadline().as_nanos() as u64 + outcome.segment.saturating_sub(1) * frame;
-        if self.waiting.fetch_max(waiting, Ordering::Relaxed) < waiting {
-            self.tell_latency(gst::ClockTime::ZERO);
-        }
-    }
-
-    /// Whether downstream only waits for the time to show the frame.
-    fn has_time(&self, buffer: &gst::BufferRef) -> bool {
-        let segment = self.src_pad.sticky_event::<gst::event::Segment>(0);
-        let segment = segment
-            .as_ref()
-            .and_then(|s| s.segment().downcast_ref::<gst::ClockTime>());
-        let frame = segment
-            .zip(buffer.pts())
-            .and_then(|(segment, pts)| segment.to_running_time(pts));
-        let now = self.obj().current_running_time();
-        now.zip(frame).is_some_and(|(now, frame)| {
-            let duration = self.frame_duration().nseconds();
-            self.pace.has_time(now.nseconds(), frame.nseconds(), duration)
-        })
-    }
-
-    /// Frames per second; 0 where unknown.
-    fn frame_rate(&self) -> gst::Fraction {
-        let worker = self.worker.lock().unwrap();
-        let fps = worker.as_ref().and_then(|w| w.info.as_ref()).map(|i| i.fps());
-        fps.unwrap_or(gst::Fraction::new(0, 1))
-    }
-
-    fn frame_duration(&self) -> gst::ClockTime {
-        let fps = self.frame_rate();
-        let second = gst::ClockTime::SECOND;
-        let known = fps.numer() > 0 && fps.denom() > 0;
-        known
-            .then(|| second.mul_div_floor(fps.denom() as u64, fps.numer() as u64))
-            .flatten()
-            .unwrap_or(second / 30)
-    }
-
-    /// Frames wait for the inference before them: that is our latency, known once measured.
-    fn tell_latency(&self, inference: gst::ClockTime) {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        // Half as much again, so that a slow frame now and then changes nothing; twice where there are two passes.
-        let margin = if waiting > 0 { 3 } else { 0 };
-        let inferences = inference.nseconds() * (3 + margin) / 2;
-        let told = self.latency.load(Ordering::Relaxed);
-        if !self.live.load(Ordering::Relaxed) || waiting + inference.nseconds() <= told {
-            return;
-        }
-        self.latency.store(waiting + inferences, Ordering::Relaxed);
-        let obj = self.obj();
-        let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
-    }
-
-    /// Takes note of what downstream said.
-    fn settle(&self, flow: Result<gst::FlowSuccess, gst::FlowError>) {
-        self.queue.set_flow(flow);
-        let Err(error) = flow else { return };
-        gst::debug!(CAT, imp = self, "Stopping: {error}");
-        let fatal = !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos);
-        if fatal && self.queue.eos_waits() {
-            // Upstream has said goodbye and will not see the error in a return value.
-            gst::element_imp_error!(self, gst::StreamError::Failed, ("Internal data stream error: {error}"));
-        }
-        // Otherwise the task goes on without frames: the end of the stream must reach the side pads.
-        if error == gst::FlowError::Flushing {
-            let _ = self.src_pad.pause_task();
-        }
-    }
-}
-
-/// The format of a picture of classes that goes with video of these caps.
-fn picture_of_classes(video: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
-    let video = gst_video::VideoInfo::from_caps(video).ok()?;
-    gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, video.width(), video.height())
-        .fps(video.fps())
-        .par(video.par())
-        .build()
-        .ok()
-}
-
-fn tell_caps(side: &SidePad, info: &gst_video::VideoInfo) {
-    match info.to_caps() {
-        Ok(caps) => side.set_caps(caps),
-        Err(error) => gst::warning!(CAT, obj = side.pad(), "{error}"),
     }
 }

@@ -5,15 +5,20 @@
 
 mod analysis;
 mod compose;
+mod frame;
 mod imp;
-mod pace;
+mod inputs;
+mod outlet;
 mod probe;
 mod queue;
 mod refine;
+mod repeater;
 mod sender;
 mod settings;
+mod shared;
 mod side_pad;
 mod stats;
+mod task;
 mod transport;
 mod worker;
 

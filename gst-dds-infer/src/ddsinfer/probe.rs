@@ -8,7 +8,7 @@
 //! on, and once the element finds one of them on its data path it takes over what was read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use dds_protocol::nal::{Codec, Format};
 use gst::prelude::*;
@@ -187,47 +187,42 @@ const RETRY: u64 = 30;
 /// The probe that belongs to one pad, kept up to date while the pipeline upstream of it changes.
 #[derive(Debug, Default)]
 pub struct KeptProbe {
-    probe: Mutex<Option<IdentityProbe>>,
+    probe: Option<IdentityProbe>,
     /// Frames since the last look.
-    frames: AtomicU64,
+    frames: u64,
 }
 
 impl KeptProbe {
     /// Puts the probe on the encoded stream upstream of `pad`, again where that was rebuilt: `now`, or every
     /// [`RETRY`]th call. Cheap while all is well. Gives what a new probe feeds.
     pub fn look(
-        &self,
+        &mut self,
         pad: &gst::Pad,
-        early: &Mutex<Option<EarlyProbes>>,
+        early: Option<&EarlyProbes>,
         now: bool,
     ) -> Option<Arc<Mutex<IdentityTracker>>> {
-        if !now && self.frames.fetch_add(1, Ordering::Relaxed) < RETRY {
+        if !now && self.frames < RETRY {
+            self.frames += 1;
             return None;
         }
-        self.frames.store(0, Ordering::Relaxed);
-        let mut probe = self.probe.lock().unwrap();
-        if probe.as_ref().is_some_and(|p| p.is_current(pad)) {
+        self.frames = 0;
+        if self.probe.as_ref().is_some_and(|p| p.is_current(pad)) {
             return None;
         }
-        let found = IdentityProbe::install(pad, early.lock().unwrap().as_ref())?;
+        let found = IdentityProbe::install(pad, early)?;
         let tracker = found.tracker().clone();
-        *probe = Some(found);
+        self.probe = Some(found);
         Some(tracker)
     }
 
-    /// What the probe feeds, once there is one.
-    pub fn tracker(&self) -> Option<Arc<Mutex<IdentityTracker>>> {
-        self.probe.lock().unwrap().as_ref().map(|p| p.tracker().clone())
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.probe.is_some()
     }
 
     /// Name of the decoder that the encoded stream goes into.
     pub fn decoder(&self) -> Option<glib::GString> {
-        self.probe.lock().unwrap().as_ref().map(|p| parent_name(&p.pad))
-    }
-
-    /// Takes the probe away.
-    pub fn clear(&self) {
-        *self.probe.lock().unwrap() = None;
+        self.probe.as_ref().map(|p| parent_name(&p.pad))
     }
 }
 

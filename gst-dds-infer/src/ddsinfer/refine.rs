@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! The request sink pad `refine`: decoded frames of the camera's second pass. They are told apart by the identity in
-//! their own encoded stream and handed to the queue; nothing here ever waits.
+//! their own encoded stream and handed to the core; nothing here ever waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use dds_protocol::identity::StreamKind;
 use gst::prelude::*;
-use gst::subclass::prelude::*;
 use gst_dds_link::guard::Guard;
 use gst_dds_link::sync::Mutex;
 
 use super::CAT;
-use super::imp::DdsInfer;
-use super::probe::KeptProbe;
-use super::queue::{Arrival, Refinement};
+use super::frame::{Format, Refinement};
+use super::inputs::{Input, Inputs};
+use super::queue::{Event, Queue};
 use crate::identity::Lookup;
+use crate::server::Arrival;
 
 /// Frames in a row that a decoder gives out late before somebody is told.
 const LATE_FRAMES: u32 = 8;
@@ -25,57 +24,52 @@ const LATE_FRAMES: u32 = 8;
 #[derive(Debug)]
 pub struct RefineInput {
     pad: gst::Pad,
-    /// Reads the identities of the second pass.
-    pub probe: KeptProbe,
-    ended: AtomicBool,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    info: Option<gst_video::VideoInfo>,
-    /// Frames in a row behind which the decoder held another one back.
-    late: u32,
-    late_said: bool,
+    queue: Arc<Queue>,
+    inputs: Arc<Mutex<Inputs>>,
 }
 
 impl RefineInput {
-    /// A pad that is not yet the element's.
-    pub fn new(template: &gst::PadTemplate) -> Arc<Self> {
-        let pad = gst::Pad::builder_from_template(template)
-            .name("refine")
-            .chain_function(|_, parent, buffer| {
-                DdsInfer::catch_panic_pad_function(
-                    parent,
-                    || Err(gst::FlowError::Error),
-                    |imp| Ok(imp.refine_chain(buffer)),
-                )
-            })
-            .event_function(|pad, parent, event| {
-                DdsInfer::catch_panic_pad_function(parent, || false, |imp| imp.refine_event(pad, &event))
-            })
-            .query_function(|pad, parent, query| {
-                let answer = || match query.view_mut() {
-                    // The frames are read within the call or kept as they are.
-                    gst::QueryViewMut::Allocation(allocation) => {
-                        allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
-                        true
+    /// A pad that is not yet the `element`'s.
+    pub fn new(
+        template: &gst::PadTemplate,
+        element: &gst::Element,
+        queue: Arc<Queue>,
+        inputs: Arc<Mutex<Inputs>>,
+    ) -> Arc<Self> {
+        let of_links = Arc::new(Guard::of("the pad refine", Some(element)));
+        let [of_chain, of_event, of_query] = [of_links.clone(), of_links.clone(), of_links.clone()];
+        let input = Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
+            let (chain, event) = (weak.clone(), weak.clone());
+            let pad = gst::Pad::builder_from_template(template)
+                .name("refine")
+                .chain_function(move |_, _, buffer| {
+                    of_chain.run((), || {
+                        if let Some(input) = chain.upgrade() {
+                            input.chain(buffer);
+                        }
+                    });
+                    Ok(gst::FlowSuccess::Ok)
+                })
+                .event_function(move |_, _, e| of_event.run(false, || event.upgrade().is_some_and(|i| i.event(&e))))
+                .query_function(move |pad, parent, query| of_query.run(false, || answer_query(pad, parent, query)))
+                // Nothing that comes in here leaves as such.
+                .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
+                .build();
+            Self { pad, queue, inputs }
+        });
+        for (signal, linked) in [("linked", true), ("unlinked", false)] {
+            let (guard, weak) = (of_links.clone(), Arc::downgrade(&input));
+            input.pad.connect(signal, false, move |_| {
+                guard.run((), || {
+                    if let Some(input) = weak.upgrade() {
+                        input.queue.tell(Event::RefineLinked(linked));
                     }
-                    _ => gst::Pad::query_default(pad, parent, query),
-                };
-                static GUARD: Guard = Guard::new("a query on the pad refine");
-                GUARD.run(false, answer)
-            })
-            // Nothing that comes in here leaves as such.
-            .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
-            .build();
-        gst_dds_link::refusal::tell_refusals(&pad);
-        Arc::new(Self {
-            pad,
-            probe: KeptProbe::default(),
-            ended: AtomicBool::new(false),
-            inner: Mutex::default(),
-        })
+                });
+                None
+            });
+        }
+        gst_dds_link::refusal::tell_refusals(&input.pad);
+        input
     }
 
     /// The pad.
@@ -83,43 +77,38 @@ impl RefineInput {
         &self.pad
     }
 
-    /// Whether a second pass can come in.
-    pub fn is_open(&self) -> bool {
-        self.pad.is_linked() && !self.ended.load(Ordering::Relaxed)
+    /// Begins a new run.
+    pub fn start(&self) {
+        self.queue.tell(Event::RefineLinked(self.pad.is_linked()));
+        let mut inputs = self.inputs.lock().unwrap();
+        inputs.refine = Input::default();
+        inputs.look_refine(&self.pad, true);
     }
 
-    /// Begins a new run, or lets go of the last one.
-    pub fn reset(&self) {
-        self.ended.store(false, Ordering::Relaxed);
-        self.probe.clear();
-        *self.inner.lock().unwrap() = Inner::default();
-    }
-}
-
-impl DdsInfer {
-    pub(super) fn refine_input(&self) -> Option<Arc<RefineInput>> {
-        self.refine.lock().unwrap().clone()
+    /// It is taken away: nothing more comes.
+    pub fn release(&self) {
+        self.queue.tell(Event::RefineOver(true));
+        self.queue.tell(Event::RefineLinked(false));
+        self.inputs.lock().unwrap().refine = Input::default();
     }
 
-    fn refine_event(&self, pad: &gst::Pad, event: &gst::Event) -> bool {
-        gst::log!(CAT, obj = pad, "{event:?}");
-        let Some(input) = self.refine_input() else { return false };
+    fn event(&self, event: &gst::Event) -> bool {
+        gst::log!(CAT, obj = self.pad, "{event:?}");
         match event.view() {
             gst::EventView::StreamStart(_) => {
-                input.probe.look(&input.pad, &self.early, true);
-                input.ended.store(false, Ordering::Relaxed);
-                self.queue.set_refinement_over(false);
+                self.inputs.lock().unwrap().look_refine(&self.pad, true);
+                self.queue.tell(Event::RefineOver(false));
             }
             gst::EventView::Caps(caps) => {
-                input.probe.look(&input.pad, &self.early, true);
-                let info = gst_video::VideoInfo::from_caps(caps.caps()).ok();
-                let known = info.is_some();
-                input.inner.lock().unwrap().info = info;
+                let format = Format::of(caps.caps()).ok().map(Arc::new);
+                let known = format.is_some();
+                let mut inputs = self.inputs.lock().unwrap();
+                inputs.look_refine(&self.pad, true);
+                inputs.refine.format = format;
                 return known;
             }
             gst::EventView::Eos(_) => {
-                input.ended.store(true, Ordering::Relaxed);
-                self.queue.set_refinement_over(true);
+                self.queue.tell(Event::RefineOver(true));
             }
             _ => (),
         }
@@ -127,76 +116,80 @@ impl DdsInfer {
         true
     }
 
-    fn refine_chain(&self, buffer: gst::Buffer) -> gst::FlowSuccess {
-        let Some(input) = self.refine_input() else {
-            return gst::FlowSuccess::Ok;
-        };
-        // Without a probe no frame is of use: then each one is worth a look.
-        let missing = input.probe.tracker().is_none();
-        input.probe.look(&input.pad, &self.early, missing);
-        let tracker = input.probe.tracker();
-        let info = input.inner.lock().unwrap().info.clone();
+    fn chain(&self, buffer: gst::Buffer) {
         let pts = buffer.pts().map(gst::ClockTime::nseconds);
-        let (lookup, waiting) = tracker.map_or((Lookup::Unknown, 0), |tracker| {
-            let mut tracker = tracker.lock().unwrap();
-            (tracker.lookup(pts), tracker.waiting())
-        });
-        self.watch_decoder(&input, waiting > 0);
-        let known = match lookup {
+        let (read, format, late) = {
+            let mut inputs = self.inputs.lock().unwrap();
+            inputs.look_refine(&self.pad, false);
+            let input = &mut inputs.refine;
+            let read = input.read(pts, None);
+            let late = input.watch.frame(read.waiting > 0, LATE_FRAMES);
+            (read, input.format.clone(), late)
+        };
+        if late {
+            self.tell_of_decoder();
+        }
+        let known = match read.lookup {
             Lookup::Known(record) => record
                 .identity
                 .filter(|i| i.kind == StreamKind::Refine)
                 .map(|i| (i, record)),
             Lookup::Unknown => None,
         };
-        let (Some((identity, record)), Some(info)) = (known, info) else {
+        let (Some((identity, record)), Some(format)) = (known, format) else {
             gst::debug!(
                 CAT,
-                obj = input.pad,
+                obj = self.pad,
                 "A frame at {pts:?} that is no second pass of a known frame"
             );
-            self.stats.lock().unwrap().refine_unidentified += 1;
-            return gst::FlowSuccess::Ok;
+            self.queue.tell(Event::Unidentified);
+            return;
         };
         if record.extension.refined.is_empty() {
             // The picture that a camera begins with.
-            return gst::FlowSuccess::Ok;
+            return;
         }
         let damaged = record.damaged || buffer.flags().contains(gst::BufferFlags::CORRUPTED);
         gst::log!(
             CAT,
-            obj = input.pad,
+            obj = self.pad,
             "Second pass of frame {}, damaged: {damaged}",
             identity.frame
         );
-        let refinement = Refinement {
-            buffer,
-            info,
-            regions: record.extension.refined,
-            damaged,
+        let arrival = if damaged {
+            Arrival::Damaged
+        } else {
+            Arrival::Refined(Refinement {
+                buffer,
+                info: format.info.clone(),
+                regions: record.extension.refined,
+            })
         };
         let key = (identity.stream_id, identity.frame);
-        if !self.queue.arrive(key, Arrival::Refined(refinement)) {
-            self.stats.lock().unwrap().refine_after_the_fact += 1;
-        }
-        self.refine_works.store(true, Ordering::Relaxed);
-        gst::FlowSuccess::Ok
+        self.queue.tell(Event::Arrival(key, arrival));
     }
 
     /// A decoder that gives each frame only when the next one comes makes every refinement late.
-    fn watch_decoder(&self, input: &RefineInput, holds_back: bool) {
-        let mut inner = input.inner.lock().unwrap();
-        inner.late = if holds_back { inner.late + 1 } else { 0 };
-        if inner.late < LATE_FRAMES || inner.late_said {
+    fn tell_of_decoder(&self) {
+        let Some(element) = self.pad.parent_element() else {
             return;
-        }
-        inner.late_said = true;
-        drop(inner);
-        gst::element_imp_warning!(
-            self,
+        };
+        gst::element_warning!(
+            element,
             gst::StreamError::Decode,
             ("The decoder in front of the refine pad gives each frame only when the next one comes, too late to be of use; \
               use avdec_h264 max-threads=1")
         );
+    }
+}
+
+fn answer_query(pad: &gst::Pad, parent: Option<&gst::Object>, query: &mut gst::QueryRef) -> bool {
+    match query.view_mut() {
+        // The frames are read within the call or kept as they are.
+        gst::QueryViewMut::Allocation(allocation) => {
+            allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
+            true
+        }
+        _ => gst::Pad::query_default(pad, parent, query),
     }
 }

@@ -2,16 +2,11 @@
 
 //! Sends feedback by the first way there is: the linked `feedback` pad, an event to a camera in the same process, RTCP on
 //! the session of the element's own data path. Where `feedback-uri` names a channel, it leaves by that one as well.
-//!
-//! Feedback is state: each inferred frame gives a whole new generation. When nothing new comes, the last state is
-//! repeated under a new generation before [`REPEAT`] is over, because silence means that the server is gone. Repeats
-//! lower each region's time to live by the time that has passed, so that repeating cannot keep a region alive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dds_protocol::feedback::{self, FeedbackState, Region};
-use dds_protocol::serial::Serial16;
+use dds_protocol::feedback::{self, FeedbackState};
 use gst::prelude::*;
 use gst_dds_link::channel::ServerEnd;
 use gst_dds_link::path;
@@ -20,10 +15,8 @@ use gst_dds_link::session::{Sent, ServerChannel};
 use super::CAT;
 use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
-use super::worker::Request;
+use crate::server::{Repetition, Request};
 
-/// The server is heard at least this often.
-pub const REPEAT: Duration = Duration::from_millis(500);
 /// How often the data path is looked at again.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -31,16 +24,6 @@ const REFRESH: Duration = Duration::from_secs(1);
 const MAX_JITTER_BUFFER: u32 = 500;
 /// The same where nobody has chosen it: `rtpbin` comes with 200 ms.
 const MAX_DEFAULT_JITTER_BUFFER: u32 = 100;
-
-/// The last state and when it was made.
-#[derive(Debug)]
-struct Last {
-    stream_id: u32,
-    frame: u64,
-    regions: Vec<Region>,
-    made: Instant,
-    sent: Instant,
-}
 
 /// The way feedback left last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +43,9 @@ pub enum Way {
 /// Sends the feedback of one element.
 #[derive(Debug)]
 pub struct Sender {
-    generation: Serial16,
-    last: Option<Last>,
+    repetition: Repetition,
+    /// The time that the repetition knows begins here.
+    epoch: Instant,
     channel: ServerChannel,
     /// Of `feedback-uri`.
     own_channel: Option<ServerEnd>,
@@ -76,8 +60,8 @@ impl Sender {
     pub fn new(own_channel: Option<ServerEnd>) -> Self {
         Self {
             own_channel,
-            generation: Serial16(glib::random_int() as u16),
-            last: None,
+            repetition: Repetition::new(glib::random_int() as u16),
+            epoch: Instant::now(),
             channel: ServerChannel::default(),
             refreshed: None,
             way: Way::None,
@@ -97,85 +81,35 @@ impl Sender {
 
     /// Forgets the last state: the stream ended or is another one.
     pub fn forget(&mut self) {
-        self.last = None;
+        self.repetition.forget();
     }
 
-    /// Sends the state of one frame. Returns its generation. What asks for something once is repeated as an empty list.
+    /// Sends the state of one frame. Returns its generation.
     pub fn send(
         &mut self,
         request: Request,
         sink_pad: &gst::Pad,
         side: Option<&Arc<SidePad>>,
         stats: &mut Stats,
-    ) -> Serial16 {
-        let now = Instant::now();
-        let Request {
-            stream_id,
-            frame,
-            regions,
-            once,
-        } = request;
-        stats.regions += regions.len() as u64;
-        let mut last = Last {
-            stream_id,
-            frame,
-            regions: Vec::new(),
-            made: now,
-            sent: now,
-        };
-        let generation = self.transmit(&last, regions.clone(), sink_pad, side, stats);
-        if !once {
-            last.regions = regions;
-        }
-        self.last = Some(last);
-        generation
+    ) -> u16 {
+        stats.regions += request.regions.len() as u64;
+        let state = self.repetition.state(self.epoch.elapsed(), request);
+        self.transmit(&state, sink_pad, side, stats);
+        state.generation.0
     }
 
     /// Repeats the last state if it was sent long enough ago. Returns how long to wait before the next call.
     pub fn repeat(&mut self, sink_pad: &gst::Pad, side: Option<&Arc<SidePad>>, stats: &mut Stats) -> Duration {
-        // Early enough that a late wake-up does not break the promise.
-        const EARLY: Duration = Duration::from_millis(50);
-        let Some(mut last) = self.last.take() else {
-            return REPEAT / 2;
-        };
-        let now = Instant::now();
-        let silent = now - last.sent;
-        if silent + EARLY >= REPEAT {
-            let age = (now - last.made).as_millis().try_into().unwrap_or(u32::MAX);
-            let alive = last
-                .regions
-                .iter()
-                .filter_map(|r| {
-                    Some(Region {
-                        ttl_ms: r.ttl_ms.checked_sub(age).filter(|t| *t > 0)?,
-                        ..*r
-                    })
-                })
-                .collect();
-            self.transmit(&last, alive, sink_pad, side, stats);
+        let now = self.epoch.elapsed();
+        if let Some(state) = self.repetition.due(now) {
+            self.transmit(&state, sink_pad, side, stats);
             stats.feedback_repeated += 1;
-            last.sent = now;
         }
-        let wait = (last.sent + REPEAT).saturating_duration_since(now + EARLY);
-        self.last = Some(last);
-        wait.max(Duration::from_millis(1))
+        self.repetition.wait(now)
     }
 
-    fn transmit(
-        &mut self,
-        last: &Last,
-        regions: Vec<Region>,
-        sink_pad: &gst::Pad,
-        side: Option<&Arc<SidePad>>,
-        stats: &mut Stats,
-    ) -> Serial16 {
-        self.generation = self.generation.next();
-        let encoded = feedback::encode(&FeedbackState {
-            stream_id: last.stream_id,
-            generation: self.generation,
-            frame: last.frame,
-            regions,
-        });
+    fn transmit(&mut self, state: &FeedbackState, sink_pad: &gst::Pad, side: Option<&Arc<SidePad>>, stats: &mut Stats) {
+        let encoded = feedback::encode(state);
         stats.feedback += 1;
         stats.regions_left_out += encoded.dropped_regions as u64;
         let by_channel = self
@@ -194,7 +128,6 @@ impl Sender {
             Way::Uri => (),
             Way::None => stats.feedback_unsent += 1,
         }
-        self.generation
     }
 
     fn by_first_way(

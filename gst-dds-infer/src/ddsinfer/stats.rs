@@ -5,7 +5,7 @@
 use gst_dds_link::channel::Counts;
 
 use crate::identity::TrackerStats;
-use crate::results::Refined;
+use crate::server;
 
 /// Counts of one run, from READY to PAUSED on.
 #[derive(Clone, Debug, Default)]
@@ -102,15 +102,22 @@ impl Stats {
         self.inference_sum_ns += time.nseconds();
     }
 
-    /// What became of the second pass of a frame.
-    pub fn refined(&mut self, refined: Refined) {
-        match refined {
-            Refined::No => (),
-            Refined::Yes => self.refined += 1,
-            Refined::Refused => self.refine_refused += 1,
-            Refined::Late => self.refine_late += 1,
-            Refined::Damaged => self.refine_damaged += 1,
-        }
+    /// Takes over what the core has counted.
+    pub fn set_counts(&mut self, counts: &server::Counts) {
+        self.frames = counts.frames;
+        self.inferred = counts.inferred;
+        self.skipped = counts.skipped;
+        self.not_due = counts.not_due;
+        self.failed = counts.failed;
+        self.unreadable = counts.unreadable;
+        self.damaged = counts.damaged;
+        self.unidentified = counts.unidentified;
+        self.refined = counts.refined;
+        self.refine_refused = counts.refine_refused;
+        self.refine_late = counts.refine_late;
+        self.refine_damaged = counts.refine_damaged;
+        self.refine_after_the_fact = counts.refine_after_the_fact;
+        self.refine_unidentified = counts.refine_unidentified;
     }
 
     /// Adds the counts of feedback that a sender made without this lock.

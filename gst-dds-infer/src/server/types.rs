@@ -101,7 +101,7 @@ pub enum Event<F, E, R> {
     RefineLinked(bool),
     /// Whether the second pass is over (or was taken away): nothing more of it will come.
     RefineOver(bool),
-    /// A frame. Refused while [`super::Core::takes_frame`] is false.
+    /// A frame. Refused where `Core::takes_frame` is false.
     Frame(Decoded<F>),
     /// A serialized event; it keeps its place among the frames.
     Serialized(E, Kind),
@@ -191,7 +191,7 @@ pub struct Outgoing<F, E> {
 pub enum Notice {
     /// No feedback can be given for this stream; said once. The origin tells why.
     Foreign(Origin),
-    /// [`super::Core::latency`] has grown.
+    /// `Core::latency` has grown.
     Latency,
 }
 

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the threads of one element share.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gst::prelude::*;
+use gst_dds_link::channel::Counters;
+use gst_dds_link::sync::Mutex;
+
+use super::inputs::Inputs;
+use super::queue::Queue;
+use super::refine::RefineInput;
+use super::repeater::Repeater;
+use super::sender::{Sender, Way};
+use super::settings::{Finds, Settings};
+use super::side_pad::SidePad;
+use super::stats::Stats;
+use super::worker::Worker;
+use crate::server;
+
+/// The request pads there are.
+#[derive(Debug, Default)]
+pub struct SidePads {
+    pub feedback: Option<Arc<SidePad>>,
+    pub results: Option<Arc<SidePad>>,
+    pub classes: Option<Arc<SidePad>>,
+}
+
+impl SidePads {
+    pub fn slots(&mut self) -> [&mut Option<Arc<SidePad>>; 3] {
+        [&mut self.feedback, &mut self.results, &mut self.classes]
+    }
+
+    pub fn all(&self) -> Vec<Arc<SidePad>> {
+        let slots = [&self.feedback, &self.results, &self.classes];
+        slots.into_iter().flatten().cloned().collect()
+    }
+}
+
+/// What settings are judged by, and which pairs of them were told.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub finds: Option<Finds>,
+    pub warned: BTreeSet<&'static str>,
+}
+
+/// Plain data that any thread may read or write for a moment.
+#[derive(Debug, Default)]
+pub struct State {
+    pub sides: SidePads,
+    pub refine: Option<Arc<RefineInput>>,
+    pub stats: Stats,
+    pub told: Told,
+    /// The way that feedback left last.
+    pub way: Option<Way>,
+    /// Of the channel of `feedback-uri`; here, because the sender may be held for a push.
+    pub channel: Arc<Counters>,
+    pub repeater: Option<Repeater>,
+}
+
+/// Six locks. Two are held at once only in this order: `settings` before that of `queue`; `inputs` before those of the
+/// trackers that its probes feed and of the list of early probes. While something is pushed, posted or queried none is held
+/// but `sender`, and while upstream is searched for the encoded stream none but `inputs`; nothing that runs in there takes
+/// either.
+#[derive(Debug)]
+pub struct Shared {
+    pub sink_pad: gst::Pad,
+    pub src_pad: gst::Pad,
+    /// Shared, so that a frame takes them without copying.
+    pub settings: Mutex<Arc<Settings>>,
+    /// The core, where all threads meet.
+    pub queue: Arc<Queue>,
+    pub state: Mutex<State>,
+    /// Apart from `state`: held while upstream is searched. Of the threads that bring frames.
+    pub inputs: Arc<Mutex<Inputs>>,
+    /// Apart from `state`: held while the model runs. Of the task on the source pad; others take it while that stands still.
+    pub worker: Mutex<Option<Worker>>,
+    /// Apart from `state`: held while feedback is pushed, so that generations leave in order. Of the task and the repeater.
+    pub sender: Mutex<Sender>,
+}
+
+impl Shared {
+    pub fn new(sink_pad: gst::Pad, src_pad: gst::Pad) -> Self {
+        let settings = Settings::default();
+        Self {
+            sink_pad,
+            src_pad,
+            queue: Arc::new(Queue::new(of_core(&settings))),
+            settings: Mutex::new(Arc::new(settings)),
+            state: Mutex::default(),
+            inputs: Arc::default(),
+            worker: Mutex::new(None),
+            sender: Mutex::new(Sender::new(None)),
+        }
+    }
+
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.lock().unwrap().clone()
+    }
+
+    /// Changes the settings, here and in the core.
+    pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.lock().unwrap();
+        change(Arc::make_mut(&mut settings));
+        self.queue.tell(server::Event::Settings(of_core(&settings)));
+    }
+
+    /// The request pads there are.
+    pub fn sides(&self) -> Vec<Arc<SidePad>> {
+        self.state.lock().unwrap().sides.all()
+    }
+
+    /// Adds to the statistics.
+    pub fn count(&self, add: impl FnOnce(&mut Stats)) {
+        add(&mut self.state.lock().unwrap().stats);
+    }
+
+    /// The element, as long as it lives.
+    pub fn element(&self) -> Option<gst::Element> {
+        self.sink_pad.parent_element()
+    }
+
+    /// Posts an element message.
+    pub fn post(&self, structure: gst::Structure) {
+        if let Some(element) = self.element() {
+            let message = gst::message::Element::builder(structure).src(&element).build();
+            let _ = element.post_message(message);
+        }
+    }
+}
+
+/// The settings that the core decides by.
+pub fn of_core(settings: &Settings) -> server::Settings {
+    server::Settings {
+        inference_interval: settings.inference_interval,
+        feedback: settings.feedback,
+        refine_deadline: settings.refine_deadline(),
+    }
+}
