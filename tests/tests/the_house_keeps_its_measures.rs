@@ -34,21 +34,9 @@ const PRODUCTS: &[(&str, &str, &[&str])] = &[
 ];
 
 const BEING_CUT: &str = "being cut";
-const TABLE: &str = "a table of properties is read by its lines";
 
 /// What is larger than it should be: a file, or a function by its file and name, and why it may be.
 const LARGE: &[(&str, &str)] = &[
-    ("gst-dds-infer/src/ddsinfer/imp.rs", BEING_CUT),
-    ("gst-dds-infer/src/ddsinfer/worker.rs Worker::look", BEING_CUT),
-    ("gst-dds/src/camera/controller.rs", BEING_CUT),
-    ("gst-dds/src/ddsencode/imp.rs", BEING_CUT),
-    ("gst-dds/src/ddsencode/imp.rs DdsEncode::encode", BEING_CUT),
-    ("gst-dds/src/ddsencode/imp.rs DdsEncode::install", BEING_CUT),
-    ("gst-dds/src/ddsencode/properties.rs of_x264enc", TABLE),
-    ("gst-dds/src/ddsencode/properties.rs ours", TABLE),
-    ("gst-dds/src/ddsencode/refine.rs", BEING_CUT),
-    ("gst-dds/src/ddsencode/settings.rs Settings::check", BEING_CUT),
-    ("gst-dds/src/ddsencode/state.rs State::code", BEING_CUT),
     ("pipelines/rtsp-camera/src/server.rs configure", BEING_CUT),
     ("pipelines/rtsp-camera/src/server.rs listen", BEING_CUT),
     ("pipelines/rtsp-camera/src/source.rs Source::open", BEING_CUT),
@@ -56,30 +44,6 @@ const LARGE: &[(&str, &str)] = &[
 
 /// Files of a folder that use each other's names, and why they may.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
-    (
-        "gst-dds/src/camera",
-        &["cap.rs", "gate.rs", "mod.rs", "qpmap.rs", "regions.rs"],
-        BEING_CUT,
-    ),
-    (
-        "gst-dds/src/ddsencode",
-        &["feedback.rs", "imp.rs", "keyframes.rs", "refine.rs", "state.rs"],
-        BEING_CUT,
-    ),
-    ("gst-dds/src/ddsencode", &["properties.rs", "settings.rs"], BEING_CUT),
-    (
-        "gst-dds-infer/src/ddsinfer",
-        &[
-            "imp.rs",
-            "probe.rs",
-            "refine.rs",
-            "sender.rs",
-            "side_pad.rs",
-            "transport.rs",
-            "worker.rs",
-        ],
-        BEING_CUT,
-    ),
     (
         "gst-dds-infer/src/feedback",
         &["faces.rs", "mod.rs", "paper.rs", "undecided.rs"],

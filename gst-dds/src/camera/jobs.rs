@@ -5,7 +5,7 @@
 //! ```text
 //! captured(..), keep(..)      a frame goes into the first pass, and may be asked for from now on
 //! ask(state)                  feedback names frames: each is a job, or refused
-//! next()                   -> the next thing to do: a picture to code, silence to tell, an event to send
+//! next_up()                -> the next thing to do: a picture to code, silence to tell, an event to send
 //! begin(frame)             -> whether it is still to be coded, and as what
 //! coded(..), pushed(..)       what it took, and what became of it downstream
 //! ```
@@ -284,7 +284,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
     }
 
     /// The next thing to do.
-    pub fn next(&mut self) -> Next<F, S> {
+    pub fn next_up(&mut self) -> Next<F, S> {
         if !self.active {
             return Next::End;
         }
@@ -484,5 +484,350 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
             regions = requests.stats().clone();
         }
         (stats, regions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dds_protocol::feedback::{Rect, Region};
+    use dds_protocol::serial::Serial16;
+    use proptest::prelude::*;
+
+    const SIZE: Geometry = Geometry {
+        width: 320,
+        height: 240,
+    };
+    const BOUNDS: Bounds = Bounds {
+        frames: 60,
+        bytes: u64::MAX,
+        age_ns: u64::MAX,
+    };
+    const FRAME_NS: u64 = 40_000_000;
+
+    /// Frames are numbers, segments too.
+    type Bench = Jobs<u64, u8>;
+
+    fn jobs() -> Bench {
+        let mut jobs = Bench::default();
+        jobs.begin_run();
+        jobs.set_active(true);
+        jobs.begin_stream(SIZE, SIZE, CameraSettings::default(), BOUNDS);
+        jobs
+    }
+
+    fn capture(jobs: &mut Bench, frame: u64) {
+        capture_in(jobs, frame, 0, CameraSettings::default());
+    }
+
+    fn capture_in(jobs: &mut Bench, frame: u64, segment: u8, settings: CameraSettings) {
+        jobs.captured(frame * FRAME_NS, frame, settings, SIZE);
+        let kept = Kept {
+            item: frame,
+            pts: Some(frame * FRAME_NS),
+            segment,
+        };
+        jobs.keep(frame, 1000, kept);
+    }
+
+    fn ask(jobs: &mut Bench, frames: &[u64]) -> Asked {
+        let base = frames.iter().copied().min().unwrap_or(0);
+        let region = |frame: &u64| Region {
+            rect: Rect {
+                x: 0,
+                y: 0,
+                width: 64,
+                height: 64,
+            },
+            frame_offset: (frame - base) as u8,
+            ..Region::default()
+        };
+        let state = FeedbackState {
+            stream_id: 1,
+            generation: Serial16(0),
+            frame: base,
+            regions: frames.iter().map(region).collect(),
+        };
+        jobs.ask(&state, true)
+    }
+
+    /// What is done until there is nothing to do, in a word each; pictures are pushed.
+    fn work(jobs: &mut Bench) -> Vec<String> {
+        let mut done = Vec::new();
+        loop {
+            let (frame, refined) = match jobs.next_up() {
+                Next::Wait => return done,
+                Next::End => {
+                    done.push("end".into());
+                    return done;
+                }
+                Next::Job(Job::Start(frame)) => (frame, false),
+                Next::Job(Job::Refine(frame, request)) => {
+                    assert_eq!(request.frame, frame);
+                    (frame, true)
+                }
+                Next::Job(Job::Gap {
+                    from_ns, duration_ns, ..
+                }) => {
+                    done.push(format!("gap {}+{}", from_ns / FRAME_NS, duration_ns / FRAME_NS));
+                    continue;
+                }
+                Next::Job(Job::NewStream) => {
+                    done.push("new stream".into());
+                    continue;
+                }
+                Next::Job(Job::NewSegment) => {
+                    done.push("new segment".into());
+                    continue;
+                }
+                Next::Job(Job::Eos) => {
+                    done.push("eos".into());
+                    continue;
+                }
+            };
+            let word = if refined { "refine" } else { "start" };
+            match jobs.begin(frame, refined) {
+                Turn::Code { force_idr } => {
+                    done.push(format!("{word} {frame}{}", if force_idr { " idr" } else { "" }));
+                    jobs.coded(500, force_idr, refined.then_some((1, 0)));
+                    jobs.pushed(Pushed::Taken, frame, refined, Some((0, (frame + 1) * FRAME_NS)));
+                }
+                Turn::Refused => done.push(format!("refused {frame}")),
+                Turn::Ended => done.push(format!("too late {frame}")),
+            }
+        }
+    }
+
+    #[test]
+    fn the_stream_begins_with_one_picture_and_goes_on_with_what_is_asked_for() {
+        let mut jobs = jobs();
+        assert!(work(&mut jobs).is_empty());
+        (0..10).for_each(|frame| capture(&mut jobs, frame));
+        assert_eq!(ask(&mut jobs, &[5, 3, 4]).accepted, 3);
+        assert_eq!(work(&mut jobs), ["start 0", "refine 3", "refine 4", "refine 5"]);
+        assert_eq!(ask(&mut jobs, &[7]).accepted, 1);
+        assert_eq!(work(&mut jobs), ["refine 7"]);
+        let (stats, regions) = jobs.stats();
+        assert_eq!((stats.frames_coded, stats.bytes, regions.regions_applied), (4, 2500, 4));
+    }
+
+    #[test]
+    fn silence_is_told_up_to_the_oldest_frame_that_may_be_asked_for() {
+        let mut jobs = jobs();
+        capture(&mut jobs, 0);
+        assert_eq!(work(&mut jobs), ["start 0"]);
+        // 60 frames are kept: up to frame 64 the oldest is no more than four behind the start.
+        (1..65).for_each(|frame| capture(&mut jobs, frame));
+        assert!(work(&mut jobs).is_empty());
+        capture(&mut jobs, 65);
+        assert_eq!(work(&mut jobs), ["gap 1+5"]);
+        (66..69).for_each(|frame| capture(&mut jobs, frame));
+        assert!(work(&mut jobs).is_empty(), "not each frame");
+        assert_eq!(ask(&mut jobs, &[20]).accepted, 1);
+        assert_eq!(work(&mut jobs), ["refine 20"]);
+        // In another segment of time silence begins anew.
+        (69..150).for_each(|frame| capture_in(&mut jobs, frame, 1, CameraSettings::default()));
+        assert!(work(&mut jobs).is_empty());
+        (150..155).for_each(|frame| capture_in(&mut jobs, frame, 1, CameraSettings::default()));
+        assert_eq!(work(&mut jobs), ["gap 90+5"]);
+    }
+
+    #[test]
+    fn what_cannot_be_refined_is_refused_by_its_reason_and_named() {
+        let mut jobs = jobs();
+        (0..100).for_each(|frame| capture(&mut jobs, frame));
+        let gone = ask(&mut jobs, &[10]);
+        assert_eq!(gone.refused, [(10, Refusal::Gone)]);
+        ask(&mut jobs, &[90]);
+        assert_eq!(ask(&mut jobs, &[89]).refused, [(89, Refusal::Late)]);
+        assert_eq!(ask(&mut jobs, &[90]), Asked::default(), "asked for before");
+        let nobody = |jobs: &mut Bench| {
+            let state = FeedbackState {
+                stream_id: 1,
+                generation: Serial16(0),
+                frame: 95,
+                regions: vec![Region::default()],
+            };
+            jobs.ask(&state, false)
+        };
+        let first = nobody(&mut jobs);
+        assert_eq!((first.refused, first.nobody), (vec![(95, Refusal::NoPad)], true));
+        assert!(!nobody(&mut jobs).nobody, "told once");
+        assert_eq!(jobs.take_refused(), [10, 89, 95]);
+        let counts = jobs.stats().0.counts;
+        assert_eq!((counts.gone, counts.late, counts.no_pad), (1, 1, 2));
+    }
+
+    #[test]
+    fn no_more_wait_than_the_line_holds() {
+        let mut jobs = jobs();
+        let bounds = Bounds { frames: 200, ..BOUNDS };
+        jobs.begin_stream(SIZE, SIZE, CameraSettings::default(), bounds);
+        (0..100).for_each(|frame| capture(&mut jobs, frame));
+        let busy: usize = (0..100).map(|frame| ask(&mut jobs, &[frame]).refused.len()).sum();
+        assert_eq!((busy, jobs.stats().0.counts.busy), (100 - MOST_WAITING, 36));
+        assert_eq!(work(&mut jobs).len(), 1 + MOST_WAITING);
+    }
+
+    #[test]
+    fn refinements_take_no_more_than_feedback_may_in_any_second() {
+        let mut jobs = jobs();
+        // 500 bytes each, and 1000 bytes a second: one start and one refinement.
+        let settings = CameraSettings {
+            feedback: crate::camera::FeedbackBound::Kbps(8),
+            ..CameraSettings::default()
+        };
+        (0..10).for_each(|frame| capture_in(&mut jobs, frame, 0, settings));
+        ask(&mut jobs, &[1, 2, 3]);
+        assert_eq!(work(&mut jobs), ["start 0", "refine 1", "refused 2", "refused 3"]);
+        assert_eq!(jobs.take_refused(), [2, 3]);
+        (10..36).for_each(|frame| capture_in(&mut jobs, frame, 0, settings));
+        ask(&mut jobs, &[30]);
+        assert_eq!(work(&mut jobs), ["refine 30"]);
+    }
+
+    #[test]
+    fn a_flush_forgets_frames_and_jobs_and_the_stream_begins_anew() {
+        let mut jobs = jobs();
+        (0..10).for_each(|frame| capture(&mut jobs, frame));
+        ask(&mut jobs, &[5]);
+        jobs.flush_start();
+        assert!(work(&mut jobs).is_empty());
+        assert_eq!(ask(&mut jobs, &[6]).refused, [(6, Refusal::NoPad)]);
+        jobs.flush_stop();
+        capture(&mut jobs, 10);
+        assert_eq!(ask(&mut jobs, &[7]).refused, [(7, Refusal::Gone)]);
+        assert_eq!(work(&mut jobs), ["new segment", "start 10"]);
+    }
+
+    #[test]
+    fn what_is_accepted_is_done_before_the_end_and_nothing_after_it() {
+        let mut jobs = jobs();
+        (0..4).for_each(|frame| capture(&mut jobs, frame));
+        ask(&mut jobs, &[1, 2]);
+        assert!(jobs.eos() && !jobs.eos());
+        assert_eq!(ask(&mut jobs, &[3]).refused, [(3, Refusal::NoPad)]);
+        assert_eq!(work(&mut jobs), ["start 0", "refine 1", "refine 2", "eos"]);
+        jobs.new_stream();
+        capture(&mut jobs, 4);
+        assert_eq!(work(&mut jobs), ["new stream", "start 4"]);
+        jobs.set_active(false);
+        assert_eq!(work(&mut jobs), ["end"]);
+    }
+
+    #[test]
+    fn whoever_comes_later_gets_a_key_frame_and_who_left_for_good_gets_nothing() {
+        let mut jobs = jobs();
+        (0..6).for_each(|frame| capture(&mut jobs, frame));
+        work(&mut jobs);
+        ask(&mut jobs, &[1, 2]);
+        let Next::Job(Job::Refine(frame, _)) = jobs.next_up() else {
+            panic!("a job")
+        };
+        assert_eq!(jobs.begin(frame, true), Turn::Code { force_idr: false });
+        jobs.pushed(Pushed::NotLinked, frame, true, None);
+        assert_eq!(jobs.take_refused(), [1]);
+        assert_eq!(work(&mut jobs), ["refine 2 idr"]);
+        ask(&mut jobs, &[3]);
+        jobs.pushed(Pushed::Ended, 2, true, None);
+        assert_eq!(work(&mut jobs), ["too late 3"]);
+        assert_eq!(ask(&mut jobs, &[4]).refused, [(4, Refusal::NoPad)]);
+    }
+
+    #[test]
+    fn another_stream_begins_with_nothing_to_ask_for_and_counts_go_on() {
+        let mut jobs = jobs();
+        (0..6).for_each(|frame| capture(&mut jobs, frame));
+        ask(&mut jobs, &[2]);
+        work(&mut jobs);
+        jobs.begin_stream(SIZE, SIZE, CameraSettings::default(), BOUNDS);
+        assert_eq!(ask(&mut jobs, &[4]).refused, [(4, Refusal::Gone)]);
+        assert!(jobs.take_refused().is_empty(), "it was never captured in this stream");
+        assert_eq!(jobs.stats().0.counts.requests, 2);
+        jobs.end_run();
+        assert_eq!(jobs.stats().0.ring, (0, 0));
+        jobs.begin_run();
+        assert_eq!((jobs.stats().0.bytes, jobs.bytes()), (0, 0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Capture(u64),
+        Ask(u64, u8),
+        Work(u8),
+        Flush,
+        Activate(bool),
+        Eos,
+        NewStream,
+        Push(Pushed),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (1u64..3).prop_map(Step::Capture),
+            4 => (0u64..80, 1u8..4).prop_map(|(behind, frames)| Step::Ask(behind, frames)),
+            4 => (1u8..10).prop_map(Step::Work),
+            1 => Just(Step::Flush),
+            1 => any::<bool>().prop_map(Step::Activate),
+            1 => Just(Step::Eos),
+            1 => Just(Step::NewStream),
+            1 => prop_oneof![Just(Pushed::NotLinked), Just(Pushed::Flushing), Just(Pushed::Ended)].prop_map(Step::Push),
+        ]
+    }
+
+    proptest! {
+        /// Refinements rise, each was asked for and is still kept, and nothing grows without bound.
+        #[test]
+        fn any_history_keeps_the_order_and_the_bounds(steps in prop::collection::vec(step(), 0..200)) {
+            let mut jobs = jobs();
+            let (mut frame, mut last, mut asked) = (0u64, None, 0usize);
+            for step in steps {
+                match step {
+                    Step::Capture(frames) => for _ in 0..frames {
+                        frame += 1;
+                        capture(&mut jobs, frame);
+                    },
+                    Step::Ask(behind, frames) => {
+                        let base = frame.saturating_sub(behind);
+                        let frames: Vec<u64> = (0..u64::from(frames)).map(|i| base + i).collect();
+                        let answer = ask(&mut jobs, &frames);
+                        prop_assert!(answer.accepted + answer.refused.len() <= frames.len());
+                        asked += answer.accepted;
+                    }
+                    Step::Work(most) => for _ in 0..most {
+                        let Next::Job(job) = jobs.next_up() else { break };
+                        if let Job::Refine(frame, request) = job {
+                            prop_assert!(last.is_none_or(|last| last < frame), "{frame} behind {last:?}");
+                            prop_assert!(!request.regions.is_empty());
+                            last = Some(frame);
+                            asked -= 1;
+                            if let Turn::Code { .. } = jobs.begin(frame, true) {
+                                jobs.coded(10, false, Some((1, 0)));
+                                jobs.pushed(Pushed::Taken, frame, true, Some((0, frame * FRAME_NS)));
+                            }
+                        }
+                    },
+                    Step::Flush => {
+                        jobs.flush_start();
+                        prop_assert!(matches!(jobs.next_up(), Next::Wait | Next::End));
+                        jobs.flush_stop();
+                        asked = 0;
+                    }
+                    Step::Activate(active) => {
+                        jobs.set_active(active);
+                        if !active {
+                            asked = 0;
+                        }
+                    }
+                    Step::Eos => {
+                        jobs.eos();
+                    }
+                    Step::NewStream => jobs.new_stream(),
+                    Step::Push(pushed) => jobs.pushed(pushed, frame, true, None),
+                }
+                prop_assert!(jobs.queue.len() <= MOST_WAITING + 200 && asked <= MOST_WAITING);
+                prop_assert!(jobs.stats().0.ring.0 <= BOUNDS.frames as u64);
+            }
+        }
     }
 }

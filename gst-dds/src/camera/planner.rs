@@ -483,3 +483,140 @@ impl StreamPlanner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::Bandwidth;
+    use super::*;
+
+    const SIZE: Geometry = Geometry {
+        width: 640,
+        height: 360,
+    };
+    const FRAME_NS: u64 = 33_333_333;
+
+    fn capture(frame: u64) -> Capture<'static> {
+        Capture {
+            now: frame * FRAME_NS,
+            frame,
+            late: false,
+            key_frame: false,
+            refined_bytes: 0,
+            rois: &[],
+        }
+    }
+
+    fn nobody(_: &CameraSettings, _: u64, _: u64) -> Heard {
+        Heard::default()
+    }
+
+    fn with_bandwidth(max_kbps: u32) -> CameraSettings {
+        CameraSettings {
+            bandwidth: Some(Bandwidth { max_kbps, min_kbps: 0 }),
+            ..CameraSettings::default()
+        }
+    }
+
+    /// Codes frames that cost so many bytes at quantizer 36, half as many for each six more. Gives the base quantizers, up
+    /// to where the planner asks for another size.
+    fn code(planner: &mut StreamPlanner, frames: std::ops::Range<u64>, bytes: f64) -> (Vec<u8>, Option<usize>) {
+        let mut quantizers = Vec::new();
+        for frame in frames {
+            let capture = capture(frame);
+            let qp = match planner.plan(&capture, nobody) {
+                Plan::Code(plan) => plan.base_qp,
+                Plan::Skip(_) => continue,
+                Plan::Reopen { scale } => return (quantizers, Some(scale)),
+            };
+            quantizers.push(qp);
+            let coded = bytes * ((36.0 - f64::from(qp)) / 6.0).exp2();
+            planner.end_frame(capture.now, coded as usize, frame == 0);
+        }
+        (quantizers, None)
+    }
+
+    #[test]
+    fn a_late_picture_is_skipped_and_nothing_else_happens() {
+        let mut planner = StreamPlanner::new(StreamConfig::new(SIZE), CameraSettings::default());
+        code(&mut planner, 0..3, 1000.0);
+        let late = Capture {
+            late: true,
+            ..capture(3)
+        };
+        let heard = |_: &CameraSettings, _: u64, _: u64| panic!("feedback is for frames that are coded");
+        assert_eq!(planner.plan(&late, heard), Plan::Skip(Skip::Late));
+        assert_eq!((planner.stats().frames_late, planner.stats().frames), (1, 3));
+        assert_eq!(planner.now(), 2 * FRAME_NS);
+    }
+
+    #[test]
+    fn a_plan_names_size_key_frame_and_place_in_the_segment() {
+        let config = StreamConfig {
+            segment_length: 3,
+            ..StreamConfig::new(SIZE)
+        };
+        let mut planner = StreamPlanner::new(config, CameraSettings::default());
+        let mut places = Vec::new();
+        for frame in 0..7 {
+            let Plan::Code(plan) = planner.plan(&capture(frame), nobody) else {
+                panic!("it is coded")
+            };
+            assert_eq!((plan.size, plan.now), (SIZE, frame * FRAME_NS));
+            places.push((plan.key_frame, plan.segment.map(|place| (place.index, place.position))));
+            let key_frame = plan.key_frame;
+            planner.end_frame(frame * FRAME_NS, 1000, key_frame);
+        }
+        let place = |frame: u64| (frame.is_multiple_of(3), Some((frame / 3, (frame % 3) as u8)));
+        assert_eq!(places, (0..7).map(place).collect::<Vec<_>>());
+        planner.force_key_frame();
+        assert!(matches!(planner.plan(&capture(7), nobody), Plan::Code(plan) if plan.key_frame));
+    }
+
+    #[test]
+    fn a_bandwidth_chooses_quantizers_within_their_limits() {
+        let mut planner = StreamPlanner::new(StreamConfig::new(SIZE), with_bandwidth(1000));
+        // At 36 it takes 2400 kbit/s.
+        let (quantizers, _) = code(&mut planner, 0..300, 10_000.0);
+        assert_eq!(planner.available_kbps(), 1000);
+        assert!(
+            quantizers[200..].iter().all(|qp| (42..=46).contains(qp)),
+            "{quantizers:?}"
+        );
+        planner.set_settings(CameraSettings {
+            qp_limits: (1, 40),
+            ..with_bandwidth(1000)
+        });
+        code(&mut planner, 300..330, 10_000.0);
+        assert_eq!(planner.in_force().background_qp, 40);
+        planner.set_settings(CameraSettings::default());
+        assert!(code(&mut planner, 330..340, 100.0).0.iter().all(|qp| *qp == 30));
+        assert_eq!(planner.available_kbps(), 0);
+    }
+
+    #[test]
+    fn another_size_is_asked_for_before_anything_else_and_what_is_known_goes_on() {
+        let config = StreamConfig {
+            scales: vec![1.0, 0.75],
+            two_passes: true,
+            ..StreamConfig::new(SIZE)
+        };
+        let mut planner = StreamPlanner::new(config.clone(), with_bandwidth(200));
+        let (quantizers, scale) = code(&mut planner, 0..600, 10_000.0);
+        assert_eq!(scale, Some(1), "{quantizers:?}");
+        let frames = planner.stats().frames;
+        assert_eq!(planner.plan(&capture(600), nobody), Plan::Reopen { scale: 1 });
+        assert_eq!(planner.stats().frames, frames, "nothing is counted twice");
+        planner.restart(StreamConfig {
+            scale: 1,
+            size: Geometry {
+                width: 480,
+                height: 270,
+            },
+            ..config
+        });
+        let (after, none) = code(&mut planner, 600..630, 6500.0);
+        assert_eq!(none, None);
+        // It does not begin at the quantizers of the user again.
+        assert!(after[1..].iter().all(|qp| *qp > 38), "{after:?}");
+    }
+}

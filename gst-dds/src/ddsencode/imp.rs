@@ -18,7 +18,7 @@ use gst_video::subclass::prelude::*;
 use crate::camera::timeline::Timeline;
 use crate::camera::{FeedbackReceiver, KeyFrameRequests, Pace, Reading, Source, Ways};
 use crate::cuda;
-use crate::encoder::{Backend, Codec, OpenError, PixelFormat};
+use crate::encoder::{OpenError, PixelFormat};
 
 use super::capture::capture_time;
 use super::feedback::{self, Entrance, Rtp};
@@ -48,8 +48,6 @@ pub struct DdsEncode {
     /// Where `feedback-uri` asks for it.
     channel: Mutex<Option<CameraEnd>>,
     refine: Arc<Refine>,
-    /// Times that pictures go out with.
-    times: Mutex<Timeline>,
     /// What the application was warned of in this run.
     warned: Mutex<BTreeSet<&'static str>>,
     /// What neighbours with pictures on a GPU share with us.
@@ -137,29 +135,7 @@ impl ElementImpl for DdsEncode {
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            use gst::{PadDirection, PadPresence, PadTemplate};
-            vec![
-                PadTemplate::new("sink", PadDirection::Sink, PadPresence::Always, &negotiate::SINK_CAPS).unwrap(),
-                PadTemplate::new("src", PadDirection::Src, PadPresence::Always, &negotiate::SRC_CAPS).unwrap(),
-                // Second stream of two passes.
-                PadTemplate::new(
-                    refine::PAD,
-                    PadDirection::Src,
-                    PadPresence::Request,
-                    &negotiate::SRC_CAPS,
-                )
-                .unwrap(),
-                // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that hold some.
-                PadTemplate::new(
-                    "feedback",
-                    PadDirection::Sink,
-                    PadPresence::Request,
-                    &negotiate::FEEDBACK_CAPS,
-                )
-                .unwrap(),
-            ]
-        });
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(negotiate::pad_templates);
         &TEMPLATES
     }
 
@@ -214,7 +190,7 @@ impl VideoEncoderImpl for DdsEncode {
                     .fps(gst::Fraction::new(30, 1))
                     .build()
                     .map_err(|e| OpenError::Library(e.to_string()))?;
-                let coders = self.coders(&settings, self.obj().src_pad().allowed_caps().as_ref())?;
+                let coders = open::coders(&settings, self.obj().src_pad().allowed_caps().as_ref())?;
                 open::first(&coders, |backend, codec| {
                     let choice = negotiate::choose(None, codec, PixelFormat::I420, true)?;
                     let config = negotiate::config(&settings, &info, PixelFormat::I420, &choice);
@@ -228,7 +204,6 @@ impl VideoEncoderImpl for DdsEncode {
         };
         let reading = if two_pass { Reading::AtOnce } else { Reading::WithFrames };
         *self.last_stats.lock().unwrap() = None;
-        *self.times.lock().unwrap() = Timeline::default();
         self.warned.lock().unwrap().clear();
         *self.feedback.lock().unwrap() = FeedbackReceiver::new(ways, reading);
         refused.map_err(|e| gst::error_msg!(gst::LibraryError::Settings, ["{e}"]))?;
@@ -267,7 +242,7 @@ impl VideoEncoderImpl for DdsEncode {
         let obj = self.obj();
         let allowed = obj.src_pad().allowed_caps();
         let settings = self.settings.lock().unwrap().clone();
-        let coders = self.coders(&settings, allowed.as_ref()).unwrap_or_default();
+        let coders = open::coders(&settings, allowed.as_ref()).unwrap_or_default();
         // The library is looked for only where it may be of use.
         let gpu = coders.iter().any(|(backend, _)| backend.reads_gpu())
             && cuda::available()
@@ -344,7 +319,11 @@ impl VideoEncoderImpl for DdsEncode {
             }
             gst::EventType::StreamStart => self.refine.new_stream(),
             // Times of another segment may begin anywhere.
-            gst::EventType::Segment => *self.times.lock().unwrap() = Timeline::default(),
+            gst::EventType::Segment => {
+                if let Some(state) = self.state.lock().unwrap().as_mut() {
+                    state.times = Timeline::default();
+                }
+            }
             gst::EventType::FlushStart => self.refine.flush_start(event.clone()),
             gst::EventType::FlushStop => self.refine.flush_stop(event.clone()),
             _ => {}
@@ -428,7 +407,7 @@ impl DdsEncode {
         let context = read_there.then(|| self.context()).flatten();
         let opened = settings
             .check()
-            .and_then(|()| self.coders(&settings, allowed.as_ref()))
+            .and_then(|()| open::coders(&settings, allowed.as_ref()))
             .and_then(|coders| {
                 Setup::open(&coders, (settings, allowed.as_ref()), (input, format), context, &|| {
                     library_log(&*obj)
@@ -470,18 +449,15 @@ impl DdsEncode {
             let settings = self.settings.lock().unwrap();
             (settings.live(), settings.wall_clock())
         };
-        let (other_kind, interval) = match self.state.lock().unwrap().as_ref() {
-            Some(state) => (
-                !state.mode.same_kind(live.mode),
-                state.planner.pace().and_then(Pace::known_interval_ns),
-            ),
+        let other_kind = match self.state.lock().unwrap().as_ref() {
+            Some(state) => !state.mode.same_kind(live.mode),
             None => return Err(gst::FlowError::NotNegotiated),
         };
         if other_kind {
             self.reopen()?;
         }
         let segment = obj.input_segment().downcast::<gst::ClockTime>().ok();
-        self.mend_time(&mut frame, segment.as_ref(), interval);
+        self.mend_time(&mut frame, segment.as_ref())?;
         let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
         let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
         let input = FrameInput {
@@ -541,15 +517,18 @@ impl DdsEncode {
         &self,
         frame: &mut gst_video::VideoCodecFrame,
         segment: Option<&refine::TimeSegment>,
-        interval_ns: Option<f64>,
-    ) {
+    ) -> Result<(), gst::FlowError> {
         let (time, interval) = {
+            let mut state = self.state.lock().unwrap();
+            let state = state.as_mut().ok_or(gst::FlowError::NotNegotiated)?;
             let start = segment.and_then(|segment| segment.start());
-            let nominal = interval_ns.map(|interval| interval as u64);
+            let nominal = state.planner.pace().and_then(Pace::known_interval_ns);
+            let nominal = nominal.map(|interval| interval as u64);
             let pts = frame.pts().map(gst::ClockTime::nseconds);
-            let mut times = self.times.lock().unwrap();
-            let time = times.next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal);
-            (time, times.interval(nominal))
+            let time = state
+                .times
+                .next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal);
+            (time, state.times.interval(nominal))
         };
         // Recorders would end the last picture where it begins, and players leave it out.
         if frame.duration().is_none() {
@@ -564,6 +543,7 @@ impl DdsEncode {
             );
             frame.set_pts(gst::ClockTime::from_nseconds(time.ns));
         }
+        Ok(())
     }
 
     /// Listens for feedback on the RTP sessions that the streams are sent through.
@@ -659,28 +639,6 @@ impl DdsEncode {
             gst::warning!(CAT, imp = self, "{text}");
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
         }
-    }
-
-    /// What may code the video, in the order to try: where downstream takes one standard only, what codes by it.
-    ///
-    /// # Errors
-    /// Nothing fits downstream.
-    fn coders(&self, settings: &Settings, allowed: Option<&gst::Caps>) -> Result<Vec<(Backend, Codec)>, OpenError> {
-        let backends = settings.backends();
-        let of = |backend: &Backend| {
-            let codecs = negotiate::codecs(allowed, backend.codecs());
-            codecs.into_iter().next().map(|codec| (*backend, codec))
-        };
-        let coders: Vec<_> = backends.iter().filter_map(of).collect();
-        if coders.is_empty() {
-            let names: Vec<_> = backends.iter().map(|b| b.name()).collect();
-            return Err(OpenError::refused(
-                "encoder",
-                format!("downstream takes nothing that {} codes", names.join(" or ")),
-                "Choose another encoder, or allow its format behind the element",
-            ));
-        }
-        Ok(coders)
     }
 
     /// Tells what codes the video, and where that was our choice, on the bus too, with why what was tried before it does

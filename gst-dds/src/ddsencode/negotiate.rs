@@ -634,6 +634,19 @@ pub(super) fn coded_size(settings: &Settings, info: &gst_video::VideoInfo) -> Re
     Ok(scaled_size(info.width(), info.height(), scale))
 }
 
+/// Templates of all pads.
+pub(super) fn pad_templates() -> Vec<gst::PadTemplate> {
+    use gst::{PadDirection, PadPresence, PadTemplate};
+    vec![
+        PadTemplate::new("sink", PadDirection::Sink, PadPresence::Always, &SINK_CAPS).unwrap(),
+        PadTemplate::new("src", PadDirection::Src, PadPresence::Always, &SRC_CAPS).unwrap(),
+        // Second stream of two passes.
+        PadTemplate::new(super::refine::PAD, PadDirection::Src, PadPresence::Request, &SRC_CAPS).unwrap(),
+        // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that hold some.
+        PadTemplate::new("feedback", PadDirection::Sink, PadPresence::Request, &FEEDBACK_CAPS).unwrap(),
+    ]
+}
+
 /// The same video in another size.
 pub(super) fn resized(
     info: &gst_video::VideoInfo,

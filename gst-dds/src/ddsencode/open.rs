@@ -6,6 +6,9 @@
 
 use crate::encoder::{Backend, Codec, OpenError};
 
+use super::negotiate;
+use super::settings::Settings;
+
 /// The encoder in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
@@ -66,4 +69,26 @@ pub(super) fn first<T>(
             "Set encoder to the one you want, and see to what it asks for",
         )),
     }
+}
+
+/// What may code the video, in the order to try: where downstream takes one standard only, what codes by it.
+///
+/// # Errors
+/// Nothing fits downstream.
+pub(super) fn coders(settings: &Settings, allowed: Option<&gst::Caps>) -> Result<Vec<(Backend, Codec)>, OpenError> {
+    let backends = settings.backends();
+    let of = |backend: &Backend| {
+        let codecs = negotiate::codecs(allowed, backend.codecs());
+        codecs.into_iter().next().map(|codec| (*backend, codec))
+    };
+    let coders: Vec<_> = backends.iter().filter_map(of).collect();
+    if coders.is_empty() {
+        let names: Vec<_> = backends.iter().map(|b| b.name()).collect();
+        return Err(OpenError::refused(
+            "encoder",
+            format!("downstream takes nothing that {} codes", names.join(" or ")),
+            "Choose another encoder, or allow its format behind the element",
+        ));
+    }
+    Ok(coders)
 }

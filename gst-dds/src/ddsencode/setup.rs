@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use dds_protocol::identity::StreamKind;
 
+use crate::camera::timeline::Timeline;
 use crate::camera::{Geometry, Pace, StreamConfig, StreamPlanner};
 use crate::cuda;
 use crate::encoder::{
@@ -138,6 +139,7 @@ impl Setup {
         };
         let config = self.stream_config(before.as_ref().and_then(|before| before.planner.pace()));
         let (coded, interval) = (config.size, config.interval());
+        let times = before.as_ref().map_or_else(Timeline::default, |before| before.times);
         let (planner, next_frame, next_access_unit, mut stats) = match before {
             Some(mut before) => {
                 before.planner.set_settings(live.camera());
@@ -162,6 +164,7 @@ impl Setup {
             planner,
             mode: live.mode,
             next_frame,
+            times,
             rois: Vec::new(),
             stats,
             stream: Stream {

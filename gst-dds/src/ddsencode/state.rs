@@ -8,6 +8,7 @@ use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 
+use crate::camera::timeline::Timeline;
 use crate::camera::{Capture, FeedbackReceiver, Notice, Plan, RoiRequest, StreamPlanner};
 
 use super::capture::collect_rois;
@@ -31,6 +32,8 @@ pub(super) struct State {
     /// Rate control that the encoder runs with.
     pub mode: RateMode,
     pub next_frame: u64,
+    /// Times that pictures go out with.
+    pub times: Timeline,
     /// Regions of the picture itself, kept for their memory.
     pub rois: Vec<RoiRequest>,
     pub stats: ElementStats,

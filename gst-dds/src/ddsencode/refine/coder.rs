@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use dds_protocol::extension::{Extension, Segment};
+use dds_protocol::extension::Extension;
 use dds_protocol::feedback::Rect;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gst::prelude::*;
@@ -19,7 +19,7 @@ use crate::vbv::Vbv;
 use super::super::log::library_log;
 use super::super::negotiate;
 use super::super::output;
-use super::{Frame, Raw, Video};
+use super::frame::{Frame, Raw, Video, segment_of};
 
 /// The second encoder and its canvas.
 pub(super) struct Coder {
@@ -95,10 +95,7 @@ impl Coder {
         self.clean_canvas(force_idr);
         self.map.begin(self.outside_qp(refined), 1.0);
         let mut extension = Extension {
-            segment: frame.place.map(|place| Segment {
-                position: place.position,
-                length: place.length,
-            }),
+            segment: frame.place.map(segment_of),
             ..Extension::default()
         };
         if let Some((raw, request)) = refined {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Instant;
 
-use dds_protocol::extension::{Extension, Segment};
+use dds_protocol::extension::Extension;
 use dds_protocol::feedback::FeedbackState;
 use gst::prelude::*;
 use gst_dds_link::guard;
@@ -23,74 +23,20 @@ use gst_dds_link::sync::{Condvar, Mutex};
 use crate::camera::jobs::{Job, Jobs, Kept, Next, Pushed, RefineStats, Turn};
 use crate::camera::{CameraSettings, Geometry, RegionStats, Request, SegmentPlace};
 use crate::encoder::{Backend, Codec, Fields, OpenError, PixelFormat, Plane};
-use crate::picture::{Layout, OwnedPicture, Recycler};
+use crate::picture::Recycler;
 
 use super::log::CAT;
 use super::settings::{Settings, TwoPass};
 
 mod coder;
+mod frame;
 mod output;
 pub(super) mod pad;
 
+use frame::{Frame, Raw, Video, segment_of};
 use output::Output;
 
-/// Name of the pad and of its template.
-pub(super) const PAD: &str = "refine";
-
-pub(super) type TimeSegment = gst::FormattedSegment<gst::ClockTime>;
-
-/// What both streams are made of between two changes of caps.
-pub(super) struct Video {
-    info: gst_video::VideoInfo,
-    format: PixelFormat,
-    stream_id: u32,
-    /// What codes the first pass, and the second.
-    coder: (Backend, Codec),
-    settings: Settings,
-    hold: bool,
-    frames: Recycler,
-}
-
-impl Video {
-    fn layout(info: &gst_video::VideoInfo, format: PixelFormat) -> Layout {
-        Layout {
-            format,
-            width: info.width() as usize,
-            height: info.height() as usize,
-        }
-    }
-
-    fn full_range(&self) -> bool {
-        self.info.colorimetry().range() == gst_video::VideoColorRange::Range0_255
-    }
-
-    fn size(&self) -> Geometry {
-        Geometry {
-            width: self.info.width(),
-            height: self.info.height(),
-        }
-    }
-}
-
-/// A captured frame without its picture.
-#[derive(Clone)]
-struct Frame {
-    video: Arc<Video>,
-    number: u64,
-    capture_time_ns: u64,
-    pts: Option<gst::ClockTime>,
-    duration: Option<gst::ClockTime>,
-    segment: Arc<TimeSegment>,
-    place: Option<SegmentPlace>,
-    fields: Option<Fields>,
-}
-
-/// A captured frame that may be asked for.
-struct Raw {
-    frame: Frame,
-    picture: OwnedPicture,
-    taken: Instant,
-}
+pub(super) use frame::{PAD, TimeSegment};
 
 /// What the threads share. Held for moments only, never while pushing or coding.
 #[derive(Default)]
@@ -189,14 +135,6 @@ impl SecondPass {
     /// Bytes of the second pass so far.
     pub fn bytes(&self) -> u64 {
         self.refine.inner.lock().unwrap().jobs.bytes()
-    }
-}
-
-/// Place of a frame as the wire says it.
-fn segment_of(place: SegmentPlace) -> Segment {
-    Segment {
-        position: place.position,
-        length: place.length,
     }
 }
 
@@ -386,7 +324,7 @@ impl Refine {
         let mut inner = self.inner.lock().unwrap();
         inner.task = Some(std::thread::current().id());
         loop {
-            match inner.jobs.next() {
+            match inner.jobs.next_up() {
                 Next::Job(job) => return Some(job),
                 Next::End => return None,
                 Next::Wait => inner = self.wake.wait(inner).unwrap(),

@@ -12,7 +12,7 @@ use crate::camera::Request;
 use crate::encoder::OpenError;
 
 use super::coder::Coder;
-use super::{Frame, PAD, Raw, TimeSegment};
+use super::frame::{Frame, PAD, Raw, TimeSegment};
 
 /// What the pad's task keeps between jobs.
 #[derive(Default)]

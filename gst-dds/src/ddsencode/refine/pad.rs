@@ -14,7 +14,8 @@ use crate::camera::Source;
 use super::super::feedback::Entrance;
 use super::super::keyframes;
 use super::super::log::CAT;
-use super::{PAD, Refine};
+use super::Refine;
+use super::frame::PAD;
 
 /// A new pad, which `refine` codes for. What comes up to it is feedback, a request for a key frame, or for the video.
 pub(in super::super) fn new(
