@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::model::Detection;
+use crate::model::{BoundingBox, Detection};
 
 /// The pass that found an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,16 +71,8 @@ pub struct Merged {
     pub index: usize,
 }
 
-/// Intersection over union of two boxes, 0 to 1; 0 where one is empty.
 fn iou(a: &Detection, b: &Detection) -> f32 {
-    let width = a.x2.min(b.x2) - a.x1.max(b.x1);
-    let height = a.y2.min(b.y2) - a.y1.max(b.y1);
-    if width <= 0.0 || height <= 0.0 {
-        return 0.0;
-    }
-    let area = |d: &Detection| (d.x2 - d.x1) * (d.y2 - d.y1);
-    let both = width * height;
-    both / (area(a) + area(b) - both)
+    BoundingBox::from(a).iou(&b.into())
 }
 
 /// Merges the detections of both passes, in pixels of the same picture, by descending score.

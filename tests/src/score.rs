@@ -5,7 +5,7 @@
 //! Pooled over all frames, one-to-one (greedy by descending score), same class, reference scores from
 //! [`REFERENCE_SCORE`]; the test threshold is the best of [`TEST_SCORES`].
 
-use gstddsinfer::model::Segmentation;
+use gstddsinfer::model::{BoundingBox, Segmentation};
 use gstddsinfer::segmentation;
 use serde_json::Value;
 
@@ -40,10 +40,13 @@ pub struct Found {
 impl Found {
     /// Intersection over union.
     pub fn iou(&self, other: &Self) -> f32 {
-        let overlap = |a: f32, b: f32, c: f32, d: f32| ((a + b).min(c + d) - a.max(c)).max(0.0);
-        let both =
-            overlap(self.x, self.width, other.x, other.width) * overlap(self.y, self.height, other.y, other.height);
-        both / (self.width * self.height + other.width * other.height - both + 1e-9)
+        let corners = |found: &Self| BoundingBox {
+            x1: found.x,
+            y1: found.y,
+            x2: found.x + found.width,
+            y2: found.y + found.height,
+        };
+        corners(self).iou(&corners(other))
     }
 }
 

@@ -45,35 +45,6 @@ const LARGE: &[(&str, &str)] = &[
 /// Files of a folder that use each other's names, and why they may.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     (
-        "gst-dds-infer/src/feedback",
-        &["faces.rs", "mod.rs", "paper.rs", "undecided.rs"],
-        BEING_CUT,
-    ),
-    (
-        "gst-dds-infer/src/model",
-        &[
-            "decode/mod.rs",
-            "decode/nanodet.rs",
-            "decode/ssd.rs",
-            "decode/torchvision.rs",
-            "decode/yolov10.rs",
-            "decode/yolov5.rs",
-            "decode/yolov8.rs",
-            "decode/yolox.rs",
-            "decode/yunet.rs",
-            "description.rs",
-            "detector.rs",
-            "mod.rs",
-            "network.rs",
-            "nms.rs",
-            "preprocess.rs",
-            "segmenter.rs",
-            "task.rs",
-        ],
-        BEING_CUT,
-    ),
-    ("gst-dds-infer/src/model/face", &["gallery.rs", "mod.rs"], BEING_CUT),
-    (
         "gst-dds/protocol/src",
         &["extension.rs", "identity.rs", "nal.rs"],
         BEING_CUT,

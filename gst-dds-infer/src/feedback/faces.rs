@@ -6,10 +6,10 @@
 //! where its similarity to the closest identity reaches a threshold; what lies clearly above is known, what lies clearly
 //! below is nobody known, and neither needs bits.
 
-use super::motion::BoundingBox;
-use super::{Candidate, PolicySettings, undecided};
-use crate::model::Detection;
+use super::policy::{Candidate, PolicySettings};
+use super::undecided;
 use crate::model::face::Match;
+use crate::model::{BoundingBox, Detection};
 
 /// Which found faces are undecided.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -24,96 +24,19 @@
 mod faces;
 mod motion;
 mod paper;
+mod policy;
 pub mod uncertainty;
 mod undecided;
 
 pub use faces::FacePolicy;
-pub use motion::BoundingBox;
-pub use paper::{ClassGroup, PaperSettings};
+pub use policy::{ClassGroup, PaperSettings, Policy, PolicySettings};
 
-use dds_protocol::feedback::{MAX_REGIONS, Motion, Quality, Rect, Region};
+use dds_protocol::feedback::{MAX_REGIONS, Motion, Rect, Region};
 
-use crate::model::Detection;
 use crate::model::face::Match;
+use crate::model::{BoundingBox, Detection};
 use motion::MotionEstimator;
-
-/// Which boxes become regions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Policy {
-    /// Boxes close to the decision threshold only.
-    #[default]
-    Undecided,
-    /// The rule of the DDS paper.
-    Paper,
-}
-
-/// How detections become regions.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PolicySettings {
-    /// Which boxes become regions. Default [`Policy::Undecided`].
-    pub policy: Policy,
-    /// Score from which on a box is a result, 0 to 1: the middle of the undecided band. Default 0.3. Not used by
-    /// [`Policy::Paper`], which has its own thresholds.
-    pub threshold: f32,
-    /// Half width of the undecided band, 0 to 1. Default 0.1. Undecided policy only.
-    pub band: f32,
-    /// Whether boxes whose objectness lies in the band are undecided too, whatever their score. Default false: the
-    /// figures that this rule is known by were measured with scores alone, and every further region costs bits. Worth
-    /// trying for models that give objectness and many similar classes, whose scores are low although something is
-    /// there. Undecided policy only; the paper's rule always uses objectness.
-    pub use_objectness: bool,
-    /// Pixels added on every side of a box. Default 2: rectangles grow outward to the wire's grid besides. Undecided
-    /// policy only; the paper's rule has
-    /// [`PaperSettings::enlarge_ratio`].
-    pub padding: u32,
-    /// Most regions in one frame; the least valuable are left out and counted. Default and upper limit 256.
-    pub max_regions: usize,
-    /// How long the camera keeps a region without newer feedback, in milliseconds. Default 1000: long enough for a few
-    /// lost packets and slow inference, short enough that a region does not outlive its object.
-    pub ttl_ms: u32,
-    /// Wanted quality of all regions. Default: the camera's region quality.
-    pub quality: Quality,
-    /// Whether regions carry motion. Default true.
-    pub use_motion: bool,
-    /// Least overlap (intersection over union, exclusive) with a box of the previous inferred frame to take its motion
-    /// from, 0 to 1. Default 0.2.
-    pub motion_iou: f32,
-    /// Fastest motion in pixels per captured frame and direction. Default 12: what is faster is a wrong match more
-    /// often than a fast object. The wire holds up to 31.75.
-    pub max_speed: f32,
-    /// Thresholds of [`Policy::Paper`].
-    pub paper: PaperSettings,
-}
-
-impl Default for PolicySettings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Undecided,
-            threshold: 0.3,
-            band: 0.1,
-            use_objectness: false,
-            padding: 2,
-            max_regions: MAX_REGIONS,
-            ttl_ms: 1000,
-            quality: Quality::Camera,
-            use_motion: true,
-            motion_iou: 0.2,
-            max_speed: 12.0,
-            paper: PaperSettings::default(),
-        }
-    }
-}
-
-/// A box that a policy chose.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Candidate {
-    /// The object: its motion is looked up by this.
-    bounding_box: BoundingBox,
-    /// Pixels to add left and right, above and below.
-    grow: (f32, f32),
-    /// How far from being undecided: the smaller, the more valuable.
-    distance: f32,
-}
+use policy::Candidate;
 
 /// Turns the detections of one stream into regions.
 #[derive(Clone, Debug)]
@@ -265,6 +188,7 @@ impl Feedback {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dds_protocol::feedback::Quality;
 
     fn detection(x1: f32, y1: f32, x2: f32, y2: f32, score: f32) -> Detection {
         Detection {

@@ -16,110 +16,11 @@
 //! The paper's detector has a region proposal network. One-stage detectors have not: their boxes are the proposals,
 //! with the model's objectness where it gives one, else with the sum of the scores of all classes found in that place.
 
-use super::motion::BoundingBox;
-use super::{Candidate, PolicySettings};
-use crate::model::Detection;
+use super::policy::{Candidate, ClassGroup, PaperSettings, PolicySettings};
+use crate::model::{BoundingBox, Detection};
 
 /// Boxes of several classes that overlap by more are one place, for the sum of their scores.
 const SAME_PLACE_IOU: f32 = 0.9;
-
-/// A group of classes that count as one label (step a).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ClassGroup {
-    /// Car, bus, train, truck.
-    Vehicle,
-    /// Person, bicycle, motorcycle.
-    Person,
-    /// Traffic light, fire hydrant, stop sign, parking meter.
-    Roadside,
-    /// A class that is in none of the groups, by its number.
-    Other(u32),
-}
-
-impl ClassGroup {
-    /// The group of a label, case ignored; `None` where it is in none of them. The groups of the DDS implementation
-    /// (COCO categories 3, 6, 7, 8 / 1, 2, 4 / 10, 11, 13, 14) plus the names that other data sets give to the same.
-    pub fn of_label(label: &str) -> Option<Self> {
-        match label.trim().to_ascii_lowercase().as_str() {
-            "car" | "bus" | "train" | "truck" | "van" | "vehicle" => Some(Self::Vehicle),
-            "person" | "pedestrian" | "people" | "rider" | "bicycle" | "motorcycle" | "motorbike" => Some(Self::Person),
-            "traffic light" | "fire hydrant" | "stop sign" | "parking meter" => Some(Self::Roadside),
-            _ => None,
-        }
-    }
-}
-
-/// Thresholds of the paper's rule. The defaults are those of the published implementation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PaperSettings {
-    /// Group of each class number (step a). Classes beyond the end are groups of their own. See
-    /// [`PaperSettings::set_labels`].
-    pub groups: Vec<ClassGroup>,
-    /// Groups whose confident detections are accepted (step d); empty: every group. The paper's evaluation has
-    /// vehicles only.
-    pub targets: Vec<ClassGroup>,
-    /// Least objectness of a proposal, 0 to 1 (step b, `rpn_threshold`). Default 0.5.
-    pub proposal_threshold: f32,
-    /// Largest area of a proposal as a part of the frame, 0 to 1 (step b). Default 0.04.
-    pub proposal_max_area: f32,
-    /// Detections scoring less are dropped, 0 to 1 (step c). Default 0.3.
-    pub detection_threshold: f32,
-    /// Detections of one group that overlap by more are joined, 0 to 1 (step c). Default 0.3.
-    pub join_iou: f32,
-    /// Detections of a target group scoring more are accepted, 0 to 1 (step d, `prune_score`). Default 0.5.
-    pub accept_threshold: f32,
-    /// Largest area of a candidate as a part of the frame, 0 to 1 (step f, `size_obj`). Default 0.01; the paper's text
-    /// has 0.04.
-    pub max_area: f32,
-    /// Proposals that overlap an accepted detection by more are dropped, 0 to 1 (step g, `objfilter_iou`). Default 0.3.
-    pub accepted_iou: f32,
-    /// Growth of each side as a part of the width (left, right) or height (above, below), 0 or more (step h,
-    /// `rpn_enlarge_ratio`). Default 0.
-    pub enlarge_ratio: f32,
-    /// Of candidates of one group that overlap by more one stays, 0 to 1, 1 is off (step i, `intersection_threshold`).
-    /// Default 0.5.
-    pub duplicate_iou: f32,
-}
-
-impl Default for PaperSettings {
-    fn default() -> Self {
-        Self {
-            groups: Vec::new(),
-            targets: Vec::new(),
-            proposal_threshold: 0.5,
-            proposal_max_area: 0.04,
-            detection_threshold: 0.3,
-            join_iou: 0.3,
-            accept_threshold: 0.5,
-            max_area: 0.01,
-            accepted_iou: 0.3,
-            enlarge_ratio: 0.0,
-            duplicate_iou: 0.5,
-        }
-    }
-}
-
-impl PaperSettings {
-    /// Sets [`PaperSettings::groups`] from the labels of a model, the first label being class 0.
-    pub fn set_labels<S: AsRef<str>>(&mut self, labels: &[S]) {
-        let group = |(class, label): (usize, &S)| {
-            ClassGroup::of_label(label.as_ref()).unwrap_or(ClassGroup::Other(class as u32))
-        };
-        self.groups = labels.iter().enumerate().map(group).collect();
-    }
-
-    /// Step a.
-    fn group(&self, class: u32) -> ClassGroup {
-        self.groups
-            .get(class as usize)
-            .copied()
-            .unwrap_or(ClassGroup::Other(class))
-    }
-
-    fn is_target(&self, group: ClassGroup) -> bool {
-        self.targets.is_empty() || self.targets.contains(&group)
-    }
-}
 
 /// A box on its way through the rule. `group` is `None` for proposals, which all bear the label "object".
 #[derive(Clone, Copy, Debug, PartialEq)]

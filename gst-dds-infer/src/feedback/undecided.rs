@@ -6,9 +6,8 @@
 //! already, boxes far below it are mostly nothing, and both cost bits: measured on street and traffic clips, this rule
 //! needs 0.5 to 0.8 of the bits of uniform quality at equal F1, while regions on all boxes need as many or more.
 
-use super::motion::BoundingBox;
-use super::{Candidate, PolicySettings};
-use crate::model::Detection;
+use super::policy::{Candidate, PolicySettings};
+use crate::model::{BoundingBox, Detection};
 
 /// Allows for the binary rounding of decimal settings: a score of 0.2 lies in 0.3 ± 0.1.
 const ROUNDING: f32 = 1e-6;

@@ -596,8 +596,9 @@ impl Fields {
             match task.trim().to_ascii_lowercase().as_str() {
                 "detect" => (),
                 "segment" | "pose" | "obb" | "classify" => {
-                    return Err(ModelError::NotADetector {
+                    return Err(ModelError::Unfit {
                         path: model.to_owned(),
+                        purpose: "detection",
                         cause: format!("{METADATA} says task={task}; only detection (task=detect) is supported"),
                     });
                 }

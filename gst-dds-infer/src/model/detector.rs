@@ -41,15 +41,16 @@ impl Detector {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
-        Task::expect(&network, &[Task::Detection, Task::Face])?;
+        network.expect_task(&[Task::Detection, Task::Face])?;
         let run = network.probe(PROBE_SIDE)?;
         Self::reading(network, &run)
     }
 
     /// The detector that reads this model's outputs, of which `probe` is the run on a blank picture.
     pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
+        network.is_for("detection");
         let mut outputs = Outputs::default();
-        let tensors = outputs.collect(probe).map_err(|e| network.unusable(e))?;
+        let tensors = outputs.collect(probe).map_err(|e| network.unfit(e))?;
         let objectness = objectness_of(&network, probe)?;
         let (tensors, told) = split(tensors, network.own_outputs(), objectness);
         let (infos, _) = split(network.infos(probe), network.own_outputs(), objectness);
@@ -278,7 +279,7 @@ fn settle_family(
         None => decode::guess(infos, context)
             .and_then(|family| Ok((family, decode::fit(family, infos, context)?)))
             .map_err(|reason| {
-                network.unusable(format!(
+                network.unfit(format!(
                     "{}: {reason}; if it is a detector, name its family in model-description (dds-family=...)",
                     outputs()
                 ))

@@ -47,10 +47,12 @@ pub enum ModelError {
         /// The second source and what it says.
         second: String,
     },
-    /// The model loads, but its inputs or outputs are not those of a detector known here.
-    NotADetector {
+    /// The model loads, but its inputs or outputs, or what it says of itself, are not fit for what it was opened for.
+    Unfit {
         /// The file.
         path: PathBuf,
+        /// What it is not fit for: "detection", "embedding faces".
+        purpose: &'static str,
         /// What does not fit.
         cause: String,
     },
@@ -87,7 +89,9 @@ impl fmt::Display for ModelError {
                 f,
                 "the descriptions of the model disagree about {what}: {first}, but {second}; correct one of them"
             ),
-            Self::NotADetector { path, cause } => write!(f, "the model {} is not usable: {cause}", path.display()),
+            Self::Unfit { path, purpose, cause } => {
+                write!(f, "the model {} is not fit for {purpose}: {cause}", path.display())
+            }
             Self::Picture(cause) => write!(f, "bad picture: {cause}"),
             Self::Inference(cause) => write!(f, "inference failed: {cause}"),
         }

@@ -19,7 +19,7 @@ use super::decode::{OutputInfo, Tensor};
 use super::description::{Family, Fields, InputDefaults, InputRules, Said};
 use super::preprocess::{Buffer, Element, Order, Placement, Preprocessor};
 use super::runtime::{Provider, Runtime, chain};
-use super::{ModelError, ModelSettings, Picture, exposed, labels};
+use super::{ModelError, ModelSettings, Picture, Task, exposed, labels};
 
 /// Side at which a model of dynamic size is tried out when it is opened.
 pub(super) const PROBE_SIDE: usize = 320;
@@ -28,9 +28,14 @@ const MAX_PIXELS: usize = 1 << 26;
 /// Sides of dynamic inputs are multiples of this: the coarsest stride of the common families.
 const STEP: usize = 32;
 
+/// What every model here is for.
+const PICTURES: &str = "pictures";
+
 /// A loaded model of which nothing is known yet but how to feed it.
 pub(super) struct Network {
     file: PathBuf,
+    /// What it is for, for errors.
+    purpose: &'static str,
     session: Session,
     input: Input,
     fields: Fields,
@@ -143,8 +148,9 @@ impl Network {
         let (session, provider) = runtime.session(file, bytes, &providers, settings.threads, &mut warnings)?;
         let own_outputs = session.outputs().len().saturating_sub(exposed.map_or(0, |e| e.added));
 
-        let unusable = |cause: String| ModelError::NotADetector {
+        let unfit = |cause: String| ModelError::Unfit {
             path: file.to_owned(),
+            purpose: PICTURES,
             cause,
         };
         let metadata = match session.metadata() {
@@ -171,10 +177,10 @@ impl Network {
         let fields = described.or(metadata);
         check_notes(&session, &fields)?;
         let input = read_input(&session, &fields).map_err(|e| match e {
-            Failure::Unusable(cause) => unusable(cause),
+            Failure::Unfit(cause) => unfit(cause),
             Failure::Contradiction(e) => *e,
         })?;
-        check_outputs(&session).map_err(unusable)?;
+        check_outputs(&session).map_err(unfit)?;
 
         let labels = fields.labels.clone();
         // The values of a blank picture matter little: any family's rules do.
@@ -183,6 +189,7 @@ impl Network {
         Ok(Self {
             preprocessor: Preprocessor::new(rules, input.element, input.order, 1),
             file: file.to_owned(),
+            purpose: PICTURES,
             session,
             input,
             fields,
@@ -198,14 +205,14 @@ impl Network {
     /// Runs the model on a blank picture; a side of its input that is dynamic has `side` pixels.
     ///
     /// # Errors
-    /// [`ModelError::NotADetector`] when it does not run.
+    /// [`ModelError::Unfit`] when it does not run.
     pub(super) fn probe(&mut self, side: usize) -> Result<Run, ModelError> {
         let size = self.size_for((side, side));
         self.preprocessor.blank(size);
         let start = Instant::now();
         let values = self
             .run(size)
-            .map_err(|e| self.unusable(format!("it does not run on a blank picture: {e}")))?;
+            .map_err(|e| self.unfit(format!("it does not run on a blank picture: {e}")))?;
         Ok(Run {
             values,
             size,
@@ -218,11 +225,11 @@ impl Network {
     /// Settles how pictures become inputs: as described, and where nothing is, as `own` has it, the defaults of `name`.
     ///
     /// # Errors
-    /// [`ModelError::NotADetector`] when the input takes bytes and the rules give fractions.
+    /// [`ModelError::Unfit`] when the input takes bytes and the rules give fractions.
     pub(super) fn feed(&mut self, own: &InputDefaults, name: &str) -> Result<(), ModelError> {
         let rules = self.fields.input_rules(own);
         if self.input.element == Element::U8 && (rules.affine.gain != [1.0; 3] || rules.affine.offset != [0.0; 3]) {
-            return Err(self.unusable(format!(
+            return Err(self.unfit(format!(
                 "its input takes bytes, which leave no room for the normalisation of {name}; set dds-scale=1, \
                  dds-mean=0, dds-std=1"
             )));
@@ -361,10 +368,16 @@ impl Network {
         )
     }
 
+    /// Says what the model is for, for errors: "detection".
+    pub(super) fn is_for(&mut self, purpose: &'static str) {
+        self.purpose = purpose;
+    }
+
     /// The error for a model that loads but is not of the kind that is wanted.
-    pub(super) fn unusable(&self, cause: String) -> ModelError {
-        ModelError::NotADetector {
+    pub(super) fn unfit(&self, cause: String) -> ModelError {
+        ModelError::Unfit {
             path: self.file.clone(),
+            purpose: self.purpose,
             cause,
         }
     }
@@ -382,6 +395,21 @@ impl Network {
     /// The merged description.
     pub(super) fn fields(&self) -> &Fields {
         &self.fields
+    }
+
+    /// Holds a named task against those that the caller can do with.
+    ///
+    /// # Errors
+    /// [`ModelError::Contradiction`] when it is another.
+    pub(super) fn expect_task(&self, wanted: &[Task]) -> Result<(), ModelError> {
+        match &self.fields.task {
+            Some(said) if !wanted.contains(&said.value) => Err(ModelError::Contradiction {
+                what: "the task".into(),
+                first: format!("{} says {}", said.origin, said.value.name()),
+                second: format!("a model for {} is wanted", wanted[0].name()),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Leaves out what nobody but the model itself says of a detector: this one is none.
@@ -493,35 +521,35 @@ fn check_notes(session: &Session, fields: &Fields) -> Result<(), ModelError> {
 }
 
 enum Failure {
-    Unusable(String),
+    Unfit(String),
     Contradiction(Box<ModelError>),
 }
 
 /// Finds out what the input takes.
 fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
-    let unusable = |cause: String| Err(Failure::Unusable(cause));
+    let unfit = |cause: String| Err(Failure::Unfit(cause));
     let [outlet] = session.inputs() else {
-        return unusable(format!(
+        return unfit(format!(
             "it has {} inputs; a detector has one, the picture",
             session.inputs().len()
         ));
     };
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return unusable(format!("its input {} is {}, no tensor", outlet.name(), outlet.dtype()));
+        return unfit(format!("its input {} is {}, no tensor", outlet.name(), outlet.dtype()));
     };
     let what = format!("its input {} is {}", outlet.name(), outlet.dtype());
     let element = match ty {
         TensorElementType::Float32 => Element::F32,
         TensorElementType::Float16 => Element::F16,
         TensorElementType::Uint8 => Element::U8,
-        _ => return unusable(format!("{what}; a picture is float32, float16 or uint8")),
+        _ => return unfit(format!("{what}; a picture is float32, float16 or uint8")),
     };
     let (batched, dims) = match shape[..] {
         [n, a, b, c] if n == 1 || n < 0 => (true, [a, b, c]),
-        [n, _, _, _] => return unusable(format!("{what}, a batch of {n} pictures; export it with a batch of 1")),
+        [n, _, _, _] => return unfit(format!("{what}, a batch of {n} pictures; export it with a batch of 1")),
         [a, b, c] => (false, [a, b, c]),
         _ => {
-            return unusable(format!(
+            return unfit(format!(
                 "{what}; a picture is [1, 3, height, width], [1, height, width, 3] or without the 1"
             ));
         }
@@ -530,11 +558,11 @@ fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
         [3, h, w] => (Order::Planar, h, w),
         [h, w, 3] => (Order::Packed, h, w),
         [c, h, w] if c < 0 && !matches!(w, 1 | 4) => (Order::Planar, h, w),
-        _ => return unusable(format!("{what}; a colour picture has 3 channels, first or last")),
+        _ => return unfit(format!("{what}; a colour picture has 3 channels, first or last")),
     };
     let mut size = [usize::try_from(w).ok(), usize::try_from(h).ok()];
     if size.contains(&Some(0)) {
-        return unusable(format!("{what}, without pixels"));
+        return unfit(format!("{what}, without pixels"));
     }
     for (side, said) in size.iter_mut().zip(&fields.size) {
         match (&side, said) {
@@ -554,7 +582,7 @@ fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
         .checked_mul(most(size[1]))
         .is_none_or(|pixels| pixels > MAX_PIXELS)
     {
-        return unusable(format!("{what}, of which {MAX_PIXELS} pixels are allowed"));
+        return unfit(format!("{what}, of which {MAX_PIXELS} pixels are allowed"));
     }
     Ok(Input {
         element,

@@ -222,13 +222,14 @@ impl Segmenter {
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
-        Task::expect(&network, &[Task::Segmentation])?;
+        network.expect_task(&[Task::Segmentation])?;
         let run = network.probe(PROBE_SIDE)?;
         Self::reading(network, &run)
     }
 
     /// The segmenter that reads this model's outputs, of which `probe` is the run on a blank picture.
     pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
+        network.is_for("segmentation");
         let infos = network.own_infos(probe);
         let outputs = || {
             let list: Vec<String> = infos.iter().map(|o| format!("{} {:?}", o.name, o.dims)).collect();
@@ -244,11 +245,11 @@ impl Segmenter {
                     first: format!("{} says {}", task.origin, task.value.name()),
                     second: format!("{}, which do not fit: {WANTED}", outputs()),
                 },
-                None => network.unusable(format!("{}: {WANTED}", outputs())),
+                None => network.unfit(format!("{}: {WANTED}", outputs())),
             });
         };
         if let Some(classes) = classes.filter(|c| *c > MAX_CLASSES) {
-            return Err(network.unusable(format!(
+            return Err(network.unfit(format!(
                 "{}: {classes} classes, of which {MAX_CLASSES} are allowed; if classes come last, export it with channels \
                  first",
                 outputs()
@@ -261,7 +262,7 @@ impl Segmenter {
         };
         // Rows of boxes have the shape of a map.
         let mut values = Outputs::default();
-        let tensors = values.collect(probe).map_err(|e| network.unusable(e))?;
+        let tensors = values.collect(probe).map_err(|e| network.unfit(e))?;
         let mut cells = tensors.get(output).map_or(&[][..], |t| t.data).iter();
         if let Some(wrong) = cells.find(|v| v.fract().abs() > 0.0).filter(|_| layout == Layout::Map) {
             let cause = format!(
@@ -275,7 +276,7 @@ impl Segmenter {
                     first: format!("{} says {}", task.origin, task.value.name()),
                     second: cause,
                 },
-                None => network.unusable(cause),
+                None => network.unfit(cause),
             });
         }
         let source = said.map_or("by the shape of the outputs", |s| s.origin.as_str());

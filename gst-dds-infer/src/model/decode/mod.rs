@@ -8,8 +8,10 @@
 //! its own. The decoder then reads the runtime's memory in place: a cheap comparison of raw scores first, arithmetic only for
 //! what passes it.
 
+mod decoder;
 mod nanodet;
 mod ssd;
+mod tensors;
 mod torchvision;
 mod yolov10;
 mod yolov5;
@@ -17,111 +19,10 @@ mod yolov8;
 mod yolox;
 mod yunet;
 
-use super::description::{Family, Fields};
-use super::nms::Candidate;
+use super::description::Family;
 
-/// One output of the model: where it is and what it looks like.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct OutputInfo {
-    pub name: String,
-    /// What it had in one run.
-    pub dims: Vec<usize>,
-    /// Which of them the model declares dynamic: the next picture may have another.
-    pub dynamic: Vec<bool>,
-    /// Whether its numbers are floating point (integers are class numbers and counts).
-    pub float: bool,
-}
-
-impl OutputInfo {
-    /// Whether a dimension may change from picture to picture.
-    fn varies(&self, dimension: usize) -> bool {
-        self.dynamic.get(dimension).copied().unwrap_or_default()
-    }
-
-    /// The dimensions that every picture has; `None` for those that may change.
-    pub(super) fn lasting(&self) -> Lasting {
-        let varies = (0..self.dims.len()).map(|d| self.varies(d));
-        self.dims
-            .iter()
-            .zip(varies)
-            .map(|(n, varies)| (!varies).then_some(*n))
-            .collect()
-    }
-}
-
-/// Dimensions of an output, `None` where any number will do.
-pub(super) type Lasting = Vec<Option<usize>>;
-
-/// Whether dimensions are those that every picture has.
-pub(super) fn lasts(dims: &[usize], lasting: &[Option<usize>]) -> bool {
-    dims.len() == lasting.len()
-        && dims
-            .iter()
-            .zip(lasting)
-            .all(|(n, lasting)| lasting.is_none_or(|l| l == *n))
-}
-
-/// One output of one run: row-major numbers, `dims` multiply to `data.len()`.
-#[derive(Debug, Clone)]
-pub(super) struct Tensor<'a> {
-    pub dims: &'a [usize],
-    pub data: &'a [f32],
-}
-
-/// What the shape alone does not tell.
-pub(super) struct Context<'a> {
-    /// Width and height of the model's input.
-    pub input: (usize, usize),
-    /// The merged description.
-    pub fields: &'a Fields,
-    /// Number of labels that somebody gave, if anybody.
-    pub labels: Option<usize>,
-    /// The values of the outputs for a blank picture, in the order of the outputs.
-    pub probe: &'a [Tensor<'a>],
-}
-
-impl Context<'_> {
-    /// Cells of a grid of one cell per `stride` pixels, summed over `strides`.
-    fn cells(&self, strides: &[usize]) -> usize {
-        strides
-            .iter()
-            .map(|s| self.input.0.div_ceil(*s) * self.input.1.div_ceil(*s))
-            .sum()
-    }
-
-    /// How scores come out of the model.
-    fn activation(&self) -> Activation {
-        self.fields.activation()
-    }
-}
-
-/// Reads boxes out of tensors.
-pub(super) trait Decoder: Send {
-    /// Appends every box with a score of at least `floor`, in pixels of the model's input.
-    ///
-    /// # Errors
-    /// When the tensors do not have the shape that they were declared with.
-    fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String>;
-
-    /// Number of classes, where the shape tells.
-    fn classes(&self) -> Option<usize>;
-
-    /// Rows of scores in these outputs, each of which gives a box at most; `None` where boxes have an objectness of their
-    /// own or none that they could be told by.
-    fn rows(&self, _outputs: &[Tensor<'_>]) -> Option<usize> {
-        None
-    }
-
-    /// Whether the model leaves several boxes for one object.
-    fn needs_suppression(&self) -> bool {
-        true
-    }
-
-    /// A word or two on the variant, for the log.
-    fn variant(&self) -> &'static str {
-        ""
-    }
-}
+pub(super) use decoder::{Context, Decoder};
+pub(super) use tensors::{Activation, Lasting, OutputInfo, Tensor, lasts};
 
 /// The decoder of `family` for these outputs, or why they are not of that family.
 pub(super) fn fit(family: Family, outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<dyn Decoder>, String> {
@@ -195,142 +96,10 @@ pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Fam
     ))
 }
 
-/// The function between a raw score and a probability.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    None,
-    Sigmoid,
-}
-
-impl Activation {
-    pub(super) fn apply(self, raw: f32) -> f32 {
-        match self {
-            Self::None => raw,
-            Self::Sigmoid => 1.0 / (1.0 + (-raw).exp()),
-        }
-    }
-
-    /// The smallest raw score whose probability reaches `floor`.
-    fn raw_floor(self, floor: f32) -> f32 {
-        match self {
-            Self::None => floor,
-            Self::Sigmoid if floor <= 0.0 => f32::NEG_INFINITY,
-            Self::Sigmoid if floor >= 1.0 => f32::INFINITY,
-            Self::Sigmoid => (floor / (1.0 - floor)).ln(),
-        }
-    }
-}
-
-/// The only output, of shape [1, `a`, `b`].
-fn single(outputs: &[OutputInfo]) -> Result<(usize, usize), String> {
-    let [output] = outputs else {
-        return Err(format!("it has one output, this model {}", outputs.len()));
-    };
-    match *output.dims {
-        [1, a, b] if output.float => Ok((a, b)),
-        _ => Err(format!(
-            "its output has the shape [1, a, b], this one {:?}",
-            output.dims
-        )),
-    }
-}
-
-/// The best class of a row of scores and its score; the first among equals. `None` for no scores or NaN only.
-fn best(scores: &[f32]) -> Option<(u32, f32)> {
-    let mut found = None;
-    let mut top = f32::NEG_INFINITY;
-    for (class, &score) in scores.iter().enumerate() {
-        if score > top {
-            top = score;
-            found = Some((class as u32, score));
-        }
-    }
-    found
-}
-
-/// A box by centre and size.
-fn centred(cx: f32, cy: f32, w: f32, h: f32) -> [f32; 4] {
-    [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0]
-}
-
-/// Appends a box, unless a number in it is infinite or no number: then the network has nothing to say there.
-fn push(found: &mut Vec<Candidate>, corners: [f32; 4], score: f32, objectness: Option<f32>, class: u32) {
-    let [x1, y1, x2, y2] = corners;
-    if corners.iter().all(|c| c.is_finite()) && score.is_finite() {
-        found.push(Candidate {
-            x1,
-            y1,
-            x2,
-            y2,
-            score: score.min(1.0),
-            objectness: objectness.map(|o| o.min(1.0)),
-            class,
-            landmarks: None,
-            row: 0,
-        });
-    }
-}
-
-/// As [`push`], a box of row `row` without objectness.
-fn push_row(found: &mut Vec<Candidate>, row: usize, corners: [f32; 4], score: f32, class: u32) {
-    let before = found.len();
-    push(found, corners, score, None, class);
-    found[before..].iter_mut().for_each(|c| c.row = row);
-}
-
-/// Rows of `[box, objectness, class scores]`, the common part of YOLOv5 and YOLOX. `place` turns the first four numbers
-/// of row `n` into corners.
-fn objectness_rows(
-    data: &[f32],
-    columns: usize,
-    floor: f32,
-    activation: Activation,
-    found: &mut Vec<Candidate>,
-    mut place: impl FnMut(usize, [f32; 4]) -> [f32; 4],
-) {
-    let raw_floor = activation.raw_floor(floor);
-    for (n, row) in data.chunks_exact(columns).enumerate() {
-        // No class score is above 1, so that objectness alone bounds the score.
-        if row[4] < raw_floor || row[4].is_nan() {
-            continue;
-        }
-        let Some((class, raw)) = best(&row[5..]) else { continue };
-        let objectness = activation.apply(row[4]);
-        let score = objectness * activation.apply(raw);
-        if score >= floor {
-            push(
-                found,
-                place(n, [row[0], row[1], row[2], row[3]]),
-                score,
-                Some(objectness),
-                class,
-            );
-        }
-    }
-}
-
-/// The tensor of an output that must still have the dimensions that last.
-fn expect<'a>(outputs: &'a [Tensor<'a>], index: usize, lasting: &[Option<usize>]) -> Result<&'a Tensor<'a>, String> {
-    match outputs.get(index) {
-        Some(t) if lasts(t.dims, lasting) => Ok(t),
-        Some(t) => {
-            let wanted: Vec<String> = lasting
-                .iter()
-                .map(|n| n.map_or("any".into(), |n| n.to_string()))
-                .collect();
-            Err(format!(
-                "output {index} has the shape {:?} instead of [{}]",
-                t.dims,
-                wanted.join(", ")
-            ))
-        }
-        None => Err(format!("output {index} is missing")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::description::Fields;
 
     /// Outputs of every family for 64x64 pixels: names, shapes, whether floating point.
     fn outputs(family: Family) -> Vec<OutputInfo> {

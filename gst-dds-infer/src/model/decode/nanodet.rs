@@ -8,7 +8,9 @@
 //! Either one output [1, A, C + 4 * bins], or two per stride: [1, n, C] and [1, n, 4 * bins]. With three strides (8, 16,
 //! 32) the centre of cell g is g * s + (s - 1) / 2 as in NanoDet; with four (and 64) it is g * s as in NanoDet-Plus.
 
-use super::{Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, best, expect, push_row};
+use super::decoder::{Context, Decoder, best, expect, push_row};
+use super::tensors::{Activation, Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 /// Bins per side: distances 0 to 7, as in every published model.
 pub(super) const BINS: usize = 8;

@@ -6,7 +6,9 @@
 //! `detection_classes` [1, K], `detection_scores` [1, K] and, mostly, `num_detections` [1]. One box per object already.
 //! Outputs are known by name, or by the ids that a `.modelinfo` file gives them.
 
-use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push};
+use super::decoder::{Context, Decoder, expect, push};
+use super::tensors::{Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 struct Ssd {
     boxes: usize,

@@ -6,7 +6,9 @@
 //! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so that
 //! they are known by rank and type. One box per object already.
 
-use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push_row};
+use super::decoder::{Context, Decoder, expect, push_row};
+use super::tensors::{Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 struct Torchvision {
     boxes: usize,

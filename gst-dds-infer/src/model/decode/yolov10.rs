@@ -6,7 +6,9 @@
 //! score, class; or, as YOLOv7 has it, [K, 7], rows of number in the batch, left, top, right, bottom, class, score. One box
 //! per object already, and K may change with every picture.
 
-use super::{Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, expect, push};
+use super::decoder::{Context, Decoder, expect, push};
+use super::tensors::{Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 struct Yolov10 {
     lasting: Lasting,

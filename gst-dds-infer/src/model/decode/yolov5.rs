@@ -5,9 +5,9 @@
 //! YOLOv5 and YOLOv7: one output [1, A, 5 + C], rows of centre x, centre y, width, height in input pixels, objectness,
 //! class scores. Three anchors per cell of the grids of 8, 16, 32 (and 64) pixels.
 
-use super::{
-    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, centred, expect, objectness_rows, single,
-};
+use super::decoder::{Context, Decoder, centred, expect, objectness_rows, single};
+use super::tensors::{Activation, Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 struct Yolov5 {
     lasting: Lasting,

@@ -5,9 +5,9 @@
 //! YOLOv8, YOLOv9 and YOLO11: one output [1, 4 + C, A], rows of centre x, centre y, width, height in input pixels, then
 //! one row of scores per class; some exporters transpose it to [1, A, 4 + C]. No objectness.
 
-use super::{
-    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, best, centred, expect, push_row, single,
-};
+use super::decoder::{Context, Decoder, best, centred, expect, push_row, single};
+use super::tensors::{Activation, Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 /// Anchors whose best score is found together: one block of scores of one class stays in the cache.
 const BLOCK: usize = 512;

@@ -5,9 +5,9 @@
 //! YOLOX: one output [1, A, 5 + C], one row per cell of the grids of 8, 16 and 32 pixels, finest first, row-major.
 //! Raw exports give offsets in cells and logarithms of sizes in cells; decoded ones centre and size in input pixels.
 
-use super::{
-    Activation, Candidate, Context, Decoder, Lasting, OutputInfo, Tensor, centred, expect, objectness_rows, single,
-};
+use super::decoder::{Context, Decoder, centred, expect, objectness_rows, single};
+use super::tensors::{Activation, Lasting, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 

@@ -7,7 +7,9 @@
 //!
 //! Score = sqrt(cls * obj). Centre and landmarks are offsets from the cell's corner in cells, sizes logarithms of cells.
 
-use super::{Activation, Candidate, Context, Decoder, OutputInfo, Tensor, centred, expect, push};
+use super::decoder::{Context, Decoder, centred, expect, push};
+use super::tensors::{Activation, OutputInfo, Tensor};
+use crate::model::nms::Candidate;
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 

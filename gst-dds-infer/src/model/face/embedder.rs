@@ -56,6 +56,7 @@ impl Embedder {
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut network = Network::open(settings)?;
         network.is_no_detector();
+        network.is_for("embedding faces");
         if let Some(family) = &network.fields().family {
             return Err(ModelError::Contradiction {
                 what: "what the model finds".into(),
@@ -69,22 +70,22 @@ impl Embedder {
             fields.objectness.as_ref().map(|said| (&said.origin, "dds-objectness")),
         ];
         if let Some((origin, key)) = unread.into_iter().flatten().next() {
-            return Err(network.unusable(format!(
+            return Err(network.unfit(format!(
                 "it is to embed faces, for which {key} (in {origin}) means nothing; leave it out"
             )));
         }
         if network.given_labels().is_some() {
-            return Err(network.unusable("it is to embed faces, which have no labels; leave the labels out".into()));
+            return Err(network.unfit("it is to embed faces, which have no labels; leave the labels out".into()));
         }
         let (width, height) = network.size_for((1, 1));
         if (width, height) != network.size_for((1000, 1000)) {
-            return Err(network.unusable(format!(
+            return Err(network.unfit(format!(
                 "the size of its input is dynamic; set dds-width and dds-height to the size that it was trained on, \
                  usually {TEMPLATE_SIDE}"
             )));
         }
         if width != height || !SIDES.contains(&width) {
-            return Err(network.unusable(format!(
+            return Err(network.unfit(format!(
                 "its input has {width}x{height} pixels; aligned faces are square, from {} to {} pixels",
                 SIDES.start(),
                 SIDES.end()
@@ -103,7 +104,7 @@ impl Embedder {
             }
         };
         let dimension = dimension
-            .map_err(|found| network.unusable(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
+            .map_err(|found| network.unfit(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
         let varies = infos.iter().any(|output| output.lasting().contains(&None));
         network.feed(&DEFAULTS, "embedders of faces")?;
         let summary = network.summary("embedder", &format!("{dimension} dimensions"));

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use serde_json::Value;
 
-use super::FaceError;
 use super::embedder::normalised;
+use super::error::FaceError;
 use crate::model::ModelError;
 
 /// Most faces in a gallery.

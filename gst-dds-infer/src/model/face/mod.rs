@@ -28,12 +28,13 @@
 
 pub mod align;
 mod embedder;
+mod error;
 mod gallery;
 
 pub use embedder::{Embedded, Embedder};
+pub use error::FaceError;
 pub use gallery::{Gallery, MAX_FACES, Match};
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,63 +48,6 @@ const GALLERY_SCORE: f32 = 0.6;
 /// Longest sides in pixels at which a picture of the gallery is searched: a detector finds neither a face that fills a
 /// photograph of many megapixels nor, when that is shrunk too far, one in a group.
 const GALLERY_SIDES: [u32; 3] = [320, 640, 1280];
-
-/// Why faces cannot be recognised. `Display` names the cause and the cure.
-#[derive(Debug, Clone, PartialEq)]
-pub enum FaceError {
-    /// The detector cannot be used, or a model failed on a picture of the gallery.
-    Model(ModelError),
-    /// The embedder cannot be used.
-    Embedder(ModelError),
-    /// The gallery cannot be read or written, or holds no face.
-    Gallery {
-        /// The directory or file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// The gallery was made with an embedder of another dimension.
-    Dimension {
-        /// The file of embeddings.
-        gallery: PathBuf,
-        /// Length of its embeddings.
-        gallery_dimension: usize,
-        /// The embedder's file.
-        model: PathBuf,
-        /// Length of its embeddings.
-        model_dimension: usize,
-    },
-}
-
-impl fmt::Display for FaceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Model(e) | Self::Embedder(e) => e.fmt(f),
-            Self::Gallery { path, cause } => write!(f, "cannot use the gallery {}: {cause}", path.display()),
-            Self::Dimension {
-                gallery,
-                gallery_dimension,
-                model,
-                model_dimension,
-            } => write!(
-                f,
-                "the embeddings in the gallery {} have {gallery_dimension} numbers, those of the model {} \
-                 {model_dimension}; make the gallery again from pictures with this model, or use the model that it was \
-                 made with",
-                gallery.display(),
-                model.display()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for FaceError {}
-
-impl From<ModelError> for FaceError {
-    fn from(error: ModelError) -> Self {
-        Self::Model(error)
-    }
-}
 
 /// What [`FaceRecogniser::open`] needs.
 #[derive(Debug, Clone, Default)]
@@ -197,8 +141,9 @@ impl FaceRecogniser {
     pub fn open(settings: &FaceSettings) -> Result<Self, FaceError> {
         let detector = Detector::open(&settings.detector)?;
         if !detector.has_landmarks() {
-            return Err(FaceError::Model(ModelError::NotADetector {
+            return Err(FaceError::Model(ModelError::Unfit {
                 path: settings.detector.model_file.clone(),
+                purpose: "finding faces to recognise",
                 cause: "it gives no landmarks of faces, which recognition needs; use a YuNet model to find faces"
                     .into(),
             }));
