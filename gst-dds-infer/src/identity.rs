@@ -11,9 +11,10 @@
 
 use std::collections::VecDeque;
 
+use dds_protocol::access_unit::{AccessUnitSummary, Message};
 use dds_protocol::extension::Extension;
 use dds_protocol::identity::FrameIdentity;
-use dds_protocol::nal::{self, AccessUnitSummary, Codec, Format, Message, NalKind, SliceCount};
+use dds_protocol::nal::{self, Codec, Format, NalKind, SliceCount};
 
 use crate::order::PictureOrder;
 

@@ -45,11 +45,6 @@ const LARGE: &[(&str, &str)] = &[
 /// Files of a folder that use each other's names, and why they may.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     (
-        "gst-dds/protocol/src",
-        &["extension.rs", "identity.rs", "nal.rs"],
-        BEING_CUT,
-    ),
-    (
         "pipelines/rtsp-camera/src",
         &["encoder.rs", "files.rs", "media.rs", "server.rs", "source.rs"],
         BEING_CUT,

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use dds_protocol::feedback::Rect;
 use gst_dds_link::text;
 
 use crate::overlay::Mark;
@@ -79,21 +80,22 @@ fn percent(score: f64) -> u32 {
 
 /// Regions in pixels of the picture, and whether it is damaged.
 fn feedback(results: &gst::StructureRef, size: (u32, u32)) -> (Vec<Area>, bool) {
-    let unsigned = |s: &gst::StructureRef, name: &str| s.get::<u32>(name).ok().map(i64::from);
-    let from = [unsigned(results, "width"), unsigned(results, "height")];
-    let scaled = |value: i64, axis: usize, up: i64| {
-        let to = i64::from([size.0, size.1][axis]);
-        let from = from[axis].filter(|from| *from > 0).unwrap_or(to).max(1);
-        (value * to + up * (from - 1)) / from
-    };
+    let side = |name: &str, own: u32| results.get::<u32>(name).ok().filter(|side| *side > 0).unwrap_or(own);
+    let from = (side("width", size.0), side("height", size.1));
     let region = |s: gst::Structure| {
-        let [x, y, width, height] = ["x", "y", "width", "height"].map(|name| unsigned(&s, name));
-        let (x, y) = (x?, y?);
+        let [x, y, width, height] = ["x", "y", "width", "height"].map(|name| s.get::<u32>(name).ok());
+        let rect = Rect {
+            x: x?,
+            y: y?,
+            width: width?,
+            height: height?,
+        };
+        let Rect { x, y, width, height } = rect.scaled(from, size);
         Some(Area {
-            left: scaled(x, 0, 0),
-            top: scaled(y, 1, 0),
-            right: scaled(x + width?, 0, 1),
-            bottom: scaled(y + height?, 1, 1),
+            left: x.into(),
+            top: y.into(),
+            right: i64::from(x) + i64::from(width),
+            bottom: i64::from(y) + i64::from(height),
         })
     };
     let regions = results.get::<gst::Array>("regions").ok();

@@ -45,6 +45,30 @@ pub struct Rect {
     pub height: u32,
 }
 
+impl Rect {
+    /// The rectangle of a picture of the size `to` (width, height) that shows what this one shows in a picture of the size
+    /// `from`. It grows outward to whole pixels, so that nothing of this one is lost; edges and lengths above `u32::MAX` end
+    /// there. Without width it has neither left edge nor width there, without height neither top edge nor height.
+    pub fn scaled(&self, from: (u32, u32), to: (u32, u32)) -> Self {
+        let (x, width) = scaled_side(self.x, self.width, from.0, to.0);
+        let (y, height) = scaled_side(self.y, self.height, from.1, to.1);
+        Self { x, y, width, height }
+    }
+}
+
+/// Start and length of one side of a rectangle, see [`Rect::scaled`].
+fn scaled_side(start: u32, length: u32, from: u32, to: u32) -> (u32, u32) {
+    if length == 0 {
+        return (0, 0);
+    }
+    // An end has 33 bits, times 32 bits.
+    let (from, to) = (u128::from(from.max(1)), u128::from(to));
+    let first = u128::from(start) * to / from;
+    let end = ((u128::from(start) + u128::from(length)) * to).div_ceil(from);
+    let saturated = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
+    (saturated(first), saturated(end - first))
+}
+
 /// Quality wanted inside a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Quality {

@@ -3,9 +3,6 @@
 //! Frame identity: what the camera says of each access unit, as an SEI `user_data_unregistered` message of
 //! H.264 or H.265.
 
-use crate::extension::Extension;
-use crate::nal::{self, Codec};
-
 /// UUID of the SEI message (random version 4, fixed for this project).
 pub const UUID: [u8; 16] = [
     0x5d, 0x1b, 0x9a, 0x3e, 0x6c, 0x47, 0x4f, 0x0a, 0x9e, 0x2d, 0xd3, 0x70, 0x84, 0xb6, 0x11, 0xc9,
@@ -154,18 +151,6 @@ impl FrameIdentity {
             slice_bytes: u32::from_be_bytes(fields.take()?),
             slice_checksum: u32::from_be_bytes(fields.take()?),
         })
-    }
-
-    /// The whole SEI NAL unit (no start code): header, payload with emulation prevention, trailing bits.
-    pub fn to_nal(&self, codec: Codec) -> Vec<u8> {
-        self.to_nal_with(codec, &Extension::default())
-    }
-
-    /// As [`Self::to_nal`], with records after the identity.
-    pub fn to_nal_with(&self, codec: Codec, extension: &Extension) -> Vec<u8> {
-        let mut payload = self.to_payload();
-        extension.write(self.frame, &mut payload);
-        codec.sei_nal(nal::SEI_USER_DATA_UNREGISTERED, &payload)
     }
 }
 

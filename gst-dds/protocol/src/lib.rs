@@ -4,8 +4,9 @@
 //!
 //! Three independent pieces, all of them total (any byte string gives a value or a typed error, in bounded work):
 //!
-//! - [`nal`] walks H.264 access units (byte-stream and length-prefixed) and reads or appends SEI messages;
-//! - [`identity`] is the frame identity a camera writes into each access unit, [`extension`] what one of two passes adds;
+//! - [`nal`] walks H.264 and H.265 access units (byte-stream and length-prefixed), counts slices and reads SEI messages;
+//! - [`identity`] is the frame identity a camera writes into each access unit, [`extension`] what one of two passes adds,
+//!   [`access_unit`] writes both as NAL units and finds them again;
 //! - [`feedback`] is the server's wish list of regions, [`assembler`] puts its packets together again,
 //!   and [`rtcp`] wraps them as RTCP APP packets.
 //!
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_unit;
 pub mod assembler;
 mod bits;
 pub mod extension;
