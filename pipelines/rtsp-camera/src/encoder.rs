@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst_dds_link::sync::Mutex;
 
+use crate::elements::words;
 use crate::keyframes::Interval;
 use crate::options::{KeyInterval, Options};
-use crate::source::words;
 use crate::steering::Rule;
 
 /// The encoder's name in its pipeline.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 
-use crate::source::{link_video, words};
+use crate::elements::{link_video, words};
 
 /// Longest time until the first picture.
 const FIRST: Duration = Duration::from_secs(10);

@@ -12,9 +12,11 @@ use gst_dds_link::secret::Exposed;
 use gst_dds_link::sync::Mutex;
 use gst_rtsp_server::prelude::*;
 
+use dds_rtsp_camera::camera::Camera;
+use dds_rtsp_camera::elements::guard;
 use dds_rtsp_camera::encoder::Recipe;
 use dds_rtsp_camera::options::{self, Options};
-use dds_rtsp_camera::server::{self, Camera};
+use dds_rtsp_camera::server;
 use dds_rtsp_camera::source::Source;
 use dds_rtsp_camera::{signals, warn};
 
@@ -92,7 +94,7 @@ fn run(options: &Options) -> Result<(), String> {
     exposed.iter().for_each(warn);
     if options.report > 0 {
         let camera = camera.clone();
-        let guarded = server::guard("the report");
+        let guarded = guard("the report");
         glib::timeout_add_seconds(options.report, move || {
             guarded.run((), || say(&camera));
             glib::ControlFlow::Continue

@@ -45,7 +45,7 @@ mod imp {
     use gst_dds_link::sync::Mutex;
 
     use super::*;
-    use crate::server::guard;
+    use crate::elements::guard;
 
     /// Media that have ended.
     pub static ENDED: AtomicU64 = AtomicU64::new(0);
@@ -101,7 +101,7 @@ mod imp {
         fn handle_message(&self, message: &gst::MessageRef) -> bool {
             let from = message.src().map(|src| src.name().to_string()).unwrap_or_default();
             match message.view() {
-                gst::MessageView::Error(error) => say_once(format!("{from}: {}", crate::source::words(error))),
+                gst::MessageView::Error(error) => say_once(format!("{from}: {}", crate::elements::words(error))),
                 // Those of the server's own elements are about nothing that a user can mend.
                 gst::MessageView::Warning(warning)
                     if message

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst_dds_link::sync::Mutex;
 
+use crate::elements::{guard, link_video, words};
 use crate::files;
 use crate::options::{self, Options};
-use crate::server::guard;
 
 /// Longest time in which a source must show its first picture.
 const FIRST_PICTURE: Duration = Duration::from_secs(10);
@@ -72,42 +72,8 @@ impl Source {
             .map_err(|e| of_it(e.to_string()))?
             .downcast::<gst::Pipeline>()
             .map_err(|_| of_it("not a pipeline".into()))?;
-        let input = pipeline.by_name("input");
-        match (&options.source, &input) {
-            (_, Some(input)) if is_still => {
-                if let (Some(files::Kind::Still(picture)), Some(input)) = (file, input.downcast_ref()) {
-                    show(picture, input);
-                }
-            }
-            (options::Source::File(path), Some(input)) => {
-                input.set_property("location", path);
-                if let (Some(files::Kind::Untimed), Some(first)) = (file, pipeline.by_name("first")) {
-                    files::give_times(&first, rate);
-                }
-            }
-            (options::Source::Device(path), Some(input)) => {
-                input.set_property("device", path.to_string_lossy().as_ref())
-            }
-            _ => {}
-        }
-        if let (Some(decoder), Some(first)) = (pipeline.by_name("decoder"), pipeline.by_name("first")) {
-            link_video(&decoder, &first);
-        }
-        let outlet = Arc::new(Outlet::default());
-        let frames = pipeline
-            .by_name("frames")
-            .and_downcast::<gst_app::AppSink>()
-            .ok_or_else(|| of_it("no appsink".into()))?;
-        let (to, guarded) = (outlet.clone(), guard("new-sample"));
-        frames.set_callbacks(
-            gst_app::AppSinkCallbacks::builder()
-                .new_sample(move |sink| {
-                    let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    guarded.run((), || to.push(sink, &sample));
-                    Ok(gst::FlowSuccess::Ok)
-                })
-                .build(),
-        );
+        feed(&pipeline, options, file, rate);
+        let outlet = hand_on(&pipeline).ok_or_else(|| of_it("no appsink".into()))?;
 
         let caps = first_picture(&pipeline, &outlet);
         let _ = pipeline.set_state(if caps.is_ok() {
@@ -116,16 +82,9 @@ impl Source {
             gst::State::Null
         });
         let caps = caps.map_err(of_it)?;
-        let size = gst_video::VideoInfo::from_caps(&caps).map(|info| (info.width(), info.height()));
-        if let Ok((width, height)) = size
-            && (width % 2 != 0 || height % 2 != 0)
-        {
+        if let Err(odd) = check_size(&caps) {
             let _ = pipeline.set_state(gst::State::Null);
-            let even = (width.max(16) & !1, height.max(16) & !1);
-            return Err(of_it(format!(
-                "its size is {width}x{height}, and video with a colour for each four pixels has even ones: --size {}x{}",
-                even.0, even.1
-            )));
+            return Err(of_it(odd));
         }
 
         let (wanted, ends) = (Arc::new(Mutex::new(false)), Arc::new(AtomicBool::new(false)));
@@ -259,6 +218,61 @@ fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps,
     }
 }
 
+/// Tells the pipeline's first element what to read.
+fn feed(pipeline: &gst::Pipeline, options: &Options, file: Option<files::Kind>, rate: u32) {
+    let (input, first) = (pipeline.by_name("input"), pipeline.by_name("first"));
+    match (&options.source, file, &input) {
+        (_, Some(files::Kind::Still(picture)), Some(input)) => {
+            if let Some(input) = input.downcast_ref() {
+                show(picture, input);
+            }
+        }
+        (options::Source::File(path), file, Some(input)) => {
+            input.set_property("location", path);
+            if let (Some(files::Kind::Untimed), Some(first)) = (file, &first) {
+                files::give_times(first, rate);
+            }
+        }
+        (options::Source::Device(path), _, Some(input)) => {
+            input.set_property("device", path.to_string_lossy().as_ref());
+        }
+        _ => {}
+    }
+    if let (Some(decoder), Some(first)) = (pipeline.by_name("decoder"), first) {
+        link_video(&decoder, &first);
+    }
+}
+
+/// Where the pipeline's pictures go from now on; `None` where it has no element that hands them out.
+fn hand_on(pipeline: &gst::Pipeline) -> Option<Arc<Outlet>> {
+    let outlet = Arc::new(Outlet::default());
+    let frames = pipeline.by_name("frames").and_downcast::<gst_app::AppSink>()?;
+    let (to, guarded) = (outlet.clone(), guard("new-sample"));
+    frames.set_callbacks(
+        gst_app::AppSinkCallbacks::builder()
+            .new_sample(move |sink| {
+                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                guarded.run((), || to.push(sink, &sample));
+                Ok(gst::FlowSuccess::Ok)
+            })
+            .build(),
+    );
+    Some(outlet)
+}
+
+/// Refuses sizes that no encoder here takes.
+fn check_size(caps: &gst::Caps) -> Result<(), String> {
+    let size = gst_video::VideoInfo::from_caps(caps).map(|info| (info.width(), info.height()));
+    match size {
+        Ok((width, height)) if width % 2 != 0 || height % 2 != 0 => Err(format!(
+            "its size is {width}x{height}, and video with a colour for each four pixels has even ones: --size {}x{}",
+            width.max(16) & !1,
+            height.max(16) & !1
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Gives a still picture to the pipeline each time it starts.
 fn show(picture: gst::Sample, input: &gst_app::AppSrc) {
     input.set_caps(picture.caps_owned().as_ref());
@@ -307,24 +321,6 @@ fn launch_line(options: &Options, formats: &str, is_still: bool) -> String {
     format!("{input}{steps} ! {caps} ! appsink name=frames sync=true max-buffers=2 drop=true")
 }
 
-/// Links what the decoder finds, again each time the source starts: a launch line does so once only.
-pub(crate) fn link_video(decoder: &gst::Element, first: &gst::Element) {
-    let first = first.downgrade();
-    let guarded = guard("pad-added");
-    decoder.connect_pad_added(move |_, pad| {
-        guarded.run((), || {
-            let video = pad
-                .current_caps()
-                .is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
-            let sink = first.upgrade().and_then(|e| e.static_pad("sink"));
-            // A second video track is left alone; what cannot be linked says so by itself.
-            if let Some(sink) = sink.filter(|sink| video && !sink.is_linked()) {
-                let _ = pad.link(&sink);
-            }
-        });
-    });
-}
-
 /// Rewinds at the end and reports errors.
 fn watch(pipeline: &gst::Pipeline, wanted: &Mutex<bool>, ends: &AtomicBool, failed: impl Fn(String)) {
     let Some(bus) = pipeline.bus() else { return };
@@ -362,16 +358,4 @@ fn said(pipeline: &gst::Pipeline) -> Option<String> {
         gst::MessageView::Error(error) => Some(words(error)),
         _ => None,
     }
-}
-
-/// An element's error in one line.
-pub fn words(error: &gst::message::Error) -> String {
-    let debug = error.debug().unwrap_or_default();
-    // The last line tells the system's reason, where there is one.
-    let reason = debug
-        .lines()
-        .next_back()
-        .filter(|line| !line.contains("():"))
-        .unwrap_or_default();
-    format!("{} {reason}", error.error()).trim_end().into()
 }

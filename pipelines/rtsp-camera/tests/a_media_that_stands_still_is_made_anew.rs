@@ -9,9 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Server};
+use dds_rtsp_camera::camera::Camera;
 use dds_rtsp_camera::encoder::Recipe;
 use dds_rtsp_camera::options;
-use dds_rtsp_camera::server::{self, Camera};
+use dds_rtsp_camera::server;
 use dds_rtsp_camera::source::Source;
 use gst::prelude::*;
 use gst_rtsp_server::prelude::*;

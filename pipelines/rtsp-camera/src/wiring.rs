@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Wires a new media: what comes in, what goes out, and who is heard.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use gst::prelude::*;
+use gst_dds_link::session::AppPacket;
+use gst_dds_link::sync::Mutex;
+use gst_dds_link::text;
+use gst_rtsp_server::prelude::*;
+use gst_rtsp_server::{RTSPMedia, gio, gst_net};
+use gstdds::ddsencode::FeedbackWays;
+
+use crate::camera::{Camera, Current, INPUT};
+use crate::description::complete_description;
+use crate::elements::guard;
+use crate::encoder::ENCODER;
+use crate::keyframes::KeyFrames;
+use crate::steering::{Rule, Steering, Verdict};
+
+/// Wires a new media: pictures in, feedback through the rule.
+pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
+    let element = media.element();
+    let (Some(bin), Some(top)) = (
+        element.downcast_ref::<gst::Bin>(),
+        element.parent().and_downcast::<gst::Bin>(),
+    ) else {
+        return;
+    };
+    let (Some(encoder), Some(appsrc)) = (
+        bin.by_name(ENCODER),
+        bin.by_name(INPUT).and_downcast::<gst_app::AppSrc>(),
+    ) else {
+        return;
+    };
+    // Known from here on, so that joined feedback can be addressed.
+    let stream_id = match encoder.property::<u32>("stream-id") {
+        0 => glib::random_int().max(1),
+        id => id,
+    };
+    encoder.set_property("stream-id", stream_id);
+    // RTCP that comes through here has been asked for its login; a key at feedback-uri need not close it.
+    if camera.logins && encoder.property::<FeedbackWays>("feedback-ways") == FeedbackWays::AUTO {
+        encoder.set_property("feedback-ways", FeedbackWays::AUTO | FeedbackWays::RTCP);
+    }
+    let steering = Arc::new(Mutex::new(Steering::new(
+        camera.rule,
+        stream_id,
+        glib::random_int() as u16,
+    )));
+
+    // Before the encoder looks for the session, so that our handler is called first and can end the emission.
+    hear_feedback(&top, camera, &steering);
+    if camera.rule == Rule::All {
+        send_joined(&encoder, camera, &steering);
+    }
+    for pay in ["pay0", "pay1"].iter().filter_map(|name| bin.by_name(name)) {
+        pay.static_pad("src").iter().for_each(complete_description);
+    }
+
+    if let Some(pad) = encoder.static_pad("refine") {
+        drop_what_nobody_takes(&pad, &top);
+    }
+
+    let keys = Arc::new(Mutex::new(KeyFrames::new(camera.interval)));
+    time_key_frames(&encoder, &keys, camera);
+    let done = count_done(&encoder);
+    *camera.current.lock().unwrap() = Some(Current {
+        encoder,
+        steering,
+        keys,
+        played: false,
+        done,
+        pipeline: top.downgrade(),
+    });
+    camera.media.fetch_add(1, Ordering::Relaxed);
+    camera.source.start(appsrc.clone());
+    let (shared, guarded) = (camera.clone(), guard("unprepared"));
+    media.connect_unprepared(move |_| guarded.run((), || shared.source.stop(&appsrc)));
+}
+
+/// Hears the RTCP of each session that comes into being below `top`.
+fn hear_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
+    let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
+    let guarded = guard("deep-element-added");
+    top.connect_deep_element_added(move |top, _, element| {
+        guarded.run((), || match element.factory().as_ref().map(|f| f.name()) {
+            Some(name) if name == "rtpsession" => {
+                if let Some(session) = element.property::<Option<glib::Object>>("internal-session") {
+                    judge(&session, top, &shared, &to, &connections);
+                }
+            }
+            // RTCP that comes through RTSP connections enters here.
+            Some(name) if name == "appsrc" => {
+                if let Some(pad) = element.static_pad("src") {
+                    let (connections, guarded) = (connections.clone(), guard("the probe on RTCP"));
+                    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                        if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+                            guarded.run((), || connections.note(buffer));
+                        }
+                        gst::PadProbeReturn::Ok
+                    });
+                }
+            }
+            _ => {}
+        });
+    });
+}
+
+/// Has each packet of feedback judged before the session's other listeners hear of it.
+fn judge(
+    session: &glib::Object,
+    top: &gst::Bin,
+    camera: &Arc<Camera>,
+    steering: &Arc<Mutex<Steering>>,
+    connections: &Arc<Connections>,
+) {
+    let (shared, to, connections) = (camera.clone(), steering.clone(), connections.clone());
+    let (top, guarded) = (top.downgrade(), guard("on-app-rtcp"));
+    session.connect("on-app-rtcp", false, move |values| {
+        // Asked once for each feedback packet, which tells a server from those who only watch.
+        let watches = |address: &str| {
+            let known = connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address));
+            if known {
+                shared.audience.lock().unwrap().feedback(address, shared.now());
+            }
+            known
+        };
+        // What could not be judged does not steer.
+        let verdict = guarded.run(Verdict::Keep, || on_app_rtcp(values, &shared, &to, watches));
+        let session = values.first().and_then(|v| v.get::<glib::Object>().ok());
+        if let Some(session) = session.filter(|_| verdict == Verdict::Keep) {
+            session.stop_signal_emission_by_name("on-app-rtcp");
+        }
+        None
+    });
+}
+
+/// Sends the encoder the feedback of all who steer, joined, in front of each picture.
+fn send_joined(encoder: &gst::Element, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
+    if let Some(pad) = encoder.static_pad("sink") {
+        let (shared, from) = (camera.clone(), steering.clone());
+        let (weak, guarded) = (encoder.downgrade(), guard("the probe on pictures"));
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            guarded.run((), || {
+                let packets = from.lock().unwrap().joined(shared.now());
+                if let Some(pad) = weak.upgrade().and_then(|e| e.static_pad("src")) {
+                    packets.iter().for_each(|packet| {
+                        pad.send_event(gst_dds_link::event::feedback(packet));
+                    });
+                }
+            });
+            gst::PadProbeReturn::Ok
+        });
+    }
+}
+
+/// Counts the pictures that an encoder is done with: coded, or where it drops what is late, taken at all.
+fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
+    let done = Arc::new(AtomicU64::new(0));
+    let drops = encoder.property::<bool>("qos");
+    if let Some(pad) = encoder.static_pad(if drops { "sink" } else { "src" }) {
+        let done = done.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            done.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+    }
+    done
+}
+
+/// Asks for key frames when it is time for them.
+fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera: &Arc<Camera>) {
+    let (Some(sink), Some(src)) = (encoder.static_pad("sink"), encoder.static_pad("src")) else {
+        return;
+    };
+    let (shared, times, weak) = (camera.clone(), keys.clone(), encoder.downgrade());
+    let guarded = guard("the probe that times key frames");
+    sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let (Some(pts), Some(encoder)) = (info.buffer().and_then(|buffer| buffer.pts()), weak.upgrade()) else {
+            return gst::PadProbeReturn::Ok;
+        };
+        guarded.run((), || {
+            let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
+            let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
+            // With its running time, which says that it is this picture's, and not a wish from the network.
+            let segment = pad.sticky_event::<gst::event::Segment>(0);
+            let running = segment.and_then(|event| {
+                let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+                segment.to_running_time(pts)
+            });
+            for (_, name) in [(ask.first, "src"), (ask.second, "refine")]
+                .iter()
+                .filter(|(ask, _)| *ask)
+            {
+                if let Some(pad) = encoder.static_pad(name) {
+                    pad.send_event(
+                        gst_video::UpstreamForceKeyUnitEvent::builder()
+                            .running_time(running)
+                            .all_headers(true)
+                            .build(),
+                    );
+                }
+            }
+        });
+        gst::PadProbeReturn::Ok
+    });
+    let (times, guarded) = (keys.clone(), guard("the probe on key frames"));
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(buffer) = info.buffer()
+            && let Some(pts) = buffer.pts()
+            && !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+        {
+            guarded.run((), || times.lock().unwrap().coded(pts.nseconds()));
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Keeps the second stream from the server until a client has set it up. The first picture goes through: without one the
+/// server would not know what to offer. Told that nobody takes it, the encoder would begin anew with each frame.
+fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
+    let (first, top) = (AtomicBool::new(true), top.downgrade());
+    let guarded = guard("the probe on second passes");
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let taken = || {
+            let is_rtpbin = |e: &gst::Element| e.factory().is_some_and(|f| f.name() == "rtpbin");
+            let rtpbin = top.upgrade()?.children().into_iter().find(is_rtpbin)?;
+            Some(rtpbin.static_pad("send_rtp_src_1")?.is_linked())
+        };
+        if first.swap(false, Ordering::Relaxed) || guarded.run(None, taken).unwrap_or(true) {
+            gst::PadProbeReturn::Ok
+        } else {
+            gst::PadProbeReturn::Drop
+        }
+    });
+}
+
+/// What becomes of a packet of `on-app-rtcp`: that of others is nobody's business here.
+fn on_app_rtcp(
+    values: &[glib::Value],
+    camera: &Camera,
+    steering: &Mutex<Steering>,
+    watches: impl Fn(&str) -> bool,
+) -> Verdict {
+    let Some(packet) = AppPacket::of(values) else {
+        return Verdict::Pass;
+    };
+    // Before the lock: the question goes through GStreamer's own.
+    let address = packet.sender().filter(|address| watches(address));
+    let may = |address: &String| camera.steerers.as_ref().is_none_or(|steerers| steerers.holds(address));
+    let mut steering = steering.lock().unwrap();
+    match address {
+        None => steering.stranger(),
+        Some(address) if may(&address) => steering.packet(camera.now(), packet.ssrc, packet.feedback()),
+        Some(_) => steering.viewer(camera.now(), packet.ssrc),
+    }
+}
+
+/// Addresses of RTSP connections that RTCP has come through: their owners have logged in.
+#[derive(Default)]
+struct Connections(Mutex<HashSet<String>>);
+
+impl Connections {
+    /// More are forgotten, and noted again with their next packet.
+    const MOST: usize = 1024;
+
+    fn note(&self, buffer: &gst::BufferRef) {
+        let address = buffer.meta::<gst_net::NetAddressMeta>().map(|meta| meta.addr());
+        let Some(address) = address.and_downcast::<gio::InetSocketAddress>() else {
+            return;
+        };
+        let mut known = self.0.lock().unwrap();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        // As an RTP session writes it.
+        known.insert(format!("{}:{}", address.address().to_str(), address.port()));
+    }
+
+    fn holds(&self, address: &str) -> bool {
+        self.0.lock().unwrap().contains(address)
+    }
+}
+
+/// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and who does not watch does not
+/// steer.
+fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
+    let mut found = false;
+    // An iteration that a change of the pipeline breaks off refuses one packet; the next one says the same.
+    let _ = top.iterate_recurse().foreach(|element| {
+        if element.factory().is_some_and(|f| f.name() == "multiudpsink") && element.find_property("clients").is_some() {
+            let clients = element.property_value("clients");
+            found |= text::utf8(&clients).is_some_and(|clients| clients.split(',').any(|client| client == address));
+        }
+    });
+    found
+}
