@@ -237,7 +237,8 @@ impl CameraChannel {
     /// Empty where nobody has reported yet, or where a receiver of several streams of one session reports on another one
     /// last: the session keeps one block per receiver.
     ///
-    /// Takes tens of microseconds: the session lists all its sources under its own lock. No lock of ours is held.
+    /// The session lists all its sources under its own lock, which takes tens of microseconds. A lock that the caller holds is
+    /// held for as long: nothing that the session's signals call may wait for it.
     pub fn reports(&self) -> Vec<ReceiverReport> {
         self.outlets
             .iter()

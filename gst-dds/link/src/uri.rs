@@ -19,9 +19,9 @@ pub enum Transport {
     Tcp,
 }
 
-/// Who waits for whom.
+/// Who dials: `mode` in addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum Dial {
     /// Waits to be dialled.
     Listener,
     /// Dials.
@@ -76,8 +76,8 @@ pub struct FeedbackUri {
     pub host: Host,
     /// Port, never 0.
     pub port: u16,
-    /// Who waits for whom.
-    pub mode: Mode,
+    /// Who dials.
+    pub dial: Dial,
 }
 
 impl std::fmt::Display for FeedbackUri {
@@ -87,9 +87,9 @@ impl std::fmt::Display for FeedbackUri {
                 Transport::Udp => "udp",
                 Transport::Tcp => "tcp",
             },
-            match self.mode {
-                Mode::Listener => "listener",
-                Mode::Caller => "caller",
+            match self.dial {
+                Dial::Listener => "listener",
+                Dial::Caller => "caller",
             },
         );
         write!(f, "{scheme}://{}:{}?mode={mode}", self.host, self.port)
@@ -158,27 +158,27 @@ impl FeedbackUri {
             .ok()
             .filter(|port| digits && *port != 0)
             .ok_or(UriError::Port)?;
-        let mut mode = match end {
-            End::Camera => Mode::Listener,
-            End::Server => Mode::Caller,
+        let mut dial = match end {
+            End::Camera => Dial::Listener,
+            End::Server => Dial::Caller,
         };
         for parameter in query.split('&').filter(|p| !p.is_empty()) {
-            mode = match parameter.split_once('=') {
-                Some(("mode", "listener")) => Mode::Listener,
-                Some(("mode", "caller")) => Mode::Caller,
+            dial = match parameter.split_once('=') {
+                Some(("mode", "listener")) => Dial::Listener,
+                Some(("mode", "caller")) => Dial::Caller,
                 Some(("mode", other)) => return Err(UriError::Mode(other.to_owned())),
                 _ => return Err(UriError::Unknown(parameter.to_owned())),
             };
         }
         let host = read_host(host)?;
-        if mode == Mode::Caller && matches!(host, Host::Ip(ip) if ip.is_unspecified() || ip.is_multicast()) {
+        if dial == Dial::Caller && matches!(host, Host::Ip(ip) if ip.is_unspecified() || ip.is_multicast()) {
             return Err(UriError::NobodyToCall);
         }
         Ok(Self {
             transport,
             host,
             port,
-            mode,
+            dial,
         })
     }
 }
@@ -295,7 +295,7 @@ mod tests {
                 transport: if tcp { Transport::Tcp } else { Transport::Udp },
                 host: Host::Ip(a.into()),
                 port,
-                mode: if listen { Mode::Listener } else { Mode::Caller },
+                dial: if listen { Dial::Listener } else { Dial::Caller },
             };
             match FeedbackUri::parse(&uri.to_string(), End::Camera) {
                 Ok(read) => prop_assert_eq!(read, uri),

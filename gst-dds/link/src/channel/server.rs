@@ -16,7 +16,7 @@ use super::stream::{is_tick, send_udp, write_tcp};
 use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
 use crate::secure::{self, Key, MAX_MESSAGE, Rejection, Sender, random};
 use crate::sync::{Condvar, Mutex};
-use crate::uri::{End, Mode, Transport};
+use crate::uri::{Dial, End, Transport};
 
 /// The server's end.
 pub struct ServerEnd {
@@ -339,7 +339,7 @@ impl Server {
     fn serve(&self, stream: TcpStream, address: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let is_ours = |peer: &Peer| matches!(&peer.link, Link::Tcp(link) if Arc::ptr_eq(link, &stream));
-        let dialled = self.shared.uri.mode == Mode::Caller;
+        let dialled = self.shared.uri.dial == Dial::Caller;
         self.add_peer(self.peer(Link::Tcp(stream.clone()), address, dialled));
         let mut right = self.key.is_none();
         let take = |message: &[u8]| {

@@ -19,7 +19,7 @@ use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OpenError, SILEN
 use crate::guard::Guard;
 use crate::secure::{self, Key, Rejection};
 use crate::sync::{Condvar, Mutex};
-use crate::uri::{End, FeedbackUri, Host, Mode, Transport};
+use crate::uri::{Dial, End, FeedbackUri, Host, Transport};
 
 /// What all threads of an end share.
 pub(super) struct Shared {
@@ -282,14 +282,14 @@ pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prep
             found.ok_or_else(|| refused(ErrorKind::NotFound.into()))
         }
     };
-    let socket = match (uri.mode, uri.transport) {
-        (Mode::Caller, _) => Socket::None,
-        (Mode::Listener, Transport::Udp) => {
+    let socket = match (uri.dial, uri.transport) {
+        (Dial::Caller, _) => Socket::None,
+        (Dial::Listener, Transport::Udp) => {
             let socket = UdpSocket::bind(address()?).map_err(refused)?;
             socket.set_read_timeout(Some(TICK)).map_err(refused)?;
             Socket::Udp(socket)
         }
-        (Mode::Listener, Transport::Tcp) => {
+        (Dial::Listener, Transport::Tcp) => {
             let listener = TcpListener::bind(address()?).map_err(refused)?;
             listener.set_nonblocking(true).map_err(refused)?;
             Socket::Tcp(listener)
