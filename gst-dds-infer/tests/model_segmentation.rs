@@ -108,9 +108,6 @@ fn without_uncertainty_the_classes_are_the_same() {
         .unwrap();
     assert_eq!(map.classes(), CLASSES);
     assert!(map.uncertainty().is_empty() && map.runners_up().is_empty());
-    let mut grey = [7; 8];
-    map.write_uncertainty(4, 2, &mut grey, 4).unwrap();
-    assert_eq!(grey, [0; 8]);
 }
 
 #[test]

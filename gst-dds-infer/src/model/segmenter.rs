@@ -129,30 +129,6 @@ impl Segmentation {
         target: &mut [u8],
         stride: usize,
     ) -> Result<(), ModelError> {
-        self.write(&self.classes, (width, height), target, stride)
-    }
-
-    /// As [`Segmentation::write_classes`], the uncertainty of each pixel.
-    ///
-    /// # Errors
-    /// As [`Segmentation::write_classes`].
-    pub fn write_uncertainty(
-        &self,
-        width: usize,
-        height: usize,
-        target: &mut [u8],
-        stride: usize,
-    ) -> Result<(), ModelError> {
-        self.write(&self.uncertainty, (width, height), target, stride)
-    }
-
-    fn write(
-        &self,
-        map: &[u8],
-        (width, height): (usize, usize),
-        target: &mut [u8],
-        stride: usize,
-    ) -> Result<(), ModelError> {
         let bytes = height
             .checked_sub(1)
             .and_then(|rows| stride.checked_mul(rows)?.checked_add(width));
@@ -175,10 +151,11 @@ impl Segmentation {
             }
             above = Some(row);
             let target = &mut target[start..start + width];
-            match map.get(row * self.width..(row + 1) * self.width) {
-                Some(cells) if width == self.width => target.copy_from_slice(cells),
-                Some(cells) => target.iter_mut().zip(&columns).for_each(|(t, c)| *t = cells[*c]),
-                None => target.fill(0),
+            let cells = &self.classes[row * self.width..(row + 1) * self.width];
+            if width == self.width {
+                target.copy_from_slice(cells);
+            } else {
+                target.iter_mut().zip(&columns).for_each(|(t, c)| *t = cells[*c]);
             }
         }
         Ok(())

@@ -234,6 +234,28 @@ mod tests {
         points.map(|p| t.apply(p.map(f64::from)).map(|v| v as f32))
     }
 
+    #[test]
+    fn a_face_is_cut_out_without_what_lies_beside_it() {
+        // White where the face is, black elsewhere.
+        let white = |x: usize, y: usize| (99..=215).contains(&x) && (49..=165).contains(&y);
+        let rgb: Vec<u8> = (0..400 * 300)
+            .flat_map(|n| [if white(n % 400, n / 400) { 255 } else { 0 }; 3])
+            .collect();
+        let picture = Picture::rgb(400, 300, &rgb, 1200).unwrap();
+        let landmarks = TEMPLATE.map(|[x, y]| [100.0 + x, 50.0 + y]);
+        for side in [112, 64, 160] {
+            let mut aligned = Vec::new();
+            warp(
+                &picture,
+                &Similarity::onto_template(&landmarks, side).unwrap(),
+                side,
+                &mut aligned,
+            );
+            assert_eq!(aligned.len(), 3 * (side * side) as usize);
+            assert!(aligned.iter().all(|v| *v == 255), "{side}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_turn_scale_and_shift_is_found_back(

@@ -157,11 +157,6 @@ impl Embedder {
         })
     }
 
-    /// The face that was embedded last, as the model saw it: side in pixels and its bytes R G B.
-    pub fn last_aligned(&self) -> (u32, &[u8]) {
-        (self.side as u32, &self.aligned)
-    }
-
     /// Length of an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension
