@@ -25,6 +25,8 @@ pub struct Worker {
     analyst: Analyst,
     composer: Composer,
     feedback: Feedback,
+    /// What its policy was made of: the settings, how many labels, and whether objects move. Making one takes the labels apart.
+    policy_of: Option<(Arc<Settings>, usize, bool)>,
     /// The classes of interest that were held against the model's.
     classes: String,
 }
@@ -51,6 +53,7 @@ impl Worker {
         let analyst = Analyst::new(network);
         Self {
             feedback: Feedback::new(settings.policy(analyst.labels())),
+            policy_of: None,
             analyst,
             composer: Composer::default(),
             classes: settings.feedback_classes.clone(),
@@ -83,7 +86,7 @@ impl Worker {
     ///
     /// # Errors
     /// The model's.
-    pub fn look(&mut self, frame: &mut Frame, look: &Look, settings: &Settings) -> Result<Inference, ModelError> {
+    pub fn look(&mut self, frame: &mut Frame, look: &Look, settings: &Arc<Settings>) -> Result<Inference, ModelError> {
         let started = Instant::now();
         match self.analyst.analyse(&frame.buffer, &frame.format.info, settings) {
             Ok(answer) => frame.answer = answer,
@@ -118,14 +121,22 @@ impl Worker {
     }
 
     /// What the policy of feedback says of a frame.
-    fn regions(&mut self, frame: &Frame, ask: Option<Ask>, settings: &Settings) -> Vec<Region> {
+    fn regions(&mut self, frame: &Frame, ask: Option<Ask>, settings: &Arc<Settings>) -> Vec<Region> {
         let Some(ask) = ask else { return Vec::new() };
         if ask.interval.is_none() {
             self.feedback.reset();
         }
-        let mut policy = settings.policy(self.analyst.labels());
-        policy.use_motion &= ask.moves;
-        self.feedback.set_settings(policy);
+        // Labels of detections that come as metas grow in number.
+        let labels = self.analyst.labels();
+        let is_current = self.policy_of.as_ref().is_some_and(|(of, count, moves)| {
+            Arc::ptr_eq(of, settings) && (*count, *moves) == (labels.len(), ask.moves)
+        });
+        if !is_current {
+            let mut policy = settings.policy(labels);
+            policy.use_motion &= ask.moves;
+            self.feedback.set_settings(policy);
+            self.policy_of = Some((settings.clone(), labels.len(), ask.moves));
+        }
         self.analyst.regions(
             &mut self.feedback,
             (ask.frame, ask.interval.unwrap_or(0)),
