@@ -218,7 +218,8 @@ impl Worker {
         if let Some(result) = &mut result {
             result.refined = out.refined;
             result.generation = out.generation;
-            result.regions = scaled(&out.regions, frame.first_size, size);
+            let scaled = out.regions.iter().map(|region| region.scaled(frame.first_size, size));
+            result.regions = scaled.collect();
             if self.analyst.has_model() {
                 let library = settings.analytics_meta.then(analytics::library).and_then(Result::ok);
                 analytics = attach(&mut buffer, &result.objects, size, library);
@@ -240,31 +241,6 @@ pub fn unix_now() -> Option<u64> {
         .duration_since(std::time::UNIX_EPOCH)
         .ok()?;
     u64::try_from(now.as_nanos()).ok()
-}
-
-/// Rectangles in pixels of a picture of another size, outward.
-fn scaled(
-    rects: &[dds_protocol::feedback::Rect],
-    from: (u32, u32),
-    to: (u32, u32),
-) -> Vec<dds_protocol::feedback::Rect> {
-    if from == to {
-        return rects.to_vec();
-    }
-    let axis = |start: u32, length: u32, from: u32, to: u32| {
-        let (from, to) = (u64::from(from.max(1)), u64::from(to));
-        let first = u64::from(start) * to / from;
-        let last = (u64::from(start + length) * to).div_ceil(from);
-        (first as u32, (last - first) as u32)
-    };
-    rects
-        .iter()
-        .map(|r| {
-            let (x, width) = axis(r.x, r.width, from.0, to.0);
-            let (y, height) = axis(r.y, r.height, from.1, to.1);
-            dds_protocol::feedback::Rect { x, y, width, height }
-        })
-        .collect()
 }
 
 /// One meta per object, with the structure that DL Streamer's elements read; a face that was compared has one of its own,

@@ -5,6 +5,7 @@
 //! Class-aware greedy non-maximum suppression.
 
 use super::Landmarks;
+use super::boxes::BoundingBox;
 
 /// A decoded box in pixels of the model's input, before suppression.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +20,17 @@ pub(super) struct Candidate {
     pub landmarks: Option<Landmarks>,
     /// Number of its row of scores in the model's outputs, where [`super::decode::Decoder::rows`] counts them.
     pub row: usize,
+}
+
+impl Candidate {
+    fn place(&self) -> BoundingBox {
+        BoundingBox {
+            x1: self.x1,
+            y1: self.y1,
+            x2: self.x2,
+            y2: self.y2,
+        }
+    }
 }
 
 /// Leaves the best `max` candidates by descending score, without those that overlap a better one of their class by more
@@ -36,22 +48,13 @@ pub(super) fn suppress(candidates: &mut Vec<Candidate>, iou: f32, max: usize) {
         let duplicate = iou < 1.0
             && candidates[..kept]
                 .iter()
-                .any(|k| k.class == candidate.class && overlap(k, &candidate) > iou);
+                .any(|k| k.class == candidate.class && k.place().iou(&candidate.place()) > iou);
         if !duplicate {
             candidates[kept] = candidate;
             kept += 1;
         }
     }
     candidates.truncate(kept);
-}
-
-/// Intersection over union; 0 for boxes without area.
-fn overlap(a: &Candidate, b: &Candidate) -> f32 {
-    let w = (a.x2.min(b.x2) - a.x1.max(b.x1)).max(0.0);
-    let h = (a.y2.min(b.y2) - a.y1.max(b.y1)).max(0.0);
-    let inter = w * h;
-    let area = |c: &Candidate| (c.x2 - c.x1) * (c.y2 - c.y1);
-    inter / (area(a) + area(b) - inter + 1e-9)
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub use pace::Pace;
 pub use planner::{StreamConfig, StreamPlanner};
 pub use qpmap::QpMap;
 pub use receiver::{Delivery, FeedbackReceiver, Heard, Liveness, Outcome, Reading, Source, State, Way, Ways};
-pub use requests::{RefineCounts, Refusal, Request, Requests, stretched};
+pub use requests::{RefineCounts, Refusal, Request, Requests};
 pub use single::Camera;
 pub use stats::{DelayStats, FeedbackStats, RegionStats, Stats};
 pub use types::{

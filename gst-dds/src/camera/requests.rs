@@ -147,8 +147,9 @@ impl Requests {
         self.map.begin(outside_qp, self.settings.max_region_area);
         let mut kept = Vec::new();
         for region in regions.take(MAX_REGIONS) {
-            let (left, right) = stretch(region.rect.x, region.rect.width, self.coded.width, self.full.width);
-            let (top, bottom) = stretch(region.rect.y, region.rect.height, self.coded.height, self.full.height);
+            let rect = region.rect.scaled(self.coded.size(), self.full.size());
+            let (left, top) = (i64::from(rect.x), i64::from(rect.y));
+            let (right, bottom) = (left + i64::from(rect.width), top + i64::from(rect.height));
             let outside = right > i64::from(self.full.width) || bottom > i64::from(self.full.height);
             let (width, height) = (self.full.width.into(), self.full.height.into());
             let placement = self.map.place(left, top, right.min(width), bottom.min(height));
@@ -244,31 +245,6 @@ impl Requests {
 
 fn frame_of(state: &FeedbackState, region: &Region) -> u64 {
     state.frame.saturating_add(u64::from(region.frame_offset))
-}
-
-/// Brings a span from a picture of `from` pixels to one of `to`, outward.
-fn stretch(start: u32, length: u32, from: u32, to: u32) -> (i64, i64) {
-    let (from, to) = (u64::from(from.max(1)), u64::from(to));
-    let end = u64::from(start) + u64::from(length);
-    if length == 0 {
-        return (0, 0);
-    }
-    // 33 bits times 32 bits may not fit into 64.
-    let scaled =
-        |value: u64, up: u64| ((u128::from(value) * u128::from(to) + u128::from(up)) / u128::from(from)) as i64;
-    (scaled(u64::from(start), 0), scaled(end, from - 1))
-}
-
-/// A rectangle of a picture of one size in the pixels of another, grown outward.
-pub fn stretched(rect: &Rect, from: Geometry, to: Geometry) -> Rect {
-    let axis = |start: u32, length: u32, from: u32, to: u32| {
-        let (first, end) = stretch(start, length, from, to);
-        let clamp = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
-        (clamp(first), clamp(end - first))
-    };
-    let (x, width) = axis(rect.x, rect.width, from.width, to.width);
-    let (y, height) = axis(rect.y, rect.height, from.height, to.height);
-    Rect { x, y, width, height }
 }
 
 /// Rectangles on the macroblock grid of a picture of this size.

@@ -24,6 +24,11 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Width and height in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
     /// Macroblocks per row: width over 16, rounded up.
     pub fn mb_width(&self) -> usize {
         self.width.div_ceil(MACROBLOCK) as usize

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::camera::{Geometry, RoiRequest, stretched};
+use crate::camera::{Geometry, RoiRequest};
 use crate::encoder::Plane;
 use crate::picture::Layout;
 use crate::scale::Scaler;
@@ -36,7 +36,7 @@ impl FirstPass {
     pub fn stretch(&self, rois: &mut [RoiRequest]) {
         if self.scaler.is_some() {
             for roi in rois {
-                roi.rect = stretched(&roi.rect, self.full, self.coded);
+                roi.rect = roi.rect.scaled(self.full.size(), self.coded.size());
             }
         }
     }
