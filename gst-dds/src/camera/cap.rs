@@ -8,7 +8,7 @@
 //!    the bytes of the last second and a model of what a frame costs. A rising floor first takes the regions'
 //!    difference away, finest first, and raises the base only when no difference is left. While nothing has to give,
 //!    quantizers are exact.
-//! 2. The encoder's own **rate guard** ([`Vbv`]), which bounds a frame that the model did not foresee (a scene change,
+//! 2. The encoder's own **VBV** ([`Vbv`]), which bounds a frame that the model did not foresee (a scene change,
 //!    the first IDR picture). It is set frame by frame to what may still be spent, so that it leaves an expected frame
 //!    alone.
 //!
@@ -28,9 +28,9 @@ use super::stats::Stats;
 use super::types::MAX_QP;
 use super::window::{Account, MAX_HORIZON, SECOND_NS, Window};
 
-/// A window may exceed the cap by this factor at most; the guard is set a little below.
+/// A window may exceed the cap by this factor at most; the VBV is set a little below.
 const TOLERANCE: f64 = 1.05;
-const GUARDED: f64 = 1.04;
+const VBV_PART: f64 = 1.04;
 /// Part of the cap that the floor plans to use, and that it plans to use after falling by a step.
 const PLANNED: f64 = 1.0;
 const PLANNED_FINER: f64 = 0.97;
@@ -40,7 +40,7 @@ const AT_ONCE: f64 = 0.5;
 const CAUTION: f64 = 1.05;
 /// Part of a fallen cap that the second before is charged with at most.
 const CHARGED_AFTER_FALL: f64 = 0.9;
-/// Part of its even share that every later frame keeps when one frame is guarded.
+/// Part of its even share that every later frame keeps when the VBV is set for one frame.
 const RESERVED: f64 = 0.4;
 /// Share of the newest frame in the slow average.
 const SLOW: f64 = 0.1;
@@ -67,7 +67,7 @@ struct Floor {
 pub(super) struct CapPlan {
     /// Finest quantizer that may be used; 0: no restriction.
     pub(super) floor: u8,
-    /// Guard to set, where it differs from the one set before.
+    /// VBV to set, where it differs from the one set before.
     pub(super) vbv: Option<Vbv>,
 }
 
@@ -79,8 +79,8 @@ struct Planned {
     anew: f64,
     /// The same for the frame without regions of feedback, where these are bounded.
     flat: Option<(f64, f64)>,
-    /// Bytes that the guard lets pass.
-    guard: Option<f64>,
+    /// Bytes that the VBV lets pass.
+    vbv_bytes: Option<f64>,
 }
 
 /// See the module.
@@ -110,7 +110,7 @@ pub(super) struct RateCap {
     flat: Option<(f64, f64)>,
     /// Model units of macroblocks that no floor of feedback touches.
     kept: (f64, f64),
-    guard_kbit: Option<u32>,
+    vbv_kbit: Option<u32>,
     library_rates: bool,
     planned: Option<Planned>,
 }
@@ -140,7 +140,7 @@ impl RateCap {
             feedback_floor: Floor::default(),
             flat: None,
             kept: (0.0, 0.0),
-            guard_kbit: None,
+            vbv_kbit: None,
             library_rates: false,
             planned: None,
         }
@@ -190,7 +190,7 @@ impl RateCap {
         self.follow_cap(now, kbps, window);
         self.count_pairs(map, None);
         let mut plan = CapPlan { floor: 0, vbv: None };
-        let mut guard = None;
+        let mut vbv_bytes = None;
         if kbps > 0 {
             window.look_ahead(now, SECOND_NS, Account::Cap, &mut self.past);
             // A library that chooses quantizers itself would make up for a floor elsewhere.
@@ -203,12 +203,12 @@ impl RateCap {
                 });
                 self.floor.qp
             };
-            let bytes = self.guard(cap);
-            guard = Some(bytes);
-            plan.vbv = self.set_guard(bytes, window.nominal_rate());
+            let bytes = self.vbv_room(cap);
+            vbv_bytes = Some(bytes);
+            plan.vbv = self.set_vbv(bytes, window.nominal_rate());
         } else {
             self.floor.qp = 0;
-            if self.guard_kbit.take().is_some() {
+            if self.vbv_kbit.take().is_some() {
                 plan.vbv = Some(Vbv::OPEN);
             }
         }
@@ -218,7 +218,7 @@ impl RateCap {
             cost,
             anew,
             flat: self.flat,
-            guard,
+            vbv_bytes,
         });
         self.remember(plan.floor, map);
         plan
@@ -252,9 +252,9 @@ impl RateCap {
     }
 
     fn learn(&mut self, planned: Planned, bytes: f64, idr: bool) {
-        // A frame near the guard was perhaps coded coarser than planned, and says only that the plan costs at least
+        // A frame near the bound of the VBV was perhaps coded coarser than planned, and says only that the plan costs at least
         // this much.
-        let held = planned.guard.is_some_and(|guard| bytes > 0.5 * guard);
+        let held = planned.vbv_bytes.is_some_and(|most| bytes > 0.5 * most);
         let cost = planned.cost.max(f64::MIN_POSITIVE);
         if idr {
             let sample = if held { 1.3 } else { 1.0 } * bytes / cost;
@@ -474,21 +474,21 @@ impl RateCap {
 
     /// Most bytes this frame may take: what the tolerance leaves in every window of the coming second, with a reserve
     /// for the frames after it.
-    fn guard(&self, cap: f64) -> f64 {
+    fn vbv_room(&self, cap: f64) -> f64 {
         let share = cap / self.past.len() as f64;
         self.past
             .iter()
             .enumerate()
-            .map(|(i, past)| GUARDED * cap - past - i as f64 * RESERVED * share)
+            .map(|(i, past)| VBV_PART * cap - past - i as f64 * RESERVED * share)
             .fold(f64::INFINITY, f64::min)
             .max(share / 8.0)
     }
 
-    /// Sets the guard to these bytes. The buffer holds one frame and is full again for the next, so that no frame
+    /// Sets the VBV to these bytes. The buffer holds one frame and is full again for the next, so that no frame
     /// depends on the one before it.
-    fn set_guard(&mut self, bytes: f64, frame_rate: f64) -> Option<Vbv> {
+    fn set_vbv(&mut self, bytes: f64, frame_rate: f64) -> Option<Vbv> {
         let mut kbit = bytes * 8.0 / 1000.0;
-        if let Some(before) = self.guard_kbit {
+        if let Some(before) = self.vbv_kbit {
             // libx264 coarsens when the buffer is less than half full, which a buffer that doubles would be.
             kbit = kbit.min(1.9 * f64::from(before) + 1.0);
             // A small change is not worth a reconfiguration, unless it is downwards.
@@ -497,10 +497,10 @@ impl RateCap {
             }
         }
         let kbit = (kbit as u32).clamp(1, Vbv::OPEN.buffer_kbit);
-        if self.guard_kbit == Some(kbit) {
+        if self.vbv_kbit == Some(kbit) {
             return None;
         }
-        self.guard_kbit = Some(kbit);
+        self.vbv_kbit = Some(kbit);
         Some(Vbv {
             max_kbps: (f64::from(kbit) * frame_rate).clamp(1.0, 2e9) as u32,
             buffer_kbit: kbit,
@@ -527,13 +527,13 @@ mod tests {
     const FPS: u64 = 30;
 
     /// An encoder in numbers: every picture costs by its quantizers, with another law than the rate cap believes in;
-    /// what gets finer costs extra; nothing is certain; the guard holds.
+    /// what gets finer costs extra; nothing is certain; the VBV holds.
     struct Encoder {
         halving_qp: f64,
         inter: f64,
         anew: f64,
         coded: Vec<u8>,
-        guard_bytes: f64,
+        vbv_bytes: f64,
         seed: u64,
     }
 
@@ -544,7 +544,7 @@ mod tests {
                 inter: 0.15,
                 anew: 0.3,
                 coded: vec![51; GEOMETRY.macroblocks()],
-                guard_bytes: f64::INFINITY,
+                vbv_bytes: f64::INFINITY,
                 seed: 1,
             }
         }
@@ -559,7 +559,7 @@ mod tests {
 
         fn encode(&mut self, plan: &FramePlan<'_>, idr: bool, complexity: f64) -> usize {
             if let Some(vbv) = plan.vbv {
-                self.guard_bytes = f64::from(vbv.buffer_kbit) * 125.0;
+                self.vbv_bytes = f64::from(vbv.buffer_kbit) * 125.0;
             }
             let mut units = 0.0;
             for (i, coded) in self.coded.iter_mut().enumerate() {
@@ -575,7 +575,7 @@ mod tests {
                 *coded = qp;
             }
             let bytes = 125.0 * complexity * units * (0.7 + 0.6 * self.noise()) + 20.0;
-            bytes.min(self.guard_bytes) as usize
+            bytes.min(self.vbv_bytes) as usize
         }
     }
 
@@ -861,7 +861,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_the_cap_opens_the_guard_once_and_gives_exact_quantizers_at_once() {
+    fn removing_the_cap_opens_the_vbv_once_and_gives_exact_quantizers_at_once() {
         let mut camera = Camera::new(1, GEOMETRY, CameraSettings::default());
         let with = |kbps| CameraSettings {
             max_bitrate_kbps: kbps,
@@ -880,7 +880,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_holds_one_frame_so_that_no_frame_depends_on_the_one_before() {
+    fn the_vbv_holds_one_frame_so_that_no_frame_depends_on_the_one_before() {
         let mut camera = Camera::new(
             1,
             GEOMETRY,
@@ -906,7 +906,7 @@ mod tests {
     }
 
     #[test]
-    fn under_the_rate_control_of_the_library_the_guard_alone_holds_the_cap() {
+    fn under_the_rate_control_of_the_library_the_vbv_alone_holds_the_cap() {
         let settings = CameraSettings {
             max_bitrate_kbps: 1000,
             max_region_area: 1.0,
@@ -922,17 +922,17 @@ mod tests {
             delta_qp: -12,
         };
         let mut coded = vec![];
-        let mut guard = 0;
+        let mut kbit = 0;
         for frame in 0..120u64 {
             let plan = camera.begin_frame(frame * 33_333_333, frame, false, &[roi]);
             assert_eq!(
                 plan.offsets.and_then(|offsets| offsets.iter().min().copied()),
                 Some(-12)
             );
-            guard = plan.vbv.map_or(guard, |vbv| vbv.buffer_kbit);
+            kbit = plan.vbv.map_or(kbit, |vbv| vbv.buffer_kbit);
             // An encoder that takes all it may.
-            coded.push(guard as usize * 125);
-            camera.end_frame(frame * 33_333_333, guard as usize * 125, false);
+            coded.push(kbit as usize * 125);
+            camera.end_frame(frame * 33_333_333, kbit as usize * 125, false);
         }
         for second in coded.windows(31) {
             let kbps = second.iter().sum::<usize>() / 125;

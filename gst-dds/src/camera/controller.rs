@@ -36,7 +36,7 @@
 //!   segment takes in the second pass.
 //! - **A bound on every second.** No configuration is taken with which any second that contains this frame is expected
 //!   to exceed the target by more than 6 %. It looks ahead over the coming second, IDR pictures that come regularly
-//!   included. The rate cap of [`StreamPlanner`](super::StreamPlanner) remains behind it as a guard.
+//!   included. The rate cap of [`StreamPlanner`](super::StreamPlanner) remains behind it.
 //!
 //! # One frame
 //!

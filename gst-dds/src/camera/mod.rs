@@ -12,7 +12,7 @@
 //! ```text
 //! FeedbackReceiver::deliver(source, packet)*   any number of times, from any way and thread
 //! StreamPlanner::plan(capture, heard)          -> Plan: skip it, or code it so: base quantizer, offset per macroblock,
-//!                                              rate guard, size, key frame, notice
+//!                                              VBV, size, key frame, notice
 //!   ... encode ...
 //! StreamPlanner::end_frame(now, bytes, idr)    what the frame cost, when it was coded
 //! ```

@@ -50,7 +50,7 @@ pub struct StreamConfig {
     /// Whether the encoder's own rate control chooses the base quantizer (average bit rate, constant quality) and offsets
     /// are differences on top of it. A rate cap then acts through [`FramePlan::vbv`] alone and leaves offsets as they are,
     /// because such an encoder spends elsewhere what a smaller difference saves. Its average bit rate should be set no
-    /// higher than the cap, and with each guard no higher than [`Vbv::max_kbps`](crate::vbv::Vbv::max_kbps).
+    /// higher than the cap, and with each VBV no higher than [`Vbv::max_kbps`](crate::vbv::Vbv::max_kbps).
     pub library_rates: bool,
 }
 
@@ -311,13 +311,13 @@ impl StreamPlanner {
         let limit = |qp: u8| qp.max(low).min(high);
         let kbps = self.bandwidth.available_kbps();
         // The controller keeps the bandwidth; the cap is there for what it could not foresee.
-        let guard = kbps.saturating_add(kbps / 12);
+        let kept = kbps.saturating_add(kbps / 12);
         self.in_force.background_qp = limit(point.low_qp);
         self.in_force.region_qp = limit(point.high_qp);
         self.in_force.fallback_qp = limit(point.low_qp);
         self.in_force.max_bitrate_kbps = match self.settings.max_bitrate_kbps {
-            0 => guard,
-            cap => cap.min(guard),
+            0 => kept,
+            cap => cap.min(kept),
         };
     }
 

@@ -684,7 +684,7 @@ mod tests {
         ]
     }
 
-    /// What a frame was planned as: base quantizer, offsets, guard.
+    /// What a frame was planned as: base quantizer, offsets, VBV.
     type Planned = (u8, Option<Vec<i8>>, Option<Vbv>);
 
     fn run(steps: &[Step], geometry: Geometry) -> (Vec<Planned>, Stats, FeedbackStats) {

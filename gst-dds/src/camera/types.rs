@@ -271,7 +271,7 @@ pub struct FramePlan<'a> {
     /// Offset to `base_qp` per macroblock in raster order ([`Geometry::macroblocks`] of them): 0, or even with a
     /// magnitude of at least 2, the sum within 1..=51. `None`: uniform.
     pub offsets: Option<&'a [i8]>,
-    /// Rate guard to set in the encoder before this frame; `None`: as it was. An encoder is opened with
+    /// VBV to set in the encoder before this frame; `None`: as it was. An encoder is opened with
     /// [`Vbv::OPEN`].
     pub vbv: Option<Vbv>,
     /// Size of the coded picture.

@@ -132,7 +132,7 @@ fn too_few_offsets_leave_the_rest_at_the_base() {
 }
 
 #[test]
-fn the_reference_never_lies_one_step_above_the_base_and_only_rises_while_the_guard_is_open() {
+fn the_reference_never_lies_one_step_above_the_base_and_only_rises_while_the_vbv_is_open() {
     let mut encoder = open(&config()).unwrap();
     let mut previous = 0;
     for (i, base_qp) in [36, 30, 35, 36, 37, 20, 38, 37, 50, 51, 1].into_iter().enumerate() {
@@ -193,7 +193,7 @@ fn what_makes_x264_ignore_regions_or_delay_is_refused_with_a_cure() {
 }
 
 #[test]
-fn log_lines_come_formatted_and_an_open_guard_is_no_news() {
+fn log_lines_come_formatted_and_an_open_vbv_is_no_news() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let keep = lines.clone();
     let log = Box::new(move |level, text: &str| keep.lock().unwrap().push((level, text.to_string())));
