@@ -491,6 +491,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gstddsinfer::model::BoundingBox;
 
     const WIDTH: usize = 320;
     const HEIGHT: usize = 180;
@@ -554,9 +555,13 @@ mod tests {
     }
 
     fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
-        let overlap = |a: f32, b: f32, c: f32, d: f32| ((a + b).min(c + d) - a.max(c)).max(0.0);
-        let both = overlap(a[0], a[2], b[0], b[2]) * overlap(a[1], a[3], b[1], b[3]);
-        both / (a[2] * a[3] + b[2] * b[3] - both)
+        let corners = |[x, y, width, height]: [f32; 4]| BoundingBox {
+            x1: x,
+            y1: y,
+            x2: x + width,
+            y2: y + height,
+        };
+        corners(a).iou(&corners(b))
     }
 
     /// 30 frames after the first, 3 and 1.3 pixels a frame.
