@@ -103,25 +103,18 @@ impl Crate {
             .count()
     }
 
-    /// The elements: path of the file, structure, locks and atomics in it, and in all structures of its folder.
+    /// The elements, which have an `imp.rs` each: its path, the structure, and how many locks and atomics are in that and in
+    /// all structures of its folder.
     pub fn elements(&self) -> Vec<(&Path, &str, usize, usize)> {
         let mut elements = Vec::new();
-        for file in &self.files {
-            let folder = file.path.parent();
-            let beside = || {
-                self.files
-                    .iter()
-                    .filter(|other| other.path.starts_with(folder.unwrap_or(Path::new(""))))
-            };
-            let all = beside().flat_map(|file| &file.structures).map(|(_, locks)| locks).sum();
+        for file in self.files.iter().filter(|file| file.path.ends_with("imp.rs")) {
+            let folder = file.path.parent().unwrap_or(Path::new(""));
+            let beside = self.files.iter().filter(|other| other.path.starts_with(folder));
+            let all = beside.flat_map(|file| &file.structures).map(|(_, locks)| locks).sum();
             for object in &file.objects {
                 let own = file.structures.iter().find(|(name, _)| name == object);
-                elements.push((
-                    file.path.as_path(),
-                    object.as_str(),
-                    own.map_or(0, |(_, locks)| *locks),
-                    all,
-                ));
+                let own = own.map_or(0, |(_, locks)| *locks);
+                elements.push((file.path.as_path(), object.as_str(), own, all));
             }
         }
         elements
@@ -457,22 +450,35 @@ fn is_lock(of: &syn::Type) -> bool {
     find.0
 }
 
-/// Counts of several crates in one line each.
+/// Longest functions that [`table`] names of each crate.
+const NAMED: usize = 3;
+
+/// Counts of several crates, for reading.
 pub fn table(crates: &BTreeMap<&str, Crate>) -> String {
     let mut rows = String::new();
     for (name, measured) in crates {
-        let functions = || measured.files.iter().flat_map(|file| &file.functions);
-        let longest = functions().map(|(_, lines)| *lines).max().unwrap_or(0);
         rows += &format!(
-            "{name}: {} lines in {} files, the longest of {}; {} functions, the longest of {longest}; {} circles; \
-             {} look-ups of properties by name\n",
+            "{name}: {} lines in {} files, {} at most; {} circles; {} look-ups of properties by name\n",
             measured.files.iter().map(|file| file.lines).sum::<usize>(),
             measured.files.len(),
             measured.files.iter().map(|file| file.lines).max().unwrap_or(0),
-            functions().count(),
             measured.circles().len(),
             measured.look_ups(),
         );
+        let mut functions = Vec::new();
+        for file in &measured.files {
+            functions.extend(
+                file.functions
+                    .iter()
+                    .map(|(name, lines)| (name, *lines, file.path.display())),
+            );
+        }
+        functions.sort_by_key(|(_, lines, _)| std::cmp::Reverse(*lines));
+        rows += &format!("  {} functions, the longest:", functions.len());
+        for (function, lines, path) in functions.iter().take(NAMED) {
+            rows += &format!(" {function} {lines} ({path})");
+        }
+        rows += "\n";
         for (path, object, own, all) in measured.elements() {
             rows += &format!(
                 "  {} {object}: {own} locks and atomics, {all} in its folder\n",
