@@ -115,19 +115,8 @@ impl Network {
         let file = settings.model_file.as_path();
         check_file(file)?;
         let providers = Provider::list(&settings.execution_providers)?;
-        let label_file = match &settings.label_file {
-            Some(path) => Some(Said {
-                value: labels::read(path)?,
-                origin: path.display().to_string(),
-            }),
-            None => None,
-        };
-        let property = Fields::from_property(settings.description.as_deref().unwrap_or_default())?;
-        let forced = Fields::of_labels(label_file).or(Fields::of_task(settings.task, "the setting task"));
         let mut warnings = Vec::new();
-        let stronger = forced.or(property);
-        let side_file = Fields::from_side_file(file, &stronger, &mut warnings)?;
-        let described = stronger.or(side_file);
+        let described = described(settings, &mut warnings)?;
 
         let runtime = Runtime::get(settings.library.as_deref())?;
         if let Some(asked) = settings
@@ -153,26 +142,7 @@ impl Network {
             purpose: PICTURES,
             cause,
         };
-        let metadata = match session.metadata() {
-            Ok(m) => {
-                let is_described = described.task.is_some() || described.family.is_some();
-                let fields = Fields::from_metadata(file, is_described, |key| m.custom(key), &mut warnings)?;
-                // The runtime's bindings give no text that is not UTF-8.
-                let unread =
-                    m.custom("names").is_none() && m.custom_keys().is_ok_and(|k| k.contains(&"names".to_owned()));
-                if unread {
-                    warnings.push("the model's metadata has names that are not UTF-8 and are left out".into());
-                }
-                fields
-            }
-            Err(e) => {
-                warnings.push(format!(
-                    "the model's metadata cannot be read and is left out: {}",
-                    chain(&e)
-                ));
-                Fields::default()
-            }
-        };
+        let metadata = metadata(file, &session, &described, &mut warnings)?;
         described.check_ids()?;
         let fields = described.or(metadata);
         check_notes(&session, &fields)?;
@@ -523,6 +493,50 @@ fn check_notes(session: &Session, fields: &Fields) -> Result<(), ModelError> {
 enum Failure {
     Unfit(String),
     Contradiction(Box<ModelError>),
+}
+
+/// What everybody but the model itself says of it, from the strongest source to the weakest.
+fn described(settings: &ModelSettings, warnings: &mut Vec<String>) -> Result<Fields, ModelError> {
+    let label_file = match &settings.label_file {
+        Some(path) => Some(Said {
+            value: labels::read(path)?,
+            origin: path.display().to_string(),
+        }),
+        None => None,
+    };
+    let property = Fields::from_property(settings.description.as_deref().unwrap_or_default())?;
+    let forced = Fields::of_labels(label_file).or(Fields::of_task(settings.task, "the setting task"));
+    let stronger = forced.or(property);
+    let side_file = Fields::from_side_file(&settings.model_file, &stronger, warnings)?;
+    Ok(stronger.or(side_file))
+}
+
+/// What the model says of itself.
+fn metadata(
+    file: &Path,
+    session: &Session,
+    described: &Fields,
+    warnings: &mut Vec<String>,
+) -> Result<Fields, ModelError> {
+    match session.metadata() {
+        Ok(m) => {
+            let is_described = described.task.is_some() || described.family.is_some();
+            let fields = Fields::from_metadata(file, is_described, |key| m.custom(key), warnings)?;
+            // The runtime's bindings give no text that is not UTF-8.
+            let unread = m.custom("names").is_none() && m.custom_keys().is_ok_and(|k| k.contains(&"names".to_owned()));
+            if unread {
+                warnings.push("the model's metadata has names that are not UTF-8 and are left out".into());
+            }
+            Ok(fields)
+        }
+        Err(e) => {
+            warnings.push(format!(
+                "the model's metadata cannot be read and is left out: {}",
+                chain(&e)
+            ));
+            Ok(Fields::default())
+        }
+    }
 }
 
 /// Finds out what the input takes.
