@@ -68,7 +68,7 @@ fn poor_profiles_of_fast_presets_pass_for_the_richer_one_asked_for() {
 }
 
 #[test]
-fn the_level_follows_the_video_not_the_open_rate_guard() {
+fn the_level_follows_the_video_not_the_open_vbv() {
     let (caps, _) = negotiated(&element(), gst_video::VideoFormat::I420, "ANY");
     assert_eq!(caps.structure(0).unwrap().get::<&str>("level").unwrap(), "1.3");
 }

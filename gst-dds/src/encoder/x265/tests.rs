@@ -389,7 +389,7 @@ fn equal_calls_give_equal_bytes() {
 }
 
 #[test]
-fn parameter_sets_declare_the_level_of_the_video_and_not_of_the_bucket() {
+fn parameter_sets_declare_the_level_of_the_video_and_not_of_the_vbv() {
     let declared = |config: &Config| {
         let encoder = open(config).unwrap();
         let (vps, sps) = (unescape(&encoder.vps), unescape(&encoder.sps));
@@ -447,7 +447,7 @@ fn planes_too_short_for_their_stride_are_refused() {
 }
 
 #[test]
-fn a_new_bucket_and_new_rates_act_without_a_new_start() {
+fn a_new_vbv_and_new_rates_act_without_a_new_start() {
     let luma: Vec<_> = (0..8).map(noise).collect();
     let mut encoder = open(&config()).unwrap();
     let controls = FrameControls {
