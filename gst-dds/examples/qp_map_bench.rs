@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use dds_protocol::feedback::{FeedbackState, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, CameraSettings, Geometry, QpMap, Source};
+use gstdds::camera::{Camera, CameraSettings, Geometry, QpMap, Way};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Count, StatsAlloc};
 
 #[global_allocator]
@@ -79,7 +79,7 @@ fn camera(kbps: u32, bytes: usize) -> impl FnMut(u64) {
         regions: regions.collect(),
     };
     for packet in encode(&state).packets {
-        camera.push_feedback(0, Source::Pad, &packet);
+        camera.push_feedback(0, Way::Pad, &packet);
     }
     // The wire may shorten the time to live: time is held still for regions and moves for the cap by microseconds.
     move |i| {

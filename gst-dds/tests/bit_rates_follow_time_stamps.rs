@@ -83,7 +83,7 @@ fn key_frames(camera: &Camera) -> Vec<usize> {
 
 #[test]
 fn bitrate_is_kept_whatever_rate_caps_tell() {
-    for (encoder, told, real) in [
+    for (encoder, declared, real) in [
         ("x264", "60/1", 60),
         ("x264", "0/1", 10),
         ("x264", "0/1,max-framerate=60/1", 10),
@@ -107,13 +107,13 @@ fn bitrate_is_kept_whatever_rate_caps_tell() {
         // Frame identities come on top, some 60 bytes each.
         let wanted = 30 * real as u32;
         element.set_property("bitrate", wanted);
-        let mut camera = camera(element, told);
+        let mut camera = camera(element, declared);
         times(real, 20.min(600 / real)).for_each(|at| drop(push(&mut camera, at)));
         let share = kbps(&camera) / f64::from(wanted);
-        println!("{encoder}, {told} told, {real} real: {share:.3}");
+        println!("{encoder}, {declared} declared, {real} real: {share:.3}");
         assert!(
             (0.95..=1.05).contains(&share),
-            "{encoder}, {told} told, {real} real: {share:.3}"
+            "{encoder}, {declared} declared, {real} real: {share:.3}"
         );
         assert_eq!(camera.count("encoders-opened"), 1);
     }
@@ -121,10 +121,10 @@ fn bitrate_is_kept_whatever_rate_caps_tell() {
 
 #[test]
 fn bitrate_is_kept_where_the_rate_changes() {
-    for told in ["0/1", "30/1"] {
+    for declared in ["0/1", "30/1"] {
         let element = element();
         element.set_property("bitrate", 300u32);
-        let mut camera = camera(element, told);
+        let mut camera = camera(element, declared);
         let mut at = 0;
         for rate in [30, 10, 60, 15] {
             for _ in 0..rate * 8 {
@@ -134,11 +134,11 @@ fn bitrate_is_kept_where_the_rate_changes() {
         }
         let kbps = kbps(&camera);
         println!(
-            "{told} told: {kbps:.1} kbit/s, worst second {:.0}",
+            "{declared} declared: {kbps:.1} kbit/s, worst second {:.0}",
             worst_second(&camera)
         );
         // Each change takes the library a bucket to follow.
-        assert!((276.0..=324.0).contains(&kbps), "{told} told: {kbps:.1}");
+        assert!((276.0..=324.0).contains(&kbps), "{declared} declared: {kbps:.1}");
     }
 }
 
@@ -170,13 +170,17 @@ fn pictures_that_keep_to_the_told_rate_have_the_same_bytes_whatever_their_jitter
 
 #[test]
 fn key_frames_come_after_seconds_not_after_a_number_of_pictures() {
-    for (told, real) in [("0/1", 10), ("30/1", 10), ("1000/1", 10), ("90000/1", 10), ("0/1", 60)] {
+    for (declared, real) in [("0/1", 10), ("30/1", 10), ("1000/1", 10), ("90000/1", 10), ("0/1", 60)] {
         let element = element();
         element.set_property("option-string", "scenecut=0");
-        let mut camera = camera(element, told);
+        let mut camera = camera(element, declared);
         times(real, 21).for_each(|at| drop(push(&mut camera, at)));
         let each = real as usize * 10;
-        assert_eq!(key_frames(&camera), [0, each, 2 * each], "{told} told, {real} real");
+        assert_eq!(
+            key_frames(&camera),
+            [0, each, 2 * each],
+            "{declared} declared, {real} real"
+        );
     }
     // Who counts pictures means pictures.
     let element = element();
@@ -189,40 +193,46 @@ fn key_frames_come_after_seconds_not_after_a_number_of_pictures() {
 
 #[test]
 fn a_cap_holds_in_every_second_of_time_stamps() {
-    for (told, real) in [("0/1", 10), ("30/1", 10), ("30/1", 60), ("90000/1", 25), ("1/1", 25)] {
+    for (declared, real) in [("0/1", 10), ("30/1", 10), ("30/1", 60), ("90000/1", 25), ("1/1", 25)] {
         let element = element();
         element.set_property("max-bitrate", 300u32);
         element.set_property("max-region-area", 1.0);
-        let mut camera = camera(element, told);
+        let mut camera = camera(element, declared);
         for (i, at) in times(real, 6).enumerate() {
             push(&mut camera, at);
             camera.feedback(i as u16 + 1, i as u64, &[region(0, 0, 160, 96, Quality::Qp(10))]);
         }
         let worst = worst_second(&camera);
-        println!("{told} told, {real} real: worst second {worst:.0} kbit");
-        assert!(worst <= 315.0, "{told} told, {real} real: {worst:.0} kbit in a second");
-        assert!(worst > 100.0, "{told} told, {real} real: the cap is used: {worst:.0}");
+        println!("{declared} declared, {real} real: worst second {worst:.0} kbit");
+        assert!(
+            worst <= 315.0,
+            "{declared} declared, {real} real: {worst:.0} kbit in a second"
+        );
+        assert!(
+            worst > 100.0,
+            "{declared} declared, {real} real: the cap is used: {worst:.0}"
+        );
     }
 }
 
 #[test]
 fn feedback_is_taken_twice_a_picture_whatever_rate_caps_tell() {
-    for told in ["0/1", "1/1", "90000/1"] {
-        let mut camera = camera(element(), told);
+    for declared in ["0/1", "1/1", "90000/1"] {
+        let mut camera = camera(element(), declared);
         for (i, at) in times(60, 4).enumerate() {
             push(&mut camera, at);
             camera.feedback(i as u16 + 1, i as u64, &[]);
         }
         // The first second may go by what caps tell.
-        assert!(camera.count("feedback-rate-limited") < 60, "{told}");
-        assert!(camera.count("generations-applied") > 170, "{told}");
+        assert!(camera.count("feedback-rate-limited") < 60, "{declared}");
+        assert!(camera.count("generations-applied") > 170, "{declared}");
     }
 }
 
 #[test]
 fn a_rate_that_nobody_told_is_declared_by_nobody() {
-    let declared = |told| {
-        let mut camera = camera(element(), told);
+    let declared = |declared| {
+        let mut camera = camera(element(), declared);
         push(&mut camera, 0);
         let unit = push(&mut camera, SECOND / 10);
         assert!(
@@ -235,13 +245,13 @@ fn a_rate_that_nobody_told_is_declared_by_nobody() {
         let sps = nal::nal_units(&stream, Format::ByteStream)
             .find(|n| n[0] & 0x1f == 7)
             .unwrap();
-        assert_eq!(common::decodes(&stream), 2, "{told}");
+        assert_eq!(common::decodes(&stream), 2, "{declared}");
         let arguments = "-v error -f h264 -framerate 7 -i - -show_entries stream=r_frame_rate -of csv=p=0";
         let output = std::process::Command::new("ffprobe")
             .args(arguments.split(' '))
             .stdin({
                 let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-                    .join(format!("declared-{}.h264", told.replace(['/', ',', '='], "-")));
+                    .join(format!("declared-{}.h264", declared.replace(['/', ',', '='], "-")));
                 std::fs::write(&path, &stream).unwrap();
                 std::fs::File::open(path).unwrap()
             })

@@ -7,7 +7,7 @@ use std::alloc::System;
 
 use dds_protocol::feedback::{FeedbackState, Motion, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, CameraSettings, Geometry, RoiRequest, Source};
+use gstdds::camera::{Camera, CameraSettings, Geometry, RoiRequest, Way};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region as Count, StatsAlloc};
 
 #[global_allocator]
@@ -67,7 +67,7 @@ fn planning_frames_with_256_regions_a_cap_and_input_regions_allocates_nothing() 
             frame += 1;
         }
         for packet in feedback(generation, frame - 1) {
-            camera.push_feedback(frame * FRAME_NS, Source::Pad, &packet);
+            camera.push_feedback(frame * FRAME_NS, Way::Pad, &packet);
         }
         let applied = camera.feedback_stats().generations_applied;
         let count = Count::new(ALLOCATOR);

@@ -110,11 +110,11 @@ fn the_rtp_session_that_the_stream_runs_through_steers_and_no_other() {
     }
     let numbers = [("e0", "rtp-sessions"), ("e1", "rtp-sessions")].map(|(e, n)| count(e, n));
     let applied = count("e0", "generations-applied");
-    let heard = [count("e0", "feedback-packets-rtcp"), count("e1", "feedback-packets")];
+    let counts = [count("e0", "feedback-packets-rtcp"), count("e1", "feedback-packets")];
     pipeline.set_state(gst::State::Null).unwrap();
     assert_eq!(numbers, [1, 1]);
-    assert!(applied > 0 && heard[0] > 0);
-    assert_eq!(heard[1], 0);
+    assert!(applied > 0 && counts[0] > 0);
+    assert_eq!(counts[1], 0);
 }
 
 #[test]
@@ -187,9 +187,9 @@ fn rtcp_of_any_bytes_leaves_the_camera_running() {
         );
         assert!(message.is_none(), "{message:?}");
     }
-    let heard = (count("feedback-malformed") > 0, count("panics-caught"));
+    let counts = (count("feedback-malformed") > 0, count("panics-caught"));
     pipeline.set_state(gst::State::Null).unwrap();
-    assert_eq!(heard, (true, 0), "of {sent} packets");
+    assert_eq!(counts, (true, 0), "of {sent} packets");
 }
 
 /// A server's end of the channel, joined with the element.

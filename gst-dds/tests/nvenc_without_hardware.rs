@@ -168,15 +168,15 @@ fn automatic(format: VideoFormat, peer: &str) -> (String, String) {
         .push(gst::Buffer::from_mut_slice(vec![9u8; info.size()]))
         .unwrap();
     assert!(harness.try_pull().is_some());
-    let told = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]))
+    let message = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]))
         .find_map(|message| Some(message.structure()?.to_owned()).filter(|s| s.name() == "ddsencode-encoder"))
         .expect("a message");
     let stats = element.property::<gst::Structure>("stats");
     element.set_bus(None);
     let text = |s: &gst::Structure, name: &str| s.get::<String>(name).unwrap();
-    assert_eq!(text(&stats, "encoder"), text(&told, "encoder"));
-    assert_eq!(text(&stats, "encoders-refused"), text(&told, "refused"));
-    (text(&told, "encoder"), text(&told, "refused"))
+    assert_eq!(text(&stats, "encoder"), text(&message, "encoder"));
+    assert_eq!(text(&stats, "encoders-refused"), text(&message, "refused"));
+    (text(&message, "encoder"), text(&message, "refused"))
 }
 
 #[cfg(feature = "x264")]

@@ -385,8 +385,8 @@ fn presets_load_and_a_saved_one_changes_nothing() {
             let mut camera = Camera::new(element, 160, 96);
             camera.push();
             camera.push();
-            let told = bus.pop_filtered(&[gst::MessageType::Warning, gst::MessageType::Error]);
-            assert!(told.is_none(), "{name}, {library}: {told:?}");
+            let posted = bus.pop_filtered(&[gst::MessageType::Warning, gst::MessageType::Error]);
+            assert!(posted.is_none(), "{name}, {library}: {posted:?}");
             if *library == "x264" {
                 assert_eq!(
                     quantizers(&camera.stream())[1].uniform(),

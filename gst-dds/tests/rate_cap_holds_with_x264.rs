@@ -7,7 +7,7 @@
 
 use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
 use dds_protocol::serial::Serial16;
-use gstdds::camera::{Camera, CameraSettings, FeedbackBound, Geometry, Source};
+use gstdds::camera::{Camera, CameraSettings, FeedbackBound, Geometry, Way};
 use gstdds::encoder::{Backend, Config, FrameControls, Picture, PixelFormat, Plane, RateControl, Rates};
 use gstdds::vbv::Vbv;
 
@@ -118,7 +118,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
                 regions: (scene.regions)(frame),
             };
             for packet in encode(&state).packets {
-                camera.push_feedback(now, Source::Pad, &packet);
+                camera.push_feedback(now, Way::Pad, &packet);
             }
         }
         let force_idr = frame == 0 || (scene.idr)(frame);

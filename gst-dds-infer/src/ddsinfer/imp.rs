@@ -147,7 +147,7 @@ impl ObjectImpl for DdsInfer {
         let Shared { sink_pad, src_pad, .. } = &*self.shared;
         obj.add_pad(sink_pad).expect("a new element has no pads");
         obj.add_pad(src_pad).expect("a new element has no source pad");
-        gst_dds_link::refusal::tell_refusals(sink_pad);
+        gst_dds_link::refusal::report_refusals(sink_pad);
         gst_dds_link::refusal::require_caps(sink_pad);
     }
 }
@@ -344,7 +344,7 @@ impl DdsInfer {
                 return Err(gst::StateChangeError);
             }
         };
-        let channel = match ServerEnd::open(&settings.channel, channel::tell_by(&*self.obj())) {
+        let channel = match ServerEnd::open(&settings.channel, channel::post_by(&*self.obj())) {
             Ok(channel) => channel,
             Err(error) => {
                 gst::element_imp_error!(self, gst::ResourceError::OpenReadWrite, ("{error}"));

@@ -68,7 +68,7 @@ impl RefineInput {
                 None
             });
         }
-        gst_dds_link::refusal::tell_refusals(&input.pad);
+        gst_dds_link::refusal::report_refusals(&input.pad);
         input
     }
 

@@ -67,7 +67,7 @@ impl ObjectSubclass for DdsOverlay {
 impl ObjectImpl for DdsOverlay {
     fn constructed(&self) {
         self.parent_constructed();
-        gst_dds_link::refusal::tell_refusals(self.obj().sink_pad());
+        gst_dds_link::refusal::report_refusals(self.obj().sink_pad());
     }
 
     fn properties() -> &'static [glib::ParamSpec] {

@@ -24,7 +24,7 @@ pub fn caught() -> u64 {
 }
 
 /// Hears of the first panic of a place.
-type Tell = Box<dyn Fn(&str) + Send + Sync>;
+type Report = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Catches the panics of one place.
 pub struct Guard {
@@ -33,7 +33,7 @@ pub struct Guard {
     /// Turns of a task without one that went well.
     in_a_row: AtomicU64,
     /// `None`: the log hears of it.
-    tell: Option<Tell>,
+    report: Option<Report>,
 }
 
 impl std::fmt::Debug for Guard {
@@ -51,14 +51,14 @@ impl Guard {
             place,
             caught: AtomicU64::new(0),
             in_a_row: AtomicU64::new(0),
-            tell: None,
+            report: None,
         }
     }
 
     /// For a place of which `tell` hears the first panic.
-    pub fn telling(place: &'static str, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
+    pub fn reporting(place: &'static str, report: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self {
-            tell: Some(Box::new(tell)),
+            report: Some(Box::new(report)),
             ..Self::new(place)
         }
     }
@@ -68,7 +68,7 @@ impl Guard {
         let Some(weak) = element.map(ObjectExt::downgrade) else {
             return Self::new(place);
         };
-        Self::telling(place, move |text| {
+        Self::reporting(place, move |text| {
             if let Some(element) = weak.upgrade() {
                 gst::element_warning!(element, gst::LibraryError::Failed, ("{text}"));
             }
@@ -118,9 +118,9 @@ impl Guard {
             words.unwrap_or("no words")
         );
         // Handlers of the application may run in here.
-        let _ = catch_unwind(AssertUnwindSafe(|| match &self.tell {
+        let _ = catch_unwind(AssertUnwindSafe(|| match &self.report {
             _ if before > 0 => gst::debug!(crate::CAT, "{text}"),
-            Some(tell) => tell(&text),
+            Some(report) => report(&text),
             None => gst::error!(crate::CAT, "{text}"),
         }));
     }
@@ -171,15 +171,18 @@ mod tests {
         assert_eq!(*state.lock().unwrap(), 13);
         // Other tests of this process panic too.
         assert!(caught() - before >= 4);
-        let told: Vec<_> = std::iter::from_fn(|| pipeline.bus()?.pop_filtered(&[gst::MessageType::Warning]))
+        let reported: Vec<_> = std::iter::from_fn(|| pipeline.bus()?.pop_filtered(&[gst::MessageType::Warning]))
             .map(|message| match message.view() {
                 gst::MessageView::Warning(warning) => warning.error().to_string(),
                 _ => unreachable!("only warnings were asked for"),
             })
             .collect();
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].contains("a probe") && told[0].contains("number 1"), "{told:?}");
-        assert!(told[1].contains("a signal"), "{told:?}");
+        assert_eq!(reported.len(), 2, "{reported:?}");
+        assert!(
+            reported[0].contains("a probe") && reported[0].contains("number 1"),
+            "{reported:?}"
+        );
+        assert!(reported[1].contains("a signal"), "{reported:?}");
     }
 
     #[test]
@@ -217,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_panics_while_it_is_told_is_caught_too() {
-        let guard = Guard::telling("a test", |_| panic!("in the telling"));
+        let guard = Guard::reporting("a test", |_| panic!("in the telling"));
         assert_eq!(guard.run(1, || panic!("first")), 1);
         assert_eq!(guard.run(2, || 3), 3);
         assert_eq!(guard.caught(), 1);

@@ -12,26 +12,26 @@ use crate::guard::Guard;
 use crate::sync::Mutex;
 
 /// Posts an error for every caps event at `pad` that it does not accept, once for the same caps of one stream.
-pub fn tell_refusals(pad: &gst::Pad) {
-    let told: Mutex<Option<gst::Caps>> = Mutex::new(None);
+pub fn report_refusals(pad: &gst::Pad) {
+    let reported: Mutex<Option<gst::Caps>> = Mutex::new(None);
     let guard = Guard::of("the probe on caps", pad.parent_element().as_ref());
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         if let Some(event) = info.event() {
-            guard.run((), || tell_refusal(pad, event, &told));
+            guard.run((), || report_refusal(pad, event, &reported));
         }
         gst::PadProbeReturn::Ok
     });
 }
 
-fn tell_refusal(pad: &gst::Pad, event: &gst::Event, told: &Mutex<Option<gst::Caps>>) {
+fn report_refusal(pad: &gst::Pad, event: &gst::Event, reported: &Mutex<Option<gst::Caps>>) {
     match event.view() {
-        gst::EventView::StreamStart(_) => *told.lock().unwrap() = None,
+        gst::EventView::StreamStart(_) => *reported.lock().unwrap() = None,
         // Every buffer brings caps again that were refused.
-        gst::EventView::Caps(event) if told.lock().unwrap().as_deref() != Some(event.caps()) => {
+        gst::EventView::Caps(event) if reported.lock().unwrap().as_deref() != Some(event.caps()) => {
             let caps = event.caps_owned();
             if !pad.query_accept_caps(&caps) {
                 post(pad, &caps);
-                *told.lock().unwrap() = Some(caps);
+                *reported.lock().unwrap() = Some(caps);
             }
         }
         _ => (),

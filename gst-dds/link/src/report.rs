@@ -175,11 +175,11 @@ mod tests {
             receiver(5, OURS),
             receiver(6, OURS),
         ];
-        let heard: Vec<_> = in_source_stats(&session(sources), OURS)
+        let found: Vec<_> = in_source_stats(&session(sources), OURS)
             .iter()
             .map(|r| r.ssrc)
             .collect();
-        assert_eq!(heard, [5, 6]);
+        assert_eq!(found, [5, 6]);
     }
 
     #[test]

@@ -58,11 +58,11 @@ impl Camera {
             Arc::<Mutex<Vec<Vec<u8>>>>::default(),
             Arc::<Mutex<Vec<Notice>>>::default(),
         );
-        let (taken, heard) = (packets.clone(), notices.clone());
+        let (taken, noted) = (packets.clone(), notices.clone());
         let end = CameraEnd::open(
             &setup(uri, key),
             Arc::new(move |packet| taken.lock().unwrap().push(packet.to_vec())),
-            Arc::new(move |notice| heard.lock().unwrap().push(notice)),
+            Arc::new(move |notice| noted.lock().unwrap().push(notice)),
         );
         Self {
             end: end.unwrap().unwrap(),
@@ -88,10 +88,10 @@ struct Server {
 impl Server {
     fn new(uri: impl Into<String>, key: &str) -> Self {
         let notices = Arc::<Mutex<Vec<Notice>>>::default();
-        let heard = notices.clone();
+        let noted = notices.clone();
         let end = ServerEnd::open(
             &setup(uri, key),
-            Arc::new(move |notice| heard.lock().unwrap().push(notice)),
+            Arc::new(move |notice| noted.lock().unwrap().push(notice)),
         );
         Self {
             end: end.unwrap().unwrap(),

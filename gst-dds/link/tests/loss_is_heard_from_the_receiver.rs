@@ -42,7 +42,7 @@ fn lose(pad: &gst::Pad, per_mille: u64) -> Arc<Road> {
 }
 
 /// What the camera heard until `reports` different reports had come.
-struct Heard {
+struct Received {
     reports: Vec<ReceiverReport>,
     /// Real loss on the road at the end, 0 to 1.
     real: f64,
@@ -52,7 +52,7 @@ struct Heard {
     camera: u32,
 }
 
-fn drive(per_mille: u64, reports: usize) -> Heard {
+fn drive(per_mille: u64, reports: usize) -> Received {
     gst::init().unwrap();
     let p = free_ports(3);
     // The MTU cuts raw pictures into many packets without the cost of an encoder. They leave the payloader in lists, which
@@ -109,7 +109,7 @@ fn drive(per_mille: u64, reports: usize) -> Heard {
     wait_for("the camera to attach", || {
         channel.refresh(&src, &(Arc::new(|_: bool, _: &[u8]| ()) as _)) == 1
     });
-    let mut heard: Vec<ReceiverReport> = Vec::new();
+    let mut received: Vec<ReceiverReport> = Vec::new();
     let mut stamps = HashSet::new();
     wait_for("reports", || {
         let now = channel.reports();
@@ -117,14 +117,14 @@ fn drive(per_mille: u64, reports: usize) -> Heard {
         for report in now {
             stamps.insert(report.stamp);
             // The same report read again is the same in all it says.
-            match heard.last() {
+            match received.last() {
                 Some(last) if last.stamp == report.stamp => assert_eq!(*last, report),
-                _ => heard.push(report),
+                _ => received.push(report),
             }
         }
-        heard.len() >= reports
+        received.len() >= reports
     });
-    assert_eq!(stamps.len(), heard.len(), "a report came back after another one");
+    assert_eq!(stamps.len(), received.len(), "a report came back after another one");
     let real = road.lost.load(Ordering::SeqCst) as f64 / road.sent.load(Ordering::SeqCst) as f64;
     let internal_ssrc = |pipeline| session(pipeline).property::<u32>("internal-ssrc");
     let receiver = internal_ssrc(&server);
@@ -133,8 +133,8 @@ fn drive(per_mille: u64, reports: usize) -> Heard {
     let camera_ssrc = caps.structure(0).unwrap().get("ssrc").unwrap();
     camera.set_state(gst::State::Null).unwrap();
     server.set_state(gst::State::Null).unwrap();
-    Heard {
-        reports: heard,
+    Received {
+        reports: received,
         real,
         receiver,
         camera: camera_ssrc,
@@ -143,31 +143,42 @@ fn drive(per_mille: u64, reports: usize) -> Heard {
 
 #[test]
 fn the_reported_loss_is_the_real_one() {
-    let heard = drive(200, 20);
-    let (first, last) = (heard.reports[2], heard.reports[heard.reports.len() - 1]);
-    let told = last.loss_since(&first).unwrap();
-    let mean = heard.reports[3..].iter().map(|r| r.fraction_lost).sum::<f64>() / (heard.reports.len() - 3) as f64;
-    println!("real {:.3}, cumulative {told:.3}, mean fraction {mean:.3}", heard.real);
-    assert!(heard.real > 0.1, "the road lost {}", heard.real);
-    assert!((told - heard.real).abs() < 0.05, "told {told}, real {}", heard.real);
-    assert!((mean - heard.real).abs() < 0.06, "mean {mean}, real {}", heard.real);
-    for report in &heard.reports {
-        assert_eq!((report.ssrc, report.media_ssrc), (heard.receiver, heard.camera));
+    let received = drive(200, 20);
+    let (first, last) = (received.reports[2], received.reports[received.reports.len() - 1]);
+    let reported = last.loss_since(&first).unwrap();
+    let mean = received.reports[3..].iter().map(|r| r.fraction_lost).sum::<f64>() / (received.reports.len() - 3) as f64;
+    println!(
+        "real {:.3}, cumulative {reported:.3}, mean fraction {mean:.3}",
+        received.real
+    );
+    assert!(received.real > 0.1, "the road lost {}", received.real);
+    assert!(
+        (reported - received.real).abs() < 0.05,
+        "told {reported}, real {}",
+        received.real
+    );
+    assert!(
+        (mean - received.real).abs() < 0.06,
+        "mean {mean}, real {}",
+        received.real
+    );
+    for report in &received.reports {
+        assert_eq!((report.ssrc, report.media_ssrc), (received.receiver, received.camera));
         assert!((0.0..1.0).contains(&report.fraction_lost));
         assert!((0.0..1_000.0).contains(&report.jitter_ms), "{report:?}");
     }
     // The way over loopback and back, and the threads at its ends.
-    let times: Vec<f64> = heard.reports.iter().filter_map(|r| r.round_trip_ms).collect();
+    let times: Vec<f64> = received.reports.iter().filter_map(|r| r.round_trip_ms).collect();
     assert!(!times.is_empty() && times.iter().all(|&t| t < 1_000.0), "{times:?}");
 }
 
 #[test]
 fn without_loss_none_is_reported() {
-    let heard = drive(0, 10);
-    let (first, last) = (heard.reports[0], heard.reports[heard.reports.len() - 1]);
-    assert_eq!(heard.real, 0.0);
+    let received = drive(0, 10);
+    let (first, last) = (received.reports[0], received.reports[received.reports.len() - 1]);
+    assert_eq!(received.real, 0.0);
     assert_eq!(last.loss_since(&first), Some(0.0));
-    for report in &heard.reports {
+    for report in &received.reports {
         assert_eq!(report.fraction_lost, 0.0, "{report:?}");
         assert!(report.packets_lost <= 0, "{report:?}");
     }

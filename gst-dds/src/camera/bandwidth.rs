@@ -21,7 +21,7 @@ pub(super) struct BandwidthControl {
 
 /// What a frame took of both parts.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Parts {
+pub(super) enum FrameSplit {
     /// One pass: the share of its regions, 0.0..=1.0, and the quantizer that a cap held it at; 0: none.
     Regions { share: f64, floor: u8 },
     /// Two passes.
@@ -89,17 +89,17 @@ impl BandwidthControl {
     }
 
     /// Takes what the planned frame has become; it is the newest of the window.
-    pub(super) fn coded(&mut self, bytes: usize, parts: Parts, window: &mut Window) {
+    pub(super) fn coded(&mut self, bytes: usize, split: FrameSplit, window: &mut Window) {
         let (before, now) = self.refined_bytes;
         self.refined_bytes.0 = now;
-        let (low, refined) = match parts {
-            Parts::Regions { share, floor } => {
+        let (low, refined) = match split {
+            FrameSplit::Regions { share, floor } => {
                 self.controller.held_at(floor);
                 // There is no second pass: the regions' part of the frame stands in its place.
                 let refined = ((bytes as f64 * share) as usize).min(bytes);
                 (bytes - refined, refined)
             }
-            Parts::Passes => {
+            FrameSplit::Passes => {
                 let refined = usize::try_from(now.saturating_sub(before)).unwrap_or(usize::MAX);
                 window.add(Account::Target, refined as f64);
                 (bytes, refined)

@@ -515,7 +515,7 @@ impl RateCap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Camera, CameraSettings, FramePlan, Geometry, RoiRequest, Source, StreamConfig};
+    use super::super::{Camera, CameraSettings, FramePlan, Geometry, RoiRequest, StreamConfig, Way};
     use super::*;
     use dds_protocol::feedback::{FeedbackState, Quality, Rect, Region, encode};
     use dds_protocol::serial::Serial16;
@@ -604,7 +604,7 @@ mod tests {
         /// Frames per second that really come.
         fps: u64,
         /// Whether the cap is told of IDR pictures beforehand.
-        told: bool,
+        key_frames_expected: bool,
     }
 
     impl Default for Scene {
@@ -617,7 +617,7 @@ mod tests {
                 frames: 300,
                 halving_qp: 4.0,
                 fps: FPS,
-                told: true,
+                key_frames_expected: true,
             }
         }
     }
@@ -662,11 +662,11 @@ mod tests {
                         regions: (self.regions)(frame),
                     };
                     for packet in encode(&state).packets {
-                        camera.push_feedback(now, Source::Pad, &packet);
+                        camera.push_feedback(now, Way::Pad, &packet);
                     }
                 }
                 let idr = (self.idr)(frame);
-                let plan = camera.begin_frame(now, frame, idr && self.told, &[]);
+                let plan = camera.begin_frame(now, frame, idr && self.key_frames_expected, &[]);
                 let finest = plan
                     .offsets
                     .and_then(|offsets| offsets.iter().min().copied())
@@ -795,7 +795,7 @@ mod tests {
     fn idr_pictures_that_nobody_announced_are_survived() {
         let scene = Scene {
             idr: |frame| frame % 25 == 0,
-            told: false,
+            key_frames_expected: false,
             kbps: |_| 500,
             ..Scene::default()
         };

@@ -307,11 +307,11 @@ impl Table {
         let Some(before) = self.before.replace(now) else {
             return;
         };
-        let (said, believed) = (now.bits - before.bits, now.units - before.units);
-        if believed.abs() < STEP_SEEN {
+        let (actual, predicted) = (now.bits - before.bits, now.units - before.units);
+        if predicted.abs() < STEP_SEEN {
             return;
         }
-        let factor = (1.0 + STEP_LEARNED * (said / believed - 1.0)).clamp(0.8, 1.25);
+        let factor = (1.0 + STEP_LEARNED * (actual / predicted - 1.0)).clamp(0.8, 1.25);
         let (from, to) = (before.qp.min(qp).floor() as usize, before.qp.max(qp).ceil() as usize);
         for step in &mut self.steps[from.min(QPS - 1)..to.min(QPS - 1)] {
             *step = (*step * factor).clamp(STEP_MIN, STEP_MAX);
@@ -903,7 +903,7 @@ mod tests {
         /// What the coarsest configuration would have taken.
         least: Vec<f64>,
         most: Vec<f64>,
-        knobs: Vec<OperatingPoint>,
+        points: Vec<OperatingPoint>,
         estimate: Estimate,
     }
 
@@ -919,19 +919,19 @@ mod tests {
                 bytes: vec![],
                 least: vec![],
                 most: vec![],
-                knobs: vec![],
+                points: vec![],
                 estimate: controller.estimate(),
             };
             for frame in 0..frames {
                 let now = (frame * 1_000_000_000 / FPS) as u64;
                 controller.set_target(target(frame));
                 let begins = frame == 0 || self.segments && frame % 15 == 0;
-                let knobs = controller.plan(now, begins);
+                let point = controller.plan(now, begins);
                 let idr = begins
                     || run
-                        .knobs
+                        .points
                         .last()
-                        .is_some_and(|last: &OperatingPoint| last.low_scale_index != knobs.low_scale_index);
+                        .is_some_and(|last: &OperatingPoint| last.low_scale_index != point.low_scale_index);
                 let (slow, half) = (1.0 / FPS as f64, (2.0 / FPS as f64).sqrt());
                 drift += -slow * drift + half * self.drift * noise.gauss();
                 wander += -slow * wander + half * noise.gauss();
@@ -942,9 +942,9 @@ mod tests {
                     let noise = f64::exp(self.noise * noise.gauss() - 0.5 * self.noise * self.noise);
                     content * ((reference - f64::from(qp)) / halving).exp2() * noise
                 };
-                let low = size(36.0, knobs.low_qp, self.halving.0)
+                let low = size(36.0, point.low_qp, self.halving.0)
                     * (1.0 - share)
-                    * scales[knobs.low_scale_index].powf(1.7)
+                    * scales[point.low_scale_index].powf(1.7)
                     * if idr { self.idr } else { 1.0 }
                     + 15.0;
                 let trailing = frame + self.delay;
@@ -954,7 +954,7 @@ mod tests {
                     trailing
                 };
                 let coarser = |reference: f64, qp: u8, halving: f64| ((f64::from(qp) - reference) / halving).exp2();
-                let (arriving, qp) = (&mut refine[at], if self.stale { knobs.high_qp } else { 26 });
+                let (arriving, qp) = (&mut refine[at], if self.stale { point.high_qp } else { 26 });
                 *arriving += size(26.0, qp, self.halving.1)
                     * share
                     * if self.segments && frame % 15 == 0 {
@@ -963,11 +963,11 @@ mod tests {
                         1.0
                     };
                 if !self.stale {
-                    refine[frame] *= coarser(26.0, knobs.high_qp, self.halving.1).recip();
+                    refine[frame] *= coarser(26.0, point.high_qp, self.halving.1).recip();
                 }
                 let at = |low_qp, high_qp| {
-                    low * coarser(low_qp, knobs.low_qp, self.halving.0)
-                        + refine[frame] * coarser(high_qp, knobs.high_qp, self.halving.1)
+                    low * coarser(low_qp, point.low_qp, self.halving.0)
+                        + refine[frame] * coarser(high_qp, point.high_qp, self.halving.1)
                 };
                 run.least.push(at(51.0, 49.0));
                 run.most.push(at(20.0, 18.0));
@@ -975,7 +975,7 @@ mod tests {
                 controller.on_frame(now, low, refine);
                 run.targets.push(f64::from(target(frame)) * 125.0);
                 run.bytes.push((low + refine) as f64);
-                run.knobs.push(knobs);
+                run.points.push(point);
             }
             run.estimate = controller.estimate();
             run
@@ -1021,7 +1021,7 @@ mod tests {
                 .fold(0.0, f64::max)
         }
 
-        /// Mean use of the target in the control windows from one frame to another in which the knobs can reach it.
+        /// Mean use of the target in the control windows from one frame to another in which an operating point can reach it.
         fn mean(&self, from: usize, to: usize) -> Option<f64> {
             let (mut bytes, mut targets) = (0.0, 0.0);
             for (at, target) in self.seconds() {
@@ -1173,11 +1173,11 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_scene_takes_the_finest_knobs_and_saves_nothing_up() {
+    fn a_quiet_scene_takes_the_finest_operating_point_and_saves_nothing_up() {
         for mut plant in plants() {
             plant.scene = |frame| if frame < 10 * FPS { 0.01 } else { 1.0 };
             let run = plant.run(ControllerSettings::default(), 20 * FPS, |_| 900);
-            assert_eq!((run.knobs[9 * FPS].low_qp, run.knobs[9 * FPS].high_qp), (20, 18));
+            assert_eq!((run.points[9 * FPS].low_qp, run.points[9 * FPS].high_qp), (20, 18));
             for (from, target) in run.seconds().filter(|(from, _)| *from >= 11 * FPS) {
                 let second = Run::second(&run.bytes, from, target);
                 assert!(second <= EXCESS, "{second} from {from} {plant:?}");
@@ -1193,12 +1193,12 @@ mod tests {
             if (90..180).contains(&frame) { 300 } else { 0 }
         });
         assert!(
-            run.knobs[..90]
+            run.points[..90]
                 .iter()
-                .chain(&run.knobs[180..])
-                .all(|knobs| *knobs == reference)
+                .chain(&run.points[180..])
+                .all(|point| *point == reference)
         );
-        assert!(run.knobs[90].low_qp > 40, "{:?}", run.knobs[90]);
+        assert!(run.points[90].low_qp > 40, "{:?}", run.points[90]);
         let second = Run::second(&run.bytes, 90, 300.0 * 125.0);
         assert!((0.8..EXCESS).contains(&second), "{second}");
     }
@@ -1215,17 +1215,17 @@ mod tests {
                 _ => 3000,
             });
             let changes = run
-                .knobs
+                .points
                 .windows(2)
                 .filter(|pair| pair[0].low_scale_index != pair[1].low_scale_index);
             let changes = changes.count();
-            let reached = run.knobs[20 * FPS..40 * FPS]
+            let reached = run.points[20 * FPS..40 * FPS]
                 .iter()
-                .map(|knobs| knobs.low_scale_index)
+                .map(|point| point.low_scale_index)
                 .max();
             assert!(changes <= 8, "{changes} {plant:?}");
             assert!(reached > Some(0), "{plant:?}");
-            assert_eq!(run.knobs[60 * FPS - 1].low_scale_index, 0, "{plant:?}");
+            assert_eq!(run.points[60 * FPS - 1].low_scale_index, 0, "{plant:?}");
             within(&plant, "scales", &run, 0.9);
         }
     }
@@ -1241,8 +1241,8 @@ mod tests {
         let run = plant.run(ControllerSettings::default(), 20 * FPS, |_| 900);
         let mean = run.mean(5 * FPS, 20 * FPS).unwrap_or(0.0);
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
-        let mut used: Vec<_> = run.knobs[5 * FPS..].to_vec();
-        used.sort_by_key(|knobs| (knobs.low_qp, knobs.high_qp));
+        let mut used: Vec<_> = run.points[5 * FPS..].to_vec();
+        used.sort_by_key(|point| (point.low_qp, point.high_qp));
         used.dedup();
         assert!((2..=3).contains(&used.len()), "{used:?}");
     }
@@ -1309,8 +1309,8 @@ mod tests {
             let mut bytes: Vec<usize> = vec![];
             for frame in 0..20 * fps {
                 let now = frame * 1_000_000_000 / fps;
-                let knobs = controller.plan(now, frame == 0);
-                let weight = ((36.0 - f64::from(knobs.low_qp)) / 5.0).exp2();
+                let point = controller.plan(now, frame == 0);
+                let weight = ((36.0 - f64::from(point.low_qp)) / 5.0).exp2();
                 let size = 125_000.0 / fps as f64 * weight * f64::exp(0.15 * noise.gauss());
                 controller.on_frame(now, size as usize, 0);
                 bytes.push(size as usize);
@@ -1348,9 +1348,9 @@ mod tests {
                     3 => controller.on_frame(0, 0, 0),
                     _ => now = now.saturating_add(random(1e8) as u64),
                 }
-                let knobs = controller.plan(now, random(9.0) == 0);
-                assert!((20..=51).contains(&knobs.low_qp) && (18..=knobs.low_qp - 2).contains(&knobs.high_qp));
-                assert!(knobs.low_scale_index < 3);
+                let point = controller.plan(now, random(9.0) == 0);
+                assert!((20..=51).contains(&point.low_qp) && (18..=point.low_qp - 2).contains(&point.high_qp));
+                assert!(point.low_scale_index < 3);
                 let estimate = controller.estimate();
                 assert!(
                     estimate.base_kbps.is_finite() && estimate.multiplier.is_finite(),

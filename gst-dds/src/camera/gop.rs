@@ -22,7 +22,7 @@ pub(super) struct Gop {
 
 /// What a frame is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct FrameKind {
     /// It has to be a key frame.
     pub forced: bool,
     /// It is going to be one.
@@ -50,7 +50,7 @@ impl Gop {
     }
 
     /// Begins a frame: `asked` for as a key frame, which is due where the last one is older than `after_ns`.
-    pub(super) fn begin(&mut self, now: u64, frame: u64, asked: bool, after_ns: Option<u64>) -> Kind {
+    pub(super) fn begin(&mut self, now: u64, frame: u64, asked: bool, after_ns: Option<u64>) -> FrameKind {
         let overdue = after_ns.is_some_and(|after| now.saturating_sub(self.last_idr_ns) >= after);
         let segment = (self.segment_length > 0).then(|| {
             let (number, length) = (frame - *self.first.get_or_insert(frame), u64::from(self.segment_length));
@@ -64,7 +64,7 @@ impl Gop {
         let starts = index.is_some() && self.last_segment != index;
         self.last_segment = index;
         let forced = asked || overdue || self.force || starts;
-        Kind {
+        FrameKind {
             forced,
             expected: forced || self.since_idr + 1 >= self.most,
             segment,

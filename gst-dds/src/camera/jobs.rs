@@ -163,7 +163,7 @@ pub struct Jobs<F, S> {
     /// Segment last pushed, and up to where something or its absence was pushed.
     until: Option<(S, u64)>,
     /// That nobody takes refinements has been told.
-    told: bool,
+    nobody_reported: bool,
     stats: RefineStats,
 }
 
@@ -185,7 +185,7 @@ impl<F, S> Default for Jobs<F, S> {
             budget: 0,
             spent: VecDeque::new(),
             until: None,
-            told: false,
+            nobody_reported: false,
             stats: RefineStats::default(),
         }
     }
@@ -276,7 +276,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
                 }
             };
             // Requests that come behind the end of the stream are nobody's mistake.
-            asked.nobody |= refusal == Refusal::NoPad && !linked && !std::mem::replace(&mut self.told, true);
+            asked.nobody |= refusal == Refusal::NoPad && !linked && !std::mem::replace(&mut self.nobody_reported, true);
             asked.refused.push((frame, refusal));
             requests.refuse(frame, refusal);
         }

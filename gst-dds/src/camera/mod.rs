@@ -10,7 +10,7 @@
 //! # One frame
 //!
 //! ```text
-//! FeedbackReceiver::deliver(source, packet)*   any number of times, from any way and thread
+//! FeedbackReceiver::deliver(way, packet)*   any number of times, from any way and thread
 //! StreamPlanner::plan(capture, heard)          -> Plan: skip it, or code it so: base quantizer, offset per macroblock,
 //!                                              VBV, size, key frame, notice
 //!   ... encode ...
@@ -29,7 +29,7 @@
 //! 4. Differences to the base are even (odd ones are rounded towards finer), because x264 codes a macroblock whose
 //!    quantizer differs by one from its neighbour's with the neighbour's quantizer. Quantizers stay within 1..=51.
 //! 5. Regions finer than the base share [`CameraSettings::max_region_area`]: input regions first, then feedback, way by way in the
-//!    order of [`Source`] and within one in the order of its value. A region whose new macroblocks do not fit is left out whole and counted; smaller ones after it
+//!    order of [`Way`] and within one in the order of its value. A region whose new macroblocks do not fit is left out whole and counted; smaller ones after it
 //!    still get their turn.
 //!
 //! Each way that feedback comes by has its own generations: the newest complete one of each way acts until that way brings
@@ -69,7 +69,9 @@ pub use loss::LossEstimator;
 pub use pace::Pace;
 pub use planner::{StreamConfig, StreamPlanner};
 pub use qpmap::QpMap;
-pub use receiver::{Delivery, FeedbackReceiver, Heard, Liveness, Outcome, Reading, Source, State, Way, Ways};
+pub use receiver::{
+    Delivery, FeedbackReceiver, FeedbackUpdate, Liveness, Outcome, Reading, ReceivedState, Way, WayUpdate, Ways,
+};
 pub use requests::{RefineCounts, Refusal, Request, Requests};
 pub use single::Camera;
 pub use stats::{DelayStats, FeedbackStats, RegionStats, Stats};

@@ -40,7 +40,7 @@ pub struct Pace {
     /// Distance that encoders take for granted.
     assumed_ns: f64,
     /// Whether that is what caps tell.
-    told: bool,
+    declared: bool,
     /// Distance in force, where it is another one.
     measured_ns: Option<f64>,
     /// Some interval was as the rate in force says.
@@ -55,10 +55,10 @@ pub struct Pace {
 
 impl Pace {
     /// Of an encoder opened for so many pictures a second; `told`: by caps.
-    pub fn new(assumed_rate: f64, told: bool) -> Self {
+    pub fn new(assumed_rate: f64, declared: bool) -> Self {
         Self {
             assumed_ns: 1e9 / assumed_rate,
-            told,
+            declared,
             measured_ns: None,
             confirmed: false,
             last: None,
@@ -70,7 +70,7 @@ impl Pace {
 
     /// Whether both are of encoders opened for the same rate.
     pub fn assumes_as(&self, other: &Self) -> bool {
-        (self.assumed_ns, self.told) == (other.assumed_ns, other.told)
+        (self.assumed_ns, self.declared) == (other.assumed_ns, other.declared)
     }
 
     /// The distance in force in nanoseconds.
@@ -80,7 +80,7 @@ impl Pace {
 
     /// The same where it is known: told by caps, or measured.
     pub fn known_interval_ns(&self) -> Option<f64> {
-        self.measured_ns.or(self.told.then_some(self.assumed_ns))
+        self.measured_ns.or(self.declared.then_some(self.assumed_ns))
     }
 
     /// The distance in force as a factor of the assumed one: 1 exactly where that is right.
@@ -130,13 +130,13 @@ impl Pace {
             return;
         }
         // A run that is about to tell another rate says more than a mean of both.
-        if self.told && self.run_begins() {
+        if self.declared && self.run_begins() {
             return;
         }
-        let begun = self.window.len() >= WINDOW_PICTURES && (self.span_ns >= ENOUGH_NS || !self.told);
+        let begun = self.window.len() >= WINDOW_PICTURES && (self.span_ns >= ENOUGH_NS || !self.declared);
         // Where the window begins and ends among late and early pictures is no matter of the rate.
         let longest = self.window.iter().copied().fold(0.0, f64::max);
-        if begun && off > longest || !begun && !self.told {
+        if begun && off > longest || !begun && !self.declared {
             self.set(mean);
         }
     }
@@ -172,8 +172,8 @@ impl Pace {
     }
 
     fn set(&mut self, interval_ns: f64) {
-        let as_told = self.told && !differ(interval_ns, self.assumed_ns, DRIFT);
-        self.measured_ns = (!as_told).then(|| interval_ns.clamp(RANGE_NS.0, RANGE_NS.1));
+        let as_declared = self.declared && !differ(interval_ns, self.assumed_ns, DRIFT);
+        self.measured_ns = (!as_declared).then(|| interval_ns.clamp(RANGE_NS.0, RANGE_NS.1));
     }
 }
 
@@ -299,14 +299,14 @@ mod tests {
 
     #[test]
     fn a_gap_is_no_rate() {
-        for told in [true, false] {
-            let mut pace = Pace::new(30.0, told);
+        for declared in [true, false] {
+            let mut pace = Pace::new(30.0, declared);
             near(scale(&mut pace, constant(30, 5)), 1.0);
             for gap in 1..5 {
                 near(scale(&mut pace, constant(30, 5).map(|at| gap * 10_000 + at)), 1.0);
             }
             near(scale(&mut pace, [60_000, 65_000, 65_033, 65_066]), 1.0);
-            assert!(!told || !pace.is_measured());
+            assert!(!declared || !pace.is_measured());
         }
     }
 

@@ -6,14 +6,14 @@ use dds_protocol::feedback::FeedbackState;
 
 use crate::vbv::Vbv;
 
-use super::bandwidth::{BandwidthControl, Parts};
+use super::bandwidth::{BandwidthControl, FrameSplit};
 use super::cap::RateCap;
 use super::clock::Clock;
 use super::controller::{ControllerSettings, OperatingPoint};
-use super::gop::{Gop, Kind};
+use super::gop::{FrameKind, Gop};
 use super::pace::Pace;
 use super::qpmap::{Added, QpMap};
-use super::receiver::{Heard, Liveness, Source, State};
+use super::receiver::{FeedbackUpdate, Liveness, ReceivedState, Way};
 use super::regions::RegionStore;
 use super::stats::{RegionStats, Stats};
 use super::types::{
@@ -116,8 +116,8 @@ pub struct StreamPlanner {
     wanted_scale: usize,
     gop: Gop,
     bandwidth: BandwidthControl,
-    /// By [`Source`].
-    regions: [RegionStore; Source::COUNT],
+    /// By [`Way`].
+    regions: [RegionStore; Way::COUNT],
     map: QpMap,
     cap: RateCap,
     /// What the cap asked of the last frame.
@@ -227,11 +227,15 @@ impl StreamPlanner {
         self.bandwidth.report(now, loss, jitter_ms, highest_seq);
     }
 
-    /// Decides what becomes of a captured picture. `heard` is asked for what feedback says, by time and number of the frame
+    /// Decides what becomes of a captured picture. `feedback` is asked for what feedback says, by time and number of the frame
     /// ([`FeedbackReceiver::begin_frame`](super::FeedbackReceiver::begin_frame)), where it is coded.
     ///
     /// At most one feedback state of each way begins to act: the newest complete one.
-    pub fn plan(&mut self, capture: &Capture<'_>, heard: impl FnOnce(&CameraSettings, u64, u64) -> Heard) -> Plan<'_> {
+    pub fn plan(
+        &mut self,
+        capture: &Capture<'_>,
+        feedback: impl FnOnce(&CameraSettings, u64, u64) -> FeedbackUpdate,
+    ) -> Plan<'_> {
         if self.wanted_scale != self.config.scale {
             return Plan::Reopen {
                 scale: self.wanted_scale,
@@ -249,14 +253,14 @@ impl StreamPlanner {
         self.window.begin(now, self.settings.frame_rate);
         self.choose_quantizers(now, kind, capture.refined_bytes);
 
-        let heard = heard(&self.in_force, now, frame);
-        let applied = self.apply(now, frame, &heard);
-        let mode = self.mode(first, heard.liveness);
+        let update = feedback(&self.in_force, now, frame);
+        let applied = self.apply(now, frame, &update);
+        let mode = self.mode(first, update.liveness);
         let base_qp = match mode {
             FrameMode::First | FrameMode::Steered | FrameMode::Unsteered => self.in_force.background_qp,
             FrameMode::Fallback => self.in_force.fallback_qp,
         };
-        self.paint(now, frame, base_qp, mode, &heard, capture.rois);
+        self.paint(now, frame, base_qp, mode, &update, capture.rois);
         let vbv = self.bound(now, kind.expected, first, mode);
         let interval = self.config.interval();
         let (base_qp, offsets) = self.map.limit(self.floor);
@@ -272,7 +276,7 @@ impl StreamPlanner {
             key_frame: kind.forced,
             segment: kind.segment,
             applied,
-            notice: heard.notice,
+            notice: update.notice,
             mode,
         })
     }
@@ -295,7 +299,7 @@ impl StreamPlanner {
     }
 
     /// Brings the settings in force: with a bandwidth nothing is coded finer than it allows, with or without a server.
-    fn choose_quantizers(&mut self, now: u64, kind: Kind, refined_bytes: u64) {
+    fn choose_quantizers(&mut self, now: u64, kind: FrameKind, refined_bytes: u64) {
         self.in_force = self.settings;
         let idr = kind.expected;
         let bandwidth = self.settings.bandwidth;
@@ -322,13 +326,13 @@ impl StreamPlanner {
     }
 
     /// Puts the newest state of each way in the place of that before it. The newest of all, by its frame, is told.
-    fn apply(&mut self, now: u64, frame: u64, heard: &Heard) -> Option<Applied> {
+    fn apply(&mut self, now: u64, frame: u64, update: &FeedbackUpdate) -> Option<Applied> {
         let mut newest: Option<Applied> = None;
-        for (place, way) in heard.ways.iter().enumerate() {
+        for (place, way) in update.ways.iter().enumerate() {
             if way.ended {
                 self.regions[place].clear();
             }
-            let Some(State { feedback, news }) = &way.state else {
+            let Some(ReceivedState { feedback, news }) = &way.state else {
                 continue;
             };
             self.regions[place].apply(now, frame, feedback, *news);
@@ -362,7 +366,15 @@ impl StreamPlanner {
     }
 
     /// Paints the map of a frame: regions of the video first, then those of feedback, way by way.
-    fn paint(&mut self, now: u64, frame: u64, base_qp: u8, mode: FrameMode, heard: &Heard, rois: &[RoiRequest]) {
+    fn paint(
+        &mut self,
+        now: u64,
+        frame: u64,
+        base_qp: u8,
+        mode: FrameMode,
+        update: &FeedbackUpdate,
+        rois: &[RoiRequest],
+    ) {
         self.map.begin(base_qp, self.in_force.max_region_area);
         if self.in_force.steered {
             self.paint_rois(base_qp, rois);
@@ -372,7 +384,7 @@ impl StreamPlanner {
         }
         if mode == FrameMode::Steered {
             self.map.begin_feedback();
-            for (way, regions) in heard.ways.iter().zip(&mut self.regions) {
+            for (way, regions) in update.ways.iter().zip(&mut self.regions) {
                 if !way.rests {
                     regions.paint(now, frame, &self.in_force, &mut self.map, &mut self.region_stats);
                 }
@@ -410,15 +422,15 @@ impl StreamPlanner {
         self.stats.bytes += coded_bytes as u64;
         self.gop.end(now, idr);
         self.cap.coded(coded_bytes, idr, &mut self.window, &mut self.stats);
-        let parts = if self.config.two_passes {
-            Parts::Passes
+        let split = if self.config.two_passes {
+            FrameSplit::Passes
         } else {
-            Parts::Regions {
+            FrameSplit::Regions {
                 share: self.map.region_share(),
                 floor: self.floor,
             }
         };
-        self.bandwidth.coded(coded_bytes, parts, &mut self.window);
+        self.bandwidth.coded(coded_bytes, split, &mut self.window);
     }
 
     /// Everything that happened since [`Self::new`].
@@ -506,8 +518,8 @@ mod tests {
         }
     }
 
-    fn nobody(_: &CameraSettings, _: u64, _: u64) -> Heard {
-        Heard::default()
+    fn nobody(_: &CameraSettings, _: u64, _: u64) -> FeedbackUpdate {
+        FeedbackUpdate::default()
     }
 
     fn with_bandwidth(max_kbps: u32) -> CameraSettings {
@@ -543,8 +555,8 @@ mod tests {
             late: true,
             ..capture(3)
         };
-        let heard = |_: &CameraSettings, _: u64, _: u64| panic!("feedback is for frames that are coded");
-        assert_eq!(planner.plan(&late, heard), Plan::Skip(Skip::Late));
+        let feedback = |_: &CameraSettings, _: u64, _: u64| panic!("feedback is for frames that are coded");
+        assert_eq!(planner.plan(&late, feedback), Plan::Skip(Skip::Late));
         assert_eq!((planner.stats().frames_late, planner.stats().frames), (1, 3));
         assert_eq!(planner.now(), 2 * FRAME_NS);
     }

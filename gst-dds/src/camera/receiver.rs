@@ -4,18 +4,18 @@
 //! out. Nobody else parses packets, counts them or judges silence.
 //!
 //! ```text
-//! deliver(source, packet)     from any thread: turned away, kept for the next frame, or read at once
-//! begin_frame(now, frame)     -> Heard: liveness, and what each way has brought since the last frame
-//! take(source)                -> the newest state of a way, where packets are read at once
+//! deliver(way, packet)     from any thread: turned away, kept for the next frame, or read at once
+//! begin_frame(now, frame)     -> FeedbackUpdate: liveness, and what each way has brought since the last frame
+//! take(way)                -> the newest state of a way, where packets are read at once
 //! ```
 //!
-//! In one pass packets wait for the next frame ([`Reading::WithFrames`]), in the order of [`Source`]: equal video with equal
+//! In one pass packets wait for the next frame ([`Reading::WithFrames`]), in the order of [`Way`]: equal video with equal
 //! feedback between the same frames gives equal streams, whichever way was quicker. In two passes feedback names frames of
 //! the past and is read as it comes ([`Reading::AtOnce`]).
 //!
 //! How much is parsed is bounded for each way. One server may send the same by two ways. What one has brought is no news by
 //! the other, but kept: that way steers alone when the first falls silent. While both live, the slower one's regions would
-//! stay on behind newer ones; so a way whose states have been seen on one before it in the order of [`Source`] rests while
+//! stay on behind newer ones; so a way whose states have been seen on one before it in the order of [`Way`] rests while
 //! that one is ahead. Not the other way round: what nothing vouches for never puts aside what came sealed.
 
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ const MOST_WAITING: usize = 256;
 /// The way a packet came. Ways are kept apart: each has its own rate limit, numbering and liveness, and its newest state
 /// acts beside those of the others. Their order here is that in which they share the area that regions may refine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum Way {
     /// Custom upstream event of a server in the same process.
     Event,
     /// Own channel (`feedback-uri`).
@@ -56,7 +56,7 @@ pub enum Source {
     Rtcp,
 }
 
-impl Source {
+impl Way {
     /// How many there are.
     pub const COUNT: usize = 5;
     /// All of them, in order.
@@ -109,8 +109,8 @@ pub enum Reading {
 /// Which ways are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
-    /// By [`Source`]: those that are not.
-    pub closed: [bool; Source::COUNT],
+    /// By [`Way`]: those that are not.
+    pub closed: [bool; Way::COUNT],
     /// It was not the user who closed them.
     pub automatic: bool,
 }
@@ -133,7 +133,7 @@ pub enum Delivery {
 
 /// A complete generation.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct ReceivedState {
     /// What it says.
     pub feedback: Arc<FeedbackState>,
     /// Not what another way has brought already.
@@ -154,24 +154,24 @@ pub enum Liveness {
 
 /// What a way has for a frame.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct WayUpdate {
     /// What it brought before has ended, because it is silent or a flush has thrown it away.
     pub ended: bool,
     /// The newest state since the last frame, in the place of the one before.
-    pub state: Option<State>,
+    pub state: Option<ReceivedState>,
     /// What it brought is overtaken by another way that brings the same.
     pub rests: bool,
 }
 
 /// What a frame hears of feedback.
 #[derive(Clone, Debug, Default)]
-pub struct Heard {
+pub struct FeedbackUpdate {
     /// Whether a server is there.
     pub liveness: Liveness,
     /// What the application should hear.
     pub notice: Option<Notice>,
-    /// By [`Source`].
-    pub ways: [Way; Source::COUNT],
+    /// By [`Way`].
+    pub ways: [WayUpdate; Way::COUNT],
 }
 
 /// What is known of one way.
@@ -184,7 +184,7 @@ struct Channel {
     credit_ns: u64,
     /// Packets that wait for the next frame.
     waiting: VecDeque<Box<[u8]>>,
-    pending: Option<State>,
+    pending: Option<ReceivedState>,
     /// What came before is thrown away.
     flushed: bool,
     /// The last usable generations, newest last.
@@ -264,11 +264,11 @@ pub struct FeedbackReceiver {
     reading: Reading,
     ways: Ways,
     /// That feedback came by a closed way has been told.
-    told: bool,
+    closed_way_reported: bool,
     settings: CameraSettings,
     clock: Clock,
-    /// By [`Source`]: a flood by one leaves the others as they are.
-    channels: [Channel; Source::COUNT],
+    /// By [`Way`]: a flood by one leaves the others as they are.
+    channels: [Channel; Way::COUNT],
     refilled_at: u64,
     newest_frame: Option<u64>,
     liveness: Liveness,
@@ -308,30 +308,30 @@ impl FeedbackReceiver {
     }
 
     /// Takes one bare feedback packet (no RTCP framing) from any thread. What is not for this stream costs no place.
-    pub fn deliver(&mut self, source: Source, packet: &[u8]) -> Delivery {
+    pub fn deliver(&mut self, way: Way, packet: &[u8]) -> Delivery {
         let Some(stream_id) = self.stream_id else {
-            return self.deliver_early(source, packet);
+            return self.deliver_early(way, packet);
         };
         let ours = turned_away(stream_id, packet, &mut self.stats).is_none();
-        if !ours || self.ways.closed[source as usize] {
-            return self.turn_away(source, ours);
+        if !ours || self.ways.closed[way as usize] {
+            return self.turn_away(way, ours);
         }
         match self.reading {
-            Reading::WithFrames => self.keep_waiting(source, packet),
-            Reading::AtOnce => Delivery::Read(self.push(self.clock.now(), source, packet)),
+            Reading::WithFrames => self.keep_waiting(way, packet),
+            Reading::AtOnce => Delivery::Read(self.push(self.clock.now(), way, packet)),
         }
     }
 
     /// Before there is a stream nobody can have feedback for it, but for one whose name is known in advance.
-    fn deliver_early(&mut self, source: Source, packet: &[u8]) -> Delivery {
-        if self.ways.closed[source as usize] {
-            return self.turn_away(source, true);
+    fn deliver_early(&mut self, way: Way, packet: &[u8]) -> Delivery {
+        if self.ways.closed[way as usize] {
+            return self.turn_away(way, true);
         }
-        self.keep_waiting(source, packet)
+        self.keep_waiting(way, packet)
     }
 
-    fn keep_waiting(&mut self, source: Source, packet: &[u8]) -> Delivery {
-        let waiting = &mut self.channels[source as usize].waiting;
+    fn keep_waiting(&mut self, way: Way, packet: &[u8]) -> Delivery {
+        let waiting = &mut self.channels[way as usize].waiting;
         if waiting.len() >= MOST_WAITING {
             waiting.pop_front();
             self.stats.waiting_dropped += 1;
@@ -342,13 +342,13 @@ impl FeedbackReceiver {
         Delivery::Waits
     }
 
-    fn turn_away(&mut self, source: Source, ours: bool) -> Delivery {
-        self.stats.arrived(source);
+    fn turn_away(&mut self, way: Way, ours: bool) -> Delivery {
+        self.stats.arrived(way);
         if !ours {
             return Delivery::TurnedAway;
         }
         self.stats.packets_way_closed += 1;
-        match std::mem::replace(&mut self.told, true) {
+        match std::mem::replace(&mut self.closed_way_reported, true) {
             false => Delivery::FirstByClosedWay {
                 automatic: self.ways.automatic,
             },
@@ -366,44 +366,44 @@ impl FeedbackReceiver {
     }
 
     /// Begins the frame of this number, which rises: reads what waits, and judges silence.
-    pub fn begin_frame(&mut self, now: u64, frame: u64) -> Heard {
+    pub fn begin_frame(&mut self, now: u64, frame: u64) -> FeedbackUpdate {
         let now = self.observe(now);
         self.read_waiting(now);
         self.newest_frame = Some(frame);
         let started = *self.started.get_or_insert(now);
         let notice = self.follow_liveness(now, started);
-        let mut heard = Heard {
+        let mut frame_update = FeedbackUpdate {
             liveness: self.liveness,
             notice,
-            ..Heard::default()
+            ..FeedbackUpdate::default()
         };
-        for source in Source::ALL {
-            let way = &mut heard.ways[source as usize];
-            way.ended = std::mem::take(&mut self.channels[source as usize].flushed);
-            if self.is_silent(now, source) {
-                self.drop_pending(source);
-                way.ended = true;
+        for way in Way::ALL {
+            let update = &mut frame_update.ways[way as usize];
+            update.ended = std::mem::take(&mut self.channels[way as usize].flushed);
+            if self.is_silent(now, way) {
+                self.drop_pending(way);
+                update.ended = true;
             }
             if self.reading == Reading::WithFrames {
-                way.state = self.take(source);
+                update.state = self.take(way);
             }
-            way.rests = self.rests(source, now);
+            update.rests = self.rests(way, now);
         }
-        heard
+        frame_update
     }
 
     fn read_waiting(&mut self, now: u64) {
-        for source in Source::ALL {
-            while let Some(packet) = self.channels[source as usize].waiting.pop_front() {
-                self.push(now, source, &packet);
+        for way in Way::ALL {
+            while let Some(packet) = self.channels[way as usize].waiting.pop_front() {
+                self.push(now, way, &packet);
             }
         }
     }
 
     /// Reads one packet.
-    pub(super) fn push(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
+    pub(super) fn push(&mut self, now: u64, way: Way, packet: &[u8]) -> Outcome {
         let now = self.observe(now);
-        self.stats.arrived(source);
+        self.stats.arrived(way);
         if !self.settings.steered {
             self.stats.packets_refused += 1;
             return Outcome::Refused;
@@ -414,7 +414,7 @@ impl FeedbackReceiver {
             return outcome;
         }
         self.refill(now);
-        let (channel, stats) = (&mut self.channels[source as usize], &mut self.stats);
+        let (channel, stats) = (&mut self.channels[way as usize], &mut self.stats);
         if !channel.take_token(self.settings.frame_rate) {
             stats.packets_rate_limited += 1;
             return Outcome::RateLimited;
@@ -423,7 +423,7 @@ impl FeedbackReceiver {
         let assembled = channel.assembler.push(packet);
         channel.count_rest(stats);
         match assembled {
-            Assembled::Complete(state) => self.keep(now, source, state),
+            Assembled::Complete(state) => self.keep(now, way, state),
             Assembled::Partial => {
                 stats.packets_partial += 1;
                 Outcome::Partial
@@ -447,13 +447,13 @@ impl FeedbackReceiver {
         }
     }
 
-    fn keep(&mut self, now: u64, source: Source, state: FeedbackState) -> Outcome {
+    fn keep(&mut self, now: u64, way: Way, state: FeedbackState) -> Outcome {
         if self.newest_frame.is_none_or(|newest| state.frame > newest) {
             self.stats.packets_complete += 1;
             self.stats.generations_future += 1;
             return Outcome::Future { frame: state.frame };
         }
-        let (feedback, own) = (Arc::new(state), source as usize);
+        let (feedback, own) = (Arc::new(state), way as usize);
         let news = self.is_news(own, &feedback);
         let channel = &mut self.channels[own];
         channel.last_complete = Some(now);
@@ -476,7 +476,7 @@ impl FeedbackReceiver {
             self.stats.packets_duplicate += 1;
             Outcome::Duplicate
         };
-        let replaced = channel.pending.replace(State { feedback, news });
+        let replaced = channel.pending.replace(ReceivedState { feedback, news });
         self.stats.generations_superseded += u64::from(replaced.is_some_and(|state| state.news));
         outcome
     }
@@ -484,7 +484,7 @@ impl FeedbackReceiver {
     /// Whether no other way has brought a state, and which one this way follows.
     fn is_news(&mut self, own: usize, state: &Arc<FeedbackState>) -> bool {
         let mut news = true;
-        for other in (0..Source::COUNT).filter(|other| *other != own) {
+        for other in (0..Way::COUNT).filter(|other| *other != own) {
             let (first, second) = (own.min(other), own.max(other));
             let is_ahead = |newest: &Arc<FeedbackState>| newest.generation.is_newer_than(state.generation);
             if self.channels[other].recent.contains(state) {
@@ -510,8 +510,8 @@ impl FeedbackReceiver {
     }
 
     /// The newest complete generation of a way since the last call, which counts as applied.
-    pub fn take(&mut self, source: Source) -> Option<State> {
-        let state = self.channels[source as usize].pending.take()?;
+    pub fn take(&mut self, way: Way) -> Option<ReceivedState> {
+        let state = self.channels[way as usize].pending.take()?;
         if state.news {
             self.stats.generations_applied += 1;
             self.stats.generation_last = u64::from(state.feedback.generation.0);
@@ -522,16 +522,16 @@ impl FeedbackReceiver {
 
     /// Throws away what waits and what was in force, for a flushing seek: what the server found lies in other pictures.
     pub fn flush(&mut self) {
-        for source in Source::ALL {
-            self.drop_pending(source);
-            let channel = &mut self.channels[source as usize];
+        for way in Way::ALL {
+            self.drop_pending(way);
+            let channel = &mut self.channels[way as usize];
             channel.waiting.clear();
             channel.flushed = true;
         }
     }
 
-    fn drop_pending(&mut self, source: Source) {
-        let waited = self.channels[source as usize].pending.take();
+    fn drop_pending(&mut self, way: Way) {
+        let waited = self.channels[way as usize].pending.take();
         self.stats.generations_outdated += u64::from(waited.is_some_and(|state| state.news));
     }
 
@@ -546,8 +546,8 @@ impl FeedbackReceiver {
     }
 
     /// Whether a way brought something and has been silent for the timeout.
-    fn is_silent(&self, now: u64, source: Source) -> bool {
-        let last = self.channels[source as usize].last_complete;
+    fn is_silent(&self, now: u64, way: Way) -> bool {
+        let last = self.channels[way as usize].last_complete;
         self.settings.steered && last.is_some_and(|at| self.is_over(now.saturating_sub(at)))
     }
 
@@ -557,8 +557,8 @@ impl FeedbackReceiver {
     }
 
     /// Whether what came by this way has been replaced by another that brings the same and still lives.
-    fn rests(&self, source: Source, now: u64) -> bool {
-        let own = &self.channels[source as usize];
+    fn rests(&self, way: Way, now: u64) -> bool {
+        let own = &self.channels[way as usize];
         let Some(other) = own.follows.map(|other| &self.channels[other]) else {
             return false;
         };
@@ -572,8 +572,8 @@ impl FeedbackReceiver {
         if !self.settings.steered {
             return None;
         }
-        let heard = self.last_complete();
-        let silence_ns = now.saturating_sub(heard.unwrap_or(started));
+        let last = self.last_complete();
+        let silence_ns = now.saturating_sub(last.unwrap_or(started));
         match (self.liveness, self.is_over(silence_ns)) {
             (Liveness::Waiting | Liveness::Up, true) => {
                 self.liveness = Liveness::Lost;
@@ -581,17 +581,17 @@ impl FeedbackReceiver {
                 self.stats.feedback_lost += 1;
                 Some(Notice::FeedbackLost {
                     silence_ns,
-                    never: heard.is_none(),
+                    never: last.is_none(),
                 })
             }
-            (Liveness::Lost, false) if heard.is_some() => {
+            (Liveness::Lost, false) if last.is_some() => {
                 self.liveness = Liveness::Up;
                 self.stats.feedback_recovered += 1;
                 Some(Notice::FeedbackRecovered {
                     silence_ns: now.saturating_sub(self.lost_since),
                 })
             }
-            (Liveness::Waiting, false) if heard.is_some() => {
+            (Liveness::Waiting, false) if last.is_some() => {
                 self.liveness = Liveness::Up;
                 Some(Notice::FeedbackStarted)
             }
@@ -685,20 +685,20 @@ mod tests {
         }
 
         fn push(&mut self, now: u64, packet: &[u8]) -> Outcome {
-            self.push_by(now, Source::Pad, packet)
+            self.push_by(now, Way::Pad, packet)
         }
 
-        fn push_by(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
+        fn push_by(&mut self, now: u64, way: Way, packet: &[u8]) -> Outcome {
             self.receiver.set_settings(self.settings);
-            self.receiver.push(now, source, packet)
+            self.receiver.push(now, way, packet)
         }
 
-        fn rests(&mut self, source: Source, now: u64, timeout_ns: u64) -> bool {
+        fn rests(&mut self, way: Way, now: u64, timeout_ns: u64) -> bool {
             self.receiver.set_settings(CameraSettings {
                 feedback_timeout_ns: timeout_ns,
                 ..self.settings
             });
-            self.receiver.rests(source, now)
+            self.receiver.rests(way, now)
         }
     }
 
@@ -714,10 +714,10 @@ mod tests {
         assert_eq!(bench.push(0, &packet(3, 1)), Outcome::Stale);
         assert_eq!(bench.push(0, &packet(4, 1)), Outcome::Duplicate);
         assert_eq!(
-            bench.receiver.take(Source::Pad).map(|p| p.feedback.generation),
+            bench.receiver.take(Way::Pad).map(|p| p.feedback.generation),
             Some(Serial16(4))
         );
-        assert!(bench.receiver.take(Source::Pad).is_none());
+        assert!(bench.receiver.take(Way::Pad).is_none());
         assert_eq!(bench.receiver.stats.packets_complete, 3);
         assert_eq!(bench.receiver.stats.generations_superseded, 2);
         assert_eq!(
@@ -743,7 +743,7 @@ mod tests {
             (1, 2)
         );
         assert_eq!(bench.receiver.last_complete(), None);
-        assert!(bench.receiver.take(Source::Pad).is_none());
+        assert!(bench.receiver.take(Way::Pad).is_none());
     }
 
     #[test]
@@ -755,7 +755,7 @@ mod tests {
         for part in first {
             assert_eq!(bench.push(0, part), Outcome::Partial);
         }
-        assert!(bench.receiver.take(Source::Pad).is_none());
+        assert!(bench.receiver.take(Way::Pad).is_none());
         assert!(matches!(bench.push(0, last), Outcome::Complete { regions: 250, .. }));
         assert_eq!(bench.receiver.stats.regions_requested, 250);
     }
@@ -785,11 +785,11 @@ mod tests {
     #[test]
     fn a_flood_by_one_way_leaves_the_others_open() {
         let mut bench = Bench::new();
-        while bench.push_by(0, Source::Rtcp, &packet(1, 1)) != Outcome::RateLimited {}
-        for source in [Source::Pad, Source::Event, Source::Uri] {
-            assert_eq!(bench.push_by(0, source, &packet(1, 1)), Outcome::Duplicate);
+        while bench.push_by(0, Way::Rtcp, &packet(1, 1)) != Outcome::RateLimited {}
+        for way in [Way::Pad, Way::Event, Way::Uri] {
+            assert_eq!(bench.push_by(0, way, &packet(1, 1)), Outcome::Duplicate);
         }
-        assert_eq!(bench.push_by(0, Source::Rtcp, &packet(2, 1)), Outcome::RateLimited);
+        assert_eq!(bench.push_by(0, Way::Rtcp, &packet(2, 1)), Outcome::RateLimited);
     }
 
     #[test]
@@ -817,20 +817,20 @@ mod tests {
         let mut bench = Bench::new();
         // Whoever numbers high by one way makes nothing stale by another.
         for generation in [1000, 20_000, 30_000] {
-            bench.push_by(0, Source::Rtcp, &packet(generation, 1));
+            bench.push_by(0, Way::Rtcp, &packet(generation, 1));
         }
         for generation in [10, 11] {
-            let outcome = bench.push_by(0, Source::Uri, &packet(generation, 2));
+            let outcome = bench.push_by(0, Way::Uri, &packet(generation, 2));
             assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
         }
-        let mut newest = |source| bench.receiver.take(source).map(|p| p.feedback.generation.0);
-        assert_eq!((newest(Source::Uri), newest(Source::Rtcp)), (Some(11), Some(30_000)));
-        assert!(!bench.rests(Source::Rtcp, 0, MS) && !bench.rests(Source::Uri, 0, MS));
+        let mut newest = |way| bench.receiver.take(way).map(|p| p.feedback.generation.0);
+        assert_eq!((newest(Way::Uri), newest(Way::Rtcp)), (Some(11), Some(30_000)));
+        assert!(!bench.rests(Way::Rtcp, 0, MS) && !bench.rests(Way::Uri, 0, MS));
     }
 
     #[test]
     fn what_one_server_sends_by_two_ways_is_counted_once_and_the_slower_way_rests() {
-        for (fast, slow) in [(Source::Uri, Source::Rtcp), (Source::Rtcp, Source::Uri)] {
+        for (fast, slow) in [(Way::Uri, Way::Rtcp), (Way::Rtcp, Way::Uri)] {
             let mut bench = Bench::new();
             for generation in 1..=20 {
                 let outcome = bench.push_by(0, fast, &packet(generation, 1));
@@ -849,10 +849,10 @@ mod tests {
             );
             assert_eq!(bench.receiver.stats.regions_requested, 20);
             // What is sealed is never put aside by what is not.
-            assert_eq!(bench.rests(Source::Rtcp, 0, MS), slow == Source::Rtcp);
-            assert!(!bench.rests(Source::Uri, 0, MS));
+            assert_eq!(bench.rests(Way::Rtcp, 0, MS), slow == Way::Rtcp);
+            assert!(!bench.rests(Way::Uri, 0, MS));
             // The fast one dies: what the slow one has acts again.
-            assert!(!bench.rests(Source::Rtcp, MS, MS));
+            assert!(!bench.rests(Way::Rtcp, MS, MS));
             let kept = bench.receiver.take(slow).expect("kept");
             assert_eq!((kept.feedback.generation, kept.news), (Serial16(17), false));
         }
@@ -861,14 +861,14 @@ mod tests {
     #[test]
     fn another_server_by_another_way_is_put_aside_by_nobody() {
         let mut bench = Bench::new();
-        bench.push_by(0, Source::Uri, &packets(STREAM, 5, 1, 1)[0]);
-        bench.push_by(0, Source::Rtcp, &packets(STREAM, 5, 1, 1)[0]);
-        bench.push_by(0, Source::Uri, &packets(STREAM, 6, 1, 1)[0]);
-        assert!(bench.rests(Source::Rtcp, 0, MS), "as long as it may be the same one");
+        bench.push_by(0, Way::Uri, &packets(STREAM, 5, 1, 1)[0]);
+        bench.push_by(0, Way::Rtcp, &packets(STREAM, 5, 1, 1)[0]);
+        bench.push_by(0, Way::Uri, &packets(STREAM, 6, 1, 1)[0]);
+        assert!(bench.rests(Way::Rtcp, 0, MS), "as long as it may be the same one");
         // It wants something else than the other ever wanted.
-        bench.push_by(0, Source::Uri, &packets(STREAM, 9, 1, 1)[0]);
-        bench.push_by(0, Source::Rtcp, &packets(STREAM, 7, 1, 4)[0]);
-        assert!(!bench.rests(Source::Rtcp, 0, MS));
+        bench.push_by(0, Way::Uri, &packets(STREAM, 9, 1, 1)[0]);
+        bench.push_by(0, Way::Rtcp, &packets(STREAM, 7, 1, 4)[0]);
+        assert!(!bench.rests(Way::Rtcp, 0, MS));
     }
 
     #[test]
@@ -912,7 +912,7 @@ mod tests {
         let mut bench = Bench::new();
         assert_eq!(bench.push(0, &packet(1, 101)), Outcome::Future { frame: 101 });
         assert_eq!(bench.receiver.stats.generations_future, 1);
-        assert!(bench.receiver.take(Source::Pad).is_none());
+        assert!(bench.receiver.take(Way::Pad).is_none());
         assert_eq!(bench.receiver.last_complete(), None);
     }
 
@@ -926,20 +926,20 @@ mod tests {
 
     #[test]
     fn packets_wait_for_the_next_frame_whichever_way_was_quicker() {
-        let heard = |order: [Source; 2]| {
+        let news_by_way = |order: [Way; 2]| {
             let mut bench = Bench::new();
-            for source in order {
-                assert_eq!(bench.receiver.deliver(source, &packet(1, 90)), Delivery::Waits);
+            for way in order {
+                assert_eq!(bench.receiver.deliver(way, &packet(1, 90)), Delivery::Waits);
             }
             assert_eq!(bench.receiver.stats.packets, 0);
-            let heard = bench.receiver.begin_frame(MS, 101);
-            assert_eq!(heard.liveness, Liveness::Up);
-            let news = |source: Source| heard.ways[source as usize].state.as_ref().map(|state| state.news);
-            (news(Source::Event), news(Source::Rtcp))
+            let update = bench.receiver.begin_frame(MS, 101);
+            assert_eq!(update.liveness, Liveness::Up);
+            let news = |way: Way| update.ways[way as usize].state.as_ref().map(|state| state.news);
+            (news(Way::Event), news(Way::Rtcp))
         };
         let expected = (Some(true), Some(false));
-        assert_eq!(heard([Source::Event, Source::Rtcp]), expected);
-        assert_eq!(heard([Source::Rtcp, Source::Event]), expected);
+        assert_eq!(news_by_way([Way::Event, Way::Rtcp]), expected);
+        assert_eq!(news_by_way([Way::Rtcp, Way::Event]), expected);
     }
 
     #[test]
@@ -947,16 +947,16 @@ mod tests {
         let mut receiver = FeedbackReceiver::new(Ways::default(), Reading::AtOnce);
         receiver.restart(STREAM);
         receiver.begin_frame(0, 100);
-        let delivery = receiver.deliver(Source::Pad, &packet(1, 90));
+        let delivery = receiver.deliver(Way::Pad, &packet(1, 90));
         assert!(
             matches!(delivery, Delivery::Read(Outcome::Complete { .. })),
             "{delivery:?}"
         );
-        let state = receiver.take(Source::Pad).expect("read");
+        let state = receiver.take(Way::Pad).expect("read");
         assert_eq!((state.feedback.frame, state.news), (90, true));
-        let heard = receiver.begin_frame(MS, 101);
+        let update = receiver.begin_frame(MS, 101);
         assert_eq!(
-            (heard.liveness, heard.ways.iter().any(|way| way.state.is_some())),
+            (update.liveness, update.ways.iter().any(|way| way.state.is_some())),
             (Liveness::Up, false)
         );
     }
@@ -964,16 +964,16 @@ mod tests {
     #[test]
     fn a_closed_way_is_told_once_and_counted() {
         let mut ways = Ways::default();
-        ways.closed[Source::Rtcp as usize] = true;
+        ways.closed[Way::Rtcp as usize] = true;
         let mut receiver = FeedbackReceiver::new(ways, Reading::WithFrames);
         receiver.restart(STREAM);
         // What is for others is not told of.
         let foreign = packets(STREAM + 1, 1, 1, 1).remove(0);
-        assert_eq!(receiver.deliver(Source::Rtcp, &foreign), Delivery::TurnedAway);
-        let first = receiver.deliver(Source::Rtcp, &packet(1, 1));
+        assert_eq!(receiver.deliver(Way::Rtcp, &foreign), Delivery::TurnedAway);
+        let first = receiver.deliver(Way::Rtcp, &packet(1, 1));
         assert_eq!(first, Delivery::FirstByClosedWay { automatic: false });
-        assert_eq!(receiver.deliver(Source::Rtcp, &packet(2, 1)), Delivery::TurnedAway);
-        assert_eq!(receiver.deliver(Source::Pad, &packet(2, 1)), Delivery::Waits);
+        assert_eq!(receiver.deliver(Way::Rtcp, &packet(2, 1)), Delivery::TurnedAway);
+        assert_eq!(receiver.deliver(Way::Pad, &packet(2, 1)), Delivery::Waits);
         assert_eq!(
             (receiver.stats.packets_way_closed, receiver.stats.packets_foreign),
             (2, 1)
@@ -984,12 +984,12 @@ mod tests {
     fn a_flood_between_two_frames_takes_no_more_than_its_places() {
         let mut bench = Bench::new();
         for _ in 0..10 * MOST_WAITING {
-            bench.receiver.deliver(Source::Rtcp, &packet(1, 1));
+            bench.receiver.deliver(Way::Rtcp, &packet(1, 1));
         }
-        bench.receiver.deliver(Source::Uri, &packet(1, 1));
+        bench.receiver.deliver(Way::Uri, &packet(1, 1));
         assert_eq!(bench.receiver.stats.waiting_dropped, 9 * MOST_WAITING as u64);
         assert!(
-            bench.receiver.begin_frame(MS, 101).ways[Source::Uri as usize]
+            bench.receiver.begin_frame(MS, 101).ways[Way::Uri as usize]
                 .state
                 .is_some()
         );

@@ -264,7 +264,7 @@ fn aligned(rect: &Rect, geometry: Geometry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::receiver::{Delivery, FeedbackReceiver, Liveness, Outcome, Reading, Source, Ways};
+    use super::super::receiver::{Delivery, FeedbackReceiver, Liveness, Outcome, Reading, Way, Ways};
     use super::*;
     use dds_protocol::feedback::encode;
     use dds_protocol::serial::Serial16;
@@ -318,12 +318,12 @@ mod tests {
             self.requests.captured(frame, settings);
         }
 
-        fn push_feedback(&mut self, source: Source, packet: &[u8]) -> (Outcome, Vec<Request>) {
-            let outcome = match self.receiver.deliver(source, packet) {
+        fn push_feedback(&mut self, way: Way, packet: &[u8]) -> (Outcome, Vec<Request>) {
+            let outcome = match self.receiver.deliver(way, packet) {
                 Delivery::Read(outcome) => outcome,
                 _ => Outcome::Foreign,
             };
-            let state = self.receiver.take(source).filter(|state| state.news);
+            let state = self.receiver.take(way).filter(|state| state.news);
             let asked = state.map(|state| self.requests.requests(&state.feedback));
             (outcome, asked.unwrap_or_default())
         }
@@ -356,23 +356,23 @@ mod tests {
     #[test]
     fn what_one_server_asks_by_two_ways_is_asked_once_and_each_way_has_its_own_numbering() {
         let mut requests = requests(FULL);
-        let mut ask = |source, generation, frame| {
+        let mut ask = |way, generation, frame| {
             let packet = packet(generation, frame, &[region(0, 0, 16, 16, 0)]);
-            let (outcome, asked) = requests.push_feedback(source, &packet);
+            let (outcome, asked) = requests.push_feedback(way, &packet);
             (outcome == Outcome::Duplicate, asked.len())
         };
         for (i, frame) in (90..95).enumerate() {
-            assert_eq!(ask(Source::Uri, i as u16, frame), (false, 1));
-            assert_eq!(ask(Source::Rtcp, i as u16, frame), (true, 0));
+            assert_eq!(ask(Way::Uri, i as u16, frame), (false, 1));
+            assert_eq!(ask(Way::Rtcp, i as u16, frame), (true, 0));
         }
         // Who numbers high by one way makes nothing stale by the other.
-        assert_eq!(ask(Source::Rtcp, 30_000, 95), (false, 1));
-        assert_eq!(ask(Source::Uri, 5, 96), (false, 1));
+        assert_eq!(ask(Way::Rtcp, 30_000, 95), (false, 1));
+        assert_eq!(ask(Way::Uri, 5, 96), (false, 1));
         // Nor does a flood that is for others, however long.
         for _ in 0..10_000 {
-            requests.push_feedback(Source::Rtcp, b"\xdd\x53\x01 not feedback");
+            requests.push_feedback(Way::Rtcp, b"\xdd\x53\x01 not feedback");
         }
-        let (outcome, asked) = requests.push_feedback(Source::Rtcp, &packet(30_001, 97, &[region(0, 0, 16, 16, 0)]));
+        let (outcome, asked) = requests.push_feedback(Way::Rtcp, &packet(30_001, 97, &[region(0, 0, 16, 16, 0)]));
         assert!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
         assert_eq!((asked.len(), requests.receiver.stats().packets_complete), (1, 8));
     }
@@ -380,13 +380,13 @@ mod tests {
     #[test]
     fn every_generation_counts_and_regions_belong_to_their_frames() {
         let mut requests = requests(FULL);
-        let (_, first) = requests.push_feedback(Source::Event, &packet(1, 90, &[region(0, 0, 16, 16, 0)]));
+        let (_, first) = requests.push_feedback(Way::Event, &packet(1, 90, &[region(0, 0, 16, 16, 0)]));
         let regions = [
             region(17, 0, 16, 16, 3),
             region(32, 32, 16, 16, 0),
             region(0, 0, 8, 8, 3),
         ];
-        let (_, second) = requests.push_feedback(Source::Event, &packet(2, 91, &regions));
+        let (_, second) = requests.push_feedback(Way::Event, &packet(2, 91, &regions));
         assert_eq!(first.iter().map(|r| r.frame).collect::<Vec<_>>(), [90]);
         assert_eq!(second.iter().map(|r| r.frame).collect::<Vec<_>>(), [91, 94]);
         let rect = |x, y, width, height| Rect { x, y, width, height };
@@ -407,7 +407,7 @@ mod tests {
             region(248, 184, 64, 64, 0),
             region(256, 0, 8, 8, 0),
         ];
-        let (_, got) = requests.push_feedback(Source::Event, &packet(1, 90, &wanted));
+        let (_, got) = requests.push_feedback(Way::Event, &packet(1, 90, &wanted));
         let rects: Vec<Rect> = got[0].regions.iter().map(|(rect, _)| *rect).collect();
         let rect = |x, y, width, height| Rect { x, y, width, height };
         // 56 * 1.25 = 70 to 64 * 1.25 = 80.
@@ -443,7 +443,7 @@ mod tests {
         let ask = |requests: &mut Bench, generation, frame| {
             let region = region(0, 0, 16, 16, 0);
             requests
-                .push_feedback(Source::Pad, &packet(generation, frame, &[region]))
+                .push_feedback(Way::Pad, &packet(generation, frame, &[region]))
                 .1
         };
         let request = ask(&mut requests, 1, 50).remove(0);
@@ -469,13 +469,13 @@ mod tests {
             region(160, 0, 96, 16, 0),
             region(160, 0, 80, 16, 0),
         ];
-        let (_, got) = requests.push_feedback(Source::Rtcp, &packet(1, 90, &regions));
+        let (_, got) = requests.push_feedback(Way::Rtcp, &packet(1, 90, &regions));
         let widths: Vec<u32> = got[0].regions.iter().map(|(rect, _)| rect.width).collect();
         assert_eq!(widths, [80, 80]);
         assert_eq!(requests.stats().regions_over_area, 1);
-        let (_, got) = requests.push_feedback(Source::Rtcp, &packet(2, 90, &[region(0, 0, 320, 240, 0)]));
+        let (_, got) = requests.push_feedback(Way::Rtcp, &packet(2, 90, &[region(0, 0, 320, 240, 0)]));
         assert_eq!(requests.objection(&got[0]), Some(Refusal::Nothing));
-        let (outcome, got) = requests.push_feedback(Source::Rtcp, &packet(3, 90, &[]));
+        let (outcome, got) = requests.push_feedback(Way::Rtcp, &packet(3, 90, &[]));
         assert!(got.is_empty() && matches!(outcome, Outcome::Complete { .. }));
     }
 
@@ -493,7 +493,7 @@ mod tests {
             let mut requests = Bench::new(full, coded, settings);
             requests.captured(0, 100, settings);
             let regions: Vec<Region> = wanted.iter().map(|&(x, y, w, h)| region(x, y, w, h, 0)).collect();
-            let (_, got) = requests.push_feedback(Source::Event, &packet(1, 7, &regions));
+            let (_, got) = requests.push_feedback(Way::Event, &packet(1, 7, &regions));
             for (rect, _) in got.iter().flat_map(|request| &request.regions) {
                 prop_assert!(aligned(rect, full), "{rect:?}");
             }

@@ -3,7 +3,7 @@
 //! Receiver and planner on one thread.
 
 use super::planner::{StreamConfig, StreamPlanner};
-use super::receiver::{FeedbackReceiver, Outcome, Source};
+use super::receiver::{FeedbackReceiver, Outcome, Way};
 use super::stats::{FeedbackStats, RegionStats, Stats};
 use super::types::{CameraSettings, Capture, FramePlan, Geometry, Plan, RoiRequest};
 
@@ -50,8 +50,8 @@ impl Camera {
     }
 
     /// Reads one bare feedback packet (no RTCP framing).
-    pub fn push_feedback(&mut self, now: u64, source: Source, packet: &[u8]) -> Outcome {
-        self.receiver.push(now, source, packet)
+    pub fn push_feedback(&mut self, now: u64, way: Way, packet: &[u8]) -> Outcome {
+        self.receiver.push(now, way, packet)
     }
 
     /// Plans the frame `frame` (number of the captured frame since encoder start, rising, gaps allowed). `idr`: it is asked
@@ -187,7 +187,7 @@ mod tests {
             rect: square(0, 0),
             delta_qp: -8,
         };
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0), square(32, 32)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0), square(32, 32)]));
         // What feedback asks for costs more than it may: the video's own region is what it would be without any.
         let (base, offsets, _) = code(&mut camera, 40, 1, &[own]);
         assert_eq!((base, offsets[0]), (36, (0, -8)));
@@ -208,7 +208,7 @@ mod tests {
         let mut camera = camera();
         assert_eq!(code(&mut camera, 0, 0, &[]), (36, vec![], None));
         assert_eq!(code(&mut camera, 40, 1, &[]), (30, vec![], None));
-        camera.push_feedback(60 * MS, Source::Pad, &packet(1, 1, &[square(16, 16)]));
+        camera.push_feedback(60 * MS, Way::Pad, &packet(1, 1, &[square(16, 16)]));
         assert_eq!(
             code(&mut camera, 80, 2, &[]),
             (36, vec![(5, -10)], Some(Notice::FeedbackStarted))
@@ -224,9 +224,9 @@ mod tests {
     fn an_empty_list_means_all_at_background() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         assert_eq!(code(&mut camera, 40, 1, &[]).1, [(0, -10)]);
-        camera.push_feedback(50 * MS, Source::Pad, &packet(2, 1, &[]));
+        camera.push_feedback(50 * MS, Way::Pad, &packet(2, 1, &[]));
         assert_eq!(code(&mut camera, 80, 2, &[]), (36, vec![], None));
         assert_eq!(camera.feedback_stats().generations_empty, 1);
     }
@@ -236,7 +236,7 @@ mod tests {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
         for (generation, x) in [(1, 0), (2, 16), (3, 32)] {
-            camera.push_feedback(10 * MS, Source::Rtcp, &packet(generation, 0, &[square(x, 0)]));
+            camera.push_feedback(10 * MS, Way::Rtcp, &packet(generation, 0, &[square(x, 0)]));
         }
         let plan = camera.begin_frame(40 * MS, 1, false, &[]);
         assert_eq!(plan.applied.map(|applied| applied.generation), Some(Serial16(3)));
@@ -255,13 +255,13 @@ mod tests {
     fn the_newest_state_of_each_way_counts_and_the_finest_quantizer_wins() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(0, Source::Rtcp, &packet(900, 0, &[square(0, 0), square(16, 0)]));
-        camera.push_feedback(0, Source::Uri, &packet(7, 0, &[square(16, 0), square(32, 0)]));
+        camera.push_feedback(0, Way::Rtcp, &packet(900, 0, &[square(0, 0), square(16, 0)]));
+        camera.push_feedback(0, Way::Uri, &packet(7, 0, &[square(16, 0), square(32, 0)]));
         let plan = camera.begin_frame(40 * MS, 1, false, &[]);
         assert_eq!(plan.offsets.map(|o| o[..4].to_vec()), Some(vec![-10, -10, -10, 0]));
         camera.end_frame(45 * MS, 100, false);
         // An empty list by one way ends what came by it, and nothing else.
-        camera.push_feedback(50 * MS, Source::Rtcp, &packet(901, 1, &[]));
+        camera.push_feedback(50 * MS, Way::Rtcp, &packet(901, 1, &[]));
         assert_eq!(code(&mut camera, 80, 2, &[]).1, [(1, -10), (2, -10)]);
         assert_eq!(camera.feedback_stats().generations_applied, 3);
     }
@@ -284,10 +284,10 @@ mod tests {
         };
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(0, Source::Rtcp, &long(1, 0, 0));
+        camera.push_feedback(0, Way::Rtcp, &long(1, 0, 0));
         for frame in 1..100u64 {
             let now = frame * 40;
-            camera.push_feedback(now * MS, Source::Uri, &long(frame as u16, frame - 1, 32));
+            camera.push_feedback(now * MS, Way::Uri, &long(frame as u16, frame - 1, 32));
             let expected: &[_] = if now <= 2000 {
                 &[(0, -10), (2, -10)]
             } else {
@@ -306,8 +306,8 @@ mod tests {
             ..CameraSettings::default()
         });
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(0, Source::Rtcp, &packet(1, 0, &[square(0, 0)]));
-        camera.push_feedback(0, Source::Uri, &packet(1, 0, &[square(48, 0)]));
+        camera.push_feedback(0, Way::Rtcp, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(0, Way::Uri, &packet(1, 0, &[square(48, 0)]));
         assert_eq!(code(&mut camera, 40, 1, &[]).1, [(3, -10)]);
         assert_eq!(camera.region_stats().regions_over_area, 1);
     }
@@ -322,9 +322,9 @@ mod tests {
             let packet = packet(frame as u16, frame - 1, &[square(x, 0)]);
             // The first way dies half-way.
             if frame <= 100 {
-                camera.push_feedback(now * MS, Source::Uri, &packet);
+                camera.push_feedback(now * MS, Way::Uri, &packet);
             }
-            camera.push_feedback(now * MS, Source::Pad, &packet);
+            camera.push_feedback(now * MS, Way::Pad, &packet);
             // From when the dead way's last region has ended.
             if frame <= 100 || frame > 150 {
                 assert_eq!(
@@ -347,7 +347,7 @@ mod tests {
     fn silence_falls_back_once_and_feedback_recovers_by_itself() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         code(&mut camera, 40, 1, &[]);
         assert_eq!(
             code(&mut camera, 2000, 50, &[]),
@@ -360,7 +360,7 @@ mod tests {
         };
         assert_eq!(code(&mut camera, 2010, 51, &[]), (30, vec![], Some(lost)));
         assert_eq!(code(&mut camera, 2050, 52, &[]), (30, vec![], None), "told once");
-        camera.push_feedback(2060 * MS, Source::Pad, &packet(2, 52, &[square(16, 0)]));
+        camera.push_feedback(2060 * MS, Way::Pad, &packet(2, 52, &[square(16, 0)]));
         let recovered = Notice::FeedbackRecovered { silence_ns: 2080 * MS };
         assert_eq!(code(&mut camera, 2090, 53, &[]), (36, vec![(1, -10)], Some(recovered)));
         assert_eq!(
@@ -393,7 +393,7 @@ mod tests {
             ..CameraSettings::default()
         });
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(0, Source::Pad, &packet(1, 0, &[]));
+        camera.push_feedback(0, Way::Pad, &packet(1, 0, &[]));
         assert_eq!(code(&mut camera, 40, 1, &[]).2, Some(Notice::FeedbackStarted));
         assert_eq!(code(&mut camera, 3_600_000, 2, &[]), (36, vec![], None));
     }
@@ -402,7 +402,7 @@ mod tests {
     fn feedback_that_waited_longer_than_the_timeout_is_not_applied() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         let (base, offsets, notice) = code(&mut camera, 5000, 1, &[]);
         assert_eq!((base, offsets), (30, vec![]));
         assert!(matches!(notice, Some(Notice::FeedbackLost { never: false, .. })));
@@ -433,7 +433,7 @@ mod tests {
             "fallback"
         );
         assert_eq!(code(&mut camera, 80, 2, &[]), (30, vec![], None), "one frame only");
-        camera.push_feedback(100 * MS, Source::Pad, &packet(1, 2, &[square(16, 0), square(48, 0)]));
+        camera.push_feedback(100 * MS, Way::Pad, &packet(1, 2, &[square(16, 0), square(48, 0)]));
         assert_eq!(
             code(&mut camera, 120, 3, &[roi(-20)]).1,
             [(1, -20), (3, -10)],
@@ -457,7 +457,7 @@ mod tests {
             ..CameraSettings::default()
         });
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(0, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(0, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         let roi = RoiRequest {
             rect: square(32, 0),
             delta_qp: -6,
@@ -503,7 +503,7 @@ mod tests {
         for frame in 0..4 {
             code(&mut camera, frame * 40, frame, &[]);
         }
-        camera.push_feedback(130 * MS, Source::Pad, &packet(1, 1, &[]));
+        camera.push_feedback(130 * MS, Way::Pad, &packet(1, 1, &[]));
         let plan = camera.begin_frame(160 * MS, 4, false, &[]);
         // Frame 1 began at 40 ms and was coded at 45 ms.
         assert_eq!(plan.applied.and_then(|applied| applied.delay_ns), Some(115 * MS));
@@ -518,7 +518,7 @@ mod tests {
         for frame in 0..300 {
             code(&mut camera, frame * 4, frame, &[]);
         }
-        camera.push_feedback(1200 * MS, Source::Pad, &packet(1, 0, &[]));
+        camera.push_feedback(1200 * MS, Way::Pad, &packet(1, 0, &[]));
         let plan = camera.begin_frame(1200 * MS, 300, false, &[]);
         assert_eq!(plan.applied.map(|applied| applied.delay_ns), Some(None));
         assert_eq!((camera.stats().delay_unknown, camera.stats().delay.count), (1, 0));
@@ -528,11 +528,11 @@ mod tests {
     fn a_new_stream_makes_feedback_for_the_old_one_foreign() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         code(&mut camera, 40, 1, &[]);
         camera.restart(STREAM + 1, Geometry { width: 32, height: 32 });
         assert_eq!(
-            camera.push_feedback(50 * MS, Source::Pad, &packet(2, 0, &[])),
+            camera.push_feedback(50 * MS, Way::Pad, &packet(2, 0, &[])),
             Outcome::Foreign
         );
         assert_eq!(code(&mut camera, 80, 0, &[]), (36, vec![], None));
@@ -544,7 +544,7 @@ mod tests {
     fn a_flush_ends_regions_and_keeps_the_server() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         code(&mut camera, 40, 1, &[]);
         camera.flush();
         assert_eq!(code(&mut camera, 80, 2, &[]), (36, vec![], None));
@@ -554,7 +554,7 @@ mod tests {
     fn time_that_goes_back_neither_loses_the_server_nor_keeps_regions_for_ever() {
         let mut camera = camera();
         code(&mut camera, 100_000, 0, &[]);
-        camera.push_feedback(100_010 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(100_010 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         assert_eq!(code(&mut camera, 100_040, 1, &[]).1, [(0, -10)]);
         assert_eq!(code(&mut camera, 0, 2, &[]).1, [(0, -10)]);
         assert_eq!(code(&mut camera, 900, 3, &[]).1, [(0, -10)]);
@@ -573,7 +573,7 @@ mod tests {
     fn calls_a_little_out_of_order_do_not_make_time_run_faster() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         for frame in 1..=24 {
             // Every frame begins before the last one was said to end.
             assert_eq!(code(&mut camera, frame * 40, frame, &[]).1, [(0, -10)], "frame {frame}");
@@ -594,7 +594,7 @@ mod tests {
         };
         for frame in 0..100 {
             assert_eq!(
-                camera.push_feedback(0, Source::Event, &packet(1, 0, &[square(0, 0)])),
+                camera.push_feedback(0, Way::Event, &packet(1, 0, &[square(0, 0)])),
                 Outcome::Refused
             );
             assert_eq!(code(&mut camera, frame * 40, frame, &[roi]), (36, vec![], None));
@@ -610,7 +610,7 @@ mod tests {
     fn quantizers_follow_live_settings_from_the_next_frame() {
         let mut camera = camera();
         code(&mut camera, 0, 0, &[]);
-        camera.push_feedback(10 * MS, Source::Pad, &packet(1, 0, &[square(0, 0)]));
+        camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         assert_eq!(
             code(&mut camera, 40, 1, &[]),
             (36, vec![(0, -10)], Some(Notice::FeedbackStarted))
@@ -692,7 +692,7 @@ mod tests {
         let (mut now, mut frame, mut plans) = (0u64, 0, vec![]);
         for step in steps {
             match step {
-                Step::Packet(bytes) => drop(camera.push_feedback(now, Source::Pad, bytes)),
+                Step::Packet(bytes) => drop(camera.push_feedback(now, Way::Pad, bytes)),
                 Step::Feedback(generation, behind, regions) => {
                     let regions = regions
                         .iter()
@@ -718,7 +718,7 @@ mod tests {
                         regions: regions.collect(),
                     };
                     for packet in encode(&state).packets {
-                        camera.push_feedback(now, Source::Event, &packet);
+                        camera.push_feedback(now, Way::Event, &packet);
                     }
                 }
                 Step::Frame { wait, idr, bytes, rois } => {

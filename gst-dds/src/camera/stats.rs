@@ -2,7 +2,7 @@
 
 //! Counts of everything that can silently not happen.
 
-use super::receiver::Source;
+use super::receiver::Way;
 
 /// Delays kept for percentiles.
 const RECENT: usize = 512;
@@ -233,13 +233,13 @@ counters! {
 
 impl FeedbackStats {
     /// A packet came in.
-    pub(super) fn arrived(&mut self, source: Source) {
+    pub(super) fn arrived(&mut self, way: Way) {
         self.packets += 1;
-        *match source {
-            Source::Pad => &mut self.packets_pad,
-            Source::Rtcp | Source::Srtcp => &mut self.packets_rtcp,
-            Source::Event => &mut self.packets_event,
-            Source::Uri => &mut self.packets_uri,
+        *match way {
+            Way::Pad => &mut self.packets_pad,
+            Way::Rtcp | Way::Srtcp => &mut self.packets_rtcp,
+            Way::Event => &mut self.packets_event,
+            Way::Uri => &mut self.packets_uri,
         } += 1;
     }
 }

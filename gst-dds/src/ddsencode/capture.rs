@@ -49,7 +49,7 @@ pub(super) fn capture_time(
 
 /// Metas that ask for nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Odd {
+pub(super) struct UnusedRois {
     /// Without our structure: somebody else's.
     pub foreign: u64,
     /// Whose structure lacks an integer `delta-qp`.
@@ -57,16 +57,16 @@ pub(super) struct Odd {
 }
 
 /// Regions that the buffer itself asks for.
-pub(super) fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>) -> Odd {
-    let mut odd = Odd::default();
+pub(super) fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>) -> UnusedRois {
+    let mut unused = UnusedRois::default();
     rois.clear();
     for meta in buffer.iter_meta::<gst_video::VideoRegionOfInterestMeta>() {
         let Some(param) = meta.param(ROI_PARAM) else {
-            odd.foreign += 1;
+            unused.foreign += 1;
             continue;
         };
         let Ok(delta_qp) = param.get::<i32>("delta-qp") else {
-            odd.malformed += 1;
+            unused.malformed += 1;
             continue;
         };
         let (x, y, width, height) = meta.rect();
@@ -75,5 +75,5 @@ pub(super) fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>) 
             delta_qp,
         });
     }
-    odd
+    unused
 }

@@ -14,7 +14,7 @@ use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::{CameraChannel, DeliverRtcp};
 use gst_dds_link::sync::Mutex;
 
-use crate::camera::{Delivery, FeedbackReceiver, Notice, Source, State};
+use crate::camera::{Delivery, FeedbackReceiver, Notice, ReceivedState, Way};
 
 use super::log::CAT;
 use super::refine::Refine;
@@ -41,24 +41,24 @@ impl Entrance {
     }
 
     /// Takes a feedback packet; the next frame reads it, or in two passes the frames that wait.
-    pub fn deliver(&self, source: Source, packet: &[u8]) {
+    pub fn deliver(&self, way: Way, packet: &[u8]) {
         let Some((receiver, refine)) = self.receiver.upgrade().zip(self.refine.upgrade()) else {
             return;
         };
         let mut receiver = receiver.lock().unwrap();
-        match receiver.deliver(source, packet) {
+        match receiver.deliver(way, packet) {
             Delivery::Waits | Delivery::TurnedAway => {}
             Delivery::Read(outcome) => {
-                gst::log!(CAT, "Feedback of {} bytes by {source:?}: {outcome:?}", packet.len());
+                gst::log!(CAT, "Feedback of {} bytes by {way:?}: {outcome:?}", packet.len());
                 // The receiver stays locked, so that states are acted on in their order.
-                if let Some(State { feedback, news: true }) = receiver.take(source) {
+                if let Some(ReceivedState { feedback, news: true }) = receiver.take(way) {
                     refine.ask(&feedback);
                 }
             }
             Delivery::FirstByClosedWay { automatic } => {
                 drop(receiver);
                 if let Some(element) = self.element.upgrade() {
-                    tell_closed(&element, source, automatic);
+                    report_closed(&element, way, automatic);
                 }
             }
         }
@@ -67,7 +67,7 @@ impl Entrance {
     /// Takes a datagram of the `feedback` pad: a bare packet, or an RTCP compound that holds some.
     fn datagram(&self, bytes: &[u8]) {
         if !rtcp::is_rtcp(bytes) {
-            return self.deliver(Source::Pad, bytes);
+            return self.deliver(Way::Pad, bytes);
         }
         let found = rtcp::feedback_in(bytes);
         let readable = match &found {
@@ -81,7 +81,7 @@ impl Entrance {
             receiver.lock().unwrap().count_rtcp(found.is_ok());
         }
         for (_, packet) in found.unwrap_or_default() {
-            self.deliver(Source::Pad, packet);
+            self.deliver(Way::Pad, packet);
         }
     }
 
@@ -89,8 +89,8 @@ impl Entrance {
     pub fn open_channel(&self, setup: &channel::Setup) -> Result<Option<CameraEnd>, gst::ErrorMessage> {
         let (entrance, element) = (self.clone(), self.element.upgrade());
         let Some(element) = element else { return Ok(None) };
-        let deliver = Arc::new(move |packet: &[u8]| entrance.deliver(Source::Uri, packet));
-        CameraEnd::open(setup, deliver, channel::tell_by(&element))
+        let deliver = Arc::new(move |packet: &[u8]| entrance.deliver(Way::Uri, packet));
+        CameraEnd::open(setup, deliver, channel::post_by(&element))
             .map_err(|e| gst::error_msg!(gst::ResourceError::OpenReadWrite, ["{e}"]))
     }
 
@@ -126,27 +126,27 @@ impl Entrance {
             })
             .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
             .build();
-        gst_dds_link::refusal::tell_refusals(&pad);
+        gst_dds_link::refusal::report_refusals(&pad);
         pad
     }
 }
 
 /// Says once that feedback came by a way that is not taken, and what takes it.
-fn tell_closed(element: &gst::Element, source: Source, automatic: bool) {
-    let way = match source {
-        Source::Event => "event",
-        Source::Uri => "uri",
-        Source::Pad => "pad",
-        Source::Srtcp => "srtcp",
-        Source::Rtcp => "rtcp",
+fn report_closed(element: &gst::Element, way: Way, automatic: bool) {
+    let name = match way {
+        Way::Event => "event",
+        Way::Uri => "uri",
+        Way::Pad => "pad",
+        Way::Srtcp => "srtcp",
+        Way::Rtcp => "rtcp",
     };
     let text = if automatic {
         format!(
-            "Feedback comes by {way} and is not taken, because feedback-uri has a key and nothing vouches for this. To take \
-             it all the same set feedback-ways=auto+{way}. This is told once"
+            "Feedback comes by {name} and is not taken, because feedback-uri has a key and nothing vouches for this. To take \
+             it all the same set feedback-ways=auto+{name}. This is told once"
         )
     } else {
-        format!("Feedback comes by {way} and is not taken. Add {way} to feedback-ways to take it. This is told once")
+        format!("Feedback comes by {name} and is not taken. Add {name} to feedback-ways to take it. This is told once")
     };
     gst::warning!(CAT, obj = element, "{text}");
     // gst-launch shows the second text only.
@@ -186,8 +186,8 @@ impl Rtp {
         }
         let entrance = entrance.clone();
         let deliver: DeliverRtcp = Arc::new(move |protected, packet| {
-            let source = if protected { Source::Srtcp } else { Source::Rtcp };
-            entrance.deliver(source, packet);
+            let way = if protected { Way::Srtcp } else { Way::Rtcp };
+            entrance.deliver(way, packet);
         });
         let mut sessions = self.channel.refresh(pad, &deliver);
         if let Some(pad) = refine {

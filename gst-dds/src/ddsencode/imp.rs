@@ -16,7 +16,7 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 
 use crate::camera::timeline::Timeline;
-use crate::camera::{FeedbackReceiver, KeyFrameRequests, Pace, Reading, Source, Ways};
+use crate::camera::{FeedbackReceiver, KeyFrameRequests, Pace, Reading, Way, Ways};
 use crate::cuda;
 use crate::encoder::{OpenError, PixelFormat};
 
@@ -30,7 +30,7 @@ use super::properties;
 use super::refine::{self, Refine};
 use super::settings::{Live, Settings};
 use super::setup::{self, Setup};
-use super::state::{Coded, FrameInput, InputState, Outcome, State};
+use super::state::{Coded, Coding, FrameInput, InputState, State};
 use super::stats::{self, ElementStats, Parts};
 
 /// Instance data. Locks are held one at a time, but for these, which may be taken while those before them are held: `state`,
@@ -72,7 +72,7 @@ impl PresetImpl for DdsEncode {}
 impl ObjectImpl for DdsEncode {
     fn constructed(&self) {
         self.parent_constructed();
-        gst_dds_link::refusal::tell_refusals(self.obj().sink_pad());
+        gst_dds_link::refusal::report_refusals(self.obj().sink_pad());
         gst_dds_link::refusal::require_caps(self.obj().sink_pad());
         keyframes::watch(self.obj().sink_pad(), |element, pts| {
             if let Some(element) = element.downcast_ref::<super::DdsEncode>() {
@@ -101,7 +101,7 @@ impl ObjectImpl for DdsEncode {
                 gst::error!(CAT, imp = self, "{} is not a setting", pspec.name());
             }
             if live && running {
-                self.tell_conflicts();
+                self.warn_of_conflicts();
             }
         });
     }
@@ -199,7 +199,7 @@ impl VideoEncoderImpl for DdsEncode {
                 .map(drop)
             });
         let ways = Ways {
-            closed: Source::ALL.map(|source| !settings.takes(source)),
+            closed: Way::ALL.map(|way| !settings.takes(way)),
             automatic: settings.chooses_ways(),
         };
         let reading = if two_pass { Reading::AtOnce } else { Reading::WithFrames };
@@ -211,7 +211,7 @@ impl VideoEncoderImpl for DdsEncode {
         self.close_channel();
         let channel = self.entrance().open_channel(&settings.channel())?;
         *self.channel.lock().unwrap() = channel;
-        self.tell_conflicts();
+        self.warn_of_conflicts();
         Ok(())
     }
 
@@ -310,7 +310,7 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        // The base class serves its own source pad only.
+        // The base class serves its own way pad only.
         match event.type_() {
             gst::EventType::Eos => {
                 let done = self.parent_sink_event(event);
@@ -334,7 +334,7 @@ impl VideoEncoderImpl for DdsEncode {
     fn src_event(&self, event: gst::Event) -> bool {
         match gst_dds_link::event::take(&event) {
             Some(packet) => {
-                self.entrance().deliver(Source::Event, &packet);
+                self.entrance().deliver(Way::Event, &packet);
                 true
             }
             None if keyframes::is_from_network(&event) => {
@@ -420,7 +420,7 @@ impl DdsEncode {
         for (what, text) in setup.warnings() {
             self.warn_once(what, &text);
         }
-        self.tell_encoder(&setup);
+        self.post_encoder(&setup);
         let (tags, caps, size) = (setup.tags(), setup.caps(), (setup.config.width, setup.config.height));
         {
             let mut slot = self.state.lock().unwrap();
@@ -501,9 +501,9 @@ impl DdsEncode {
                 state.code(obj.upcast_ref(), live, &self.feedback, input)
             };
             match outcome {
-                Ok(Outcome::Coded(coded)) => return Ok(Some(coded)),
-                Ok(Outcome::Skipped) => return Ok(None),
-                Ok(Outcome::Reopen) => self.reopen()?,
+                Ok(Coding::Coded(coded)) => return Ok(Some(coded)),
+                Ok(Coding::Skipped) => return Ok(None),
+                Ok(Coding::Reopen) => self.reopen()?,
                 Err(message) => {
                     gst::element_imp_error!(self, gst::StreamError::Encode, ("{message}"));
                     return Err(gst::FlowError::Error);
@@ -626,7 +626,7 @@ impl DdsEncode {
     }
 
     /// Tells which settings cancel each other.
-    fn tell_conflicts(&self) {
+    fn warn_of_conflicts(&self) {
         let conflicts = self.settings.lock().unwrap().conflicts();
         for conflict in conflicts {
             self.warn_once(conflict.pair, &conflict.text);
@@ -643,7 +643,7 @@ impl DdsEncode {
 
     /// Tells what codes the video, and where that was our choice, on the bus too, with why what was tried before it does
     /// not.
-    fn tell_encoder(&self, setup: &Setup) {
+    fn post_encoder(&self, setup: &Setup) {
         let ((backend, codec), name) = (setup.chosen.coder, setup.encoder.name());
         gst::info!(CAT, imp = self, "{name} codes {codec:?}");
         if setup.settings.backends().len() <= 1 {

@@ -11,7 +11,7 @@ use gst_dds_link::channel::Setup;
 use gst_dds_link::text;
 
 use crate::camera::ring::Bounds;
-use crate::camera::{FeedbackBound, Source};
+use crate::camera::{FeedbackBound, Way};
 use crate::encoder::{Backend, EncoderOption, Origin};
 
 use super::enums::{Encoder, FeedbackWays, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset};
@@ -361,14 +361,14 @@ impl Settings {
     }
 
     /// Whether feedback is taken that comes by this way.
-    pub fn takes(&self, source: Source) -> bool {
+    pub fn takes(&self, way: Way) -> bool {
         let sealed = !self.channel.key.is_empty() || !self.channel.key_file.is_empty();
-        let (own, automatic) = match source {
-            Source::Event => (FeedbackWays::EVENT, true),
-            Source::Uri => (FeedbackWays::URI, true),
-            Source::Pad => (FeedbackWays::PAD, true),
-            Source::Srtcp => (FeedbackWays::SRTCP | FeedbackWays::RTCP, true),
-            Source::Rtcp => (FeedbackWays::RTCP, !sealed),
+        let (own, automatic) = match way {
+            Way::Event => (FeedbackWays::EVENT, true),
+            Way::Uri => (FeedbackWays::URI, true),
+            Way::Pad => (FeedbackWays::PAD, true),
+            Way::Srtcp => (FeedbackWays::SRTCP | FeedbackWays::RTCP, true),
+            Way::Rtcp => (FeedbackWays::RTCP, !sealed),
         };
         self.feedback_ways.intersects(own) || automatic && self.chooses_ways()
     }

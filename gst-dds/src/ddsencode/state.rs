@@ -40,7 +40,7 @@ pub(super) struct State {
 }
 
 /// What became of a picture.
-pub(super) enum Outcome {
+pub(super) enum Coding {
     /// It is coded.
     Coded(Coded),
     /// It is not coded.
@@ -79,12 +79,12 @@ impl State {
         live: &Live,
         feedback: &Mutex<FeedbackReceiver>,
         input: &FrameInput<'_>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Coding, String> {
         let frame = input.frame;
         let buffer = frame.input_buffer().ok_or("A frame came without its picture")?;
         let (number, now) = (self.next_frame, self.coming(input.running_time));
         self.planner.set_settings(live.camera());
-        let odd = collect_rois(buffer, &mut self.rois);
+        let unused = collect_rois(buffer, &mut self.rois);
         self.stream.first_pass.stretch(&mut self.rois);
         let capture = Capture {
             now,
@@ -104,13 +104,13 @@ impl State {
             Plan::Skip(why) => {
                 gst::debug!(CAT, obj = obj, "Frame {number} is not coded: {why:?}");
                 self.next_frame += 1;
-                return Ok(Outcome::Skipped);
+                return Ok(Coding::Skipped);
             }
-            Plan::Reopen { .. } => return Ok(Outcome::Reopen),
+            Plan::Reopen { .. } => return Ok(Coding::Reopen),
         };
         self.next_frame += 1;
-        self.stats.roi_foreign += odd.foreign;
-        self.stats.roi_malformed += odd.malformed;
+        self.stats.roi_foreign += unused.foreign;
+        self.stats.roi_malformed += unused.malformed;
         gst::log!(
             CAT,
             obj = obj,
@@ -153,7 +153,7 @@ impl State {
         let unit = stream.code(&source, planes, &plan, name, extension.unwrap_or_default())?;
         let (notice, now) = (plan.notice, plan.now);
         self.planner.end_frame(now, unit.data.len(), unit.idr);
-        Ok(Outcome::Coded(Coded {
+        Ok(Coding::Coded(Coded {
             data: unit.data,
             idr: unit.idr,
             keyframe: unit.keyframe,

@@ -47,14 +47,14 @@ pub(super) struct Stream {
 }
 
 /// A picture where it can be read.
-pub(super) enum Source<'a> {
+pub(super) enum InputPicture<'a> {
     /// On the GPU that codes it.
     Gpu(cuda::Mapped<'a>),
     /// In system memory.
     System(gst_video::VideoFrameRef<&'a gst::BufferRef>),
 }
 
-impl Source<'_> {
+impl InputPicture<'_> {
     /// The planes of a picture in system memory.
     pub fn planes(&self, format: PixelFormat) -> Result<[Plane<'_>; 3], String> {
         let mut planes = [Plane::default(); 3];
@@ -90,9 +90,9 @@ impl Stream {
         obj: &gst::Element,
         buffer: &'a gst::BufferRef,
         stats: &mut ElementStats,
-    ) -> Result<Source<'a>, String> {
+    ) -> Result<InputPicture<'a>, String> {
         if let Some(mapped) = self.cuda.as_ref().and_then(|context| context.map(buffer, &self.info)) {
-            return Ok(Source::Gpu(mapped));
+            return Ok(InputPicture::Gpu(mapped));
         }
         let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.info)
             .map_err(|_| "The picture cannot be read")?;
@@ -107,7 +107,7 @@ impl Stream {
             }
             stats.frames_downloaded += 1;
         }
-        Ok(Source::System(picture))
+        Ok(InputPicture::System(picture))
     }
 
     /// Why pictures on a GPU are not read there.
@@ -146,7 +146,7 @@ impl Stream {
     /// Codes a picture as planned and names it.
     pub fn code(
         &mut self,
-        source: &Source<'_>,
+        source: &InputPicture<'_>,
         planes: [Plane<'_>; 3],
         plan: &FramePlan<'_>,
         name: Name,
@@ -161,11 +161,11 @@ impl Stream {
         self.next_pts += 1;
         let codec = self.encoder.codec();
         let unit = match source {
-            Source::Gpu(mapped) => {
+            InputPicture::Gpu(mapped) => {
                 let picture = mapped.picture(pts).ok_or(UPSIDE_DOWN)?;
                 self.encoder.encode_gpu(&picture, &controls)
             }
-            Source::System(_) => {
+            InputPicture::System(_) => {
                 let planes = self.first_pass.scale(planes)?;
                 self.encoder.encode(&Picture { planes, pts }, &controls)
             }

@@ -9,7 +9,7 @@ use gst_dds_link::guard::Guard;
 
 /// Around whatever GStreamer calls: a panic there would end the camera for everybody.
 pub fn guard(place: &'static str) -> Guard {
-    Guard::telling(place, |text| eprintln!("dds-rtsp-camera: {text}"))
+    Guard::reporting(place, |text| eprintln!("dds-rtsp-camera: {text}"))
 }
 
 /// Links what the decoder finds, again each time the source starts: a launch line does so once only.

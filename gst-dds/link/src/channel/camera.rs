@@ -15,7 +15,7 @@ use dds_protocol::feedback;
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
 use super::stream::{is_tick, send_udp, write_tcp};
-use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OpenError, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
+use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OpenError, Report, SILENCE, STRANGER_LIFE, Setup, TICK};
 use crate::secure::{self, MAX_MESSAGE, Received, Receiver, Rejection, random};
 use crate::session::Deliver;
 use crate::sync::Mutex;
@@ -36,8 +36,8 @@ impl CameraEnd {
     ///
     /// # Errors
     /// What is wrong, by the names of the elements' properties, and what to do.
-    pub fn open(setup: &Setup, deliver: Deliver, tell: Tell) -> Result<Option<Self>, OpenError> {
-        let Some((shared, key, socket)) = prepare(setup, End::Camera, tell)? else {
+    pub fn open(setup: &Setup, deliver: Deliver, report: Report) -> Result<Option<Self>, OpenError> {
+        let Some((shared, key, socket)) = prepare(setup, End::Camera, report)? else {
             return Ok(None);
         };
         let receiver = match key {
@@ -51,7 +51,7 @@ impl CameraEnd {
             shared: shared.clone(),
             receiver,
             deliver,
-            heard: Mutex::default(),
+            servers: Mutex::default(),
         });
         let mut threads = Threads::new(&shared);
         threads.spawn("dds-feedback", move || match (socket, shared.uri.transport) {
@@ -79,7 +79,7 @@ struct Camera {
     receiver: Option<Mutex<Receiver>>,
     deliver: Deliver,
     /// Servers, and when they were heard last.
-    heard: Mutex<HashMap<SocketAddr, Instant>>,
+    servers: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl Camera {
@@ -116,14 +116,17 @@ impl Camera {
 
     fn hear(&self, from: SocketAddr) {
         self.forget();
-        let mut heard = self.heard.lock().unwrap();
+        let mut servers = self.servers.lock().unwrap();
         // Without a key addresses are easily made up.
-        let known = heard.contains_key(&from);
-        if known || heard.len() < secure::MAX_SESSIONS {
-            heard.insert(from, Instant::now());
+        let known = servers.contains_key(&from);
+        if known || servers.len() < secure::MAX_SESSIONS {
+            servers.insert(from, Instant::now());
         }
-        self.shared.counters.peers.store(heard.len() as u64, Ordering::Relaxed);
-        drop(heard);
+        self.shared
+            .counters
+            .peers
+            .store(servers.len() as u64, Ordering::Relaxed);
+        drop(servers);
         if !known {
             self.shared.joined(from);
         }
@@ -131,9 +134,12 @@ impl Camera {
 
     /// Servers that have been silent are not there any more.
     fn forget(&self) {
-        let mut heard = self.heard.lock().unwrap();
-        heard.retain(|_, at| at.elapsed() < SILENCE);
-        self.shared.counters.peers.store(heard.len() as u64, Ordering::Relaxed);
+        let mut servers = self.servers.lock().unwrap();
+        servers.retain(|_, at| at.elapsed() < SILENCE);
+        self.shared
+            .counters
+            .peers
+            .store(servers.len() as u64, Ordering::Relaxed);
     }
 
     /// Until the channel is closed or, where one is `called`, nobody has answered for a while.
@@ -222,7 +228,7 @@ impl Camera {
             }
         };
         shared.read_tcp(stream, take, lives);
-        self.heard.lock().unwrap().remove(&from);
+        self.servers.lock().unwrap().remove(&from);
         self.forget();
         last.get().is_some()
     }

@@ -61,10 +61,10 @@ impl std::fmt::Display for Notice {
 }
 
 /// Hears notices, on threads of the channel. Each kind of warning comes once; that nobody is there, once in each outage.
-pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+pub type Report = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// Posts warnings on the bus of an element as its own, as long as it lives, and logs the rest.
-pub fn tell_by(element: &impl IsA<gst::Element>) -> Tell {
+pub fn post_by(element: &impl IsA<gst::Element>) -> Report {
     let weak = element.upcast_ref::<gst::Element>().downgrade();
     Arc::new(move |notice| {
         let Some(element) = weak.upgrade() else { return };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
 use super::stream::{is_tick, send_udp, write_tcp};
-use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, SILENCE, STRANGER_LIFE, Setup, TICK, Tell};
+use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, Report, SILENCE, STRANGER_LIFE, Setup, TICK};
 use crate::secure::{self, Key, MAX_MESSAGE, Rejection, Sender, random};
 use crate::sync::{Condvar, Mutex};
 use crate::uri::{Dial, End, Transport};
@@ -35,8 +35,8 @@ impl ServerEnd {
     ///
     /// # Errors
     /// What is wrong, by the names of the elements' properties, and what to do.
-    pub fn open(setup: &Setup, tell: Tell) -> Result<Option<Self>, OpenError> {
-        let Some((shared, key, socket)) = prepare(setup, End::Server, tell)? else {
+    pub fn open(setup: &Setup, report: Report) -> Result<Option<Self>, OpenError> {
+        let Some((shared, key, socket)) = prepare(setup, End::Server, report)? else {
             return Ok(None);
         };
         let server = Arc::new(Server {
@@ -224,7 +224,7 @@ impl Server {
     fn add_peer(&self, peer: Peer) {
         let address = peer.address;
         // That a datagram can be sent does not tell that anybody takes it.
-        let told = peer.sealer.is_none() && (matches!(peer.link, Link::Tcp(_)) || !peer.dialled);
+        let joins_now = peer.sealer.is_none() && (matches!(peer.link, Link::Tcp(_)) || !peer.dialled);
         let mut peers = self.peers.lock().unwrap();
         if peers.len() >= MAX_PEERS {
             let Some(place) = peers.iter().position(|peer| !peer.is_open()) else {
@@ -238,7 +238,7 @@ impl Server {
         drop(peers);
         // Its hello is due.
         self.queued.notify_all();
-        if told {
+        if joins_now {
             self.shared.joined(address);
         }
     }

@@ -15,7 +15,7 @@ use dds_protocol::feedback;
 
 use super::counters::{Counters, add};
 use super::stream::{Framer, TooLong, is_tick, set_options};
-use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OpenError, SILENCE, Setup, TICK, Tell};
+use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OpenError, Report, SILENCE, Setup, TICK};
 use crate::guard::Guard;
 use crate::secure::{self, Key, Rejection};
 use crate::sync::{Condvar, Mutex};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     stopped: Mutex<bool>,
     stopping: Condvar,
     pub(super) counters: Arc<Counters>,
-    tell: Tell,
+    report: Report,
     /// Around each message and each thread.
     pub(super) guard: Guard,
     /// Warnings given.
@@ -58,9 +58,9 @@ impl Shared {
         !*stopped
     }
 
-    pub(super) fn once(&self, told: &AtomicBool, notice: Notice) {
-        if !told.swap(true, Ordering::Relaxed) {
-            (self.tell)(notice);
+    pub(super) fn once(&self, reported: &AtomicBool, notice: Notice) {
+        if !reported.swap(true, Ordering::Relaxed) {
+            (self.report)(notice);
         }
     }
 
@@ -70,7 +70,7 @@ impl Shared {
 
     pub(super) fn joined(&self, peer: SocketAddr) {
         self.silent_told.store(false, Ordering::Relaxed);
-        (self.tell)(Notice::Joined(peer));
+        (self.report)(Notice::Joined(peer));
     }
 
     pub(super) fn reject(&self, why: Rejection, peer: SocketAddr, message: &[u8], sealed: bool) {
@@ -155,7 +155,7 @@ impl Shared {
     /// other end was the right one.
     pub(super) fn dial_tcp(&self, serve: impl Fn(TcpStream, SocketAddr) -> bool) {
         let mut back_off = BACK_OFF;
-        let mut told = false;
+        let mut reported = false;
         let mut failing_since = self.now();
         for attempt in 0.. {
             if self.is_stopped() {
@@ -168,14 +168,14 @@ impl Shared {
                 Ok((stream, to)) => {
                     add(&self.counters.connections);
                     if set_options(&stream).is_ok() && serve(stream, to) {
-                        (back_off, told, failing_since) = (BACK_OFF, false, self.now());
+                        (back_off, reported, failing_since) = (BACK_OFF, false, self.now());
                     } else if self.now() - failing_since > SILENCE && !self.is_stopped() {
                         self.silent();
                     }
                 }
-                Err(error) if !told && !self.is_stopped() => {
-                    told = true;
-                    (self.tell)(Notice::Unreachable(self.text.clone(), error.to_string()));
+                Err(error) if !reported && !self.is_stopped() => {
+                    reported = true;
+                    (self.report)(Notice::Unreachable(self.text.clone(), error.to_string()));
                 }
                 Err(error) => gst::debug!(crate::CAT, "{}: {error}", self.text),
             }
@@ -265,12 +265,12 @@ pub(super) enum Socket {
 pub(super) type Prepared = (Arc<Shared>, Option<Key>, Socket);
 
 /// Reads the properties and opens what listens.
-pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prepared>, OpenError> {
+pub(super) fn prepare(setup: &Setup, end: End, report: Report) -> Result<Option<Prepared>, OpenError> {
     let Some((uri, key, exposed)) = setup.read(end)? else {
         return Ok(None);
     };
     if let Some(exposed) = exposed {
-        tell(Notice::Exposed(exposed));
+        report(Notice::Exposed(exposed));
     }
     let refused = |e: std::io::Error| OpenError::Listen(setup.uri.clone(), e.to_string());
     let address = || match &uri.host {
@@ -303,12 +303,12 @@ pub(super) fn prepare(setup: &Setup, end: End, tell: Tell) -> Result<Option<Prep
         stopping: Condvar::new(),
         counters: Arc::default(),
         guard: {
-            let tell = tell.clone();
-            Guard::telling("the channel of feedback-uri", move |text| {
-                tell(Notice::Fault(text.to_owned()))
+            let report = report.clone();
+            Guard::reporting("the channel of feedback-uri", move |text| {
+                report(Notice::Fault(text.to_owned()))
             })
         },
-        tell,
+        report,
         silent_told: AtomicBool::new(false),
         other_key_told: AtomicBool::new(false),
         one_key_told: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gst::prelude::*;
 use gst_dds_link::guard::Guard;
 
-use crate::camera::Source;
+use crate::camera::Way;
 
 use super::super::feedback::Entrance;
 use super::super::keyframes;
@@ -53,7 +53,7 @@ fn sink(parent: Option<&gst::Object>) -> Option<gst::Pad> {
 
 fn take_event(refine: &Refine, entrance: &Entrance, parent: Option<&gst::Object>, event: gst::Event) -> bool {
     if let Some(packet) = gst_dds_link::event::take(&event) {
-        entrance.deliver(Source::Event, &packet);
+        entrance.deliver(Way::Event, &packet);
         return true;
     }
     if keyframes::is_from_network(&event) {

@@ -21,24 +21,24 @@ impl Settings {
     /// Pairs of settings that cancel each other. None for the defaults.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let mut found = Vec::new();
-        let mut say = |pair, text: String| found.push(Conflict { pair, text });
+        let mut report = |pair, text: String| found.push(Conflict { pair, text });
         let (live, default) = (self.live(), Self::default());
-        of_regions(&live, &mut say);
+        of_regions(&live, &mut report);
         match live.mode {
-            RateMode::Quantizers => self.of_limits(&live, &mut say),
-            _ => self.of_unused_quantizers(&live, &default, &mut say),
+            RateMode::Quantizers => self.of_limits(&live, &mut report),
+            _ => self.of_unused_quantizers(&live, &default, &mut report),
         }
-        self.of_caps(&live, &mut say);
-        self.of_rate_control(live.mode, &default, &mut say);
+        self.of_caps(&live, &mut report);
+        self.of_rate_control(live.mode, &default, &mut report);
         match self.mode {
-            Passes::One => self.of_one_pass(&default, &mut say),
+            Passes::One => self.of_one_pass(&default, &mut report),
             Passes::Two => {
-                self.of_scales(&default, &mut say);
-                self.of_two_passes(&mut say);
+                self.of_scales(&default, &mut report);
+                self.of_two_passes(&mut report);
             }
         }
         if self.channel.plain && self.channel.uri.is_empty() {
-            say(
+            report(
                 "feedback-plain, feedback-uri",
                 "feedback-plain=true: there is no feedback-uri that could do without a key. Set it, or remove feedback-plain"
                     .into(),
@@ -48,10 +48,10 @@ impl Settings {
     }
 
     /// Quantizers that another mode of rate control does not read.
-    fn of_unused_quantizers(&self, live: &Live, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+    fn of_unused_quantizers(&self, live: &Live, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let (background, region) = (live.background_qp, live.region_qp);
         if *self.background_qp != *default.background_qp {
-            say(
+            report(
                 "background-qp, bitrate, pass, quantizer",
                 format!(
                     "background-qp={background}: bitrate, pass or quantizer decides the quantizers, and of background-qp \
@@ -61,7 +61,7 @@ impl Settings {
             );
         }
         if *self.fallback_qp != *default.fallback_qp {
-            say(
+            report(
                 "fallback-qp, bitrate, pass, quantizer",
                 format!(
                     "fallback-qp={}: bitrate, pass or quantizer decides what is coded without feedback. Remove those, or \
@@ -73,12 +73,12 @@ impl Settings {
     }
 
     /// Quantizers outside the limits.
-    fn of_limits(&self, live: &Live, say: &mut impl FnMut(&'static str, String)) {
+    fn of_limits(&self, live: &Live, report: &mut impl FnMut(&'static str, String)) {
         let (background, region) = (live.background_qp, live.region_qp);
         let (low, high) = live.limits;
         let cut = |qp: u8| qp.clamp(low, high);
         if region < background && cut(region) == cut(background) {
-            say(
+            report(
                 "qp-min, qp-max, region-qp",
                 format!(
                     "background-qp={background}, region-qp={region}: qp-min={low} and qp-max={high} make both {}, so regions do \
@@ -110,7 +110,7 @@ impl Settings {
         ] {
             if by_hand && cut(qp) != qp {
                 let limit = if qp < low { "qp-min" } else { "qp-max" };
-                say(
+                report(
                     pair,
                     format!(
                         "{name}={qp}: {limit} makes it {}. Widen the limit, or set {name} within it",
@@ -122,12 +122,12 @@ impl Settings {
     }
 
     /// Rates of which one is never reached.
-    fn of_caps(&self, live: &Live, say: &mut impl FnMut(&'static str, String)) {
+    fn of_caps(&self, live: &Live, report: &mut impl FnMut(&'static str, String)) {
         let cap = live.max_bitrate_kbps;
         if let RateMode::Bitrate(kbps) = live.mode
             && (1..kbps).contains(&cap)
         {
-            say(
+            report(
                 "bitrate, max-bitrate",
                 format!(
                     "bitrate={kbps}, max-bitrate={cap}: the cap is lower and wins. Lower bitrate, or raise max-bitrate"
@@ -136,7 +136,7 @@ impl Settings {
         }
         // The cap is for the first pass alone, and the bandwidth for both.
         if self.mode == Passes::One && (1..live.bandwidth_kbps).contains(&cap) {
-            say(
+            report(
                 "bandwidth, max-bitrate",
                 format!(
                     "bandwidth={}, max-bitrate={cap}: the cap is lower, so the bandwidth is never used. Lower bandwidth, or \
@@ -148,11 +148,11 @@ impl Settings {
     }
 
     /// What the mode of rate control does not read.
-    fn of_rate_control(&self, mode: RateMode, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+    fn of_rate_control(&self, mode: RateMode, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let (x264enc, default) = (&self.x264enc, &default.x264enc);
         let rated = matches!(mode, RateMode::Bitrate(_) | RateMode::Quality { kbps: 1.., .. });
         if *x264enc.vbv_buf_capacity != *default.vbv_buf_capacity && !rated {
-            say(
+            report(
                 "vbv-buf-capacity, bitrate",
                 "vbv-buf-capacity: without bitrate there is no such buffer. Set bitrate, or max-bitrate for a cap over any one \
                  second"
@@ -160,13 +160,13 @@ impl Settings {
             );
         }
         if *x264enc.qp_step != *default.qp_step && !mode.is_of_library() {
-            say(
+            report(
                 "qp-step, bitrate",
                 "qp-step: without bitrate or pass=qual quantizers are exact, and no step bounds them. Remove it".into(),
             );
         }
         if matches!(mode, RateMode::Bitrate(_)) && *x264enc.quantizer != *default.quantizer {
-            say(
+            report(
                 "quantizer, bitrate, pass",
                 "quantizer: with bitrate, or pass=cbr, the bit rate decides the quantizers. Set pass=qual or pass=quant, or \
                  remove quantizer"
@@ -176,7 +176,7 @@ impl Settings {
     }
 
     /// What only two passes read.
-    fn of_one_pass(&self, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+    fn of_one_pass(&self, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         for (pair, name, changed) in [
             ("mode, low-scale", "low-scale", self.low_scale != default.low_scale),
             (
@@ -203,7 +203,7 @@ impl Settings {
             ),
         ] {
             if changed {
-                say(
+                report(
                     pair,
                     format!("{name}: there is one pass, and it is for two. Set mode=two-pass, or remove {name}"),
                 );
@@ -212,12 +212,12 @@ impl Settings {
     }
 
     /// Sizes of the first pass that nothing chooses from.
-    fn of_scales(&self, default: &Self, say: &mut impl FnMut(&'static str, String)) {
+    fn of_scales(&self, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let scales = self.low_scales();
         if self.low_scale_min != default.low_scale_min {
             let (least, largest) = (self.low_scale_min, scales[0]);
             if self.bandwidth_kbps == 0 {
-                say(
+                report(
                     "low-scale-min, bandwidth",
                     format!(
                         "low-scale-min={least}: without bandwidth nobody chooses a size. Set bandwidth, or set low-scale to the \
@@ -225,7 +225,7 @@ impl Settings {
                     ),
                 );
             } else if scales.len() == 1 {
-                say(
+                report(
                     "low-scale-min, low-scale",
                     format!(
                         "low-scale={largest}, low-scale-min={least}: sizes go down in steps of {}, and none lies between. Set \
@@ -239,11 +239,11 @@ impl Settings {
     }
 
     /// Segments and rings that leave the second pass nothing.
-    fn of_two_passes(&self, say: &mut impl FnMut(&'static str, String)) {
+    fn of_two_passes(&self, report: &mut impl FnMut(&'static str, String)) {
         let segment = self.segment_length;
         let frames = self.ring_frames;
         if segment > 0 && frames <= segment {
-            say(
+            report(
                 "ring-frames, segment-length",
                 format!(
                     "segment-length={segment}, ring-frames={frames}: the frames of a segment are gone before anybody can ask for \
@@ -254,7 +254,7 @@ impl Settings {
         }
         let key_int_max = *self.x264enc.key_int_max;
         if (1..segment).contains(&key_int_max) {
-            say(
+            report(
                 "key-int-max, segment-length",
                 format!(
                     "segment-length={segment}, key-int-max={key_int_max}: key frames come within segments too. Set key-int-max \
@@ -267,7 +267,7 @@ impl Settings {
             ("ring-bytes, mode", "ring-bytes", self.ring_bytes == 0),
         ] {
             if empty {
-                say(
+                report(
                     pair,
                     format!("{name}=0: no frame waits for its second pass, so there is none. Set it higher"),
                 );
@@ -277,10 +277,10 @@ impl Settings {
 }
 
 /// Quantizers that leave regions without effect.
-fn of_regions(live: &Live, say: &mut impl FnMut(&'static str, String)) {
+fn of_regions(live: &Live, report: &mut impl FnMut(&'static str, String)) {
     let (background, region) = (live.background_qp, live.region_qp);
     if region > background {
-        say(
+        report(
             "background-qp, region-qp",
             format!(
                 "background-qp={background}, region-qp={region}: regions are no finer than the background, so they do \
@@ -289,7 +289,7 @@ fn of_regions(live: &Live, say: &mut impl FnMut(&'static str, String)) {
         );
     }
     if live.max_region_area == 0.0 {
-        say(
+        report(
             "max-region-area, region-qp",
             "max-region-area=0: no part of the picture may be finer, so feedback and region-qp do nothing. Set it above \
              0; for uniform quantizers set region-qp and background-qp equal"

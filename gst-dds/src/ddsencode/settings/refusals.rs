@@ -7,7 +7,7 @@
 use super::super::enums::{Pass, PsyTune, Tune};
 use super::super::x264enc::MULTIPASS_CACHE_FILE;
 use super::{RateMode, Settings};
-use crate::camera::Source;
+use crate::camera::Way;
 use crate::encoder::OpenError;
 
 type Checked = Result<(), OpenError>;
@@ -25,7 +25,7 @@ impl Settings {
         if let Some(name) = self.not_text.first() {
             return refuse(name, "its value is not UTF-8", "Write it in UTF-8");
         }
-        if !self.channel.uri.is_empty() && !self.takes(Source::Uri) {
+        if !self.channel.uri.is_empty() && !self.takes(Way::Uri) {
             return refuse(
                 "feedback-ways",
                 "feedback-uri is set, and uri is not among the ways that are taken",

@@ -57,13 +57,13 @@ use super::{
 use driver::Driver;
 use map::{DeltaMap, Ground};
 use session::{At, Session};
-use settings::{Control, Settings};
+use settings::{Control, NvencSettings};
 use surface::Source;
 
 /// The encoder.
 pub struct Nvenc {
     session: Session,
-    settings: Settings,
+    settings: NvencSettings,
     format: PixelFormat,
     rate: RateControl,
     control: Control,
@@ -89,7 +89,7 @@ unsafe impl Send for Nvenc {}
 
 impl RegionEncoder for Nvenc {
     fn open(config: &Config, log: Log) -> Result<Self, OpenError> {
-        let settings = Settings::new(config)?;
+        let settings = NvencSettings::new(config)?;
         let base_qp = match config.rate {
             RateControl::Quantizers { base_qp } => base_qp,
             _ => 0,
@@ -198,7 +198,7 @@ impl RegionEncoder for Nvenc {
 /// Of one device: its own. Of several: all of theirs.
 fn first_device(
     driver: &Arc<Driver>,
-    settings: &Settings,
+    settings: &NvencSettings,
     format: PixelFormat,
     control: Control,
     log: &Log,

@@ -16,7 +16,7 @@ use super::super::{Codec, Log, LogLevel, OpenError, Picture, PixelFormat, Plane}
 use super::driver::Driver;
 use super::map::{DeltaMap, Ground};
 use super::session::{At, Session};
-use super::settings::{Control, Settings};
+use super::settings::{Control, NvencSettings};
 use super::surface::Source;
 
 /// Size of the pictures: every device codes it.
@@ -38,7 +38,7 @@ pub(super) fn maps_act(
     driver: &Arc<Driver>,
     at: At<'_>,
     device: &str,
-    settings: &Settings,
+    settings: &NvencSettings,
     format: PixelFormat,
     log: &Log,
 ) -> Result<(), OpenError> {
@@ -46,7 +46,7 @@ pub(super) fn maps_act(
     if PROVEN.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
         return Ok(());
     }
-    let settings = Settings {
+    let settings = NvencSettings {
         width: SIZE.0,
         height: SIZE.1,
         level: 0,
@@ -76,7 +76,7 @@ pub(super) fn maps_act(
 }
 
 /// Bytes of noise, coded twice as an IDR picture: as it comes, and with the finer map.
-fn sizes(session: &mut Session, settings: &Settings, format: PixelFormat) -> Result<[usize; 2], OpenError> {
+fn sizes(session: &mut Session, settings: &NvencSettings, format: PixelFormat) -> Result<[usize; 2], OpenError> {
     let (width, height) = (SIZE.0 as usize, SIZE.1 as usize);
     let mut seed = 1u32;
     let planes: [Vec<u8>; 3] = std::array::from_fn(|plane| {

@@ -18,7 +18,7 @@ use dds_nvenc_sys::{self as sys, ids};
 
 use super::super::{Codec, Gpu, OpenError, Picture, PixelFormat};
 use super::driver::{CallError, Driver, refused, zeroed};
-use super::settings::{Control, Profile, Settings};
+use super::settings::{Control, NvencSettings, Profile};
 use super::surface::{Source, Surface, places};
 
 /// Most bytes of parameter sets (`NV_MAX_SEQ_HDR_LEN`), twice.
@@ -138,7 +138,7 @@ impl Session {
     pub fn open(
         driver: &Arc<Driver>,
         at: At<'_>,
-        settings: &Settings,
+        settings: &NvencSettings,
         format: PixelFormat,
         control: Control,
     ) -> Result<Self, OpenError> {
@@ -269,7 +269,7 @@ impl Session {
     }
 
     /// Asks before, so that the refusal has better words than the driver's.
-    fn check_support(&mut self, settings: &Settings) -> Result<(), OpenError> {
+    fn check_support(&mut self, settings: &NvencSettings) -> Result<(), OpenError> {
         let codec = codec_guid(settings.codec);
         let ask = |which| self.ability(codec, which).map_err(|e| refused(&e));
         let lacks = |what: &str, reason: String, cure: &str| Err(OpenError::refused(what, reason, cure));
@@ -313,7 +313,7 @@ impl Session {
         Ok(())
     }
 
-    fn initialize(&mut self, settings: &Settings, control: Control) -> Result<(), CallError> {
+    fn initialize(&mut self, settings: &NvencSettings, control: Control) -> Result<(), CallError> {
         let codec = codec_guid(settings.codec);
         let preset = ids::PRESETS[(settings.preset.clamp(1, 7)) - 1];
         let tuning = sys::NV_ENC_TUNING_INFO_ULTRA_LOW_LATENCY;
@@ -343,7 +343,7 @@ impl Session {
         call!(&*self, nvEncInitializeEncoder(parameters))
     }
 
-    fn create_input(&mut self, settings: &Settings) -> Result<(), CallError> {
+    fn create_input(&mut self, settings: &NvencSettings) -> Result<(), CallError> {
         let mut input = zeroed::<sys::NV_ENC_CREATE_INPUT_BUFFER>();
         input.version = ids::CREATE_INPUT_BUFFER_VER;
         (input.width, input.height) = (settings.width, settings.height);
@@ -353,7 +353,7 @@ impl Session {
         Ok(())
     }
 
-    fn create_surface(&mut self, settings: &Settings) -> Result<(), OpenError> {
+    fn create_surface(&mut self, settings: &NvencSettings) -> Result<(), OpenError> {
         let size = (settings.width as usize, settings.height as usize);
         let surface = Surface::new(&self.driver, self.format, size)?;
         let mut resource = Box::new(zeroed::<sys::NV_ENC_REGISTER_RESOURCE>());
@@ -364,12 +364,12 @@ impl Session {
         resource.resourceToRegister = surface.address as *mut c_void;
         resource.bufferFormat = self.buffer_format;
         resource.bufferUsage = sys::NV_ENC_INPUT_IMAGE;
-        let told = call!(&*self, nvEncRegisterResource(&mut *resource));
+        let registered = call!(&*self, nvEncRegisterResource(&mut *resource));
         self.surface = Some(Registered {
             surface,
             resource: resource.registeredResource,
         });
-        told.map_err(|e| refused(&e))
+        registered.map_err(|e| refused(&e))
     }
 
     fn create_output(&mut self) -> Result<(), CallError> {
@@ -420,7 +420,7 @@ impl Session {
     /// What the driver says; a picture on the GPU where the context is not lent.
     pub fn encode(
         &mut self,
-        settings: &Settings,
+        settings: &NvencSettings,
         source: Source<'_>,
         force_idr: bool,
         map: &mut [i8],
@@ -449,7 +449,7 @@ impl Session {
     /// Codes what lies in an input of this pitch.
     fn code(
         &mut self,
-        settings: &Settings,
+        settings: &NvencSettings,
         number: i64,
         (input, pitch): (sys::NV_ENC_INPUT_PTR, u32),
         force_idr: bool,
@@ -475,7 +475,7 @@ impl Session {
     }
 
     /// Writes a picture to the driver's buffer, and gives its pitch.
-    fn upload(&self, settings: &Settings, source: Source<'_>) -> Result<u32, String> {
+    fn upload(&self, settings: &NvencSettings, source: Source<'_>) -> Result<u32, String> {
         let Source::System(picture) = source else {
             return Err("the encoder was opened for pictures in system memory".into());
         };
@@ -541,7 +541,7 @@ fn codec_guid(codec: Codec) -> sys::GUID {
 }
 
 /// Sets everything that is not rate control, over the preset's configuration.
-fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &Settings) {
+fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &NvencSettings) {
     config.version = ids::CONFIG_VER;
     config.profileGUID = match settings.profile {
         Profile::Baseline => ids::PROFILE_BASELINE,
@@ -617,7 +617,7 @@ fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &Settings) {
 }
 
 /// Mode and number: so many slices, or the whole picture as one.
-fn slices(settings: &Settings) -> (u32, u32) {
+fn slices(settings: &NvencSettings) -> (u32, u32) {
     if settings.slices > 1 {
         (3, settings.slices)
     } else {
@@ -625,7 +625,7 @@ fn slices(settings: &Settings) -> (u32, u32) {
     }
 }
 
-fn fill_vui(vui: &mut sys::NV_ENC_CONFIG_H264_VUI_PARAMETERS, settings: &Settings) {
+fn fill_vui(vui: &mut sys::NV_ENC_CONFIG_H264_VUI_PARAMETERS, settings: &NvencSettings) {
     // Says that no picture is reordered, so that decoders do not wait.
     vui.bitstreamRestrictionFlag = 1;
     let Some(colour) = settings.colour else { return };

@@ -25,7 +25,7 @@ pub(super) enum Profile {
 
 /// What a session is opened with, apart from rates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct NvencSettings {
     pub codec: Codec,
     pub width: u32,
     pub height: u32,
@@ -124,7 +124,7 @@ fn preset(name: Option<&str>) -> Result<usize, OpenError> {
     })
 }
 
-impl Settings {
+impl NvencSettings {
     /// Reads a configuration.
     ///
     /// # Errors

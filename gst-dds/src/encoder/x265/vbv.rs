@@ -54,7 +54,7 @@ pub(super) struct Verifier {
     /// Real bits per foretold one: of macroblocks that follow from the picture before, and of others.
     factors: [f64; 2],
     /// Foretold for the picture at hand, the same way.
-    foretold: [f64; 2],
+    predicted: [f64; 2],
 }
 
 impl Verifier {
@@ -71,7 +71,7 @@ impl Verifier {
             before: Vec::new(),
             blocks: vec![Block::default(); columns * height.div_ceil(16)],
             factors: [1.0; 2],
-            foretold: [0.0; 2],
+            predicted: [0.0; 2],
         }
     }
 
@@ -110,7 +110,7 @@ impl Verifier {
                 low = middle + 1;
             }
         }
-        self.foretold = self.foretell(base, low, offsets);
+        self.predicted = self.predict(base, low, offsets);
         for (i, block) in self.blocks.iter_mut().enumerate() {
             block.qp = quantizer(base, low, offsets, i);
         }
@@ -123,7 +123,7 @@ impl Verifier {
             return;
         }
         self.fill = (self.fill - bits).max(0.0);
-        let parts = [0, 1].map(|i| self.foretold[i] * self.factors[i]);
+        let parts = [0, 1].map(|i| self.predicted[i] * self.factors[i]);
         let whole: f64 = parts.iter().sum();
         if whole < 1.0 {
             return;
@@ -136,8 +136,8 @@ impl Verifier {
     }
 
     fn bits(&self, base: u8, raise: u8, offsets: &[i8]) -> f64 {
-        let foretold = self.foretell(base, raise, offsets);
-        foretold
+        let predicted = self.predict(base, raise, offsets);
+        predicted
             .iter()
             .zip(self.factors)
             .map(|(bits, factor)| bits * factor)
@@ -145,7 +145,7 @@ impl Verifier {
     }
 
     /// Bits of a picture before experience is applied: about the entropy of residuals in quantizer steps.
-    fn foretell(&self, base: u8, raise: u8, offsets: &[i8]) -> [f64; 2] {
+    fn predict(&self, base: u8, raise: u8, offsets: &[i8]) -> [f64; 2] {
         let mut bits = [0.0; 2];
         for (i, block) in self.blocks.iter().enumerate() {
             let qp = quantizer(base, raise, offsets, i);
@@ -321,12 +321,12 @@ mod tests {
         verifier.set(NARROW);
         let luma = noise(1);
         let first = verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
-        verifier.spend(verifier.foretold[1] * 2.0);
+        verifier.spend(verifier.predicted[1] * 2.0);
         let second = verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
         assert!(second > first, "{first} {second}");
         for _ in 0..50 {
             verifier.raise(&plane(&luma), true, 20, &[-10; 6]);
-            verifier.spend(verifier.foretold[1] / 2.0);
+            verifier.spend(verifier.predicted[1] / 2.0);
         }
         assert!(verifier.raise(&plane(&luma), true, 20, &[-10; 6]) < first);
     }

@@ -33,13 +33,13 @@ fn config() -> Config {
     }
 }
 
-fn with(key: &str, value: &str) -> Result<Settings, OpenError> {
+fn with(key: &str, value: &str) -> Result<NvencSettings, OpenError> {
     let option = EncoderOption {
         origin: Origin::OptionString,
         key: key.into(),
         value: Some(value.into()),
     };
-    Settings::new(&Config {
+    NvencSettings::new(&Config {
         options: vec![option],
         ..config()
     })
@@ -47,7 +47,7 @@ fn with(key: &str, value: &str) -> Result<Settings, OpenError> {
 
 #[test]
 fn options_that_exist_are_mapped() {
-    let s = Settings::new(&config()).unwrap();
+    let s = NvencSettings::new(&config()).unwrap();
     assert_eq!((s.preset, s.key_int_max, s.slices, s.limits), (4, 300, 1, (1, 51)));
     assert_eq!((s.display, s.profile, s.cabac), ((4, 3), Profile::High, None));
     assert_eq!(with("keyint", "25").unwrap().key_int_max, 25);
@@ -118,7 +118,7 @@ fn options_that_do_not_exist_are_refused_by_name() {
             "frame-packing",
         ),
     ] {
-        let error = Settings::new(&config).unwrap_err().to_string();
+        let error = NvencSettings::new(&config).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
 }
@@ -126,7 +126,7 @@ fn options_that_do_not_exist_are_refused_by_name() {
 #[test]
 fn levels_are_those_of_the_standard() {
     let level = |codec, level_idc| {
-        Settings::new(&Config {
+        NvencSettings::new(&Config {
             codec,
             level_idc,
             ..config()
