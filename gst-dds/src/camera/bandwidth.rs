@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! How a bandwidth is kept: how much of it there is by what receivers lose, and the operating point that uses it.
+//! Bandwidth control: estimates the available bandwidth from the losses that receivers report, and chooses the
+//! operating point that uses it.
 
 use super::controller::{Controller, ControllerSettings, OperatingPoint};
 use super::loss::LossEstimator;
 use super::types::Bandwidth;
 use super::window::{Account, Window};
 
-/// Where a bandwidth is set, chooses the quantizers and the size of the first pass.
+/// Chooses the quantizers and the size of the first pass where a bandwidth is set.
 #[derive(Clone, Debug)]
 pub(super) struct BandwidthControl {
     controller: Controller,
@@ -19,10 +20,11 @@ pub(super) struct BandwidthControl {
     refined_bytes: (u64, u64),
 }
 
-/// What a frame took of both parts.
+/// How the bytes of a frame divide into the two parts that the controller tells apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FrameSplit {
-    /// One pass: the share of its regions, 0.0..=1.0, and the quantizer that a cap held it at; 0: none.
+    /// One pass: the share of its regions, 0.0..=1.0, and the floor that the rate cap put under its quantizers; 0:
+    /// none.
     Regions { share: f64, floor: u8 },
     /// Two passes.
     Passes,
@@ -38,7 +40,7 @@ impl BandwidthControl {
         }
     }
 
-    /// Begins anew with other settings; what is known of losses stays.
+    /// Restarts with other settings; what is known of losses stays.
     pub(super) fn restart(&mut self, settings: ControllerSettings) {
         self.controller = Controller::new(settings);
     }
@@ -76,7 +78,7 @@ impl BandwidthControl {
         available
     }
 
-    /// kbit/s that may be used now, 0 where none is set.
+    /// Available kbit/s, 0 where no bandwidth is set.
     pub(super) fn available_kbps(&self) -> u32 {
         self.available_kbps
     }
@@ -88,14 +90,14 @@ impl BandwidthControl {
         }
     }
 
-    /// Takes what the planned frame has become; it is the newest of the window.
+    /// Accounts for the size of the planned frame, which is the newest of the window.
     pub(super) fn coded(&mut self, bytes: usize, split: FrameSplit, window: &mut Window) {
         let (before, now) = self.refined_bytes;
         self.refined_bytes.0 = now;
         let (low, refined) = match split {
             FrameSplit::Regions { share, floor } => {
                 self.controller.held_at(floor);
-                // There is no second pass: the regions' part of the frame stands in its place.
+                // There is no second pass: the regions' part of the frame is counted as one.
                 let refined = ((bytes as f64 * share) as usize).min(bytes);
                 (bytes - refined, refined)
             }

@@ -2,24 +2,24 @@
 
 //! Keeps any one second of coded bytes within the cap.
 //!
-//! Two means, in this order:
+//! It has two means, used in this order:
 //!
 //! 1. A **floor**: no macroblock is coded finer than it. It rises only as far as the coming second needs, judged from
-//!    the bytes of the last second and a model of what a frame costs. A rising floor first takes the regions'
-//!    difference away, finest first, and raises the base only when no difference is left. While nothing has to give,
+//!    the bytes of the last second and a model of what a frame costs. A rising floor first reduces the regions'
+//!    difference, finest first, and raises the base only when no difference is left. While the floor does not act,
 //!    quantizers are exact.
-//! 2. The encoder's own **VBV** ([`Vbv`]), which bounds a frame that the model did not foresee (a scene change,
-//!    the first IDR picture). It is set frame by frame to what may still be spent, so that it leaves an expected frame
-//!    alone.
+//! 2. The encoder's own **VBV** ([`Vbv`]), which bounds a frame that the model did not foresee (a scene change, the
+//!    first IDR picture). It is set frame by frame to what may still be spent, so that it does not touch an expected
+//!    frame.
 //!
-//! What feedback alone may add ([`super::CameraSettings::feedback`]) has a floor of its own in front of both. It is told the
-//! same way, only that it counts what the regions of feedback cost on top of the frame without them, by the model below,
-//! and that it never rises above the base: what the video costs by itself is not its business. Nothing holds a frame that
-//! the model did not foresee, so a second may take somewhat more than is planned.
+//! What regions of feedback may add ([`super::CameraSettings::feedback`]) has a floor of its own in front of both. It
+//! is planned the same way, but counts only what these regions cost on top of the frame without them, by the model
+//! below, and never rises above the base: the cost of the video itself is not its concern. Nothing holds a frame that
+//! the model did not foresee, so a second may take somewhat more than planned.
 //!
 //! The model: a frame costs `coefficient * sum over macroblocks of 2^(-qp / 4.5)`, with a coefficient each for IDR
 //! pictures and others, measured as it goes. Macroblocks that get finer than they were in the frame before cost extra,
-//! like a part of an IDR picture, because their content is coded anew even where nothing moves.
+//! like a part of an IDR picture, because they are coded anew even where nothing moves.
 
 use crate::vbv::Vbv;
 
@@ -31,26 +31,26 @@ use super::window::{Account, MAX_HORIZON, SECOND_NS, Window};
 /// A window may exceed the cap by this factor at most; the VBV is set a little below.
 const TOLERANCE: f64 = 1.05;
 const VBV_PART: f64 = 1.04;
-/// Part of the cap that the floor plans to use, and that it plans to use after falling by a step.
+/// Part of the cap that the floor plans to use, and the part it plans to use after falling by a step.
 const PLANNED: f64 = 1.0;
 const PLANNED_FINER: f64 = 0.97;
-/// Part of what feedback may add that it may add at once, whatever the frames after it are going to take.
+/// Part of the feedback bound that one frame may use at once, whatever the frames after it are going to take.
 const AT_ONCE: f64 = 0.5;
 /// A frame may be predicted too small by this factor.
 const CAUTION: f64 = 1.05;
-/// Part of a fallen cap that the second before is charged with at most.
+/// At most this part of a fallen cap is charged for the second before.
 const CHARGED_AFTER_FALL: f64 = 0.9;
 /// Part of its even share that every later frame keeps when the VBV is set for one frame.
 const RESERVED: f64 = 0.4;
 /// Share of the newest frame in the slow average.
 const SLOW: f64 = 0.1;
-/// The fast average may exceed the slow one by this factor before it is believed for the coming second.
+/// The fast average is used for the coming second only where it exceeds the slow one by this factor.
 const SURGE: f64 = 1.3;
-/// Quantizers that halve the bytes.
+/// Quantizer steps that halve the bytes.
 const HALVING_QP: f64 = 4.5;
-/// Bytes per macroblock of an IDR picture at quantizer 26, before one was seen.
+/// Bytes per macroblock of an IDR picture at quantizer 26, assumed before one was coded.
 const TYPICAL_IDR_BYTES: f64 = 30.0;
-/// Bytes of other pictures against IDR pictures, before any were seen.
+/// Bytes of other pictures relative to IDR pictures, assumed before any were coded.
 const TYPICAL_INTER: f64 = 0.1;
 const QPS: usize = MAX_QP as usize + 1;
 
@@ -62,7 +62,7 @@ struct Floor {
     frames: u32,
 }
 
-/// What the cap asks of a frame.
+/// What the cap demands of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CapPlan {
     /// Finest quantizer that may be used; 0: no restriction.
@@ -83,12 +83,12 @@ struct Planned {
     vbv_bytes: Option<f64>,
 }
 
-/// See the module.
+/// Keeps the coded bytes of any second within the cap, by a floor under the quantizers and by the VBV.
 #[derive(Clone, Debug)]
 pub(super) struct RateCap {
     /// `2^(-qp / 4.5)`.
     weights: [f64; QPS],
-    /// Macroblocks by quantizer wanted now and quantizer coded last.
+    /// Macroblocks by the quantizer wanted now and the quantizer coded last.
     pairs: Box<[u32]>,
     coded_qp: Box<[u8]>,
     /// The quantizer coded last, where it was the same everywhere.
@@ -108,7 +108,7 @@ pub(super) struct RateCap {
     feedback_floor: Floor,
     /// Model units of the frame to be planned without regions of feedback.
     flat: Option<(f64, f64)>,
-    /// Model units of macroblocks that no floor of feedback touches.
+    /// Model units of the macroblocks that the feedback floor does not touch.
     kept: (f64, f64),
     vbv_kbit: Option<u32>,
     library_rates: bool,
@@ -146,8 +146,8 @@ impl RateCap {
         }
     }
 
-    /// Begins another stream with pictures of this many macroblocks, in an encoder opened with [`Vbv::OPEN`]. What was
-    /// coded within the last second still counts.
+    /// Begins another stream with pictures of this many macroblocks, in an encoder opened with [`Vbv::OPEN`]. The bytes
+    /// of the last second still count.
     pub(super) fn restart(&mut self, macroblocks: usize) {
         *self = Self {
             kbps: self.kbps,
@@ -169,7 +169,7 @@ impl RateCap {
     }
 
     /// Finest quantizer that regions of feedback may have in a frame whose map has been merged, so that they add no more
-    /// than `kbps` in any second; 0: no restriction. `map` still tells which regions are of the video itself.
+    /// than `kbps` in any second; 0: no restriction. `map` still distinguishes the regions of the video itself.
     pub(super) fn plan_feedback(&mut self, (now, window): (u64, &Window), idr: bool, kbps: u32, map: &QpMap) -> u8 {
         self.count_pairs(map, map.own());
         let base = map.base_qp();
@@ -193,7 +193,7 @@ impl RateCap {
         let mut vbv_bytes = None;
         if kbps > 0 {
             window.look_ahead(now, SECOND_NS, Account::Cap, &mut self.past);
-            // A library that chooses quantizers itself would make up for a floor elsewhere.
+            // A library that chooses quantizers itself would compensate a floor elsewhere.
             plan.floor = if self.library_rates {
                 0
             } else {
@@ -224,7 +224,7 @@ impl RateCap {
         plan
     }
 
-    /// Takes the size of the planned frame.
+    /// Accounts for the size of the planned frame.
     pub(super) fn coded(&mut self, bytes: usize, idr: bool, window: &mut Window, stats: &mut Stats) {
         let Some(planned) = self.planned.take() else { return };
         window.forget(planned.now);
@@ -252,8 +252,8 @@ impl RateCap {
     }
 
     fn learn(&mut self, planned: Planned, bytes: f64, idr: bool) {
-        // A frame near the bound of the VBV was perhaps coded coarser than planned, and says only that the plan costs at least
-        // this much.
+        // A frame near the bound of the VBV may have been coded coarser than planned: its size is only a lower bound on
+        // what the plan costs.
         let held = planned.vbv_bytes.is_some_and(|most| bytes > 0.5 * most);
         let cost = planned.cost.max(f64::MIN_POSITIVE);
         if idr {
@@ -284,7 +284,7 @@ impl RateCap {
         }
         let sample = (bytes - self.anew_factor * anew).max(0.2 * bytes) / cost;
         let sample = if held { sample.max(self.inter_bytes) } else { sample };
-        // A first frame that is coded anew for the most part says little about the next ones.
+        // A first frame is coded anew for the most part and predicts little about the next ones.
         let (fast, slow) = match (self.inter_seen || mixed, sample > self.inter_bytes) {
             (false, _) => (1.0, 1.0),
             (true, true) => (0.3, SLOW),
@@ -295,8 +295,8 @@ impl RateCap {
         self.inter_seen |= !mixed;
     }
 
-    /// A cap that falls does not reach back: what was coded under the one before is charged as if it had kept the new
-    /// one. Every second that begins after the change keeps the new cap.
+    /// A falling cap is not retroactive: bytes coded under the old one are charged as if they had kept the new one.
+    /// Every second that begins after the change keeps the new cap.
     fn follow_cap(&mut self, now: u64, kbps: u32, window: &mut Window) {
         if kbps == self.kbps {
             return;
@@ -307,7 +307,7 @@ impl RateCap {
         }
     }
 
-    /// Counts macroblocks by their quantizers. Those that `own` makes finest are told apart: see [`Self::kept`].
+    /// Counts macroblocks by their quantizers, separately those that `own` makes finest: see [`Self::kept`].
     fn count_pairs(&mut self, map: &QpMap, own: Option<&[i8]>) {
         self.pairs.fill(0);
         self.kept = (0.0, 0.0);
@@ -372,7 +372,7 @@ impl RateCap {
         }
     }
 
-    /// Model units of the frame under this floor: of the whole of it, and of what is coded anew.
+    /// Model units of the frame under this floor: of all macroblocks, and of those coded anew.
     fn costs(&self, floor: u8) -> (f64, f64) {
         let (mut cost, mut anew) = self.kept;
         for (wanted, row) in self.pairs.chunks_exact(QPS).enumerate() {
@@ -406,11 +406,11 @@ impl RateCap {
         self.past.first().unwrap_or(&0.0) + CAUTION * this.max(0.0) <= budget
     }
 
-    /// Whether this frame and those of the coming second, alike, stay within `budget` bytes in every window, where only
-    /// what goes beyond a frame of the units `flat` counts.
+    /// Whether this frame and those of the coming second, all alike, stay within `budget` bytes in every window. Only
+    /// units beyond `flat`, those of a frame without regions, count.
     fn fits(&self, floor: u8, idr: bool, budget: f64, flat: (f64, f64)) -> bool {
         let (cost, anew) = self.costs(floor);
-        // One large frame says little about a whole second, a run of them does.
+        // One large frame does not predict a whole second, a run of them does.
         let later = self.inter_bytes_slow.max(self.inter_bytes / SURGE) * (cost - flat.0).max(0.0);
         let this = CAUTION * (self.expected(idr, cost, anew) - self.expected(idr, flat.0, flat.1)).max(0.0);
         self.past
@@ -419,8 +419,8 @@ impl RateCap {
             .all(|(i, past)| past + this + i as f64 * later <= budget)
     }
 
-    /// Moves a floor, up to `most` and not below the base: it rises at once as far as needed, and falls by one step at a
-    /// time and only where the finer step fits with room. `fits` says so of a quantizer and a part of the budget.
+    /// Moves a floor, up to `most` and not below the base. It rises at once as far as needed, and falls by one step at
+    /// a time and only where the finer step fits with room: `fits` decides for a quantizer and a part of the budget.
     fn choose_floor(
         &self,
         before: Floor,
@@ -526,8 +526,8 @@ mod tests {
     };
     const FPS: u64 = 30;
 
-    /// An encoder in numbers: every picture costs by its quantizers, with another law than the rate cap believes in;
-    /// what gets finer costs extra; nothing is certain; the VBV holds.
+    /// A model encoder: each picture costs by its quantizers, by another law than the rate cap assumes; finer
+    /// macroblocks cost extra; sizes are noisy; the VBV holds.
     struct Encoder {
         halving_qp: f64,
         inter: f64,
@@ -579,7 +579,7 @@ mod tests {
         }
     }
 
-    /// What a run was like.
+    /// Statistics of a run.
     #[derive(Debug, Default)]
     struct Run {
         /// Worst second as a factor of the cap, and the mean.
@@ -601,9 +601,9 @@ mod tests {
         complexity: fn(u64) -> f64,
         frames: u64,
         halving_qp: f64,
-        /// Frames per second that really come.
+        /// Actual frames per second.
         fps: u64,
-        /// Whether the cap is told of IDR pictures beforehand.
+        /// Whether the cap knows of IDR pictures beforehand.
         key_frames_expected: bool,
     }
 
@@ -683,7 +683,7 @@ mod tests {
                 camera.end_frame(now, bytes, idr);
                 coded.push(bytes);
                 total += bytes;
-                // Seconds that lie after the last change of the cap.
+                // Seconds after the last change of the cap.
                 let from = (frame + 1).saturating_sub(self.fps).max(kbps_since) as usize;
                 let second: usize = coded[from..].iter().sum();
                 if kbps > 0 {
@@ -814,7 +814,7 @@ mod tests {
             }
             .run();
             holds(&run);
-            // A second holds one frame more than it should: time stamps are rounded.
+            // A second holds one frame too many: time stamps are rounded.
             let usable = fps as f64 / (fps + 1) as f64;
             assert!(run.mean > 0.6 * usable, "{fps} frames per second: {}", run.mean);
         }
@@ -930,7 +930,7 @@ mod tests {
                 Some(-12)
             );
             kbit = plan.vbv.map_or(kbit, |vbv| vbv.buffer_kbit);
-            // An encoder that takes all it may.
+            // This encoder takes all it may.
             coded.push(kbit as usize * 125);
             camera.end_frame(frame * 33_333_333, kbit as usize * 125, false);
         }

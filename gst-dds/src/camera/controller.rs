@@ -1,39 +1,40 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Chooses the quantizers of both passes, and the size of the first, so that together they use the bandwidth there is.
+//! Bandwidth controller: chooses the quantizers of both passes, and the size of the first, so that together they use
+//! the available bandwidth.
 //!
-//! The controller of the DDS paper (section on bandwidth adaptation), with what a live camera adds to it. A
+//! It is the controller of the DDS paper (section on bandwidth adaptation), extended for a live camera. A
 //! **configuration** `c` is a low quantizer, a high quantizer and a scale of the low pass. Its **multiplier** `s(c)` is
-//! what it costs against the reference configuration ([`ControllerSettings::reference`]); the **base** `b` is what the
-//! reference configuration would cost in kbit/s, for the content as it is. With the rate `y` measured over a segment
-//! under multiplier `s`:
+//! its cost relative to the reference configuration ([`ControllerSettings::reference`]); the **base** `b` is the cost
+//! of the reference configuration in kbit/s, for the current content. With the rate `y` measured over a segment under
+//! multiplier `s`:
 //!
 //! ```text
-//! E' = E + q            q = (0.05 b)^2: how much the content may have changed
-//! K  = E' s / (s^2 E' + r)         r = (0.1 y)^2: how much a measurement may err
+//! E' = E + q            q = (0.05 b)^2: the variance of the content
+//! K  = E' s / (s^2 E' + r)         r = (0.1 y)^2: the variance of a measurement
 //! b <- b + K (y - s b)
 //! E <- (1 - K s) E'
 //! s* = s + (1 - p) (target - y) / b        p: pole, 0 to 0.5
 //! ```
 //!
-//! The most accurate configuration with `s(c) <= s*` is taken. What is more accurate is given by an order, the ladder:
-//! one step refines either the high quantizer or the low one, so that their distance stays that of the reference as
-//! long as both are within their ranges.
+//! The most accurate configuration with `s(c) <= s*` is taken. Accuracy is defined by an order, the ladder: one step
+//! refines either the high quantizer or the low one, so that their distance stays that of the reference as long as both
+//! are within their ranges.
 //!
-//! What is added:
+//! Extensions:
 //!
-//! - **Dithering.** A step of one quantizer moves some 12 % of the bits. What a configuration leaves of `s*` is carried
-//!   to the next frame, so that neighbouring configurations alternate and their mean is `s*`.
+//! - **Dithering.** A step of one quantizer moves some 12 % of the bits. The remainder of `s*` that a configuration
+//!   does not use is carried to the next frame, so that neighbouring configurations alternate and their mean is `s*`.
 //! - **Debt.** The difference of bytes coded and bytes granted is paid back within about a second. It is bounded on
-//!   both sides: a scene that could not use the bandwidth saves nothing up, and one that took too much is not starved
+//!   both sides: a scene that cannot use the bandwidth saves up no credit, and one that took too much is not starved
 //!   for it.
 //! - **Multipliers that follow the content.** `s(c) = (1 - x) L(low quantizer, scale) + x H(high quantizer)`, where `x`
 //!   is the share of the second pass at the reference. `L` and `H` start as `2^(-qp / 6)`; `x` and the steps of the
 //!   tables follow the measurements and forget exponentially.
-//! - **Surprise.** Where a few frames cost so much more or less than the filter believes that noise cannot be the
-//!   reason, the estimate is replaced at once instead of at the end of the segment.
-//! - **Weights.** What IDR pictures of the first pass cost against others is measured, and so is what each frame of a
-//!   segment takes in the second pass.
+//! - **Surprise.** Where a few frames cost so much more or less than the filter predicts that noise cannot explain it,
+//!   the estimate is replaced at once instead of at the end of the segment.
+//! - **Weights.** The cost of IDR pictures of the first pass relative to others is measured, and so is the share of
+//!   each frame of a segment in the second pass.
 //! - **A bound on every second.** No configuration is taken with which any second that contains this frame is expected
 //!   to exceed the target by more than 6 %. It looks ahead over the coming second, IDR pictures that come regularly
 //!   included. The rate cap of [`StreamPlanner`](super::StreamPlanner) remains behind it.
@@ -44,21 +45,21 @@
 //! set_target(kbps)                    whenever it changes
 //! plan(now, idr)                      -> OperatingPoint
 //!   ... encode ...
-//! on_frame(bytes_low, bytes_refine)   what the first pass took, and what the second took since the last call
+//! on_frame(bytes_low, bytes_refine)   bytes of the first pass, and those of the second since the last call
 //! ```
 //!
-//! The second pass may trail by any number of frames; it is best coded at [`OperatingPoint::high_qp`] of the newest plan,
-//! whichever frame it belongs to, and frame by frame, because what comes at once cannot be corrected. Nothing here
-//! reads a clock; `now` is in nanoseconds of one clock.
+//! The second pass may trail by any number of frames; it is best coded at [`OperatingPoint::high_qp`] of the newest
+//! plan, whichever frame it belongs to, and frame by frame, because a burst cannot be corrected. Nothing here reads a
+//! clock; `now` is in nanoseconds of one clock.
 //!
-//! Where there is one pass, a frame holds both parts. What its regions are expected to take of it
-//! ([`StreamPlanner`](super::StreamPlanner)) then stands in the place of the second pass.
+//! In one pass a frame holds both parts. The bytes that its regions are expected to take
+//! ([`StreamPlanner`](super::StreamPlanner)) are then counted as the second pass.
 
 use super::types::MAX_QP;
 use super::window::{Account, MAX_HORIZON, Window};
 
 /// The second that must keep the target, a little less for rounded time stamps: a frame that begins a second after
-/// another belongs to the next second, or regular IDR pictures would be counted once too often.
+/// another belongs to the next second, otherwise regular IDR pictures would be counted once too often.
 const SECOND_NS: u64 = 995_000_000;
 /// Any second may be planned to exceed the target by this factor.
 const PLANNED: f64 = 1.06;
@@ -67,46 +68,46 @@ const REPAY_S: f64 = 0.6;
 /// Most debt and most credit that is kept, in seconds of the target.
 const MAX_DEBT_S: f64 = 0.15;
 const MAX_CREDIT_S: f64 = 0.2;
-/// Most of `s*` that a credit adds.
+/// Most that a credit adds to `s*`.
 const MAX_BONUS: f64 = 0.1;
 /// Relative deviations behind `q` and `r`.
 const CONTENT_DEVIATION: f64 = 0.05;
 const MEASUREMENT_DEVIATION: f64 = 0.1;
-/// A few frames this much dearer or cheaper than the base are no noise.
+/// A few frames that differ from the base by this factor are more than noise.
 const SURPRISE: f64 = 1.4;
 /// Frames that must agree on a surprise.
 const SURPRISED_FRAMES: u32 = 4;
-/// Log2 of the bits that one quantizer moves: at first, and the least and most that is believed.
+/// Log2 of the bits that one quantizer step moves: initial value, and the least and most that is plausible.
 const STEP: f64 = 1.0 / 6.0;
 const STEP_MIN: f64 = 1.0 / 10.0;
 const STEP_MAX: f64 = 1.0 / 3.5;
-/// Part of a step's error that is corrected by one measurement, and the change (log2) from which one is believed.
+/// Part of a step's error that one measurement corrects, and the least change (log2) that is used.
 const STEP_LEARNED: f64 = 0.15;
 const STEP_SEEN: f64 = 0.25;
 /// Bits of a picture grow with its pixels to this power at equal quantizers.
 const SCALE_POWER: f64 = 0.75;
-/// Cost of an IDR picture against others before one was seen; least and most that is believed.
+/// Cost of an IDR picture relative to others, assumed before one was coded; least and most that is plausible.
 const TYPICAL_IDR: f64 = 5.0;
 const IDR_RANGE: (f64, f64) = (1.0, 60.0);
-/// A low quantizer from which on a smaller picture is the better way to save, and the one up to which a larger picture
-/// must stay to be taken again. The distance is the hysteresis: a change of scale costs an IDR picture.
+/// Low quantizer from which on a smaller picture saves bits better, and the one up to which a larger picture must stay
+/// to be used again. The distance is the hysteresis: a change of scale costs an IDR picture.
 const SHRINK_QP: f64 = 44.0;
 const GROW_QP: f64 = 38.0;
-/// Control windows that must agree before the scale changes: to smaller, to larger.
+/// Control windows that must agree before the scale changes: to a smaller one, to a larger one.
 const SHRINK_PATIENCE: u32 = 2;
 const GROW_PATIENCE: u32 = 5;
-/// What comes at once and cannot be corrected while it comes, the second pass of a whole segment or an IDR picture out
-/// of turn, may be foreseen too small by this factor.
+/// Factor by which a burst that cannot be corrected, the second pass of a whole segment or an IDR picture out of turn,
+/// may be predicted too small.
 const CAUTION: f64 = 1.2;
-/// Share of the newest segment in what each of its frames is expected to take in the second pass, and the most of the
-/// mean that one frame may tell of.
+/// Share of the newest segment in the weights of its frames in the second pass, and the largest weight relative to the
+/// mean that one frame may be given.
 const SEASONAL: f64 = 0.25;
 const SEASON_MOST: f64 = 20.0;
 /// Share of the newest frame in the slow mean of the first pass, and the factor by which the fast one must exceed it to
-/// be believed for the coming second: one large frame says little about it.
+/// be used for the coming second: one large frame predicts little about it.
 const SLOW: f64 = 0.1;
 const SURGE: f64 = 1.2;
-/// Frames of a segment at most.
+/// Most frames of a segment.
 const MAX_SEGMENT: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
 
@@ -117,18 +118,18 @@ pub struct OperatingPoint {
     pub low_qp: u8,
     /// Quantizer of the second pass (regions), at least two below that of the first.
     pub high_qp: u8,
-    /// Place in [`ControllerSettings::low_scales`]. A change needs a new encoder, and so an IDR picture.
+    /// Index into [`ControllerSettings::low_scales`]. A change needs a new encoder, and so an IDR picture.
     pub low_scale_index: usize,
 }
 
 /// What the user may set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControllerSettings {
-    /// Nominal frames per second; the real distance of frames is measured. 30 where it is no number.
+    /// Nominal frames per second; the real distance of frames is measured. 30 where it is not a number.
     pub frame_rate: f64,
     /// Frames of a segment, 1..=512: 15 in the paper. Two segments make a control window.
     pub segment_frames: u32,
-    /// Configuration that is the unit of all costs, in use while there is no target and at first.
+    /// Configuration that is the unit of all costs, in use while there is no target and at the start.
     pub reference: OperatingPoint,
     /// Finest and coarsest quantizer of the first pass, within 3..=51.
     pub low_qp: (u8, u8),
@@ -159,7 +160,7 @@ impl Default for ControllerSettings {
 }
 
 impl ControllerSettings {
-    /// The settings with every value brought into its range.
+    /// The settings with every value clamped to its range.
     fn clamped(mut self) -> Self {
         if !(self.frame_rate.is_finite() && self.frame_rate > 0.0) {
             self.frame_rate = 30.0;
@@ -209,20 +210,20 @@ impl ControllerSettings {
     }
 }
 
-/// What the controller believes, for statistics and plots.
+/// State of the filter, for statistics and plots.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// `b`: kbit/s of both passes at the reference configuration.
     pub base_kbps: f64,
     /// `E`: variance of `b`, kbit/s squared.
     pub base_variance: f64,
-    /// `s*`: the multiplier aimed at.
+    /// `s*`: the multiplier to reach.
     pub multiplier: f64,
     /// Share of the second pass at the reference configuration, 0..=1.
     pub refine_share: f64,
-    /// Cost of an IDR picture of the first pass against other pictures.
+    /// Cost of an IDR picture of the first pass relative to other pictures.
     pub idr_factor: f64,
-    /// Bytes coded less bytes granted, within its bounds, as seconds of the target.
+    /// Bytes coded minus bytes granted, within its bounds, as seconds of the target.
     pub debt_s: f64,
 }
 
@@ -251,7 +252,7 @@ struct Segment {
     high_qp: f64,
 }
 
-/// What the segment before says for the tables: log2 of bits and of units, and the mean quantizer.
+/// Measurement of the segment before, for the tables: log2 of bits and of units, and the mean quantizer.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     bits: f64,
@@ -259,11 +260,11 @@ struct Seen {
     qp: f64,
 }
 
-/// Cost of each quantizer against that of the reference, refreshed from measurements.
+/// Cost of each quantizer relative to that of the reference, updated from measurements.
 #[derive(Clone, Debug)]
 struct Table {
     reference: u8,
-    /// Log2 of the cost of quantizer `i` against `i + 1`.
+    /// Log2 of the cost of quantizer `i` relative to `i + 1`.
     steps: [f64; QPS],
     cost: [f64; QPS],
     before: Option<Seen>,
@@ -296,8 +297,8 @@ impl Table {
         self.cost[usize::from(qp.min(MAX_QP))]
     }
 
-    /// Takes the bits of a segment coded for `units` at a mean quantizer `qp`: where the quantizer moved since the
-    /// segment before, the steps in between are what the bits say, in part.
+    /// Learns from the bits of a segment coded for `units` at a mean quantizer `qp`: where the quantizer moved since
+    /// the segment before, the steps in between are corrected in part towards the measured bits.
     fn learn(&mut self, bits: f64, units: f64, qp: f64) {
         let now = Seen {
             bits: bits.max(1.0).log2(),
@@ -320,8 +321,8 @@ impl Table {
     }
 }
 
-/// Chooses the [`OperatingPoint`] of each frame: by a filtered base cost, multipliers that follow the content, and a bound on every
-/// second.
+/// Chooses the [`OperatingPoint`] of each frame: by a filtered base cost, multipliers that follow the content, and a
+/// bound on every second.
 #[derive(Clone, Debug)]
 pub struct Controller {
     settings: ControllerSettings,
@@ -333,19 +334,19 @@ pub struct Controller {
     /// `b` and `E`.
     base: f64,
     variance: f64,
-    /// Segments measured, 0 while the base is a guess.
+    /// Segments measured, 0 while the base is an initial guess.
     measured: u32,
     /// `s*`.
     aim: f64,
     share: f64,
-    /// Kbit/s at the reference configuration as of the last few frames, of each pass.
+    /// Kbit/s at the reference configuration over the last few frames, of each pass.
     low_now: f64,
     low_slow: f64,
     refine_now: f64,
-    /// Kbit/s at the reference configuration of the second pass in each frame of a segment, of the last few segments:
-    /// it may begin with an IDR picture, or come at once.
+    /// Kbit/s at the reference configuration of the second pass in each frame of a segment, over the last few segments:
+    /// it may begin with an IDR picture, or come as a burst.
     season: Vec<f64>,
-    /// Place of this frame in it.
+    /// Position of this frame in it.
     phase: usize,
     /// Weights of the second pass from this frame on.
     foreseen: Vec<f64>,
@@ -364,7 +365,7 @@ pub struct Controller {
     window_qp: (f64, u32),
     shrink_votes: u32,
     grow_votes: u32,
-    /// What the last configuration left of `s*`.
+    /// Remainder of `s*` that the last configuration did not use.
     carry: f64,
     /// Bytes.
     debt: f64,
@@ -374,7 +375,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A controller without target. Settings out of range are brought into range.
+    /// A controller without target. Settings out of range are clamped.
     pub fn new(settings: ControllerSettings) -> Self {
         let settings = settings.clamped();
         Self {
@@ -416,8 +417,8 @@ impl Controller {
     }
 
     /// Bandwidth for both passes together in kbit/s (1000 bits), from the next frame on; 0 = none, which means the
-    /// reference configuration. A target that falls does not reach back: what was coded before counts as if it had kept
-    /// the new one.
+    /// reference configuration. A falling target is not retroactive: bytes coded before count as if they had kept the
+    /// new one.
     pub fn set_target(&mut self, kbps: u32, window: &mut Window) {
         let (old, new) = (self.target_kbps, f64::from(kbps));
         if new == old {
@@ -431,7 +432,7 @@ impl Controller {
             self.debt *= new / old;
         }
         if self.base > 0.0 {
-            // The error of the last measurement stays, the difference of targets acts in full.
+            // The error of the last measurement stays, the difference of the targets acts in full.
             self.aim = if old == 0.0 {
                 new / self.base
             } else {
@@ -448,7 +449,7 @@ impl Controller {
         self.target_kbps as u32
     }
 
-    /// What is believed at the moment.
+    /// The current state of the filter.
     pub fn estimate(&self) -> Estimate {
         Estimate {
             base_kbps: self.base,
@@ -464,9 +465,9 @@ impl Controller {
         }
     }
 
-    /// Decides how to code the next frame.
+    /// Chooses the operating point of the next frame.
     ///
-    /// `idr` says whether the caller expects it to be an IDR picture; it only helps to foresee its size. A change of
+    /// `idr` is whether the caller expects an IDR picture; it only helps to predict its size. A change of
     /// [`OperatingPoint::low_scale_index`] makes it one in any case.
     pub fn plan(&mut self, now: u64, idr: bool, window: &Window) -> OperatingPoint {
         self.interval_ns = window.interval_ns();
@@ -512,8 +513,8 @@ impl Controller {
         }
     }
 
-    /// Says that the planned frame is coded no finer than `floor`, because the rate cap behind the controller holds it:
-    /// what it takes says nothing about finer quantizers.
+    /// Reports that the planned frame is coded no finer than `floor`, because the rate cap behind the controller holds
+    /// it: its size is no measurement of finer quantizers.
     pub fn held_at(&mut self, floor: u8) {
         let Some(mut planned) = self.planned else { return };
         if floor > planned.low_qp {
@@ -527,8 +528,8 @@ impl Controller {
         self.planned = Some(planned);
     }
 
-    /// Takes the size of the planned frame in the first pass, and the bytes that the second pass took since the last
-    /// call, for whichever frames. Not called for a frame that was not coded.
+    /// Accounts for the size of the planned frame in the first pass, and for the bytes of the second pass since the
+    /// last call, for whichever frames. Not called for a frame that was not coded.
     pub fn on_frame(&mut self, bytes_low: usize, bytes_refine: usize) {
         let Some(planned) = self.planned.take() else { return };
         let (low, refine) = (bytes_low as f64, bytes_refine as f64);
@@ -561,7 +562,7 @@ impl Controller {
         self.low_table.get(qp) * self.scale_cost(self.scale)
     }
 
-    /// Cost of a scale against that of the reference.
+    /// Cost of a scale relative to that of the reference.
     fn scale_cost(&self, scale: usize) -> f64 {
         let scales = &self.settings.low_scales;
         (scales[scale] / scales[self.settings.reference.low_scale_index]).powf(2.0 * SCALE_POWER)
@@ -589,7 +590,7 @@ impl Controller {
         (1.0 - self.share) * self.low_cost(low) * weight + self.share * self.high_table.get(high)
     }
 
-    /// Weight of the second pass in a frame of a segment; 1 on the mean.
+    /// Weight of the second pass in a frame of a segment; its mean is 1.
     fn season_weight(&self, phase: usize) -> f64 {
         let mean = self.season.iter().sum::<f64>() / self.season.len() as f64;
         if mean > 0.0 { self.season[phase] / mean } else { 1.0 }
@@ -623,7 +624,7 @@ impl Controller {
         place
     }
 
-    /// The highest place of the ladder up to which `holds` does, which gets false but once.
+    /// The highest step of the ladder up to which `holds`, which turns false only once.
     fn highest(&self, holds: impl Fn(usize) -> bool) -> Option<usize> {
         let (mut low, mut high) = (0, self.ladder.len());
         while low < high {
@@ -637,8 +638,8 @@ impl Controller {
         low.checked_sub(1)
     }
 
-    /// Whether this frame, of the given weight, and those of the coming second, alike, stay within `budget` bytes in
-    /// every second.
+    /// Whether this frame, of the given weight, and those of the coming second, all alike, stay within `budget` bytes
+    /// in every second.
     fn fits(&self, place: usize, this_weight: f64, budget: f64) -> bool {
         let (low, high) = self.ladder[place];
         let per_frame = self.interval_ns / 1e9 * 125.0;
@@ -670,7 +671,7 @@ impl Controller {
     /// Follows the cost of single frames.
     fn learn_frame(&mut self, planned: &Planned, low: f64, refine: f64, seconds: f64) {
         let low = low / (planned.low * 125.0 * seconds);
-        // Right after a step to coarser the second pass may still come at what was planned before.
+        // Right after a step to coarser the second pass may still arrive at the earlier operating point.
         self.high_recent += (planned.high - self.high_recent) / 8.0;
         let refine = refine / (planned.high.max(self.high_recent) * 125.0 * seconds);
         self.frames_seen = self.frames_seen.saturating_add(1);
@@ -708,10 +709,10 @@ impl Controller {
         }
     }
 
-    /// Replaces the estimate at once where the last frames contradict it, and takes the first one there is.
+    /// Replaces the estimate at once where the last frames contradict it, and sets the first one.
     fn follow_surprise(&mut self) {
         let now = self.low_now + self.refine_now;
-        // Of the first pass alone: the second trails, and says little right after a change of its quantizer.
+        // Uses the first pass alone: the second trails, and is no measure right after a change of its quantizer.
         let factor = self.low_now / (self.base * (1.0 - self.share)).max(f64::MIN_POSITIVE);
         let surprised = factor > SURPRISE || factor * SURPRISE < 1.0;
         self.surprised = if surprised { self.surprised + 1 } else { 0 };
@@ -730,7 +731,7 @@ impl Controller {
         self.high_table.before = None;
     }
 
-    /// The filter and the law of control: see the [module](self).
+    /// The filter and the control law: see the [module](self).
     fn end_segment(&mut self) {
         let segment = std::mem::take(&mut self.segment);
         if segment.frames == 0 || segment.seconds <= 0.0 || self.measured == 0 {
@@ -755,7 +756,7 @@ impl Controller {
         self.measured = self.measured.saturating_add(1);
 
         if self.target_kbps > 0.0 {
-            // Frames paid debts or were bounded: the measurement is brought to the multiplier that was aimed at.
+            // Frames paid debts or were bounded: the measurement is scaled to the intended multiplier.
             let aim = self.aim.max(f64::MIN_POSITIVE);
             let y = y * aim / s;
             self.aim = (aim + (1.0 - self.settings.pole) * (self.target_kbps - y) / self.base).max(0.0);
@@ -796,7 +797,7 @@ impl Controller {
 mod tests {
     use super::*;
 
-    /// The controller with the second that it looks at.
+    /// The controller with the window that it reads.
     struct Bench {
         controller: Controller,
         window: Window,
@@ -830,7 +831,7 @@ mod tests {
     }
 
     const FPS: usize = 30;
-    /// Most that a second may exceed its target, as the requirement says.
+    /// Most that a second may exceed its target by requirement.
     const EXCESS: f64 = 1.15;
 
     /// Deterministic noise.
@@ -850,22 +851,22 @@ mod tests {
         }
     }
 
-    /// Two encoders in numbers, with another law than the controller believes in.
+    /// Two model encoders, by another law than the controller assumes.
     #[derive(Clone, Copy, Debug)]
     struct Plant {
-        /// Kbit/s of pictures that are no IDR pictures at quantizers 36 and 26, both passes.
+        /// Kbit/s of pictures other than IDR pictures at quantizers 36 and 26, both passes.
         kbps: f64,
-        /// Quantizers that halve the bits, of each pass.
+        /// Quantizer steps that halve the bits, of each pass.
         halving: (f64, f64),
         /// Deviation of the sizes of single frames.
         noise: f64,
-        /// Share of the second pass, between which it wanders.
+        /// Range in which the share of the second pass wanders.
         share: (f64, f64),
         /// Frames by which the second pass trails.
         delay: usize,
         /// The second pass is coded at the quantizer that its frame was planned with, not at the newest.
         stale: bool,
-        /// The second pass of a segment comes at once.
+        /// The second pass of a segment comes as a burst.
         burst: bool,
         /// Whether every segment begins with an IDR picture, or only the stream.
         segments: bool,
@@ -900,7 +901,7 @@ mod tests {
     struct Run {
         targets: Vec<f64>,
         bytes: Vec<f64>,
-        /// What the coarsest configuration would have taken.
+        /// Bytes that the coarsest configuration would have taken.
         least: Vec<f64>,
         most: Vec<f64>,
         points: Vec<OperatingPoint>,
@@ -983,7 +984,7 @@ mod tests {
     }
 
     impl Run {
-        /// Frames of the last change of the target at or before a frame.
+        /// Frame of the last change of the target at or before a frame.
         fn changed(&self, frame: usize) -> usize {
             let target = self.targets[frame];
             self.targets[..frame]
@@ -1004,8 +1005,8 @@ mod tests {
                 .filter(|&(from, target)| Self::second(&self.least, from, target) < 0.8)
         }
 
-        /// Worst second that begins two seconds or more after a change, against the target known at its start. A second
-        /// in which the target rises counts against the new one.
+        /// Worst second that begins two seconds or more after a change, relative to the target known at its start. A
+        /// second in which the target rises counts against the new one.
         fn worst(&self) -> f64 {
             self.seconds()
                 .filter(|&(from, _)| from >= self.changed(from) + 2 * FPS)
@@ -1013,7 +1014,7 @@ mod tests {
                 .fold(0.0, f64::max)
         }
 
-        /// Worst control window from the third second on, against the target it begins with.
+        /// Worst control window from the third second on, relative to the target it begins with.
         fn worst_window(&self) -> f64 {
             self.seconds()
                 .filter(|(from, _)| from % FPS == 0 && *from >= 2 * FPS)
@@ -1021,7 +1022,7 @@ mod tests {
                 .fold(0.0, f64::max)
         }
 
-        /// Mean use of the target in the control windows from one frame to another in which an operating point can reach it.
+        /// Mean use of the target in the control windows between two frames in which an operating point can reach it.
         fn mean(&self, from: usize, to: usize) -> Option<f64> {
             let (mut bytes, mut targets) = (0.0, 0.0);
             for (at, target) in self.seconds() {
@@ -1164,7 +1165,7 @@ mod tests {
                 for (from, target) in run.seconds().filter(|(from, _)| *from >= 2 * FPS) {
                     let change = (from..from + FPS).any(|frame| scene(frame) > scene(frame - 1));
                     let second = Run::second(&run.bytes, from, target);
-                    // The second with the change in it may take the frame that nobody foresaw.
+                    // The second of the change may contain the frame that was not foreseen.
                     let excess = if change { 1.6 } else { EXCESS };
                     assert!(second <= excess, "{second} from {from} {plant:?}");
                 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which frames are key frames: those asked for, those that begin a segment, and those that are due.
+//! Decides which frames are key frames: those requested, those that begin a segment, and those that are due.
 
 use super::types::SegmentPlace;
 
 /// Follows the key frames of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gop {
-    /// Most frames from one key frame to the next, by which the encoder makes them itself.
+    /// Most frames from one key frame to the next; the encoder inserts such key frames itself.
     most: u64,
     /// Frames of a segment, 0 = none.
     segment_length: u8,
@@ -16,22 +16,22 @@ pub(super) struct Gop {
     last_segment: Option<u64>,
     since_idr: u64,
     last_idr_ns: u64,
-    /// The next frame has to be one, whoever asks.
+    /// The next frame has to be a key frame, whoever requests it.
     force: bool,
 }
 
-/// What a frame is to be.
+/// Whether a frame is a key frame, and its place in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameKind {
     /// It has to be a key frame.
     pub forced: bool,
-    /// It is going to be one.
+    /// It is expected to be one.
     pub expected: bool,
     pub segment: Option<SegmentPlace>,
 }
 
 impl Gop {
-    /// Of an encoder that begins at `now` with a key frame.
+    /// For an encoder that begins at `now` with a key frame.
     pub(super) fn new(most: u64, segment_length: u8, now: u64) -> Self {
         Self {
             most: most.max(1),
@@ -49,7 +49,8 @@ impl Gop {
         self.force = true;
     }
 
-    /// Begins a frame: `asked` for as a key frame, which is due where the last one is older than `after_ns`.
+    /// Begins a frame: `asked` if a key frame is requested, which is also due where the last one is older than
+    /// `after_ns`.
     pub(super) fn begin(&mut self, now: u64, frame: u64, asked: bool, after_ns: Option<u64>) -> FrameKind {
         let overdue = after_ns.is_some_and(|after| now.saturating_sub(self.last_idr_ns) >= after);
         let segment = (self.segment_length > 0).then(|| {
@@ -85,7 +86,7 @@ impl Gop {
 mod tests {
     use super::*;
 
-    /// Frames of those coded at 40 ms each that are key frames, of an encoder that makes what is expected.
+    /// Key frames among those coded at 40 ms each, by an encoder that makes what is expected.
     fn key_frames(gop: &mut Gop, frames: std::ops::Range<u64>, after_ns: Option<u64>) -> Vec<u64> {
         frames
             .filter(|frame| {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the second pass has to do, and in which order.
+//! The jobs of the second pass, and their order.
 //!
 //! ```text
-//! captured(..), keep(..)      a frame goes into the first pass, and may be asked for from now on
-//! ask(state)                  feedback names frames: each is a job, or refused
-//! next_up()                -> the next thing to do: a picture to code, silence to tell, an event to send
-//! begin(frame)             -> whether it is still to be coded, and as what
-//! coded(..), pushed(..)       what it took, and what became of it downstream
+//! captured(..), keep(..)      a frame goes into the first pass, and may be requested from now on
+//! ask(state)                  feedback names frames: each becomes a job, or is refused
+//! next_up()                -> the next job: a picture to code, a gap to announce, an event to send
+//! begin(frame)             -> whether it is still to be coded, and how
+//! coded(..), pushed(..)       its size, and its fate downstream
 //! ```
 //!
-//! The stream begins with one picture that nothing was asked for, so that a sink prerolls. Where nothing is asked for,
-//! silence follows the oldest frame that is kept: before that nothing can come any more. Whatever is refused is named in
-//! the first pass ([`Requests::take_refused`]). Nothing here reads a clock or waits.
+//! The stream begins with one picture that nothing was requested of, so that a sink prerolls. Where nothing is
+//! requested, gaps follow the oldest frame that is kept: before that nothing can come any more. Whatever is refused is
+//! named in the first pass ([`Requests::take_refused`]). Nothing here reads a clock or waits.
 
 use std::collections::VecDeque;
 
@@ -26,15 +26,15 @@ use super::types::{CameraSettings, Geometry};
 
 /// Refinements that may wait for the encoder: two of the longest segments.
 const MOST_WAITING: usize = 64;
-/// Silence that is told, in nanoseconds.
+/// Shortest gap that is announced, in nanoseconds.
 const GAP_NS: u64 = 200_000_000;
-/// The second in which refinements may take so much.
+/// The second over which the bytes of refinements are bounded.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A frame that may be asked for: a picture of the caller's, `F`, at a time in a segment `S` of time.
+/// A frame that may be requested: a picture of the caller's, `F`, at a time in a segment `S` of time.
 #[derive(Clone, Debug)]
 pub struct Kept<F, S> {
-    /// The caller's.
+    /// The caller's picture.
     pub item: F,
     /// Its time in nanoseconds.
     pub pts: Option<u64>,
@@ -42,20 +42,20 @@ pub struct Kept<F, S> {
     pub segment: S,
 }
 
-/// Something to do.
+/// A job of the second pass.
 #[derive(Clone, Debug)]
 pub enum Job<F, S> {
     /// The picture that the stream begins with.
     Start(F),
-    /// Code what was asked for of a frame.
+    /// Code the request for a frame.
     Refine(F, Request),
-    /// Nothing comes for this time.
+    /// Announce a gap: nothing comes for this time.
     Gap {
         /// Segment of the time.
         segment: S,
-        /// When the silence begins, in nanoseconds.
+        /// Begin of the gap, in nanoseconds.
         from_ns: u64,
-        /// How long it lasts, in nanoseconds.
+        /// Duration of the gap, in nanoseconds.
         duration_ns: u64,
     },
     /// Upstream has begun another stream.
@@ -66,10 +66,10 @@ pub enum Job<F, S> {
     Eos,
 }
 
-/// What to do next.
+/// The next job, if there is one.
 #[derive(Clone, Debug)]
 pub enum Next<F, S> {
-    /// This.
+    /// There is one.
     Job(Job<F, S>),
     /// Nothing yet.
     Wait,
@@ -77,7 +77,7 @@ pub enum Next<F, S> {
     End,
 }
 
-/// How a picture is to be coded whose turn it is.
+/// How to code the next picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Code it.
@@ -85,40 +85,40 @@ pub enum Turn {
         /// As an IDR picture.
         force_idr: bool,
     },
-    /// It has been refused: refinements have taken all they may.
+    /// Drop it: refinements have taken all the bits they may.
     Refused,
-    /// Downstream wants nothing any more.
+    /// Stop: downstream accepts nothing any more.
     Ended,
 }
 
-/// What became downstream of a picture.
+/// Fate of a picture downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// It was taken.
+    /// It was accepted.
     Taken,
-    /// Nobody is there.
+    /// Nothing is linked.
     NotLinked,
-    /// It was thrown away.
+    /// It was dropped.
     Flushing,
-    /// Downstream wants nothing any more.
+    /// Downstream accepts nothing any more.
     Ended,
 }
 
-/// What came of a state that was asked.
+/// Result of the requests in a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Frames that are going to be refined.
+    /// Frames that will be refined.
     pub accepted: usize,
-    /// Frames that are not, with the reason.
+    /// Frames that will not, with the reason.
     pub refused: Vec<(u64, Refusal)>,
-    /// Nobody is there to take them, for the first time in this run.
+    /// Nothing is linked that takes them, for the first time in this run.
     pub nobody: bool,
 }
 
 /// Counts of the second pass.
 #[derive(Clone, Debug, Default)]
 pub struct RefineStats {
-    /// Requests and what became of them.
+    /// Requests and their fates.
     pub counts: RefineCounts,
     /// Frames coded for a request.
     pub frames_coded: u64,
@@ -128,11 +128,11 @@ pub struct RefineStats {
     pub bytes: u64,
     /// IDR pictures, the one at the start included.
     pub idr: u64,
-    /// Those that the network asked for.
+    /// Of those, the ones that the network requested.
     pub key_frames: KeyFrameCounts,
-    /// Frames and bytes that are kept now.
+    /// Frames and bytes kept now.
     pub ring: (u64, u64),
-    /// Frames copied, to be kept.
+    /// Frames copied to be kept.
     pub ring_copied: u64,
     /// Time from capture to the coded refinement.
     pub delay: DelayStats,
@@ -141,28 +141,28 @@ pub struct RefineStats {
 /// The second pass of one run. See the [module](self).
 #[derive(Debug)]
 pub struct Jobs<F, S> {
-    /// Somebody works.
+    /// The pad is active.
     active: bool,
     flushing: bool,
-    /// Downstream wants nothing any more.
+    /// Downstream accepts nothing any more.
     ended: bool,
     eos: bool,
     requests: Option<Requests>,
     ring: Option<Ring<Kept<F, S>>>,
-    /// Picture that the stream is to begin with.
+    /// Picture that the stream begins with.
     start: Option<F>,
     started: bool,
     queue: VecDeque<Job<F, S>>,
     force_idr: bool,
-    /// Key frames that the network asks for, granted by the time of the newest captured frame.
+    /// Key frames that the network requests, granted by the time of the newest captured frame.
     key_frames: KeyFrameRequests<()>,
     now: u64,
-    /// Bytes that refinements may take in any second, 0 = as many as they like, and what they took: when, and how many.
+    /// Most bytes of refinements in any second, 0 = no bound, and the bytes taken: when, and how many.
     budget: u64,
     spent: VecDeque<(u64, u64)>,
-    /// Segment last pushed, and up to where something or its absence was pushed.
+    /// Segment last pushed, and the end of the last picture or gap in it.
     until: Option<(S, u64)>,
-    /// That nobody takes refinements has been told.
+    /// Whether it was reported that nothing takes refinements.
     nobody_reported: bool,
     stats: RefineStats,
 }
@@ -203,14 +203,14 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         };
     }
 
-    /// Ends a run: all frames are let go. Counts stay.
+    /// Ends a run and releases all frames. Counts stay.
     pub fn end_run(&mut self) {
         self.forget();
         (self.ring, self.requests) = (None, None);
     }
 
-    /// Begins a stream, whose pictures are captured in one size and coded in another: what came before can be asked for no
-    /// more.
+    /// Begins a stream, whose pictures are captured in one size and coded in another: frames of the stream before can
+    /// no longer be requested.
     pub fn begin_stream(&mut self, full: Geometry, coded: Geometry, settings: CameraSettings, bounds: Bounds) {
         match &mut self.requests {
             Some(requests) => requests.restart(full, coded),
@@ -219,13 +219,13 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         self.ring = Some(Ring::new(bounds));
     }
 
-    /// Whether what is coded now would go anywhere. `linked`: somebody takes it.
+    /// Whether anything coded now would reach a peer; `linked`: there is one.
     pub fn is_open(&self, linked: bool) -> bool {
         self.active && !self.flushing && !self.ended && !self.eos && linked
     }
 
-    /// Says that the frame of this number is about to be coded in the first pass, with these settings, at the running time
-    /// `now`; `full` is the size of the captured picture.
+    /// Registers that the frame of this number is about to be coded in the first pass, with these settings, at the
+    /// running time `now`; `full` is the size of the captured picture.
     pub fn captured(&mut self, now: u64, frame: u64, settings: CameraSettings, full: Geometry) {
         self.now = now;
         self.budget = u64::from(settings.feedback.kbps(full, settings.frame_rate)) * 125;
@@ -234,7 +234,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Keeps a captured frame of so many bytes, which may be asked for from now on.
+    /// Keeps a captured frame of so many bytes, which may be requested from now on.
     pub fn keep(&mut self, frame: u64, bytes: u64, kept: Kept<F, S>) {
         if !self.started && self.start.is_none() {
             self.start = Some(kept.item.clone());
@@ -250,7 +250,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         self.requests.as_mut().map_or_else(Vec::new, Requests::take_refused)
     }
 
-    /// Makes jobs of what feedback asks for.
+    /// Makes jobs of the requests in a feedback state.
     pub fn ask(&mut self, state: &FeedbackState, linked: bool) -> Asked {
         let mut asked = Asked::default();
         let open = self.is_open(linked);
@@ -275,7 +275,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
                     continue;
                 }
             };
-            // Requests that come behind the end of the stream are nobody's mistake.
+            // Requests after the end of the stream are no error.
             asked.nobody |= refusal == Refusal::NoPad && !linked && !std::mem::replace(&mut self.nobody_reported, true);
             asked.refused.push((frame, refusal));
             requests.refuse(frame, refusal);
@@ -283,7 +283,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         asked
     }
 
-    /// The next thing to do.
+    /// The next job.
     pub fn next_up(&mut self) -> Next<F, S> {
         if !self.active {
             return Next::End;
@@ -291,7 +291,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         if self.flushing {
             return Next::Wait;
         }
-        // What announces the stream of that picture comes first.
+        // The announcement of that picture's stream comes first.
         let announced = !matches!(self.queue.front(), Some(Job::NewStream | Job::NewSegment));
         if announced && let Some(frame) = self.start.take() {
             self.started = true;
@@ -301,7 +301,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         job.map_or(Next::Wait, Next::Job)
     }
 
-    /// The silence since the last picture that has become certain.
+    /// The gap since the last picture, as far as it has become certain.
     fn gap(&mut self) -> Option<Job<F, S>> {
         if !self.started || self.ended || self.eos {
             return None;
@@ -325,7 +325,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         })
     }
 
-    /// Whether the picture of a job is still to be coded; `refined`: it was asked for.
+    /// Whether the picture of a job is still to be coded; `refined`: it was requested.
     pub fn begin(&mut self, frame: u64, refined: bool) -> Turn {
         if self.ended {
             return Turn::Ended;
@@ -339,7 +339,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Whether refinements have taken all they may within the last second of captured time.
+    /// Whether refinements have used up their bytes of the last second of captured time.
     fn is_overspent(&mut self) -> bool {
         let now = self.now;
         // Time that goes back is a seek.
@@ -350,7 +350,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         self.budget > 0 && self.spent.iter().map(|(_, bytes)| bytes).sum::<u64>() >= self.budget
     }
 
-    /// Says what a picture has come to: its bytes, and where it was asked for, the rectangles in it and the time since it
+    /// Accounts for a coded picture: its bytes, and where it was requested, the rectangles in it and the time since it
     /// was captured, in nanoseconds.
     pub fn coded(&mut self, bytes: u64, idr: bool, refined: Option<(usize, u64)>) {
         self.spent.push_back((self.now, bytes));
@@ -366,7 +366,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Says what became downstream of a picture, which ends at this time in this segment.
+    /// Records the fate of a picture downstream, which ends at this time in this segment.
     pub fn pushed(&mut self, pushed: Pushed, frame: u64, refined: bool, end: Option<(S, u64)>) {
         match pushed {
             Pushed::Taken => {
@@ -386,7 +386,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Says that nothing can be coded any more.
+    /// Records that nothing can be coded any more.
     pub fn failed(&mut self, frame: Option<u64>) {
         self.ended = true;
         if let Some(frame) = frame {
@@ -405,12 +405,12 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         self.force_idr = true;
     }
 
-    /// The network asks for an IDR picture.
+    /// The network requests an IDR picture.
     pub fn request_idr(&mut self) {
         self.key_frames.request((), |(), ()| ());
     }
 
-    /// What is accepted is still coded, then the stream ends. Whether there is something to do.
+    /// Ends the stream after the accepted requests are coded. Returns whether there is a job.
     pub fn eos(&mut self) -> bool {
         let ends = self.active && !self.eos;
         if ends {
@@ -428,12 +428,12 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Somebody else takes the stream: it begins anew for them.
+    /// Another peer is linked: the stream begins anew for it.
     pub fn new_peer(&mut self) {
         self.started = false;
     }
 
-    /// Somebody works, or stops. What waits is dropped where they stop.
+    /// The pad becomes active or inactive. What waits is dropped where it becomes inactive.
     pub fn set_active(&mut self, active: bool) {
         (self.active, self.flushing) = (active, false);
         if !active {
@@ -441,7 +441,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         }
     }
 
-    /// Drops everything that waits; nothing is to be done before [`Self::flush_stop`].
+    /// Drops everything that waits; there are no jobs before [`Self::flush_stop`].
     pub fn flush_start(&mut self) {
         self.flushing = true;
         self.forget();
@@ -471,7 +471,7 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         self.stats.bytes
     }
 
-    /// Counts of the second pass, and of the regions that were asked for.
+    /// Counts of the second pass, and of the regions requested.
     pub fn stats(&self) -> (RefineStats, RegionStats) {
         let mut stats = self.stats.clone();
         stats.key_frames = self.key_frames.counts();
@@ -551,7 +551,7 @@ mod tests {
         jobs.ask(&state, true)
     }
 
-    /// What is done until there is nothing to do, in a word each; pictures are pushed.
+    /// Runs all jobs and names each in a word; pictures are pushed.
     fn work(jobs: &mut Bench) -> Vec<String> {
         let mut done = Vec::new();
         loop {
@@ -625,7 +625,7 @@ mod tests {
         assert!(work(&mut jobs).is_empty(), "not each frame");
         assert_eq!(ask(&mut jobs, &[20]).accepted, 1);
         assert_eq!(work(&mut jobs), ["refine 20"]);
-        // In another segment of time silence begins anew.
+        // In another segment of time gaps begin anew.
         (69..150).for_each(|frame| capture_in(&mut jobs, frame, 1, CameraSettings::default()));
         assert!(work(&mut jobs).is_empty());
         (150..155).for_each(|frame| capture_in(&mut jobs, frame, 1, CameraSettings::default()));
@@ -776,7 +776,7 @@ mod tests {
     }
 
     proptest! {
-        /// Refinements rise, each was asked for and is still kept, and nothing grows without bound.
+        /// Refinements rise, each was requested and is still kept, and nothing grows without bound.
         #[test]
         fn any_history_keeps_the_order_and_the_bounds(steps in prop::collection::vec(step(), 0..200)) {
             let mut jobs = jobs();

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Key frames that the network asks for: at most one a second, none forgotten.
+//! Key frames that the network requests: at most one a second, none forgotten.
 //!
-//! Whoever can send RTCP to a camera can ask for key frames (RFC 4585 PLI, RFC 5104 FIR), and each costs what many other
-//! pictures cost. The first request of a second is granted with the next frame. What comes within the second after it
-//! waits for the end of that second, and shares one key frame there. A key frame that is coded in the meantime for
-//! another reason serves all who asked before it.
+//! Anybody who can send RTCP to a camera can request key frames (RFC 4585 PLI, RFC 5104 FIR), and each costs as much as
+//! many other pictures. The first request of a second is granted with the next frame. Requests within the second after
+//! it wait for its end, and share one key frame there. A key frame that is coded in the meantime for another reason
+//! serves all requests before it.
 
 /// Least time from one granted request to the next.
 const INTERVAL_NS: u64 = 1_000_000_000;
 
-/// What became of requests, each counted once.
+/// Fates of requests, each counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyFrameCounts {
     /// Requests.
@@ -23,7 +23,7 @@ pub struct KeyFrameCounts {
     pub granted: u64,
 }
 
-/// Requests for key frames, each with a `T` that tells more of it. See the module.
+/// Pending requests for key frames, each with a `T` that describes it; grants at most one a second.
 #[derive(Clone, Debug)]
 pub struct KeyFrameRequests<T> {
     waiting: Option<Waiting<T>>,
@@ -38,7 +38,7 @@ struct Waiting<T> {
     requests: u64,
     /// Of those, counted as deferred already.
     deferred: u64,
-    /// Of those, made before the frame that is being coded.
+    /// Of those, the ones made before the frame that is being coded.
     before: u64,
 }
 
@@ -53,7 +53,7 @@ impl<T> Default for KeyFrameRequests<T> {
 }
 
 impl<T> KeyFrameRequests<T> {
-    /// Takes a request. Where one waits already, `join` puts the two together.
+    /// Adds a request. Where one is pending already, `join` merges the two.
     pub fn request(&mut self, what: T, join: impl FnOnce(T, T) -> T) {
         self.counts.requested += 1;
         self.waiting = Some(match self.waiting.take() {
@@ -74,12 +74,12 @@ impl<T> KeyFrameRequests<T> {
         });
     }
 
-    /// Whether a request waits.
+    /// Whether a request is pending.
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// What is granted with the frame that comes now.
+    /// The request granted with the next frame, if any.
     pub fn due(&mut self, now: u64) -> Option<T> {
         // Time that goes back is a seek.
         let early = |at: u64| now >= at && now - at < INTERVAL_NS;
@@ -95,7 +95,7 @@ impl<T> KeyFrameRequests<T> {
         self.waiting.take().map(|waiting| waiting.what)
     }
 
-    /// A key frame was coded, for whatever reason: it serves whoever asked before the last call of [`Self::due`].
+    /// A key frame was coded, for whatever reason: it serves all requests before the last call of [`Self::due`].
     pub fn coded(&mut self) {
         if let Some(waiting) = &mut self.waiting {
             waiting.requests -= waiting.before;
@@ -107,7 +107,7 @@ impl<T> KeyFrameRequests<T> {
         }
     }
 
-    /// What happened so far.
+    /// Counts of requests so far.
     pub fn counts(&self) -> KeyFrameCounts {
         self.counts
     }
@@ -123,7 +123,8 @@ mod tests {
         requests.request((), |(), ()| ());
     }
 
-    /// Key frames of a video of 25 pictures a second, in milliseconds, where `asks` says how many ask before each picture.
+    /// Key frames of a video of 25 pictures a second, in milliseconds; `asks` gives the number of requests before each
+    /// picture.
     fn granted(seconds: u64, asks: impl Fn(u64) -> u64) -> (Vec<u64>, KeyFrameCounts) {
         let mut requests = KeyFrameRequests::default();
         let mut at = Vec::new();
@@ -173,7 +174,7 @@ mod tests {
         assert!(requests.due(0).is_some());
         asked(&mut requests);
         assert!(requests.due(400 * MS).is_none());
-        // While the picture is being coded somebody joins who does not see it.
+        // A viewer that joins while the picture is being coded does not see it.
         asked(&mut requests);
         requests.coded();
         assert!(requests.due(900 * MS).is_none());

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What receivers report of losses, as an estimate of the bandwidth there is.
+//! Estimates the available bandwidth from the losses that receivers report.
 
-/// Loss up to this much is noise of the link, and lets the estimate rise.
+/// Loss up to this much is noise of the link, and the estimate may rise.
 const LOSS_NONE: f64 = 0.01;
-/// Loss from which on it is congestion.
+/// Loss from which on the link is congested.
 const LOSS_CONGESTED: f64 = 0.03;
-/// What a congested link is left with, so that its queue drains.
+/// Part of a congested link that is used, so that its queue drains.
 const DRAIN: f64 = 0.95;
-/// Time after a decrease in which reports still tell of the rate before it, and no increase is tried.
+/// Time after a decrease in which reports still describe the rate before it, and no increase is tried.
 const SETTLE_NS: u64 = 500_000_000;
 const CALM_NS: u64 = 1_500_000_000;
 /// Increase in a second, as a part of the range.
 const RECOVERY: f64 = 0.05;
-/// Jitter (factor, and milliseconds on top) over its smallest mean that tells of a growing queue.
+/// Jitter over its smallest mean (factor, and milliseconds on top) that indicates a growing queue.
 const JITTER_FACTOR: f64 = 2.0;
 const JITTER_MS: f64 = 10.0;
 
 /// Estimates the available bandwidth from RTCP receiver reports (RFC 3550, section 6.4.1): multiplicative decrease to
 /// what arrived, additive recovery.
 ///
-/// - Loss of 3 % or more is congestion: of what was sent, the part that arrived is what the link carries. The estimate
+/// - Loss of 3 % or more is congestion: the part of the sent rate that arrived is what the link carries. The estimate
 ///   becomes 95 % of that, so that the queue drains, and then ignores further loss for half a second.
-/// - Loss of less than 1 % lets it rise by 5 % of the range in a second, unless jitter says that a queue builds up.
+/// - Loss of less than 1 % lets it rise by 5 % of the range in a second, unless jitter shows that a queue builds up.
 /// - Anything between holds it.
 ///
-/// It presumes that the sender uses what it is granted, and so rises to the maximum where a quiet scene does not.
+/// It assumes that the sender uses all it is granted, and so rises to the maximum where a quiet scene does not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossEstimator {
     min_kbps: f64,
@@ -39,7 +39,7 @@ pub struct LossEstimator {
 
 impl LossEstimator {
     /// An estimator between two bounds in kbit/s that begins with `start_kbps`. Bounds in the wrong order are swapped,
-    /// a start outside them is brought within.
+    /// a start outside them is clamped.
     pub fn new(min_kbps: u32, max_kbps: u32, start_kbps: u32) -> Self {
         let (min, max) = (min_kbps.min(max_kbps), min_kbps.max(max_kbps));
         Self {
@@ -59,11 +59,11 @@ impl LossEstimator {
     }
 
     /// Takes one report block: time of arrival in nanoseconds, fraction lost 0.0..=1.0 (the field over 256),
-    /// interarrival jitter in milliseconds (the field over the clock rate) and extended highest sequence number. Gives
-    /// [`Self::available_kbps`].
+    /// interarrival jitter in milliseconds (the field over the clock rate) and extended highest sequence number.
+    /// Returns [`Self::available_kbps`].
     ///
-    /// A report whose highest sequence number is not ahead of the last one's says nothing new, and values that are no
-    /// numbers say nothing: both are left out.
+    /// Reports whose highest sequence number is not ahead of the last one's, and values that are not numbers, are
+    /// ignored.
     pub fn on_report(&mut self, now: u64, fraction_lost: f64, jitter_ms: f64, highest_seq: u32) -> u32 {
         let news = self
             .last
@@ -92,7 +92,7 @@ impl LossEstimator {
     fn follow_jitter(&mut self, jitter_ms: f64) -> bool {
         let mean = self.jitter_ms.map_or(jitter_ms, |mean| mean + (jitter_ms - mean) / 4.0);
         self.jitter_ms = Some(mean);
-        // A route that stays worse becomes the rule within some hundred reports.
+        // A route that stays worse becomes the reference within some hundred reports.
         self.least_jitter_ms = mean.min(self.least_jitter_ms * 1.01 + 0.01);
         mean > JITTER_FACTOR * self.least_jitter_ms + JITTER_MS
     }
@@ -102,7 +102,7 @@ impl LossEstimator {
 mod tests {
     use super::*;
 
-    /// A link that carries so much, and reports what a sender loses that uses all it is granted.
+    /// A link of a given capacity, with the loss reports for a sender that uses all it is granted.
     fn use_link(estimator: &mut LossEstimator, from_s: u64, seconds: u64, carries: f64) -> Vec<f64> {
         (from_s * 4..(from_s + seconds) * 4)
             .map(|report| {

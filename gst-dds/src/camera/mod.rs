@@ -4,17 +4,17 @@
 //! in, the quantizers of the next frame come out.
 //!
 //! Nothing here reads a clock. Every call takes `now`, in nanoseconds of one clock that the caller chooses (running
-//! time, or video time when the pipeline is driven in lockstep); equal calls give equal answers. Calls up to half a
-//! second out of order are taken as simultaneous, a larger step back as a seek.
+//! time, or video time when the pipeline is driven in lockstep); equal calls give equal results. Calls up to half a
+//! second out of order count as simultaneous, a larger step back as a seek.
 //!
 //! # One frame
 //!
 //! ```text
-//! FeedbackReceiver::deliver(way, packet)*   any number of times, from any way and thread
-//! StreamPlanner::plan(capture, heard)          -> Plan: skip it, or code it so: base quantizer, offset per macroblock,
+//! FeedbackReceiver::deliver(way, packet)*      any number of times, from any way and thread
+//! StreamPlanner::plan(capture, feedback)       -> Plan: skip it, or code it: base quantizer, offset per macroblock,
 //!                                              VBV, size, key frame, notice
 //!   ... encode ...
-//! StreamPlanner::end_frame(now, bytes, idr)    what the frame cost, when it was coded
+//! StreamPlanner::end_frame(now, bytes, idr)    size of the frame, when it was coded
 //! ```
 //!
 //! [`Camera`] is both on one thread, for tools and tests.
@@ -28,16 +28,16 @@
 //! 3. A region coarser than the base quantizer counts only where no other region lies.
 //! 4. Differences to the base are even (odd ones are rounded towards finer), because x264 codes a macroblock whose
 //!    quantizer differs by one from its neighbour's with the neighbour's quantizer. Quantizers stay within 1..=51.
-//! 5. Regions finer than the base share [`CameraSettings::max_region_area`]: input regions first, then feedback, way by way in the
-//!    order of [`Way`] and within one in the order of its value. A region whose new macroblocks do not fit is left out whole and counted; smaller ones after it
-//!    still get their turn.
+//! 5. Regions finer than the base share [`CameraSettings::max_region_area`]: input regions first, then feedback, way by
+//!    way in the order of [`Way`] and within one in the order of its value. A region whose new macroblocks do not fit
+//!    is left out whole and counted; smaller ones after it may still fit.
 //!
-//! Each way that feedback comes by has its own generations: the newest complete one of each way acts until that way brings
-//! a newer one, its regions' time ends, or nothing has come by that way for [`CameraSettings::feedback_timeout_ns`]. So nobody
-//! who can send by one way puts aside what comes by another. What one server sends by two ways is counted once, and the
-//! slower of the two rests while the one before it is ahead.
+//! Each way that feedback comes by has its own generations: the newest complete one of each way acts until that way
+//! brings a newer one, its regions' time ends, or nothing has come by that way for
+//! [`CameraSettings::feedback_timeout_ns`]. So no sender can displace by one way what comes by another. What one server
+//! sends by two ways is counted once, and the slower of the two rests while the one before it is ahead.
 //!
-//! Input regions are relative to the base quantizer of their frame, hold for that frame alone, work in every mode and
+//! Input regions are relative to the base quantizer of their frame, apply to that frame alone, work in every mode and
 //! never count as feedback.
 
 #![forbid(unsafe_code)]

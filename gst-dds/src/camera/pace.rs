@@ -1,52 +1,53 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! How far pictures are really apart.
+//! Measures the real distance of pictures in time.
 //!
-//! Encoders share out bits by the frame rate they were opened with. Caps may tell another one than a source gives, or
-//! none: a camera in the dark, `appsrc` with `framerate=0/1`, a demultiplexer that tells its clock. So the distance of
-//! the pictures that are coded is measured by their time stamps, and what is asked of an encoder is scaled by it. Where
-//! pictures keep to the rate of their caps, nothing is ever scaled: neither jitter nor a gap is a rate.
+//! Encoders distribute bits by the frame rate they were opened with. Caps may declare another rate than the source
+//! delivers, or none: a camera in the dark, `appsrc` with `framerate=0/1`, a demultiplexer that declares its clock. So
+//! the distance of coded pictures is measured by their time stamps, and the rates given to an encoder are scaled by it.
+//! Where pictures keep the rate of their caps, nothing is ever scaled: neither jitter nor a gap is a change of rate.
 
 use std::collections::VecDeque;
 
 /// Nanoseconds of pictures that a rate is judged by, and least pictures.
 const WINDOW_NS: f64 = 8e9;
 const WINDOW_PICTURES: usize = 8;
-/// Nanoseconds of them that are enough where caps tell a rate.
+/// Nanoseconds of them that are enough where caps declare a rate.
 const ENOUGH_NS: f64 = 2e9;
-/// Pictures remembered at most.
+/// Most pictures remembered.
 const MAX_PICTURES: usize = 512;
-/// Intervals in a row that tell a slower and a faster rate at once, where they agree within a factor, and differ from those
-/// in force by another one. What comes late comes fast: it takes more of them to tell a faster rate from a burst.
+/// Intervals in a row that show a slower and a faster rate at once, where they agree within a factor, and differ from
+/// the rate in force by another one. Late pictures arrive as a burst: it takes more intervals to distinguish a faster
+/// rate from one.
 const RUN_SLOWER: usize = 3;
 const RUN_FASTER: usize = 5;
-/// The same while nothing has spoken for the rate in force yet.
+/// The same while no interval has confirmed the rate in force yet.
 const RUN_AT_FIRST: usize = 2;
-/// Intervals whose mean must have become shorter too: they hold what stood in front of a burst.
+/// Intervals whose mean must have become shorter too: they include the gap before a burst.
 const RUN: usize = 24;
 const ALIKE: f64 = 1.5;
 const UNLIKE: f64 = 1.25;
 /// A mean that differs by this part is another rate.
 const DRIFT: f64 = 0.025;
-/// No picture for so long, and for so many intervals, is a pause.
+/// An interval of this length, and of this many usual ones, is a pause.
 const PAUSE_NS: f64 = 1e9;
 const PAUSE_INTERVALS: f64 = 4.0;
-/// Least and most that is believed.
+/// Shortest and longest interval that is plausible.
 const RANGE_NS: (f64, f64) = (5e5, 60e9);
 
-/// See the module.
+/// Distance of pictures in time: the declared one, or another one that was measured.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Distance that encoders take for granted.
+    /// Distance that encoders assume.
     assumed_ns: f64,
-    /// Whether that is what caps tell.
+    /// Whether caps declare it.
     declared: bool,
-    /// Distance in force, where it is another one.
+    /// Distance in force, where it differs.
     measured_ns: Option<f64>,
-    /// Some interval was as the rate in force says.
+    /// Some interval agreed with the rate in force.
     confirmed: bool,
     last: Option<u64>,
-    /// The last intervals, whatever they are.
+    /// The last intervals, pauses included.
     run: VecDeque<f64>,
     /// Intervals without pauses, and their sum.
     window: VecDeque<f64>,
@@ -54,7 +55,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of an encoder opened for so many pictures a second; `told`: by caps.
+    /// For an encoder opened for so many pictures a second; `declared`: by caps.
     pub fn new(assumed_rate: f64, declared: bool) -> Self {
         Self {
             assumed_ns: 1e9 / assumed_rate,
@@ -68,7 +69,7 @@ impl Pace {
         }
     }
 
-    /// Whether both are of encoders opened for the same rate.
+    /// Whether both belong to encoders opened for the same rate.
     pub fn assumes_as(&self, other: &Self) -> bool {
         (self.assumed_ns, self.declared) == (other.assumed_ns, other.declared)
     }
@@ -78,17 +79,17 @@ impl Pace {
         self.measured_ns.unwrap_or(self.assumed_ns)
     }
 
-    /// The same where it is known: told by caps, or measured.
+    /// The same where it is known: declared by caps, or measured.
     pub fn known_interval_ns(&self) -> Option<f64> {
         self.measured_ns.or(self.declared.then_some(self.assumed_ns))
     }
 
-    /// The distance in force as a factor of the assumed one: 1 exactly where that is right.
+    /// The distance in force as a factor of the assumed one: exactly 1 where that is right.
     pub fn scale(&self) -> f64 {
         self.measured_ns.map_or(1.0, |measured| measured / self.assumed_ns)
     }
 
-    /// Whether another distance is in force than the assumed one.
+    /// Whether the distance in force differs from the assumed one.
     pub fn is_measured(&self) -> bool {
         self.measured_ns.is_some()
     }
@@ -97,7 +98,7 @@ impl Pace {
     pub fn picture(&mut self, at: u64) {
         let Some(last) = self.last.replace(at) else { return };
         let Some(interval) = at.checked_sub(last) else {
-            // A seek says nothing about the rate.
+            // A seek is no change of rate.
             self.run.clear();
             return;
         };
@@ -129,19 +130,19 @@ impl Pace {
         if off <= DRIFT * pictures * self.interval_ns() {
             return;
         }
-        // A run that is about to tell another rate says more than a mean of both.
+        // A run that is about to show another rate is better evidence than a mean of both.
         if self.declared && self.run_begins() {
             return;
         }
         let begun = self.window.len() >= WINDOW_PICTURES && (self.span_ns >= ENOUGH_NS || !self.declared);
-        // Where the window begins and ends among late and early pictures is no matter of the rate.
+        // It does not matter for the rate where the window begins and ends among late and early pictures.
         let longest = self.window.iter().copied().fold(0.0, f64::max);
         if begun && off > longest || !begun && !self.declared {
             self.set(mean);
         }
     }
 
-    /// The shortest and the longest of so many last intervals, where they agree.
+    /// The shortest and the longest of the last `count` intervals, where they agree.
     fn agreed(&self, pictures: usize) -> Option<(f64, f64)> {
         let last = || self.run.iter().rev().take(pictures).copied();
         let (least, most) = (last().fold(f64::INFINITY, f64::min), last().fold(0.0, f64::max));
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     fn bursts_are_no_rate() {
-        // What has waited for a network comes at once: 5 pictures, 12 pictures.
+        // A queue behind a network arrives as a burst: 5 pictures, 12 pictures.
         for burst in [5, 12] {
             let mut pace = Pace::new(25.0, true);
             assert_eq!(scale(&mut pace, (0..burst).map(|i| i * 40)), 1.0);
@@ -316,7 +317,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(scale(&mut pace, constant(30, 3)), 1.0);
         }
-        // Times that stand still are none either.
+        // Times that stand still are no rate either.
         assert_eq!(scale(&mut pace, [3000; 3]), 1.0);
     }
 
@@ -325,7 +326,7 @@ mod tests {
         let mut pace = Pace::new(30.0, true);
         let lost = constant(30, 20).enumerate().filter(|(i, _)| i % 90 != 20);
         assert_eq!(scale(&mut pace, lost.map(|(_, at)| at)), 1.0);
-        // Two of three are left out on purpose.
+        // Two of three are dropped on purpose.
         let third = constant(30, 5).step_by(3).map(|at| 20_000 + at);
         near(scale(&mut pace, third), 3.0);
         // One of four is lost.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The plan of the stream: whether a captured picture is coded, and how.
+//! The plan of the stream: decides whether a captured picture is coded, and how.
 
 use dds_protocol::feedback::FeedbackState;
 
@@ -23,7 +23,7 @@ use super::window::Window;
 
 /// Frames whose coding time is remembered, to measure the feedback delay.
 const CODED_FRAMES: usize = 256;
-/// Frames of a segment that the controller counts in where the stream has none: those of the DDS paper.
+/// Segment length of the controller where the stream has no segments: that of the DDS paper.
 const SEGMENT_FRAMES: u32 = 15;
 
 /// What an encoder was opened for.
@@ -33,24 +33,25 @@ pub struct StreamConfig {
     pub size: Geometry,
     /// Sizes that may be chosen where a bandwidth is set, as fractions of the captured one's sides, largest first.
     pub scales: Vec<f64>,
-    /// Place of `size` in them.
+    /// Index of `size` in them.
     pub scale: usize,
-    /// Frames per second that it takes for granted.
+    /// Frames per second that the encoder assumes.
     pub frame_rate: f64,
-    /// Whether there is a second pass, so that regions are not of this stream.
+    /// Whether there is a second pass, so that regions are not coded in this stream.
     pub two_passes: bool,
     /// Frames of a segment, each of which begins with a key frame; 0 = none.
     pub segment_length: u8,
     /// Frames from one key frame to the next at most.
     pub key_int_max: u64,
-    /// Where pictures keep another rate than that, the age of a key frame that makes the next one due, in nanoseconds.
+    /// Age of a key frame, in nanoseconds, that makes the next one due where pictures keep another rate than that.
     pub key_frame_after_ns: Option<u64>,
-    /// How far pictures are apart; `None`: by [`CameraSettings::frame_rate`].
+    /// Distance of pictures in time; `None`: by [`CameraSettings::frame_rate`].
     pub pace: Option<Pace>,
-    /// Whether the encoder's own rate control chooses the base quantizer (average bit rate, constant quality) and offsets
-    /// are differences on top of it. A rate cap then acts through [`FramePlan::vbv`] alone and leaves offsets as they are,
-    /// because such an encoder spends elsewhere what a smaller difference saves. Its average bit rate should be set no
-    /// higher than the cap, and with each VBV no higher than [`Vbv::max_kbps`](crate::vbv::Vbv::max_kbps).
+    /// Whether the encoder's own rate control chooses the base quantizer (average bit rate, constant quality) and
+    /// offsets are differences on top of it. A rate cap then acts through [`FramePlan::vbv`] alone and leaves offsets
+    /// as they are, because such an encoder spends elsewhere what a smaller difference saves. Its average bit rate
+    /// should be set no higher than the cap, and with each VBV no higher than
+    /// [`Vbv::max_kbps`](crate::vbv::Vbv::max_kbps).
     pub library_rates: bool,
 }
 
@@ -71,7 +72,7 @@ impl StreamConfig {
         }
     }
 
-    /// How far pictures are apart.
+    /// Distance of pictures in time.
     pub fn interval(&self) -> Interval {
         match &self.pace {
             Some(pace) => Interval {
@@ -105,14 +106,14 @@ impl StreamConfig {
     }
 }
 
-/// Plans the frames of one stream after the other. Nothing of a stream is decided elsewhere: see the [module](super).
+/// Plans the frames of one stream after another. It alone decides about a stream: see the [module](super).
 #[derive(Clone, Debug)]
 pub struct StreamPlanner {
     settings: CameraSettings,
-    /// The same with the quantizers that a bandwidth chooses.
+    /// The same with the quantizers chosen for a bandwidth.
     in_force: CameraSettings,
     config: StreamConfig,
-    /// Place of the size that pictures are to be coded in.
+    /// Index of the size that pictures are to be coded in.
     wanted_scale: usize,
     gop: Gop,
     bandwidth: BandwidthControl,
@@ -120,7 +121,7 @@ pub struct StreamPlanner {
     regions: [RegionStore; Way::COUNT],
     map: QpMap,
     cap: RateCap,
-    /// What the cap asked of the last frame.
+    /// Floor that the cap put under the last frame.
     floor: u8,
     window: Window,
     clock: Clock,
@@ -133,8 +134,7 @@ pub struct StreamPlanner {
 }
 
 impl StreamPlanner {
-    /// A planner for the first stream. Settings out of range are brought into range; the caller's properties refuse them
-    /// before.
+    /// A planner for the first stream. Settings out of range are clamped; the element's properties refuse them earlier.
     pub fn new(config: StreamConfig, settings: CameraSettings) -> Self {
         let settings = settings.clamped();
         let mut cap = RateCap::new(config.size.macroblocks());
@@ -161,10 +161,10 @@ impl StreamPlanner {
         }
     }
 
-    /// Begins a new stream (new encoder, perhaps another picture size): the regions of the one before end. Counts go on.
-    /// Bytes coded in the last second still count against the cap.
+    /// Begins a new stream (new encoder, perhaps another picture size): the regions of the one before end. Counts
+    /// continue. Bytes coded in the last second still count against the cap.
     pub fn restart(&mut self, config: StreamConfig) {
-        // What the controller has learnt is what made it choose another size.
+        // The controller keeps what it has learnt: that made it choose another size.
         if config.scale == self.config.scale || config.scale != self.wanted_scale {
             self.bandwidth.restart(config.controller(&self.settings));
         }
@@ -185,27 +185,27 @@ impl StreamPlanner {
         &self.settings
     }
 
-    /// The settings of the last frame: those of the user, with the quantizers that a bandwidth chose.
+    /// The settings of the last frame: those of the user, with the quantizers chosen for a bandwidth.
     pub fn in_force(&self) -> &CameraSettings {
         &self.in_force
     }
 
-    /// Takes new settings; they act from the next frame.
+    /// Sets new settings; they apply from the next frame.
     pub fn set_settings(&mut self, settings: CameraSettings) {
         self.settings = settings.clamped();
     }
 
-    /// Place in [`StreamConfig::scales`] of the size that the next picture is to be coded in.
+    /// Index in [`StreamConfig::scales`] of the size that the next picture is to be coded in.
     pub fn scale(&self) -> usize {
         self.wanted_scale
     }
 
-    /// How far pictures are apart, where that is measured.
+    /// Distance of pictures in time, where it is measured.
     pub fn pace(&self) -> Option<&Pace> {
         self.config.pace.as_ref()
     }
 
-    /// The newest time there was, in nanoseconds.
+    /// The newest time observed, in nanoseconds.
     pub fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -215,7 +215,7 @@ impl StreamPlanner {
         self.bandwidth.available_kbps()
     }
 
-    /// The next frame has to be a key frame, whatever else is asked.
+    /// The next frame has to be a key frame, whether or not one is requested.
     pub fn force_key_frame(&mut self) {
         self.gop.force();
     }
@@ -227,8 +227,9 @@ impl StreamPlanner {
         self.bandwidth.report(now, loss, jitter_ms, highest_seq);
     }
 
-    /// Decides what becomes of a captured picture. `feedback` is asked for what feedback says, by time and number of the frame
-    /// ([`FeedbackReceiver::begin_frame`](super::FeedbackReceiver::begin_frame)), where it is coded.
+    /// Decides what to do with a captured picture. Where it is coded, `feedback` is called with settings, time and
+    /// number of the frame for the newest feedback
+    /// ([`FeedbackReceiver::begin_frame`](super::FeedbackReceiver::begin_frame)).
     ///
     /// At most one feedback state of each way begins to act: the newest complete one.
     pub fn plan(
@@ -281,7 +282,7 @@ impl StreamPlanner {
         })
     }
 
-    /// Follows the distance of pictures. Gives the age from which a key frame makes the next one due.
+    /// Follows the distance of pictures. Returns the age from which on the last key frame makes the next one due.
     fn follow_pace(&mut self, now: u64) -> Option<u64> {
         let pace = self.config.pace.as_mut()?;
         pace.picture(now);
@@ -298,7 +299,8 @@ impl StreamPlanner {
         }
     }
 
-    /// Brings the settings in force: with a bandwidth nothing is coded finer than it allows, with or without a server.
+    /// Determines the settings in force: with a bandwidth nothing is coded finer than it allows, with or without a
+    /// server.
     fn choose_quantizers(&mut self, now: u64, kind: FrameKind, refined_bytes: u64) {
         self.in_force = self.settings;
         let idr = kind.expected;
@@ -314,7 +316,7 @@ impl StreamPlanner {
         let (low, high) = self.settings.qp_limits;
         let limit = |qp: u8| qp.max(low).min(high);
         let kbps = self.bandwidth.available_kbps();
-        // The controller keeps the bandwidth; the cap is there for what it could not foresee.
+        // The controller keeps the bandwidth; the cap bounds what it cannot foresee.
         let kept = kbps.saturating_add(kbps / 12);
         self.in_force.background_qp = limit(point.low_qp);
         self.in_force.region_qp = limit(point.high_qp);
@@ -325,7 +327,7 @@ impl StreamPlanner {
         };
     }
 
-    /// Puts the newest state of each way in the place of that before it. The newest of all, by its frame, is told.
+    /// Replaces the state of each way by its newest one. Returns the newest of all, by its frame.
     fn apply(&mut self, now: u64, frame: u64, update: &FeedbackUpdate) -> Option<Applied> {
         let mut newest: Option<Applied> = None;
         for (place, way) in update.ways.iter().enumerate() {
@@ -393,7 +395,7 @@ impl StreamPlanner {
         self.map.merge();
     }
 
-    /// Bounds what the painted frame may take, by what feedback may add and by the cap.
+    /// Bounds the bytes of the painted frame, by what feedback may add and by the cap.
     fn bound(&mut self, now: u64, idr: bool, first: bool, mode: FrameMode) -> Option<Vbv> {
         self.cap.begin();
         let bound = self.in_force.feedback.kbps(self.config.size, self.in_force.frame_rate);
@@ -410,7 +412,7 @@ impl StreamPlanner {
         cap.vbv
     }
 
-    /// Says what the frame of the last [`Self::plan`] became: size of the whole access unit in bytes and whether it is an
+    /// Accounts for the frame of the last [`Self::plan`]: size of the whole access unit in bytes, and whether it is an
     /// IDR picture. Not called for a frame that was not coded.
     pub fn end_frame(&mut self, now: u64, coded_bytes: usize, idr: bool) {
         let now = self.observe(now);
@@ -433,12 +435,12 @@ impl StreamPlanner {
         self.bandwidth.coded(coded_bytes, split, &mut self.window);
     }
 
-    /// Everything that happened since [`Self::new`].
+    /// Counts since [`Self::new`].
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// What came of regions of feedback in one pass.
+    /// Fates of the regions of feedback in one pass.
     pub fn region_stats(&self) -> &RegionStats {
         &self.region_stats
     }
@@ -529,8 +531,8 @@ mod tests {
         }
     }
 
-    /// Codes frames that cost so many bytes at quantizer 36, half as many for each six more. Gives the base quantizers, up
-    /// to where the planner asks for another size.
+    /// Codes frames that cost so many bytes at quantizer 36, half as many for each six more. Returns the base
+    /// quantizers, up to where the planner demands another size.
     fn code(planner: &mut StreamPlanner, frames: std::ops::Range<u64>, bytes: f64) -> (Vec<u8>, Option<usize>) {
         let mut quantizers = Vec::new();
         for frame in frames {

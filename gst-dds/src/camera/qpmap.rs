@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Regions to quantizer offsets per macroblock.
+//! Rasterises regions into quantizer offsets per macroblock.
 
 use dds_protocol::feedback::Rect;
 
 use super::types::{Geometry, MACROBLOCK, MAX_QP, MIN_QP};
 
-/// No region lies here. The largest value, so that the minimum of two cells is the finer of them.
+/// No region covers the macroblock. The largest value, so that the minimum of two cells is the finer of them.
 const UNSET: i8 = i8::MAX;
 
 /// Macroblocks of a picture: columns `x0..x1` of rows `y0..y1`.
@@ -19,7 +19,7 @@ pub(super) struct MbRect {
 }
 
 impl MbRect {
-    /// The rectangle in pixels; the last column and row may reach over the picture.
+    /// The rectangle in pixels; the last column and row may extend beyond the picture.
     pub(super) fn pixels(&self) -> Rect {
         let pixels = |macroblocks: usize| macroblocks as u32 * MACROBLOCK;
         Rect {
@@ -31,7 +31,7 @@ impl MbRect {
     }
 }
 
-/// A rectangle brought onto a picture.
+/// A rectangle mapped to the macroblocks of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placement {
     /// The macroblocks it touches; `None` where it is empty or lies outside.
@@ -40,7 +40,7 @@ pub(super) struct Placement {
     pub(super) clipped: bool,
 }
 
-/// What became of a region.
+/// Fate of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
     /// It is in the map.
@@ -49,7 +49,7 @@ pub(super) enum Added {
     OverArea,
 }
 
-/// Rasterises regions into one offset per macroblock. All memory is taken once.
+/// Rasterises regions into one offset per macroblock. All memory is allocated once.
 #[derive(Clone, Debug)]
 pub struct QpMap {
     mb_width: usize,
@@ -59,14 +59,14 @@ pub struct QpMap {
     fine: Box<[i8]>,
     /// Offsets of coarser regions.
     coarse: Box<[i8]>,
-    /// [`Self::fine`] before feedback came to it.
+    /// [`Self::fine`] before regions of feedback were added.
     own: Box<[i8]>,
     own_used: bool,
     fine_used: bool,
     coarse_used: bool,
     refined: usize,
     budget: usize,
-    /// Both together, 0 where no region lies.
+    /// Both merged, 0 where no region lies.
     merged: Box<[i8]>,
     /// The same after the rate cap.
     limited: Box<[i8]>,
@@ -102,7 +102,7 @@ impl QpMap {
         map
     }
 
-    /// Begins a frame with this base quantizer, of whose macroblocks at most the fraction `max_area` may be refined.
+    /// Begins a frame with this base quantizer; at most the fraction `max_area` of its macroblocks may be refined.
     pub fn begin(&mut self, base_qp: u8, max_area: f64) {
         self.base_qp = base_qp.clamp(MIN_QP, MAX_QP);
         if self.fine_used {
@@ -113,12 +113,12 @@ impl QpMap {
         }
         (self.fine_used, self.coarse_used, self.own_used) = (false, false, false);
         self.refined = 0;
-        // Float to integer saturates, and a fraction that is no number allows nothing.
+        // Float to integer saturates, and NaN allows nothing.
         self.budget = ((self.fine.len() as f64) * max_area).floor() as usize;
     }
 
     /// Adds a region of this quantizer, in pixels. Returns whether all of its macroblocks fit into the area that may be
-    /// refined and into the picture; one that lies outside is no error.
+    /// refined and into the picture; a region outside the picture is no error.
     pub fn add(&mut self, rect: Rect, qp: u8) -> bool {
         let placement = self.place(
             i64::from(rect.x),
@@ -154,7 +154,7 @@ impl QpMap {
         }
     }
 
-    /// Paints a region of this quantizer, which may lie outside the permitted range.
+    /// Paints a region of this quantizer, which may be out of the permitted range.
     pub(super) fn paint(&mut self, mbs: MbRect, qp: i32) -> Added {
         let offset = even_offset(self.base_qp, qp);
         if offset > 0 {
@@ -188,13 +188,13 @@ impl QpMap {
         Added::Painted
     }
 
-    /// Ends the regions of this frame. Returns the base quantizer and the offsets, `None` where all are 0.
+    /// Finishes the regions of this frame. Returns the base quantizer and the offsets, `None` where all are 0.
     pub fn finish(&mut self) -> (u8, Option<&[i8]>) {
         self.merge();
         self.limit(0)
     }
 
-    /// Says that what is painted from here on is of feedback: [`Self::hold`] leaves what came before as it is.
+    /// Begins the regions of feedback: [`Self::hold`] does not touch those painted before.
     pub(super) fn begin_feedback(&mut self) {
         self.own_used = self.fine_used;
         if self.own_used {
@@ -202,12 +202,13 @@ impl QpMap {
         }
     }
 
-    /// Offsets of what was painted before feedback, where there is any: large where no region lies.
+    /// Offsets painted before those of feedback, where there are any: large where no region lies.
     pub(super) fn own(&self) -> Option<&[i8]> {
         self.own_used.then_some(&*self.own)
     }
 
-    /// Makes regions of feedback no finer than `floor`, which differs from the base by an even number and is not above it.
+    /// Limits regions of feedback to quantizers no finer than `floor`, which differs from the base by an even number
+    /// and is not above it.
     pub(super) fn hold(&mut self, floor: u8) {
         if self.uniform || i32::from(floor) <= self.finest_qp() {
             return;
@@ -223,7 +224,7 @@ impl QpMap {
         (self.finest, self.uniform) = (finest, any == 0);
     }
 
-    /// Merges what was painted.
+    /// Merges fine and coarse regions.
     pub(super) fn merge(&mut self) {
         (self.finest, self.uniform) = (0, true);
         if !self.fine_used && !self.coarse_used {
@@ -303,8 +304,8 @@ impl QpMap {
     }
 }
 
-/// The even offset that leads from `base` to `qp` or, where the difference is odd, to the next finer quantizer; the
-/// sum stays within [`MIN_QP`]`..=`[`MAX_QP`].
+/// The even offset from `base` to `qp` or, where the difference is odd, to the next finer quantizer; the sum stays
+/// within [`MIN_QP`]`..=`[`MAX_QP`].
 fn even_offset(base: u8, qp: i32) -> i8 {
     let base = i32::from(base);
     let qp = qp.clamp(i32::from(MIN_QP), i32::from(MAX_QP));
@@ -362,7 +363,7 @@ mod tests {
         assert!((map.region_share() - 1.0 / 3.0).abs() < 1e-9);
         map.limit(36);
         assert_eq!(map.region_share(), 0.0);
-        // What is coarser than the base takes less, and is no region of it.
+        // A region coarser than the base takes less, and is no region of it.
         map.begin(36, 1.0);
         map.add(rect(0, 0, 160, 80), 48);
         map.finish();

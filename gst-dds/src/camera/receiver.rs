@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The receiver of feedback: packets go in, by whatever way; the states in force, whether a server lives, and counts come
-//! out. Nobody else parses packets, counts them or judges silence.
+//! The receiver of feedback: packets go in, by whatever way; the states in force, liveness and counts come out. No
+//! other code parses packets, counts them or judges silence.
 //!
 //! ```text
-//! deliver(way, packet)     from any thread: turned away, kept for the next frame, or read at once
-//! begin_frame(now, frame)     -> FeedbackUpdate: liveness, and what each way has brought since the last frame
-//! take(way)                -> the newest state of a way, where packets are read at once
+//! deliver(way, packet)        from any thread: turned away, kept for the next frame, or read at once
+//! begin_frame(now, frame)     -> FeedbackUpdate: liveness, and the news of each way since the last frame
+//! take(way)                   -> the newest state of a way, where packets are read at once
 //! ```
 //!
-//! In one pass packets wait for the next frame ([`Reading::WithFrames`]), in the order of [`Way`]: equal video with equal
-//! feedback between the same frames gives equal streams, whichever way was quicker. In two passes feedback names frames of
-//! the past and is read as it comes ([`Reading::AtOnce`]).
+//! In one pass packets wait for the next frame ([`Reading::WithFrames`]), in the order of [`Way`]: equal video with
+//! equal feedback between the same frames gives equal streams, whichever way was quicker. In two passes feedback names
+//! frames of the past and is read on arrival ([`Reading::AtOnce`]).
 //!
-//! How much is parsed is bounded for each way. One server may send the same by two ways. What one has brought is no news by
-//! the other, but kept: that way steers alone when the first falls silent. While both live, the slower one's regions would
-//! stay on behind newer ones; so a way whose states have been seen on one before it in the order of [`Way`] rests while
-//! that one is ahead. Not the other way round: what nothing vouches for never puts aside what came sealed.
+//! Parsing is bounded for each way. One server may send the same states by two ways. A state that came by one way is no
+//! news by the other, but it is kept: the other way steers alone when the first falls silent. While both live, the
+//! slower one's regions would outlast newer ones; so a way whose states have been received before by one earlier in the
+//! order of [`Way`] rests while that one is ahead. An earlier way never rests for a later one: unprotected feedback
+//! must not displace sealed feedback.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,19 +30,19 @@ use super::clock::Clock;
 use super::stats::FeedbackStats;
 use super::types::{CameraSettings, Notice};
 
-/// Burst that the token bucket lets through: what a second is worth.
+/// Burst that the rate limit lets through: the packets of one second.
 const BURST_NS: u64 = 1_000_000_000;
 /// Lowest packet rate let through, per second: a server of a very slow camera still repeats its state every 500 ms.
 const MIN_PACKET_RATE: f64 = 4.0;
-/// Silence after which numbering is taken up anew where no feedback timeout is set.
+/// Silence after which a new numbering is accepted where no feedback timeout is set.
 const DEFAULT_RESYNC_NS: u64 = 2_000_000_000;
-/// Generations of a way that are told from news by another: what one way may be ahead of the other.
+/// Generations remembered per way, to recognise repetitions by another: how far one way may be ahead of the other.
 const RECENT: usize = 16;
-/// Packets of each way that may wait for the next frame.
+/// Most packets of each way that wait for the next frame.
 const MOST_WAITING: usize = 256;
 
-/// The way a packet came. Ways are kept apart: each has its own rate limit, numbering and liveness, and its newest state
-/// acts beside those of the others. Their order here is that in which they share the area that regions may refine.
+/// A way that feedback comes by. Ways are independent: each has its own rate limit, numbering and liveness, and its
+/// newest state acts beside those of the others. They share the area that regions may refine in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     /// Custom upstream event of a server in the same process.
@@ -50,20 +51,20 @@ pub enum Way {
     Uri,
     /// Request pad `feedback`.
     Pad,
-    /// RTCP APP packet that SRTP vouches for, of an RTP session that the encoder's data path runs through.
+    /// RTCP APP packet authenticated by SRTP, of an RTP session that the encoder's data path runs through.
     Srtcp,
-    /// RTCP APP packet of such a session, which nothing vouches for.
+    /// RTCP APP packet of such a session, not authenticated.
     Rtcp,
 }
 
 impl Way {
-    /// How many there are.
+    /// Number of ways.
     pub const COUNT: usize = 5;
-    /// All of them, in order.
+    /// All ways, in order.
     pub const ALL: [Self; Self::COUNT] = [Self::Event, Self::Uri, Self::Pad, Self::Srtcp, Self::Rtcp];
 }
 
-/// What became of a feedback packet.
+/// Fate of a feedback packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It completed the newest generation, which waits for the next frame.
@@ -77,9 +78,9 @@ pub enum Outcome {
     },
     /// Kept; its generation still lacks parts.
     Partial,
-    /// Of a generation that is not newer.
+    /// Its generation is not newer.
     Stale,
-    /// Seen before.
+    /// Received before.
     Duplicate,
     /// For another stream.
     Foreign,
@@ -90,9 +91,9 @@ pub enum Outcome {
         /// The frame it claims.
         frame: u64,
     },
-    /// Not looked at: too many packets.
+    /// Not read: too many packets.
     RateLimited,
-    /// Not looked at: steering is switched off.
+    /// Not read: steering is switched off.
     Refused,
 }
 
@@ -102,20 +103,20 @@ pub enum Reading {
     /// With the next frame.
     #[default]
     WithFrames,
-    /// As they come.
+    /// On arrival.
     AtOnce,
 }
 
 /// Which ways are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
-    /// By [`Way`]: those that are not.
+    /// By [`Way`]: those that are not taken.
     pub closed: [bool; Way::COUNT],
-    /// It was not the user who closed them.
+    /// They were closed by default, not by the user.
     pub automatic: bool,
 }
 
-/// What becomes of a packet that is delivered.
+/// What happens to a delivered packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It waits for the next frame.
@@ -126,7 +127,7 @@ pub enum Delivery {
     TurnedAway,
     /// The first one by a way that is not taken.
     FirstByClosedWay {
-        /// It was not the user who closed it.
+        /// It was closed by default, not by the user.
         automatic: bool,
     },
 }
@@ -134,65 +135,65 @@ pub enum Delivery {
 /// A complete generation.
 #[derive(Clone, Debug)]
 pub struct ReceivedState {
-    /// What it says.
+    /// Its regions and the frame they derive from.
     pub feedback: Arc<FeedbackState>,
-    /// Not what another way has brought already.
+    /// No other way has brought it before.
     pub news: bool,
 }
 
-/// Whether a server is heard.
+/// Whether a server is alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Liveness {
-    /// Nothing yet, since the first frame.
+    /// No feedback yet since the first frame.
     #[default]
     Waiting,
-    /// Heard.
+    /// Feedback arrives.
     Up,
     /// Silent for the timeout.
     Lost,
 }
 
-/// What a way has for a frame.
+/// What a way brings for a frame.
 #[derive(Clone, Debug, Default)]
 pub struct WayUpdate {
-    /// What it brought before has ended, because it is silent or a flush has thrown it away.
+    /// Its earlier state has ended, because the way is silent or was flushed.
     pub ended: bool,
-    /// The newest state since the last frame, in the place of the one before.
+    /// The newest state since the last frame, which replaces the one before.
     pub state: Option<ReceivedState>,
-    /// What it brought is overtaken by another way that brings the same.
+    /// Its state is superseded by that of another way that brings the same.
     pub rests: bool,
 }
 
-/// What a frame hears of feedback.
+/// Feedback for a frame: liveness, and the news of each way.
 #[derive(Clone, Debug, Default)]
 pub struct FeedbackUpdate {
-    /// Whether a server is there.
+    /// Whether a server is alive.
     pub liveness: Liveness,
-    /// What the application should hear.
+    /// Notice for the application.
     pub notice: Option<Notice>,
     /// By [`Way`].
     pub ways: [WayUpdate; Way::COUNT],
 }
 
-/// What is known of one way.
+/// State of one way.
 #[derive(Clone, Debug)]
 struct Channel {
     assembler: Assembler,
-    /// What of the assembler's counts is in the statistics already.
+    /// Counts of the assembler that are in the statistics already.
     counted: Counts,
-    /// Unspent time of the token bucket; a packet costs the reciprocal of the permitted rate.
+    /// Unspent time of the rate limit, a token bucket; a packet costs the reciprocal of the permitted rate.
     credit_ns: u64,
     /// Packets that wait for the next frame.
     waiting: VecDeque<Box<[u8]>>,
     pending: Option<ReceivedState>,
-    /// What came before is thrown away.
+    /// Its earlier state was thrown away.
     flushed: bool,
     /// The last usable generations, newest last.
     recent: VecDeque<Arc<FeedbackState>>,
-    /// Place of a way, before this one, that has brought what this one brings.
+    /// Index of an earlier way that has brought the same states.
     follows: Option<usize>,
     last_complete: Option<u64>,
-    /// Time from which silence is measured for the numbering: start, or the last complete generation or resync.
+    /// Start of the silence that resets the numbering: first frame, or the last complete generation or resync.
     quiet_since: Option<u64>,
 }
 
@@ -218,8 +219,8 @@ impl Channel {
         }
     }
 
-    /// A server that restarts may number its generations behind those of its former self. After a time without a
-    /// usable generation the next complete one is believed, whatever its number.
+    /// A server that restarts may number its generations behind those of its predecessor. After a time without a usable
+    /// generation the next complete one is accepted, whatever its number.
     fn resync(&mut self, now: u64, timeout_ns: u64, stats: &mut FeedbackStats) {
         let limit = if timeout_ns == 0 { DEFAULT_RESYNC_NS } else { timeout_ns };
         let since = *self.quiet_since.get_or_insert(now);
@@ -256,25 +257,25 @@ impl Channel {
     }
 }
 
-/// Takes feedback by all ways, for one stream after the other. See the module.
+/// Receives feedback by all ways, for one stream after another: parses packets, judges liveness and counts.
 #[derive(Clone, Debug, Default)]
 pub struct FeedbackReceiver {
     /// Stream that packets have to name, once there is one.
     stream_id: Option<u32>,
     reading: Reading,
     ways: Ways,
-    /// That feedback came by a closed way has been told.
+    /// Whether feedback by a closed way was reported.
     closed_way_reported: bool,
     settings: CameraSettings,
     clock: Clock,
-    /// By [`Way`]: a flood by one leaves the others as they are.
+    /// By [`Way`]: a flood by one does not affect the others.
     channels: [Channel; Way::COUNT],
     refilled_at: u64,
     newest_frame: Option<u64>,
     liveness: Liveness,
-    /// Time of the first frame, for silence that never was anything else.
+    /// Time of the first frame: begin of the silence where no feedback has come yet.
     started: Option<u64>,
-    /// When the last usable feedback came before it was reported lost.
+    /// Time of the last usable feedback before it was reported lost.
     lost_since: u64,
     stats: FeedbackStats,
 }
@@ -289,7 +290,7 @@ impl FeedbackReceiver {
         }
     }
 
-    /// Begins a stream: feedback for the one before becomes foreign. Counts go on, and so do limits of rate.
+    /// Begins a stream: feedback for the one before becomes foreign. Counts and rate limits continue.
     pub fn restart(&mut self, stream_id: u32) {
         self.stream_id = Some(stream_id);
         for channel in &mut self.channels {
@@ -302,12 +303,13 @@ impl FeedbackReceiver {
         (self.liveness, self.started, self.newest_frame) = (Liveness::Waiting, None, None);
     }
 
-    /// Takes new settings: time-out, rate of frames, and whether feedback is acted on at all.
+    /// Sets new settings: timeout, frame rate, and whether feedback is acted on at all.
     pub fn set_settings(&mut self, settings: CameraSettings) {
         self.settings = settings.clamped();
     }
 
-    /// Takes one bare feedback packet (no RTCP framing) from any thread. What is not for this stream costs no place.
+    /// Takes one bare feedback packet (no RTCP framing) from any thread. Packets for other streams take no place in the
+    /// queue.
     pub fn deliver(&mut self, way: Way, packet: &[u8]) -> Delivery {
         let Some(stream_id) = self.stream_id else {
             return self.deliver_early(way, packet);
@@ -322,7 +324,7 @@ impl FeedbackReceiver {
         }
     }
 
-    /// Before there is a stream nobody can have feedback for it, but for one whose name is known in advance.
+    /// Before there is a stream, only a stream whose ID is known in advance can have feedback.
     fn deliver_early(&mut self, way: Way, packet: &[u8]) -> Delivery {
         if self.ways.closed[way as usize] {
             return self.turn_away(way, true);
@@ -356,7 +358,7 @@ impl FeedbackReceiver {
         }
     }
 
-    /// Counts an RTCP datagram that brings no packet, readable or not.
+    /// Counts an RTCP datagram without a feedback packet, readable or not.
     pub fn count_rtcp(&mut self, readable: bool) {
         let stats = &mut self.stats;
         *match readable {
@@ -365,7 +367,7 @@ impl FeedbackReceiver {
         } += 1;
     }
 
-    /// Begins the frame of this number, which rises: reads what waits, and judges silence.
+    /// Begins the frame of this number, which rises: reads the waiting packets, and judges silence.
     pub fn begin_frame(&mut self, now: u64, frame: u64) -> FeedbackUpdate {
         let now = self.observe(now);
         self.read_waiting(now);
@@ -408,7 +410,7 @@ impl FeedbackReceiver {
             self.stats.packets_refused += 1;
             return Outcome::Refused;
         }
-        // Before it costs a token: what is not ours must not use up what is ours.
+        // Checked before it costs a token: foreign packets must not use up our rate.
         let stream_id = self.stream_id.unwrap_or_default();
         if let Some(outcome) = turned_away(stream_id, packet, &mut self.stats) {
             return outcome;
@@ -471,8 +473,8 @@ impl FeedbackReceiver {
                 regions: feedback.regions.len(),
             }
         } else {
-            // One server that sends the same by two ways. It is kept all the same: this way is to steer when the other
-            // one falls silent.
+            // One server sends the same by two ways. It is kept, so that this way steers when the other one falls
+            // silent.
             self.stats.packets_duplicate += 1;
             Outcome::Duplicate
         };
@@ -481,7 +483,7 @@ impl FeedbackReceiver {
         outcome
     }
 
-    /// Whether no other way has brought a state, and which one this way follows.
+    /// Whether no other way has brought this state; also updates which way this one follows.
     fn is_news(&mut self, own: usize, state: &Arc<FeedbackState>) -> bool {
         let mut news = true;
         for other in (0..Way::COUNT).filter(|other| *other != own) {
@@ -520,7 +522,7 @@ impl FeedbackReceiver {
         Some(state)
     }
 
-    /// Throws away what waits and what was in force, for a flushing seek: what the server found lies in other pictures.
+    /// Drops waiting and applied states, for a flushing seek: their regions refer to other pictures.
     pub fn flush(&mut self) {
         for way in Way::ALL {
             self.drop_pending(way);
@@ -535,17 +537,17 @@ impl FeedbackReceiver {
         self.stats.generations_outdated += u64::from(waited.is_some_and(|state| state.news));
     }
 
-    /// Everything that happened since [`Self::new`].
+    /// Counts since [`Self::new`].
     pub fn stats(&self) -> &FeedbackStats {
         &self.stats
     }
 
-    /// When the last usable generation came, by whichever way.
+    /// Time of the last usable generation, by whichever way.
     fn last_complete(&self) -> Option<u64> {
         self.channels.iter().filter_map(|channel| channel.last_complete).max()
     }
 
-    /// Whether a way brought something and has been silent for the timeout.
+    /// Whether a way has brought a state and has been silent for the timeout.
     fn is_silent(&self, now: u64, way: Way) -> bool {
         let last = self.channels[way as usize].last_complete;
         self.settings.steered && last.is_some_and(|at| self.is_over(now.saturating_sub(at)))
@@ -556,7 +558,7 @@ impl FeedbackReceiver {
         timeout_ns > 0 && silence_ns >= timeout_ns
     }
 
-    /// Whether what came by this way has been replaced by another that brings the same and still lives.
+    /// Whether the state of this way is superseded by another way that brings the same and is alive.
     fn rests(&self, way: Way, now: u64) -> bool {
         let own = &self.channels[way as usize];
         let Some(other) = own.follows.map(|other| &self.channels[other]) else {
@@ -567,7 +569,7 @@ impl FeedbackReceiver {
         other.last_complete.is_some_and(lives) && ahead.is_some_and(|(a, b)| a.generation.is_newer_than(b.generation))
     }
 
-    /// Notices silence and its end.
+    /// Detects silence and its end.
     fn follow_liveness(&mut self, now: u64, started: u64) -> Option<Notice> {
         if !self.settings.steered {
             return None;
@@ -599,7 +601,7 @@ impl FeedbackReceiver {
         }
     }
 
-    /// Takes a time that somebody told, and gives what counts as now.
+    /// Observes a time passed by a caller, and returns the current time.
     pub(super) fn observe(&mut self, now: u64) -> u64 {
         let (now, back) = self.clock.observe(now);
         if let Some(by) = back {
@@ -612,7 +614,7 @@ impl FeedbackReceiver {
     }
 }
 
-/// What becomes of a packet by its header alone, counted; `None`: it is for the stream, as far as that tells.
+/// Judges a packet by its header alone, and counts it; `None`: it is for the stream, as far as the header shows.
 fn turned_away(stream_id: u32, packet: &[u8], stats: &mut FeedbackStats) -> Option<Outcome> {
     match feedback::addressee(packet) {
         Ok(id) if id == stream_id => None,
@@ -815,7 +817,7 @@ mod tests {
     #[test]
     fn each_way_has_its_own_numbering() {
         let mut bench = Bench::new();
-        // Whoever numbers high by one way makes nothing stale by another.
+        // A high number by one way makes nothing stale by another.
         for generation in [1000, 20_000, 30_000] {
             bench.push_by(0, Way::Rtcp, &packet(generation, 1));
         }
@@ -848,10 +850,10 @@ mod tests {
                 (20, 17)
             );
             assert_eq!(bench.receiver.stats.regions_requested, 20);
-            // What is sealed is never put aside by what is not.
+            // Sealed feedback is never displaced by unprotected feedback.
             assert_eq!(bench.rests(Way::Rtcp, 0, MS), slow == Way::Rtcp);
             assert!(!bench.rests(Way::Uri, 0, MS));
-            // The fast one dies: what the slow one has acts again.
+            // The fast one dies: the state of the slow one acts again.
             assert!(!bench.rests(Way::Rtcp, MS, MS));
             let kept = bench.receiver.take(slow).expect("kept");
             assert_eq!((kept.feedback.generation, kept.news), (Serial16(17), false));
@@ -865,7 +867,7 @@ mod tests {
         bench.push_by(0, Way::Rtcp, &packets(STREAM, 5, 1, 1)[0]);
         bench.push_by(0, Way::Uri, &packets(STREAM, 6, 1, 1)[0]);
         assert!(bench.rests(Way::Rtcp, 0, MS), "as long as it may be the same one");
-        // It wants something else than the other ever wanted.
+        // Its regions differ from all that the other has sent.
         bench.push_by(0, Way::Uri, &packets(STREAM, 9, 1, 1)[0]);
         bench.push_by(0, Way::Rtcp, &packets(STREAM, 7, 1, 4)[0]);
         assert!(!bench.rests(Way::Rtcp, 0, MS));
@@ -884,7 +886,7 @@ mod tests {
     fn a_restarted_server_is_heard_after_the_timeout_of_silence() {
         let mut bench = Bench::new();
         bench.push(0, &packet(1000, 1));
-        // Its successor starts behind: stale until the old one has been silent for the timeout.
+        // Its successor numbers behind: stale until the old one has been silent for the timeout.
         for now in [100, 1000, 1999] {
             assert_eq!(bench.push(now * MS, &packet(10, 1)), Outcome::Stale);
         }
@@ -967,7 +969,7 @@ mod tests {
         ways.closed[Way::Rtcp as usize] = true;
         let mut receiver = FeedbackReceiver::new(ways, Reading::WithFrames);
         receiver.restart(STREAM);
-        // What is for others is not told of.
+        // Packets for other streams are not reported.
         let foreign = packets(STREAM + 1, 1, 1, 1).remove(0);
         assert_eq!(receiver.deliver(Way::Rtcp, &foreign), Delivery::TurnedAway);
         let first = receiver.deliver(Way::Rtcp, &packet(1, 1));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The regions in force: from the feedback state that was applied last, moved along, until their time ends.
+//! The regions in force: those of the newest applied state, moved along, until their time to live ends.
 
 use dds_protocol::feedback::{FeedbackState, MAX_REGIONS, Quality, Region};
 
@@ -11,7 +11,7 @@ use super::types::CameraSettings;
 /// Quarter pixels per pixel: the unit of motion.
 const MOTION_UNIT: i64 = 4;
 
-/// A region and what was counted of it already.
+/// A region and which of its fates are counted.
 #[derive(Clone, Copy, Debug)]
 struct Active {
     region: Region,
@@ -20,7 +20,7 @@ struct Active {
     outside: bool,
 }
 
-/// See the module.
+/// Regions in force of one way, from its newest state.
 #[derive(Clone, Debug)]
 pub(super) struct RegionStore {
     active: Vec<Active>,
@@ -67,10 +67,10 @@ impl RegionStore {
         self.active.clear();
     }
 
-    /// Paints what acts in the frame `frame`, and forgets what has ended.
+    /// Paints the regions that act in the frame `frame`, and removes those that have ended.
     ///
-    /// A rectangle is valid in the frame it was found in; its motion counts from there, so that the way of the feedback
-    /// is made up for. Its time to live counts from when it was applied; the frame it is applied in always has it. A
+    /// A rectangle is valid in the frame it was found in; its motion counts from there, which compensates the delay of
+    /// the feedback. Its time to live counts from when it was applied; it always acts in the frame it is applied in. A
     /// region with a frame offset acts in that one frame only.
     pub(super) fn paint(
         &mut self,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feedback of two passes: every complete generation asks for the refinement of frames that were captured before.
+//! Feedback of two passes: every complete generation requests the refinement of frames that were captured before.
 //!
 //! ```text
 //! captured(frame, settings)     a frame is about to be coded in the first pass
 //! requests(state)               -> requests, oldest frame first; each is answered by accept or refuse
-//! take_refused()                what the first pass names in its next access unit
+//! take_refused()                refused frames, which the first pass names in its next access unit
 //! ```
 //!
 //! Unlike in one pass, a region belongs to one frame: the one its feedback derives from plus its frame offset. Motion
-//! and time to live have no meaning then.
+//! and time to live are ignored.
 
 use std::collections::VecDeque;
 
@@ -24,29 +24,29 @@ use super::types::{CameraSettings, Geometry, MAX_QP};
 const REPEATS: u8 = 3;
 /// Most refused frames that wait to be named.
 const MOST_REFUSED: usize = 8 * MAX_REFUSED;
-/// Accepted frames that are remembered, to tell a repeated request from a late one.
+/// Accepted frames remembered, to distinguish a repeated request from a late one.
 const REMEMBERED: usize = 64;
 
-/// The refinement of one frame, asked for by the server.
+/// The refinement of one frame, requested by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The frame.
     pub frame: u64,
     /// What to refine at which quantizer, in pixels of the captured picture, on the macroblock grid and not empty. The
-    /// last column and row may reach over the picture. Empty where nothing is left of what was asked for.
+    /// last column and row may extend beyond the picture. Empty where nothing is left of the requested regions.
     pub regions: Vec<(Rect, u8)>,
     /// Quantizer outside: the coarsest from which `region-qp` differs by an even number.
     pub outside_qp: u8,
 }
 
-/// Why a refinement that was asked for does not come.
+/// Why a requested refinement does not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The frame is not kept any more.
     Gone,
     /// A later frame was refined already.
     Late,
-    /// Too many refinements wait, or they have taken all the bits that feedback may ask for.
+    /// Too many refinements wait, or they have taken all the bits that feedback may add.
     Busy,
     /// There is no stream for refinements.
     NoPad,
@@ -59,9 +59,9 @@ pub enum Refusal {
 /// Counts of refinements. None ever falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefineCounts {
-    /// Frames asked for.
+    /// Frames requested.
     pub requests: u64,
-    /// Of those, frames asked for before.
+    /// Of those, frames requested before.
     pub repeated: u64,
     /// Refused, by [`Refusal`].
     pub gone: u64,
@@ -85,7 +85,7 @@ pub struct Requests {
     map: QpMap,
     /// Size of the captured picture.
     full: Geometry,
-    /// Size of the picture of the first pass, in whose pixels regions come.
+    /// Size of the picture of the first pass, which regions refer to.
     coded: Geometry,
     newest: Option<u64>,
     accepted: VecDeque<u64>,
@@ -109,7 +109,7 @@ impl Requests {
         }
     }
 
-    /// Begins a new stream. Counts and the order of frames go on.
+    /// Begins a new stream. Counts and the order of frames continue.
     pub fn restart(&mut self, full: Geometry, coded: Geometry) {
         self.map = QpMap::new(full);
         (self.full, self.coded) = (full, coded);
@@ -117,13 +117,13 @@ impl Requests {
         self.refused.clear();
     }
 
-    /// Says that the frame of this number is about to be coded with these settings.
+    /// Registers that the frame of this number is about to be coded with these settings.
     pub fn captured(&mut self, frame: u64, settings: CameraSettings) {
         self.newest = Some(frame);
         self.settings = settings.clamped();
     }
 
-    /// What a state asks for, in order of frames. Each request has to be answered by [`Self::accept`] or [`Self::refuse`]
+    /// The requests of a state, in order of frames. Each has to be answered by [`Self::accept`] or [`Self::refuse`]
     /// before the next state.
     pub fn requests(&mut self, state: &FeedbackState) -> Vec<Request> {
         let mut frames: Vec<u64> = state.regions.iter().map(|region| frame_of(state, region)).collect();
@@ -177,7 +177,7 @@ impl Requests {
         }
     }
 
-    /// Why the order of frames or the list itself stands against a request; `None` where neither does.
+    /// Why the order of frames or the queue rules a request out; `None` where neither does.
     pub fn objection(&self, request: &Request) -> Option<Refusal> {
         if self.accepted.back().is_some_and(|last| request.frame <= *last) {
             return Some(Refusal::Late);
@@ -204,7 +204,7 @@ impl Requests {
             Refusal::Nothing => &mut counts.nothing,
             Refusal::Failed => &mut counts.failed,
         } += 1;
-        // A frame that was never captured has no access unit to be named behind.
+        // A frame that was never captured has no access unit to name it after.
         if self.newest.is_none_or(|newest| frame > newest) {
             return;
         }
@@ -232,7 +232,7 @@ impl Requests {
         frames
     }
 
-    /// What came of the regions asked for.
+    /// Fates of the requested regions.
     pub fn stats(&self) -> &RegionStats {
         &self.stats
     }
@@ -365,10 +365,10 @@ mod tests {
             assert_eq!(ask(Way::Uri, i as u16, frame), (false, 1));
             assert_eq!(ask(Way::Rtcp, i as u16, frame), (true, 0));
         }
-        // Who numbers high by one way makes nothing stale by the other.
+        // A high number by one way makes nothing stale by the other.
         assert_eq!(ask(Way::Rtcp, 30_000, 95), (false, 1));
         assert_eq!(ask(Way::Uri, 5, 96), (false, 1));
-        // Nor does a flood that is for others, however long.
+        // Nor does a flood of foreign packets, however long.
         for _ in 0..10_000 {
             requests.push_feedback(Way::Rtcp, b"\xdd\x53\x01 not feedback");
         }

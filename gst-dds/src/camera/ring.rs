@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The newest captured frames, kept until their refinement is asked for or too late.
+//! The newest captured frames, kept until their refinement is requested or too late.
 
 use std::collections::VecDeque;
 
-/// Bounds of a [`Ring`]. Whichever is reached first lets the oldest frames go.
+/// Bounds of a [`Ring`]. Whichever is reached first drops the oldest frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Most frames.
     pub frames: usize,
     /// Most bytes of them together.
     pub bytes: u64,
-    /// Longest age against the newest frame, in nanoseconds of the caller's clock.
+    /// Greatest age relative to the newest frame, in nanoseconds of the caller's clock.
     pub age_ns: u64,
 }
 
@@ -41,8 +41,8 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Takes a frame of this number, running time and size, and lets go what the bounds do not hold any more: the frame
-    /// itself, too, where it is larger than all of them. A number that does not rise begins anew.
+    /// Adds a frame of this number, running time and size, and drops the frames that exceed the bounds: the new frame
+    /// itself, too, where it alone is larger. A number that does not rise restarts the ring.
     pub fn push(&mut self, frame: u64, time: u64, bytes: u64, item: T) {
         if self.slots.back().is_some_and(|newest| newest.frame >= frame) {
             self.clear();
@@ -66,18 +66,18 @@ impl<T> Ring<T> {
         }
     }
 
-    /// The frame of this number, unless it has gone.
+    /// The frame of this number, unless it was dropped.
     pub fn get(&self, frame: u64) -> Option<&T> {
         let at = self.slots.binary_search_by_key(&frame, |slot| slot.frame).ok()?;
         self.slots.get(at).map(|slot| &slot.item)
     }
 
-    /// The oldest frame that is still there.
+    /// The oldest frame that is kept.
     pub fn oldest(&self) -> Option<&T> {
         self.slots.front().map(|slot| &slot.item)
     }
 
-    /// Lets everything go.
+    /// Drops all frames.
     pub fn clear(&mut self) {
         self.slots.clear();
         self.bytes = 0;

@@ -7,8 +7,8 @@ use super::receiver::{FeedbackReceiver, Outcome, Way};
 use super::stats::{FeedbackStats, RegionStats, Stats};
 use super::types::{CameraSettings, Capture, FramePlan, Geometry, Plan, RoiRequest};
 
-/// The camera side of one stream of one pass, for those that drive it from one thread: tools and tests. The element keeps
-/// both halves apart, so that whoever delivers feedback never waits for the encoder.
+/// The camera side of one stream of one pass on one thread, for tools and tests. The element keeps receiver and planner
+/// apart, so that delivering feedback never waits for the encoder.
 #[derive(Clone, Debug)]
 pub struct Camera {
     receiver: FeedbackReceiver,
@@ -21,7 +21,7 @@ impl Camera {
         Self::with_config(stream_id, StreamConfig::new(geometry), settings)
     }
 
-    /// The same for what an encoder was opened for.
+    /// The same with the configuration of an encoder.
     pub fn with_config(stream_id: u32, config: StreamConfig, settings: CameraSettings) -> Self {
         let mut receiver = FeedbackReceiver::default();
         receiver.set_settings(settings);
@@ -43,7 +43,7 @@ impl Camera {
         self.planner.settings()
     }
 
-    /// Takes new settings; they act from the next frame.
+    /// Sets new settings; they apply from the next frame.
     pub fn set_settings(&mut self, settings: CameraSettings) {
         self.receiver.set_settings(settings);
         self.planner.set_settings(settings);
@@ -54,8 +54,8 @@ impl Camera {
         self.receiver.push(now, way, packet)
     }
 
-    /// Plans the frame `frame` (number of the captured frame since encoder start, rising, gaps allowed). `idr`: it is asked
-    /// for as a key frame. `rois` hold for this frame.
+    /// Plans the frame `frame` (number of the captured frame since encoder start, rising, gaps allowed). `idr`: a key
+    /// frame is requested. `rois` apply to this frame.
     pub fn begin_frame(&mut self, now: u64, frame: u64, idr: bool, rois: &[RoiRequest]) -> FramePlan<'_> {
         let capture = Capture {
             now,
@@ -76,13 +76,13 @@ impl Camera {
         }
     }
 
-    /// Says what the frame became: see [`StreamPlanner::end_frame`].
+    /// Accounts for the coded frame: see [`StreamPlanner::end_frame`].
     pub fn end_frame(&mut self, now: u64, coded_bytes: usize, idr: bool) {
         self.receiver.observe(now);
         self.planner.end_frame(now, coded_bytes, idr);
     }
 
-    /// Ends all regions and drops waiting feedback, for a flushing seek. The stream and its mode go on.
+    /// Ends all regions and drops waiting feedback, for a flushing seek. The stream and its mode continue.
     pub fn flush(&mut self) {
         self.receiver.flush();
     }
@@ -152,7 +152,7 @@ mod tests {
         encode(&state).packets.remove(0)
     }
 
-    /// Codes one frame; gives base quantizer, macroblocks with their offset, and the notice.
+    /// Codes one frame; returns base quantizer, macroblocks with their offset, and the notice.
     fn code(camera: &mut Camera, ms: u64, frame: u64, rois: &[RoiRequest]) -> (u8, Vec<(usize, i8)>, Option<Notice>) {
         let plan = camera.begin_frame(ms * MS, frame, false, rois);
         let offsets = plan.offsets.unwrap_or(&[]);
@@ -188,7 +188,7 @@ mod tests {
             delta_qp: -8,
         };
         camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0), square(32, 32)]));
-        // What feedback asks for costs more than it may: the video's own region is what it would be without any.
+        // The regions of feedback cost more than they may: the video's own region is as it would be without any.
         let (base, offsets, _) = code(&mut camera, 40, 1, &[own]);
         assert_eq!((base, offsets[0]), (36, (0, -8)));
         assert!(offsets[1..].iter().all(|(_, offset)| *offset > -10), "{offsets:?}");
@@ -260,7 +260,7 @@ mod tests {
         let plan = camera.begin_frame(40 * MS, 1, false, &[]);
         assert_eq!(plan.offsets.map(|o| o[..4].to_vec()), Some(vec![-10, -10, -10, 0]));
         camera.end_frame(45 * MS, 100, false);
-        // An empty list by one way ends what came by it, and nothing else.
+        // An empty list by one way ends the regions of that way only.
         camera.push_feedback(50 * MS, Way::Rtcp, &packet(901, 1, &[]));
         assert_eq!(code(&mut camera, 80, 2, &[]).1, [(1, -10), (2, -10)]);
         assert_eq!(camera.feedback_stats().generations_applied, 3);
@@ -325,7 +325,7 @@ mod tests {
                 camera.push_feedback(now * MS, Way::Uri, &packet);
             }
             camera.push_feedback(now * MS, Way::Pad, &packet);
-            // From when the dead way's last region has ended.
+            // The time when the dead way's last region has ended.
             if frame <= 100 || frame > 150 {
                 assert_eq!(
                     code(&mut camera, now, frame, &[]).1,
@@ -575,7 +575,7 @@ mod tests {
         code(&mut camera, 0, 0, &[]);
         camera.push_feedback(10 * MS, Way::Pad, &packet(1, 0, &[square(0, 0)]));
         for frame in 1..=24 {
-            // Every frame begins before the last one was said to end.
+            // Every frame begins before the last one was reported as coded.
             assert_eq!(code(&mut camera, frame * 40, frame, &[]).1, [(0, -10)], "frame {frame}");
             camera.end_frame((frame * 40 + 60) * MS, 10, false);
         }
@@ -684,7 +684,7 @@ mod tests {
         ]
     }
 
-    /// What a frame was planned as: base quantizer, offsets, VBV.
+    /// The plan of a frame: base quantizer, offsets, VBV.
     type Planned = (u8, Option<Vec<i8>>, Option<Vbv>);
 
     fn run(steps: &[Step], geometry: Geometry) -> (Vec<Planned>, Stats, FeedbackStats) {

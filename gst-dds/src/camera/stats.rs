@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Counts of everything that can silently not happen.
+//! Counts of everything that may otherwise go unnoticed.
 
 use super::receiver::Way;
 
 /// Delays kept for percentiles.
 const RECENT: usize = 512;
 
-/// Time from a frame being coded to its feedback being applied, on the camera's own clock.
+/// Time from coding a frame to applying its feedback, on the camera's own clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelayStats {
     /// Delays measured.
@@ -20,7 +20,7 @@ pub struct DelayStats {
     pub max_ns: u64,
     /// Sum of all in nanoseconds.
     pub sum_ns: u64,
-    /// The last one in frames: number of the frame applied to, less that of the frame derived from.
+    /// The last one in frames: number of the frame it was applied to, minus that of the frame it derives from.
     pub last_frames: u64,
     recent: Box<[u64]>,
 }
@@ -120,7 +120,7 @@ counters! {
         feedback_peak_second_bytes = "feedback-peak-second-bytes",
         /// Reports of receivers.
         receiver_reports = "receiver-reports",
-        /// Generations applied whose frame is too long ago for the delay to be known.
+        /// Generations applied whose frame is too long ago to measure the delay.
         delay_unknown = "feedback-delay-unknown",
         /// Input regions (metas) requested.
         roi_requested = "roi-requested",
@@ -128,7 +128,7 @@ counters! {
         roi_refused = "roi-refused",
         /// Input regions used.
         roi_applied = "roi-applied",
-        /// Input regions that reached over the edge.
+        /// Input regions that extended beyond the edge.
         roi_clipped = "roi-clipped",
         /// Input regions outside the picture or empty.
         roi_outside = "roi-outside",
@@ -150,13 +150,13 @@ counters! {
 }
 
 counters! {
-    /// Counts of what came of regions of feedback, of those of one pass or of those of requests in two.
+    /// Fates of regions of feedback in one pass, or of requests in two.
     RegionStats {
         /// Regions taken into use, each once.
         regions_applied = "regions-applied",
         /// Regions whose time to live ended, or whose only frame had passed.
         regions_expired = "regions-expired",
-        /// Regions that reached over the edge of the picture, each once.
+        /// Regions that extended beyond the edge of the picture, each once.
         regions_clipped = "regions-clipped",
         /// Regions that lay or moved outside the picture altogether, each once.
         regions_outside = "regions-outside",
@@ -184,7 +184,7 @@ counters! {
         packets_partial = "feedback-partial",
         /// Packets of a generation that is not newer.
         packets_stale = "feedback-stale",
-        /// Packets seen before, by the same way or by another.
+        /// Packets received before, by the same way or by another.
         packets_duplicate = "feedback-duplicate",
         /// Packets for another stream.
         packets_foreign = "feedback-foreign",
@@ -192,9 +192,9 @@ counters! {
         packets_malformed = "feedback-malformed",
         /// Of those, packets of an unknown version.
         packets_unknown_version = "feedback-unknown-version",
-        /// Packets not looked at because too many came.
+        /// Packets not read because too many came.
         packets_rate_limited = "feedback-rate-limited",
-        /// Packets not looked at because their way is not among `feedback-ways`.
+        /// Packets not read because their way is not among `feedback-ways`.
         packets_way_closed = "feedback-way-closed",
         /// Packets refused because steering is switched off.
         packets_refused = "feedback-refused",
@@ -210,15 +210,15 @@ counters! {
         generations_outdated = "generations-outdated",
         /// Generations applied.
         generations_applied = "generations-applied",
-        /// Number of the generation applied last; a name, not a count.
+        /// Number of the generation applied last; an identifier, not a count.
         generation_last = "generation-last",
         /// Of those, empty ones: everything at background quality.
         generations_empty = "generations-empty",
-        /// Times a silent server was noticed.
+        /// Times a server fell silent.
         feedback_lost = "feedback-lost",
-        /// Times feedback came back.
+        /// Times feedback recovered.
         feedback_recovered = "feedback-recovered",
-        /// Times the generation numbering was taken up anew after silence, for a restarted server.
+        /// Times a new generation numbering was accepted after silence, for a restarted server.
         resyncs = "feedback-resyncs",
         /// Regions in complete generations.
         regions_requested = "regions-requested",
@@ -232,7 +232,7 @@ counters! {
 }
 
 impl FeedbackStats {
-    /// A packet came in.
+    /// Counts an incoming packet.
     pub(super) fn arrived(&mut self, way: Way) {
         self.packets += 1;
         *match way {

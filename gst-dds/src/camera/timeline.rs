@@ -1,47 +1,47 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Times of pictures in order: what goes out rises with every picture, whatever comes in.
+//! Output times in order: they rise with every picture, whatever the input times are.
 //!
-//! Recorders refuse a stream whose times are missing or do not rise, and end. Times that rise stay as they are. A picture
-//! without one stands an interval behind the one before. One that does not rise is put close behind it, so that the next
-//! may have its own time again; where those that follow rise from there (a source that began anew), they keep their
-//! distances, shifted behind what went out.
+//! Recorders refuse a stream whose times are missing or do not rise, and end. Rising times stay as they are. A picture
+//! without a time is placed one interval behind the one before. A time that does not rise is placed close behind the
+//! one before, so that the next may keep its own; where the following times rise from there (a source that restarted),
+//! they keep their distances, shifted behind those already output.
 
 #![forbid(unsafe_code)]
 
-/// Interval in nanoseconds where nothing tells it: 30 pictures a second.
+/// Interval in nanoseconds where none is known: 30 pictures a second.
 const UNKNOWN_INTERVAL: u64 = 1_000_000_000 / 30;
 /// Longest interval taken from the distance of two pictures.
 const LONGEST_INTERVAL: u64 = 10_000_000_000;
-/// Part of an interval that a picture out of order is put behind the one before.
+/// Part of an interval by which a picture out of order is placed behind the one before.
 const SQUEEZED: u64 = 4;
-/// Times from here on are no times: 146 years and more.
+/// Times from here on are invalid: 146 years and more.
 const NEVER: u64 = 1 << 62;
 
-/// What became of a time.
+/// The output time of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time {
     /// Nanoseconds, above those of the picture before.
     pub ns: u64,
-    /// It is not the one that the picture came with.
+    /// It differs from the input time.
     pub mended: bool,
 }
 
-/// The pictures of one stream, up to a flush or another segment.
+/// Output times of one stream, up to a flush or another segment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timeline {
-    /// Of the last picture: what it came with and what it went out with.
+    /// Input and output time of the last picture.
     last: Option<(Option<u64>, u64)>,
-    /// Distance of the last two pictures that came with rising times.
+    /// Distance of the last two pictures whose input times rose.
     measured: Option<u64>,
-    /// The last picture did not rise.
+    /// The input time of the last picture did not rise.
     stepped_back: bool,
-    /// What a source that began anew is shifted by.
+    /// Offset of a source that restarted.
     shift: u64,
 }
 
 impl Timeline {
-    /// How long a picture is shown that does not say so: `nominal` where that is known, else the distance of the last two.
+    /// Duration of a picture that has none: `nominal` where that is known, else the distance of the last two.
     pub fn interval(&self, nominal: Option<u64>) -> u64 {
         nominal
             .filter(|interval| (1..=LONGEST_INTERVAL).contains(interval))
@@ -49,8 +49,8 @@ impl Timeline {
             .unwrap_or(UNKNOWN_INTERVAL)
     }
 
-    /// The time of the next picture, which came with `pts`. `start` is where the segment begins, `nominal` the interval of
-    /// pictures where it is known.
+    /// The output time of the next picture, whose input time is `pts`. `start` is the start of the segment, `nominal`
+    /// the interval of pictures where it is known.
     pub fn next(&mut self, pts: Option<u64>, start: u64, nominal: Option<u64>) -> Time {
         let pts = pts.filter(|pts| *pts < NEVER);
         let interval = self.interval(nominal);
@@ -118,7 +118,7 @@ mod tests {
         let (first, middle) = ([None, Some(40), Some(80)], [Some(0), None, None, Some(120), Some(160)]);
         assert_eq!(out(&first, Some(40)), [0, 40, 80]);
         assert_eq!(out(&middle, Some(40)), [0, 40, 80, 120, 160]);
-        // Of the rate that the times themselves tell, where the caps tell none.
+        // By the rate of the times themselves, where caps declare none.
         assert_eq!(out(&[Some(0), Some(100), None, Some(300)], None), [0, 100, 200, 300]);
         assert_eq!(out(&[None; 4], None), [0, 33, 66, 99]);
         let mut timeline = Timeline::default();
@@ -133,7 +133,7 @@ mod tests {
             (timeline.interval(None), timeline.interval(Some(40 * MS))),
             (100 * MS, 40 * MS)
         );
-        // One that was put too far stands in nobody's way for long.
+        // A time that is too far ahead does not hold up the others for long.
         assert_eq!(out(&[Some(0), None, Some(30), Some(60)], Some(40)), [0, 40, 50, 60]);
     }
 
@@ -159,7 +159,7 @@ mod tests {
     fn a_source_that_begins_anew_goes_on_at_its_own_pace() {
         let again = [Some(900), Some(940), Some(0), Some(40), Some(140), Some(180)];
         assert_eq!(out(&again, Some(40)), [900, 940, 950, 990, 1090, 1130]);
-        // Back where it was, it has its own times again.
+        // Back in its place, the source keeps its own times again.
         let back = [Some(900), Some(0), Some(40), Some(2000), Some(2040)];
         assert_eq!(out(&back, Some(40)), [900, 910, 950, 2000, 2040]);
         assert_eq!(out(&[Some(5); 5], Some(40)), [5, 15, 55, 95, 135]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What goes into the camera core and what comes out of it.
+//! Inputs and outputs of the camera core.
 
 use dds_protocol::feedback::Rect;
 use dds_protocol::serial::Serial16;
@@ -9,7 +9,7 @@ use crate::vbv::Vbv;
 
 /// Edge of a macroblock in pixels.
 pub const MACROBLOCK: u32 = 16;
-/// Smallest quantizer that is ever asked for: 0 is lossless coding in some profiles.
+/// Smallest quantizer that is ever requested: 0 is lossless coding in some profiles.
 pub const MIN_QP: u8 = 1;
 /// Largest H.264 quantizer of 8-bit video.
 pub const MAX_QP: u8 = 51;
@@ -45,27 +45,28 @@ impl Geometry {
     }
 }
 
-/// Most kbit/s (1000 bits) that regions of feedback may add to the video in any one second. Their difference to the base
-/// quantizer shrinks to keep it; the base, and regions of the video itself, stay as they are.
+/// Most kbit/s (1000 bits) that regions of feedback may add to the video in any one second. Their difference to the
+/// base quantizer shrinks to keep it; the base, and regions of the video itself, stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedbackBound {
-    /// Whatever they take.
+    /// No bound.
     None,
-    /// By size and rate of the video: see [`Self::kbps`].
+    /// Derived from size and rate of the video: see [`Self::kbps`].
     Derived,
-    /// So many.
+    /// In kbit/s.
     Kbps(u32),
 }
 
 /// kbit/s that regions of feedback may add to a macroblock of video of 30 frames per second.
 const DERIVED_KBPS: f64 = 1.0;
-/// Least that is derived, in kbit/s: on small pictures a few macroblocks decide.
+/// Least derived bound, in kbit/s: on small pictures a few macroblocks decide.
 const DERIVED_MIN_KBPS: f64 = 1000.0;
 
 impl FeedbackBound {
-    /// In numbers; 0 = none. Derived is 1 kbit/s for each macroblock at 30 frames per second, and follows the square root
-    /// of the rate, because pictures further apart differ more: 3600 kbit/s for 720p30, 8160 for 1080p30, 1000 at least. Of
-    /// nine videos whose server asks for what it cannot tell, the worst second took 0.1 to 0.8 of it, background included.
+    /// The bound in kbit/s; 0 = none. The derived one is 1 kbit/s for each macroblock at 30 frames per second, and
+    /// follows the square root of the rate, because pictures further apart differ more: 3600 kbit/s for 720p30, 8160
+    /// for 1080p30, 1000 at least. On nine videos whose server requests what is undecided, the worst second took 0.1 to
+    /// 0.8 of it, background included.
     pub fn kbps(self, geometry: Geometry, frame_rate: f64) -> u32 {
         match self {
             Self::None => 0,
@@ -78,7 +79,8 @@ impl FeedbackBound {
     }
 }
 
-/// What the user may set. All of it may change between two frames ([`StreamPlanner::set_settings`](super::StreamPlanner::set_settings)).
+/// Settings of the user. All of them may change between two frames
+/// ([`StreamPlanner::set_settings`](super::StreamPlanner::set_settings)).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CameraSettings {
     /// Quantizer outside regions, 1..=51.
@@ -87,17 +89,17 @@ pub struct CameraSettings {
     pub region_qp: u8,
     /// Uniform quantizer while no server steers, 1..=51.
     pub fallback_qp: u8,
-    /// Silence after which the server counts as gone, in nanoseconds; 0 = never.
+    /// Silence after which the server counts as lost, in nanoseconds; 0 = never.
     pub feedback_timeout_ns: u64,
     /// Most of the picture that regions may refine, as a fraction 0.0..=1.0.
     pub max_region_area: f64,
     /// Most kbit/s (1000 bits) in any one second; 0 = no cap.
     pub max_bitrate_kbps: u32,
-    /// What regions of feedback may add.
+    /// Bound on what regions of feedback add.
     pub feedback: FeedbackBound,
-    /// What both passes, or the regions and the rest of one, may use together; `None`: whatever the quantizers take.
+    /// Bandwidth of both passes, or of the regions and the rest of one; `None`: whatever the quantizers take.
     pub bandwidth: Option<Bandwidth>,
-    /// Lowest and highest quantizer that a bandwidth may choose, 1..=51.
+    /// Lowest and highest quantizer that may be chosen for a bandwidth, 1..=51.
     pub qp_limits: (u8, u8),
     /// Nominal frames per second; 0 where unknown (30 is assumed). Bounds how much feedback is parsed.
     pub frame_rate: f64,
@@ -125,7 +127,7 @@ impl Default for CameraSettings {
 }
 
 impl CameraSettings {
-    /// The settings with every value brought into its range; a rate or area that is no number becomes the default.
+    /// The settings with every value clamped to its range; a rate or area that is not a number becomes the default.
     pub(super) fn clamped(mut self) -> Self {
         self.background_qp = self.background_qp.clamp(MIN_QP, MAX_QP);
         self.region_qp = self.region_qp.clamp(MIN_QP, MAX_QP);
@@ -150,28 +152,28 @@ impl CameraSettings {
 pub struct Bandwidth {
     /// Most that may be used.
     pub max_kbps: u32,
-    /// Least that losses may bring it down to; 0, or no less than the most: it is fixed.
+    /// Least bandwidth after losses; 0, or a value not below the most, makes the bandwidth fixed.
     pub min_kbps: u32,
 }
 
-/// A region asked for by an input buffer (`GstVideoRegionOfInterestMeta` with a `roi/ddsencode` structure). Holds for
+/// A region requested by an input buffer (`GstVideoRegionOfInterestMeta` with a `roi/ddsencode` structure). Applies to
 /// that frame alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoiRequest {
-    /// Where, in pixels of the coded picture. What lies outside is cut off and counted.
+    /// The rectangle, in pixels of the coded picture. What lies outside is cut off and counted.
     pub rect: Rect,
     /// Difference to the frame's base quantizer: negative is finer. Positive is coarser and counts only where no other
     /// region lies. Odd values are rounded towards finer.
     pub delta_qp: i32,
 }
 
-/// What governs the base quantizer of a frame.
+/// What determines the base quantizer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameMode {
-    /// First frame of a stream: background quality, because a first picture at better quality costs more than what it
+    /// First frame of a stream: background quality, because a first picture at better quality costs more than it
     /// improves.
     First,
-    /// No server, or it fell silent: uniform at `fallback-qp`.
+    /// No server, or it is silent: uniform at `fallback-qp`.
     Fallback,
     /// A server steers: `background-qp`, regions finer.
     Steered,
@@ -188,40 +190,39 @@ pub struct Applied {
     pub frame: u64,
     /// Regions it carries.
     pub regions: usize,
-    /// Time from the moment that frame was coded to now, in nanoseconds; `None` where that frame is too long ago to be
-    /// remembered.
+    /// Time from coding that frame to now, in nanoseconds; `None` where that frame is too long ago to be remembered.
     pub delay_ns: Option<u64>,
 }
 
-/// Something the application should hear of.
+/// A notice for the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The first feedback of this stream arrived in time: no message is needed.
     FeedbackStarted,
     /// No feedback for `feedback-timeout`: this frame falls back. Once per silence.
     FeedbackLost {
-        /// How long nothing usable has come, in nanoseconds.
+        /// Time without usable feedback, in nanoseconds.
         silence_ns: u64,
-        /// Nothing has ever come on this stream.
+        /// No feedback has come on this stream yet.
         never: bool,
     },
-    /// Feedback is there again after a [`Notice::FeedbackLost`].
+    /// Feedback has recovered after a [`Notice::FeedbackLost`].
     FeedbackRecovered {
-        /// How long it was away, in nanoseconds.
+        /// Time without feedback, in nanoseconds.
         silence_ns: u64,
     },
 }
 
-/// A captured picture, before anything is decided about it.
+/// A captured picture, before it is planned.
 #[derive(Clone, Copy, Debug)]
 pub struct Capture<'a> {
     /// Time in nanoseconds.
     pub now: u64,
     /// Number of the captured picture since encoder start: rising, gaps allowed.
     pub frame: u64,
-    /// It would come out too late to be of use.
+    /// It would be output too late to be useful.
     pub late: bool,
-    /// A key frame is asked for.
+    /// A key frame is requested.
     pub key_frame: bool,
     /// Bytes of the second pass so far.
     pub refined_bytes: u64,
@@ -229,18 +230,18 @@ pub struct Capture<'a> {
     pub rois: &'a [RoiRequest],
 }
 
-/// What is to be done with a captured picture.
+/// What to do with a captured picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plan<'a> {
-    /// It is coded so.
+    /// Code it so.
     Code(FramePlan<'a>),
-    /// It is not coded.
+    /// Do not code it.
     Skip(Skip),
-    /// The encoder has another size than pictures are to be coded in: open one for pictures of this place in
+    /// The encoder has another size than pictures are to be coded in: open one for the size at this index in
     /// [`StreamConfig::scales`](super::StreamConfig::scales), begin a new stream
-    /// ([`StreamPlanner::restart`](super::StreamPlanner::restart)), and ask again.
+    /// ([`StreamPlanner::restart`](super::StreamPlanner::restart)), and plan the picture again.
     Reopen {
-        /// Place in the sizes.
+        /// Index of the size.
         scale: usize,
     },
 }
@@ -252,14 +253,14 @@ pub enum Skip {
     Late,
 }
 
-/// How far pictures are apart.
+/// Distance of pictures in time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     /// In nanoseconds.
     pub ns: f64,
-    /// The same as a factor of what the encoder takes for granted: 1 exactly where that is right.
+    /// The same as a factor of what the encoder assumes: exactly 1 where that is right.
     pub scale: f64,
-    /// Whether it is measured, and not what the encoder takes for granted.
+    /// Whether it is measured rather than assumed.
     pub measured: bool,
 }
 
@@ -276,11 +277,11 @@ pub struct FramePlan<'a> {
     pub vbv: Option<Vbv>,
     /// Size of the coded picture.
     pub size: Geometry,
-    /// How far pictures are apart.
+    /// Distance of pictures in time.
     pub interval: Interval,
     /// The time of the frame in nanoseconds, which never falls but for a seek.
     pub now: u64,
-    /// The settings that it is planned by: those of the user, with the quantizers that a bandwidth chose.
+    /// The settings in force: those of the user, with the quantizers chosen for a bandwidth.
     pub settings: CameraSettings,
     /// It has to be an IDR picture.
     pub key_frame: bool,
@@ -288,18 +289,18 @@ pub struct FramePlan<'a> {
     pub segment: Option<SegmentPlace>,
     /// The feedback that begins to act with this frame.
     pub applied: Option<Applied>,
-    /// What the application should be told.
+    /// Notice for the application.
     pub notice: Option<Notice>,
-    /// What governs the base quantizer.
+    /// What determines the base quantizer.
     pub mode: FrameMode,
 }
 
-/// Place of a frame in a segment.
+/// Position of a frame in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentPlace {
     /// Number of the segment since the stream began.
     pub index: u64,
-    /// Place of the frame in it, from 0.
+    /// Position of the frame in it, from 0.
     pub position: u8,
     /// Frames of a segment, 1..=31.
     pub length: u8,

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The last second of coded bytes: what the rate cap and the bandwidth controller bound the next one by.
+//! The last second of coded bytes, by which the rate cap and the bandwidth controller bound the next one.
 
 use std::collections::VecDeque;
 
-/// What "any one second" is made of, with a millisecond for rounded time stamps.
+/// Length of "any one second", with a millisecond for rounded time stamps.
 pub(super) const SECOND_NS: u64 = 1_001_000_000;
 /// Entries remembered; more are merged into coarser ones.
 const MAX_ENTRIES: usize = 1024;
-/// Frames looked ahead at most.
+/// Most frames looked ahead.
 pub(super) const MAX_HORIZON: usize = 512;
 
-/// What bytes count for.
+/// Accounts that bytes are charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Account {
     /// The first stream, or the only one.
@@ -20,7 +20,7 @@ pub(super) enum Account {
     Cap,
     /// Both passes against the target of the controller: less where the target fell after them.
     Target,
-    /// What regions of feedback have caused.
+    /// Bytes caused by regions of feedback.
     Feedback,
 }
 
@@ -34,7 +34,7 @@ struct Entry {
     bytes: [f64; ACCOUNTS],
 }
 
-/// A sliding second, and how far frames are apart in it.
+/// A sliding second, and the distance of frames in it.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
     entries: VecDeque<Entry>,
@@ -44,13 +44,13 @@ pub struct Window {
 }
 
 impl Window {
-    /// Begins another stream. What was coded within the last second still counts.
+    /// Begins another stream. The bytes of the last second still count.
     pub(super) fn restart(&mut self) {
         (self.interval_ns, self.last_frame_at, self.nominal_rate) = (0.0, None, 0.0);
     }
 
-    /// Begins a frame: follows the real distance of frames - a camera in the dark is slower than its caps say - and
-    /// forgets what is older than the second.
+    /// Begins a frame: follows the real distance of frames (a camera in the dark is slower than its caps declare) and
+    /// drops entries older than the second.
     pub fn begin(&mut self, now: u64, frame_rate: f64) {
         if frame_rate != self.nominal_rate || self.interval_ns == 0.0 {
             self.nominal_rate = frame_rate;
@@ -73,7 +73,7 @@ impl Window {
         }
     }
 
-    /// Takes what a frame planned at this time has come to, in bytes by [`Account`].
+    /// Adds the size of a frame planned at this time, in bytes by [`Account`].
     pub(super) fn push(&mut self, at: u64, bytes: [f64; ACCOUNTS]) {
         let mut entry = Entry { at, bytes };
         if self.entries.len() >= MAX_ENTRIES
@@ -88,13 +88,13 @@ impl Window {
         self.entries.push_back(entry);
     }
 
-    /// Takes what a frame planned at this time has come to in both passes, in bytes, where no cap or feedback is charged.
+    /// Adds the size of a frame planned at this time in both passes, in bytes, where no cap or feedback is charged.
     pub fn coded(&mut self, at: u64, low: usize, refined: usize) {
         let (low, both) = (low as f64, low as f64 + refined as f64);
         self.push(at, [low, low, both, 0.0]);
     }
 
-    /// Adds to what the newest frame has come to.
+    /// Adds bytes to the newest frame.
     pub(super) fn add(&mut self, account: Account, bytes: f64) {
         if let Some(newest) = self.entries.back_mut() {
             newest.bytes[account as usize] += bytes;
@@ -106,17 +106,17 @@ impl Window {
         self.interval_ns
     }
 
-    /// Frames per second that the caller named last.
+    /// Frames per second that the caller reported last.
     pub(super) fn nominal_rate(&self) -> f64 {
         self.nominal_rate
     }
 
-    /// Bytes of an account in everything remembered.
+    /// Bytes of an account in all entries.
     pub(super) fn sum(&self, account: Account) -> f64 {
         self.entries.iter().map(|entry| entry.bytes[account as usize]).sum()
     }
 
-    /// Bytes of an account since a time, that time left out.
+    /// Bytes of an account since a time, exclusive.
     pub(super) fn sum_since(&self, since: Option<u64>, account: Account) -> f64 {
         let counts = |entry: &&Entry| since.is_none_or(|since| entry.at > since);
         self.entries
@@ -126,7 +126,7 @@ impl Window {
             .sum()
     }
 
-    /// Makes an account hold no more than `room` bytes, where a bound has fallen: it does not reach back, or the picture
+    /// Limits an account to `room` bytes where a bound has fallen: the new bound is not retroactive, or the picture
     /// would starve for a second.
     pub(super) fn limit(&mut self, account: Account, room: f64) {
         let sum = self.sum(account);
@@ -137,7 +137,7 @@ impl Window {
         }
     }
 
-    /// Fills `past`: what of an account still counts in the span that ends with the frame `i` frames from now.
+    /// Fills `past`: the bytes of an account that still count in the span that ends with the frame `i` frames from now.
     pub(super) fn look_ahead(&self, now: u64, span_ns: u64, account: Account, past: &mut Vec<f64>) {
         past.clear();
         let frames = (span_ns as f64 / self.interval_ns).floor() as usize + 1;
