@@ -3,9 +3,9 @@
 //! Pictures in the memory of NVIDIA's GPUs, as GStreamer's CUDA library passes them between elements
 //! (`video/x-raw(memory:CUDAMemory)`).
 //!
-//! The library (`libgstcuda-1.0.so.0`, from GStreamer 1.22 on) is opened at run time, so that the plugin loads where it is
-//! not installed. This is the only file that speaks with it. Signatures and the layout of `GstCudaMemory` are those of
-//! `gst/cuda/*.h` of 1.22, and unchanged in 1.26.
+//! The library (`libgstcuda-1.0.so.0`, from GStreamer 1.22 on) is opened at run time, so that the plugin loads where it
+//! is not installed. Only this file calls it. Signatures and the layout of `GstCudaMemory` are those of `gst/cuda/*.h`
+//! of 1.22, and unchanged in 1.26.
 
 #![allow(unsafe_code)]
 
@@ -65,7 +65,7 @@ struct Functions {
     sync: Option<Sync>,
 }
 
-/// The library, opened by the first call; `Err` says why there is none.
+/// The library, opened by the first call; `Err` holds the reason why there is none.
 fn functions() -> Result<&'static Functions, &'static str> {
     static FUNCTIONS: LazyLock<Result<Functions, String>> = LazyLock::new(Functions::open);
     FUNCTIONS.as_ref().map_err(String::as_str)
@@ -116,7 +116,7 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// Takes the context from a `GstContext` of that type, unless one is here already. For `GstElement::set_context`.
+    /// Takes the context from a `GstContext` of that type, unless there is one already. For `GstElement::set_context`.
     pub fn offer(&self, element: &gst::Element, context: &gst::Context) {
         if context.context_type() != CONTEXT {
             return;
@@ -140,7 +140,7 @@ impl Slot {
         unsafe { (functions.handle_query)(element.as_ptr(), query.as_mut_ptr(), context) != glib::ffi::GFALSE }
     }
 
-    /// The context: that of a neighbour or of the application, else a new one, of which they are told.
+    /// The context: that of a neighbour or of the application, else a new one, which is announced to them.
     ///
     /// # Errors
     /// Why there is none.
@@ -185,14 +185,14 @@ impl Context {
         }
     }
 
-    /// The picture of a buffer in this context, without a copy; `None` where it lies elsewhere and has to be read through
+    /// The picture of a buffer in this context, without a copy; `None` where it is elsewhere and has to be read through
     /// system memory, which works with every memory.
     pub fn map<'a>(&self, buffer: &'a gst::BufferRef, info: &gst_video::VideoInfo) -> Option<Mapped<'a>> {
         if buffer.n_memory() != 1 {
             return None;
         }
-        // SAFETY: the buffer has one memory, which it keeps while it is borrowed; `is_memory` says whether it is the
-        // structure that is read here. Mapping only reads the buffer, whatever the type of its pointer says.
+        // SAFETY: the buffer has one memory, which it keeps while it is borrowed; `is_memory` checks that it is the
+        // structure that is read here. Mapping only reads the buffer, although the pointer's type is mutable.
         unsafe {
             let raw = buffer.as_ptr().cast_mut();
             let memory = gst::ffi::gst_buffer_peek_memory(raw, 0);
@@ -221,7 +221,7 @@ impl Context {
     }
 }
 
-/// A picture in the memory of a GPU, as long as this is there.
+/// A mapped picture in the memory of a GPU.
 pub struct Mapped<'a> {
     frame: gst_video::ffi::GstVideoFrame,
     lent: PhantomData<&'a gst::BufferRef>,
@@ -235,7 +235,7 @@ impl Drop for Mapped<'_> {
 }
 
 impl Mapped<'_> {
-    /// For the encoder; `pts` as in [`crate::encoder::Picture::pts`]. `None` where a picture lies upside down.
+    /// The picture for the encoder; `pts` as in [`crate::encoder::Picture::pts`]. `None` where it is upside down.
     pub fn picture(&self, pts: i64) -> Option<GpuPicture<'_>> {
         // SAFETY: the description of a mapped frame points to one of its format, which lives for ever.
         let planes = unsafe { (*self.frame.info.finfo).n_planes } as usize;
@@ -246,8 +246,8 @@ impl Mapped<'_> {
                 stride: usize::try_from(self.frame.info.stride[i]).ok()?,
             };
         }
-        // SAFETY: the planes were mapped for the device, in the context that was asked of the memory, and stay while this is
-        // borrowed; what had been begun is done.
+        // SAFETY: the planes were mapped for the device, in the context that was requested of the memory, and stay
+        // while this is borrowed; earlier work on them has been waited for.
         Some(unsafe { GpuPicture::new(all, pts) })
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 or H.265 with quantizers per macroblock that the
-//! neural network at the receiving end asks for.
+//! GStreamer plugin `dds`, camera side: the element `ddsencode` codes H.264 or H.265 with quantizers per macroblock
+//! that the neural network at the receiving end requests.
 //!
-//! What codes it is a choice ([`encoder`]). NVIDIA's encoder is found at run time and always there to be chosen; built
-//! without the Cargo features `x264` and `x265` the plugin is free of those libraries and of their licence.
+//! The encoder library is a choice ([`encoder`]). NVIDIA's encoder is loaded at run time and can always be chosen;
+//! built without the Cargo features `x264` and `x265` the plugin is free of those libraries and of their licence.
 
 pub mod camera;
 pub mod cuda;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Libraries that are opened at run time, and functions in them. Errors are the dynamic linker's own words.
+//! Libraries opened at run time, and their functions. Errors are the dynamic linker's own messages.
 
 #![allow(unsafe_code)]
 
 pub use libloading::Library;
 
-/// Opens a library, searched for as the dynamic linker searches for anything.
+/// Opens a library, found by the dynamic linker's usual search.
 ///
 /// # Safety
 /// Its initialisers may be run in any process.
@@ -31,7 +31,7 @@ pub unsafe fn function<T: Copy>(library: &Library, name: &str) -> Result<T, Stri
     symbol.map(|symbol| *symbol).map_err(|error| words(&error))
 }
 
-/// The linker's words, which the error only refers to.
+/// The linker's message, which the error only refers to.
 fn words(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

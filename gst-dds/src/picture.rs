@@ -11,7 +11,7 @@ use gst_dds_link::sync::Mutex;
 
 use crate::encoder::{PixelFormat, Plane};
 
-/// Layout of a picture whose planes lie one after the other without gaps.
+/// Layout of a picture with contiguous planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Sample layout.
@@ -74,7 +74,7 @@ impl OwnedPicture {
         self.layout
     }
 
-    /// The planes, those that the format lacks empty.
+    /// The planes; those that the format lacks are empty.
     pub fn planes(&self) -> [Plane<'_>; 3] {
         let mut planes = [Plane::default(); 3];
         for (i, plane) in planes.iter_mut().enumerate().take(self.layout.format.planes()) {
@@ -94,8 +94,8 @@ impl OwnedPicture {
         &mut self.data[start..start + bytes]
     }
 
-    /// Takes over the samples of a picture of the same layout. Returns whether its planes were long enough; where not,
-    /// what is missing stays as it was.
+    /// Copies the samples of a picture of the same layout. Returns whether its planes were long enough; where not,
+    /// missing samples stay as they were.
     pub fn copy_from(&mut self, planes: &[Plane<'_>; 3]) -> bool {
         let mut whole = true;
         for (i, plane) in planes.iter().enumerate().take(self.layout.format.planes()) {
@@ -144,8 +144,8 @@ impl OwnedPicture {
         }
     }
 
-    /// Calls `paint` with the place in the plane, in bytes, and the samples of each row of a rectangle. Samples that a
-    /// pixel of the rectangle shares belong to it.
+    /// Calls `paint` with the offset in the plane, in bytes, and the samples of each row of a rectangle. Samples shared
+    /// with a pixel of the rectangle belong to it.
     fn each_row(&mut self, plane: usize, rect: &Rect, mut paint: impl FnMut(usize, &mut [u8])) {
         let (across, down, bytes) = self.layout.format.sampling(plane);
         let (stride, rows) = self
@@ -167,7 +167,7 @@ impl OwnedPicture {
     }
 }
 
-/// Makes pictures of one layout and takes their memory back: a ring of frames allocates nothing once it is full.
+/// Makes pictures of one layout and recycles their memory: a ring of frames allocates nothing once it is full.
 #[derive(Debug)]
 pub struct Recycler {
     layout: Layout,
@@ -183,7 +183,7 @@ impl Recycler {
         }
     }
 
-    /// A picture with whatever it held before.
+    /// A picture with undefined contents.
     pub fn take(&self) -> OwnedPicture {
         let data = self.free.lock().unwrap().pop();
         OwnedPicture {

@@ -33,7 +33,7 @@ pub struct Scaler {
     from: Layout,
     resizer: Resizer,
     scaled: OwnedPicture,
-    /// A plane that does not lie as the resizer needs it.
+    /// A plane in the layout that the resizer needs.
     straight: OwnedPicture,
 }
 
@@ -56,11 +56,11 @@ impl Scaler {
         }
     }
 
-    /// The scaled picture, valid until the next call. `None` where a plane is shorter than its size says.
+    /// The scaled picture, valid until the next call. `None` where a plane is shorter than its size requires.
     pub fn scale(&mut self, planes: &[Plane<'_>; 3]) -> Option<&OwnedPicture> {
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            // Two samples per pixel are both chroma, none is opacity.
+            // Two samples per pixel are both chroma, not opacity.
             .use_alpha(false);
         let format = self.from.format;
         for (i, plane) in planes.iter().enumerate().take(format.planes()) {
@@ -73,7 +73,7 @@ impl Scaler {
             let (to_width, to_height) = size(to_row, to_rows)?;
             let options = options.crop(0.0, 0.0, f64::from(width), f64::from(height));
             let mut target = Image::from_slice_u8(to_width, to_height, self.scaled.plane_mut(i), kind).ok()?;
-            // The resizer knows no stride: padding is part of the picture for it, and cropped away.
+            // The resizer has no stride: padding counts as picture, and is cropped away.
             let strided = plane
                 .stride
                 .is_multiple_of(bytes)
@@ -102,7 +102,7 @@ impl Scaler {
     }
 }
 
-/// What a plane's samples are for the resizer, and their bytes.
+/// The resizer's pixel type for a plane's samples, and their bytes.
 fn pixel_type(format: PixelFormat, plane: usize) -> (PixelType, usize) {
     match (format.bit_depth(), format.sampling(plane).2) {
         (8, 2) => (PixelType::U8x2, 2),

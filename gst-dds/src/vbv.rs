@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The video buffering verifier, which an encoder keeps its pictures within.
+//! The video buffering verifier that an encoder keeps its pictures within.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,8 @@ pub struct Vbv {
 }
 
 impl Vbv {
-    /// One that never limits a picture. Encoders are opened with it (or another), because libx264 ignores a VBV that is
-    /// set later on an encoder opened without any.
+    /// A VBV that never limits a picture. Encoders are opened with it (or another), because libx264 ignores a VBV that
+    /// is set later on an encoder opened without any.
     pub const OPEN: Self = Self {
         max_kbps: 400_000,
         buffer_kbit: 400_000,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What a captured picture brings along: its time, and regions of its own.
+//! Properties of a captured picture: its capture time, and its own regions.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,8 @@ const ROI_PARAM: &str = "roi/ddsencode";
 /// Seconds from 1900 to 1970.
 const NTP_TO_UNIX: gst::ClockTime = gst::ClockTime::from_seconds(2_208_988_800);
 
-/// Capture time in UNIX nanoseconds, 0 where unknown: by reference timestamp meta (`timestamp/x-unix`, or
-/// `timestamp/x-ntp`), else the wall clock less the time since the frame's running time on the pipeline's clock.
+/// Capture time in UNIX nanoseconds, 0 where unknown: from a reference timestamp meta (`timestamp/x-unix`, or
+/// `timestamp/x-ntp`), else the wall clock minus the time since the frame's running time on the pipeline's clock.
 pub(super) fn capture_time(
     element: &gst::Element,
     buffer: &gst::BufferRef,
@@ -47,16 +47,16 @@ pub(super) fn capture_time(
         .saturating_sub(age.nseconds())
 }
 
-/// Metas that ask for nothing.
+/// Counts of ROI metas that request nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UnusedRois {
-    /// Without our structure: somebody else's.
+    /// Without our structure: meant for another element.
     pub foreign: u64,
     /// Whose structure lacks an integer `delta-qp`.
     pub malformed: u64,
 }
 
-/// Regions that the buffer itself asks for.
+/// Collects the regions that the buffer itself requests.
 pub(super) fn collect_rois(buffer: &gst::BufferRef, rois: &mut Vec<RoiRequest>) -> UnusedRois {
     let mut unused = UnusedRois::default();
     rois.clear();

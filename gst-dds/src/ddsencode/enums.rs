@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Enumerations and flags that properties take.
+//! Enumerations and flags of the properties.
 
 #![forbid(unsafe_code)]
 
 use crate::encoder::Backend;
 
-/// What decides the bit rate; values and nicks of `x264enc`, and one more for what is done where none is set.
+/// Rate control; values and nicks of `x264enc`, and one more for the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodePass")]
 #[repr(i32)]
 pub enum Pass {
-    /// As the other properties have it.
+    /// Determined by the other properties.
     #[enum_value(
         name = "cbr where bitrate is set, else quant where quantizer is set, else background-qp and region-qp",
         nick = "auto"
@@ -37,7 +37,7 @@ pub enum Pass {
     Pass3 = 19,
 }
 
-/// Speed against efficiency; values and nicks of `x264enc`.
+/// Speed versus efficiency; values and nicks of `x264enc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodePreset")]
 #[repr(i32)]
@@ -129,7 +129,7 @@ pub enum Me {
 #[enum_type(name = "GstDdsEncodeFramePacking")]
 #[repr(i32)]
 pub enum FramePacking {
-    /// As the video caps say.
+    /// As in the video caps.
     #[enum_value(name = "Automatic (use incoming video information)", nick = "auto")]
     Auto = -1,
     /// Checkerboard.
@@ -167,7 +167,7 @@ pub enum FramePacking {
     FrameInterleaved = 5,
 }
 
-/// How often a frame is coded.
+/// Number of passes per frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodeMode")]
 #[repr(i32)]
@@ -175,7 +175,7 @@ pub enum Passes {
     /// Feedback steers the frames to come.
     #[enum_value(name = "One stream, whose coming frames have finer regions", nick = "one-pass")]
     One = 0,
-    /// Feedback asks for the regions of frames captured before.
+    /// Feedback requests the regions of frames captured before.
     #[enum_value(
         name = "Two streams: whole frames, and on the pad refine the regions that the server asks for",
         nick = "two-pass"
@@ -183,7 +183,7 @@ pub enum Passes {
     Two = 1,
 }
 
-/// What codes the video.
+/// Library that codes the video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodeEncoder")]
 #[repr(i32)]
@@ -209,7 +209,7 @@ pub enum Encoder {
 }
 
 impl Encoder {
-    /// What codes where nothing is set.
+    /// Default of this build.
     pub const DEFAULT: Self = if cfg!(feature = "x264") {
         Self::X264
     } else if cfg!(feature = "x265") {
@@ -237,7 +237,7 @@ pub enum RefineCanvas {
     /// Black.
     #[enum_value(name = "Black", nick = "black")]
     Black = 0,
-    /// Whatever was there last, up to the next IDR picture.
+    /// The previous contents, up to the next IDR picture.
     #[enum_value(name = "What was painted there before, up to the next IDR picture", nick = "hold")]
     Hold = 1,
 }
@@ -263,7 +263,7 @@ mod flags {
     /// Ways that feedback may come by.
     #[glib::flags(name = "GstDdsEncodeFeedbackWays")]
     pub enum FeedbackWays {
-        /// All but, where `feedback-uri` has a key, RTCP that nothing vouches for.
+        /// All, except unauthenticated RTCP where `feedback-uri` has a key.
         #[flags_value(name = "All, but with a key at feedback-uri no RTCP in the clear", nick = "auto")]
         AUTO = 0b00_0001,
         /// Request pad `feedback`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The ways feedback comes in, and what the application hears of it.
+//! The ways that feedback comes by, and the messages posted about it.
 
 #![forbid(unsafe_code)]
 
@@ -19,11 +19,11 @@ use crate::camera::{Delivery, FeedbackReceiver, Notice, ReceivedState, Way};
 use super::log::CAT;
 use super::refine::Refine;
 
-/// How often the data path is searched for RTP sessions: until one is found, and then, for changes.
+/// How often the data path is searched for RTP sessions: until one is found, and after that, for changes.
 const SEARCH_EVERY: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 const SEARCH_AGAIN_EVERY: gst::ClockTime = gst::ClockTime::from_seconds(1);
 
-/// Where packets come in from any thread, for those who must not keep the element alive.
+/// Takes packets from any thread, for holders that must not keep the element alive.
 #[derive(Clone)]
 pub(super) struct Entrance {
     receiver: Weak<Mutex<FeedbackReceiver>>,
@@ -40,7 +40,7 @@ impl Entrance {
         }
     }
 
-    /// Takes a feedback packet; the next frame reads it, or in two passes the frames that wait.
+    /// Takes a feedback packet; the next frame reads it, or in two passes the jobs of the second pass.
     pub fn deliver(&self, way: Way, packet: &[u8]) {
         let Some((receiver, refine)) = self.receiver.upgrade().zip(self.refine.upgrade()) else {
             return;
@@ -64,7 +64,7 @@ impl Entrance {
         }
     }
 
-    /// Takes a datagram of the `feedback` pad: a bare packet, or an RTCP compound that holds some.
+    /// Takes a datagram of the `feedback` pad: a bare packet, or an RTCP compound that contains packets.
     fn datagram(&self, bytes: &[u8]) {
         if !rtcp::is_rtcp(bytes) {
             return self.deliver(Way::Pad, bytes);
@@ -85,7 +85,7 @@ impl Entrance {
         }
     }
 
-    /// Opens the channel that `feedback-uri` names, where it names one.
+    /// Opens the channel of `feedback-uri`, where that is set.
     pub fn open_channel(&self, setup: &channel::Setup) -> Result<Option<CameraEnd>, gst::ErrorMessage> {
         let (entrance, element) = (self.clone(), self.element.upgrade());
         let Some(element) = element else { return Ok(None) };
@@ -94,7 +94,7 @@ impl Entrance {
             .map_err(|e| gst::error_msg!(gst::ResourceError::OpenReadWrite, ["{e}"]))
     }
 
-    /// The `feedback` pad. Nothing goes through it: no event (its end is not the video's end), no query, no path for
+    /// The `feedback` pad. It forwards nothing: no event (its end is not the video's end), no query, no path for
     /// searches.
     pub fn pad(&self, template: &gst::PadTemplate) -> gst::Pad {
         let element = self.element.upgrade();
@@ -131,7 +131,7 @@ impl Entrance {
     }
 }
 
-/// Says once that feedback came by a way that is not taken, and what takes it.
+/// Posts once that feedback came by a way that is not taken, and how to take it.
 fn report_closed(element: &gst::Element, way: Way, automatic: bool) {
     let name = match way {
         Way::Event => "event",
@@ -160,14 +160,14 @@ pub(super) struct Rtp {
     /// Sessions of the second stream.
     refine: CameraChannel,
     next_search: Option<gst::ClockTime>,
-    /// As read last.
+    /// The reports read last.
     reports: Vec<ReceiverReport>,
 }
 
 impl Rtp {
-    /// Looks for the RTP sessions that the pads are sent through and listens for feedback on them; again now and then,
-    /// because pipelines change and a session knows its sender only once media has reached it. Where it has looked: how
-    /// many there are, and what receivers have reported since, with the share of packets lost since their last report.
+    /// Finds the RTP sessions that the pads are sent through and listens for feedback on them; repeated now and then,
+    /// because pipelines change and a session knows its sender only once media has reached it. After a search, returns
+    /// the number of sessions and the new reports of receivers, with the share of packets lost since their last report.
     pub fn attach(
         &mut self,
         (pad, refine): (&gst::Pad, Option<&gst::Pad>),
@@ -197,7 +197,7 @@ impl Rtp {
         Some((sessions, self.news()))
     }
 
-    /// What receivers have reported since the last call, with the share of packets lost since their last report.
+    /// Reports of receivers since the last call, with the share of packets lost since their last report.
     fn news(&mut self) -> Vec<(f64, ReceiverReport)> {
         let reports = self.channel.reports();
         let mut news = Vec::new();
@@ -214,7 +214,7 @@ impl Rtp {
     }
 }
 
-/// Tells the application what it should hear.
+/// Posts a notice to the application.
 pub(super) fn post(element: &gst::Element, notice: Notice) {
     let structure = match notice {
         Notice::FeedbackStarted => {

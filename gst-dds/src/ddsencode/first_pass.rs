@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! From the captured picture to the one that is coded whole.
+//! Scales the captured picture to the one that is coded whole.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use crate::encoder::Plane;
 use crate::picture::Layout;
 use crate::scale::Scaler;
 
-/// Size of the coded picture against the captured one, and the way there.
+/// Sizes of the captured and the coded picture, and the scaler between them.
 pub(super) struct FirstPass {
     scaler: Option<Scaler>,
     /// Size of the captured picture.
@@ -19,7 +19,7 @@ pub(super) struct FirstPass {
 }
 
 impl FirstPass {
-    /// Of pictures that lie so, coded in this size.
+    /// For pictures of this layout, coded in this size.
     pub fn new(layout: Layout, coded: Geometry) -> Self {
         let full = Geometry {
             width: layout.width as u32,
@@ -32,7 +32,7 @@ impl FirstPass {
         }
     }
 
-    /// Brings regions of the captured picture into the coded one.
+    /// Scales regions from the captured picture to the coded one.
     pub fn stretch(&self, rois: &mut [RoiRequest]) {
         if self.scaler.is_some() {
             for roi in rois {
@@ -44,7 +44,7 @@ impl FirstPass {
     /// The picture to code.
     ///
     /// # Errors
-    /// A plane is shorter than the size says.
+    /// A plane is shorter than its size requires.
     pub fn scale<'a>(&'a mut self, planes: [Plane<'a>; 3]) -> Result<[Plane<'a>; 3], String> {
         match &mut self.scaler {
             None => Ok(planes),
@@ -55,7 +55,7 @@ impl FirstPass {
         }
     }
 
-    /// Width and height of the captured picture as the identity says them.
+    /// Width and height of the captured picture as written in the identity.
     pub fn full_size(&self) -> Option<(u16, u16)> {
         Some((self.full.width.try_into().ok()?, self.full.height.try_into().ok()?))
     }

@@ -33,30 +33,30 @@ use super::setup::{self, Setup};
 use super::state::{Coded, Coding, FrameInput, InputState, State};
 use super::stats::{self, ElementStats, Parts};
 
-/// Instance data. Locks are held one at a time, but for these, which may be taken while those before them are held: `state`,
-/// `feedback`, and the one of `refine`; `state`, then `key_frames`. None is held while pushing, posting or calling the
-/// parent.
+/// Instance data. Locks are held one at a time, except for these, which may be taken while those before them are held:
+/// `state`, `feedback`, and the one of `refine`; `state`, then `key_frames`. None is held while pushing, posting or
+/// calling the parent.
 #[derive(Default)]
 pub struct DdsEncode {
     settings: Mutex<Settings>,
     state: Mutex<Option<State>>,
-    /// Whoever brings feedback waits for it to be read at most, never for the encoder.
+    /// A thread that delivers feedback waits at most for a packet to be read, never for the encoder.
     feedback: Arc<Mutex<FeedbackReceiver>>,
     rtp: Mutex<Rtp>,
-    /// Key frames that the network asks for.
+    /// Key frames that the network requests.
     key_frames: Mutex<KeyFrameRequests<gst::Event>>,
-    /// Where `feedback-uri` asks for it.
+    /// The channel of `feedback-uri`.
     channel: Mutex<Option<CameraEnd>>,
     refine: Arc<Refine>,
-    /// What the application was warned of in this run.
+    /// Warnings posted in this run.
     warned: Mutex<BTreeSet<&'static str>>,
-    /// What neighbours with pictures on a GPU share with us.
+    /// The CUDA context shared with neighbours that have pictures on a GPU.
     cuda: cuda::Slot,
     /// Counts of the last run, for `stats` after the end.
     last_stats: Mutex<Option<gst::Structure>>,
 }
 
-/// Around properties, which the bindings leave to abort.
+/// Guards properties, in which the bindings abort on a panic.
 static PROPERTY_GUARD: guard::Guard = guard::Guard::new("a property of ddsencode");
 
 #[glib::object_subclass]
@@ -180,7 +180,7 @@ impl ElementImpl for DdsEncode {
 impl VideoEncoderImpl for DdsEncode {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().unwrap().clone();
-        // Opening on a picture of no account brings out every refusal before the pipeline runs.
+        // Opens an encoder for a dummy picture, so that bad settings are refused before the pipeline runs.
         let two_pass = settings.two_pass().is_some();
         let refused = settings
             .check()
@@ -243,7 +243,7 @@ impl VideoEncoderImpl for DdsEncode {
         let allowed = obj.src_pad().allowed_caps();
         let settings = self.settings.lock().unwrap().clone();
         let coders = open::coders(&settings, allowed.as_ref()).unwrap_or_default();
-        // The library is looked for only where it may be of use.
+        // The library is searched for only where it may be of use.
         let gpu = coders.iter().any(|(backend, _)| backend.reads_gpu())
             && cuda::available()
                 .inspect_err(|why| gst::debug!(CAT, imp = self, "No pictures in CUDA memory: {why}"))
@@ -255,9 +255,9 @@ impl VideoEncoderImpl for DdsEncode {
         let Some(filter) = filter.filter(|filter| !filter.is_any()) else {
             return answer(None, None);
         };
-        // Which sizes a format may have depends on its fields, which caps cannot say: each question gets its own answer.
-        // Where no format is left at a size, or none of colour, all are there: the encoder then says what is wrong with the
-        // size, and linking or negotiation would not.
+        // The sizes a format may have depend on its fields, which template caps do not contain: each query gets its own
+        // answer. Where no format or only luma is left at a size, all formats are offered: the refusal of the encoder
+        // explains the size, while failed linking or negotiation would not.
         let mut caps = gst::Caps::new_empty();
         for (structure, features) in filter.iter_with_features() {
             let mut one = gst::Caps::new_empty();
@@ -277,7 +277,7 @@ impl VideoEncoderImpl for DdsEncode {
         // Every encoder reads planes at any offset and stride.
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
         if query.get().0.is_some_and(negotiate::is_on_gpu) {
-            // The parent would offer a pool of system memory; who has pictures on a GPU has a pool for them too.
+            // The parent would offer a pool of system memory; elements with pictures on a GPU have their own pool too.
             return Ok(());
         }
         self.parent_propose_allocation(query)
@@ -294,14 +294,14 @@ impl VideoEncoderImpl for DdsEncode {
     fn flush(&self) -> bool {
         self.feedback.lock().unwrap().flush();
         if let Some(state) = self.state.lock().unwrap().as_mut() {
-            // What the decoder had may be gone with the flush.
+            // The decoder may have lost its references with the flush.
             state.planner.force_key_frame();
         }
         true
     }
 
     fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        // No frame ever waits.
+        // No frame is held back.
         Ok(gst::FlowSuccess::Ok)
     }
 
@@ -310,7 +310,7 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        // The base class serves its own way pad only.
+        // The base class handles only the pads it made.
         match event.type_() {
             gst::EventType::Eos => {
                 let done = self.parent_sink_event(event);
@@ -347,13 +347,13 @@ impl VideoEncoderImpl for DdsEncode {
 }
 
 impl DdsEncode {
-    /// Where feedback comes in.
+    /// Entrance for feedback from any thread.
     fn entrance(&self) -> Entrance {
         Entrance::new(&self.feedback, &self.refine, self.obj().upcast_ref())
     }
 
     fn close_channel(&self) {
-        // Taken out first: its threads are waited for.
+        // Taken out first: dropping it waits for its threads.
         let channel = self.channel.lock().unwrap().take();
         drop(channel);
     }
@@ -389,8 +389,8 @@ impl DdsEncode {
         })
     }
 
-    /// Opens an encoder for the video and negotiates its output. On new caps everything that is not of the encoder
-    /// goes on.
+    /// Opens an encoder for the video and negotiates its output. On new caps all state that is not the encoder's is
+    /// kept.
     fn configure(&self, input: &InputState) -> Result<(), gst::LoggableError> {
         let obj = self.obj();
         let mut settings = self.settings.lock().unwrap().clone();
@@ -491,7 +491,7 @@ impl DdsEncode {
         flow
     }
 
-    /// Codes a frame, with another encoder where its plan asks for one; `None`: it is not coded.
+    /// Codes a frame, with another encoder where its plan requires one; `None`: it is not coded.
     fn code(&self, live: &Live, input: &FrameInput<'_>) -> Result<Option<Coded>, gst::FlowError> {
         let obj = self.obj();
         loop {
@@ -512,7 +512,7 @@ impl DdsEncode {
         }
     }
 
-    /// Gives a picture a time behind that of the one before, and a duration, where it has none.
+    /// Gives a picture a time after that of the one before, and a duration, where it has none.
     fn mend_time(
         &self,
         frame: &mut gst_video::VideoCodecFrame,
@@ -530,7 +530,7 @@ impl DdsEncode {
                 .next(pts, start.map_or(0, gst::ClockTime::nseconds), nominal);
             (time, state.times.interval(nominal))
         };
-        // Recorders would end the last picture where it begins, and players leave it out.
+        // Otherwise recorders would end the last picture where it begins, and players leave it out.
         if frame.duration().is_none() {
             frame.set_duration(gst::ClockTime::from_nseconds(interval));
         }
@@ -592,7 +592,7 @@ impl DdsEncode {
         }
     }
 
-    /// Adds the `refine` pad to the element, or says why not.
+    /// Adds the `refine` pad to the element, or logs why it cannot.
     fn request_refine(&self, template: &gst::PadTemplate) -> Option<gst::Pad> {
         let obj = self.obj();
         if self.settings.lock().unwrap().two_pass().is_none() {
@@ -625,7 +625,7 @@ impl DdsEncode {
         Some(pad)
     }
 
-    /// Tells which settings cancel each other.
+    /// Warns of settings that cancel each other.
     fn warn_of_conflicts(&self) {
         let conflicts = self.settings.lock().unwrap().conflicts();
         for conflict in conflicts {
@@ -633,7 +633,7 @@ impl DdsEncode {
         }
     }
 
-    /// Tells the application of something that is not as it may think, `what` once in a run.
+    /// Posts a warning, once in a run for each `what`.
     fn warn_once(&self, what: &'static str, text: &str) {
         if self.warned.lock().unwrap().insert(what) {
             gst::warning!(CAT, imp = self, "{text}");
@@ -641,8 +641,8 @@ impl DdsEncode {
         }
     }
 
-    /// Tells what codes the video, and where that was our choice, on the bus too, with why what was tried before it does
-    /// not.
+    /// Logs which encoder codes, and where we chose it, posts it too, with the reasons why those tried before were
+    /// refused.
     fn post_encoder(&self, setup: &Setup) {
         let ((backend, codec), name) = (setup.chosen.coder, setup.encoder.name());
         gst::info!(CAT, imp = self, "{name} codes {codec:?}");
@@ -659,7 +659,7 @@ impl DdsEncode {
         let _ = obj.post_message(gst::message::Element::builder(message).src(&*obj).build());
     }
 
-    /// The CUDA context that pictures lie in.
+    /// The CUDA context of the pictures.
     fn context(&self) -> Option<cuda::Context> {
         let context = self.cuda.ensure(self.obj().upcast_ref());
         context.inspect_err(|why| gst::warning!(CAT, imp = self, "{why}")).ok()

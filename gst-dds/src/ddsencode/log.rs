@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where `ddsencode` and the libraries it codes with write their log lines.
+//! Log categories of `ddsencode` and of the libraries it codes with.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-/// Where the library's log lines go: to ours, about `object`, as long as it lives.
+/// Writes the library's log lines to our category, for `object`, as long as it lives.
 pub(super) fn library_log(object: &impl IsA<gst::Object>) -> Log {
     let weak = object.upcast_ref::<gst::Object>().downgrade();
     Box::new(move |level, text| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Caps: which video goes in, which profile, level and stream format come out.
+//! Caps: the formats of the input, and profile, level and stream format of the output.
 
 #![forbid(unsafe_code)]
 
@@ -32,7 +32,7 @@ const FORMATS: [VideoFormat; 11] = [
     VideoFormat::Y44410le,
 ];
 
-/// Formats of it in the memory of a GPU, where only NVIDIA's encoder reads: those that it takes, in its order.
+/// Formats in the memory of a GPU, which only NVIDIA's encoder reads: its formats in its order.
 const GPU_FORMATS: [VideoFormat; 3] = [VideoFormat::Nv12, VideoFormat::I420, VideoFormat::Yv12];
 
 /// H.264 profiles of the source pad, richest first.
@@ -59,8 +59,8 @@ pub(super) static SINK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     all
 });
 
-/// Caps of the feedback pad. They name what it is for, or automatic linking would put video there whose format the sink
-/// pad does not take. Sources without caps of their own (`udpsrc`) link all the same.
+/// Caps of the feedback pad. They have a media type of their own, or automatic linking would send video there whose
+/// format the sink pad does not take. Sources without caps (`udpsrc`) link all the same.
 pub(super) static FEEDBACK_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     [
         "application/x-dds-feedback",
@@ -80,7 +80,7 @@ fn on_gpu(formats: impl IntoIterator<Item = VideoFormat>) -> gst::Caps {
         .build()
 }
 
-/// Whether buffers of these caps lie in the memory of a GPU.
+/// Whether buffers of these caps are in the memory of a GPU.
 pub(super) fn is_on_gpu(caps: &gst::CapsRef) -> bool {
     caps.features(0)
         .is_some_and(|features| features.contains(cuda::FEATURE))
@@ -106,7 +106,7 @@ pub(super) static SRC_CAPS: LazyLock<gst::Caps> = LazyLock::new(|| {
     all
 });
 
-/// Name of a standard's caps.
+/// Media type of a standard's caps.
 fn media_type(codec: Codec) -> &'static str {
     match codec {
         Codec::H264 => "video/x-h264",
@@ -114,7 +114,7 @@ fn media_type(codec: Codec) -> &'static str {
     }
 }
 
-/// Formats of a standard's stream, the one with lengths and parameter sets in the caps first.
+/// Formats of a standard's stream, first the one with lengths and parameter sets in the caps.
 fn stream_formats(codec: Codec) -> &'static [&'static str] {
     match codec {
         Codec::H264 => &["avc", "byte-stream"],
@@ -122,14 +122,14 @@ fn stream_formats(codec: Codec) -> &'static [&'static str] {
     }
 }
 
-/// Standards that downstream takes, of those given.
+/// The given standards that downstream takes.
 pub(super) fn codecs(allowed: Option<&gst::Caps>, offered: &[Codec]) -> Vec<Codec> {
     let takes =
         |codec: &Codec| allowed.is_none_or(|caps| caps.is_any() || caps.iter().any(|s| s.name() == media_type(*codec)));
     offered.iter().copied().filter(takes).collect()
 }
 
-/// The encoder's name of a video format, `None` where it takes no such.
+/// The encoder's name of a video format, `None` where it has none.
 pub(super) fn pixel_format(format: VideoFormat) -> Option<PixelFormat> {
     Some(match format {
         VideoFormat::I420 => PixelFormat::I420,
@@ -147,7 +147,8 @@ pub(super) fn pixel_format(format: VideoFormat) -> Option<PixelFormat> {
     })
 }
 
-/// Profiles that can carry a format, in the order we choose: none richer than needed, and none that leaves tools out
+/// Profiles that can carry a format, in order of preference: none richer than needed, and none that leaves tools out
+/// where a fuller one is allowed.
 /// where a fuller one is allowed.
 fn fitting_profiles(codec: Codec, format: PixelFormat) -> &'static [&'static str] {
     if codec == Codec::H265 {
@@ -186,7 +187,7 @@ fn fitting_profiles(codec: Codec, format: PixelFormat) -> &'static [&'static str
     }
 }
 
-/// What to say of a stream whose chroma many decoders do not know, where nobody behind asked for it by its profile.
+/// Warning for a stream whose chroma many decoders do not know, where no peer requested it by its profile.
 pub(super) fn rarely_decoded(choice: &Choice, format: PixelFormat) -> Option<&'static str> {
     if choice.profile.is_some() {
         return None;
@@ -204,12 +205,12 @@ pub(super) fn rarely_decoded(choice: &Choice, format: PixelFormat) -> Option<&'s
     }
 }
 
-/// What downstream lets us do.
+/// What downstream allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     pub codec: Codec,
     pub byte_stream: bool,
-    /// Profile as caps name it; `None` where downstream does not care.
+    /// Profile as named in caps; `None` where downstream does not care.
     pub profile: Option<&'static str>,
     /// All profiles downstream takes in this stream format.
     allowed_profiles: Vec<String>,
@@ -217,7 +218,7 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Whether the profile knows intra pictures only.
+    /// Whether the profile has intra pictures only.
     pub fn intra_only(&self) -> bool {
         self.profile.is_some_and(|profile| profile.ends_with("-intra"))
     }
@@ -309,7 +310,7 @@ pub(super) fn choose(
 }
 
 /// Caps of the video whose format and size one of the encoders takes, and some profile that downstream takes can carry.
-/// With `gpu`, those that can take it in the memory of a GPU too, and first: who can leave it there or not should leave it.
+/// With `gpu`, those in the memory of a GPU too, and first, so that peers that can leave pictures there do.
 /// `interlaced` decides which sizes a format may have; `None`: any.
 pub(super) fn input_caps(
     allowed: Option<&gst::Caps>,
@@ -323,7 +324,7 @@ pub(super) fn input_caps(
     };
     let mut caps = gst::Caps::new_empty();
     let mut offer = |formats: &[VideoFormat], on_gpu: bool| {
-        // Formats of one rule stand together, the preferred one decides their place.
+        // Formats of one rule stay together, and the preferred one decides their place.
         let mut rules: Vec<(Option<Sizes>, Vec<VideoFormat>)> = Vec::new();
         for format in formats {
             let Some(pixels) = pixel_format(*format) else { continue };
@@ -360,7 +361,7 @@ pub(super) fn input_caps(
     caps
 }
 
-/// Whether nothing is left, or nothing but luma.
+/// Whether no format is left, or only luma.
 pub(super) fn without_colour(caps: &gst::Caps) -> bool {
     caps.iter()
         .flat_map(|s| strings(s, "format"))
@@ -383,7 +384,7 @@ fn carries(allowed: &gst::Caps, codec: Codec, format: PixelFormat) -> bool {
         .any(|p| fitting_profiles(codec, format).contains(&p.as_str()))
 }
 
-/// `level_idc` of a level as caps name it; 9 is libx264's number for 1b.
+/// `level_idc` of a level as named in caps; 9 is libx264's number for 1b.
 fn level_idc(level: &str) -> Option<u8> {
     if level == "1b" {
         return Some(9);
@@ -397,7 +398,7 @@ fn level_idc(level: &str) -> Option<u8> {
     matches!(idc, 10..=13 | 20..=22 | 30..=32 | 40..=42 | 50..=52 | 60..=62).then_some(idc)
 }
 
-/// Profile and level of a sequence parameter set as caps name them (ISO/IEC 14496-10 A.2 and A.3).
+/// Profile and level of a sequence parameter set as named in caps (ISO/IEC 14496-10 A.2 and A.3).
 fn profile_and_level(sps: &[u8]) -> (Option<&'static str>, Option<String>) {
     let &[_, profile, constraints, level, ..] = sps else {
         return (None, None);
@@ -426,14 +427,14 @@ fn profile_and_level(sps: &[u8]) -> (Option<&'static str>, Option<String>) {
     (name, level)
 }
 
-/// Profile, level and tier of an H.265 sequence parameter set as caps name them (ISO/IEC 23008-2 7.3.3 and A.3).
+/// Profile, level and tier of an H.265 sequence parameter set as named in caps (ISO/IEC 23008-2 7.3.3 and A.3).
 fn h265_profile_level_tier(sps: &[u8]) -> Option<(Option<&'static str>, String, &'static str)> {
-    // Emulation prevention may stand among the constraint flags.
+    // Emulation prevention may occur among the constraint flags.
     let sps = dds_protocol::nal::unescape(sps);
     let &[_, _, _, profile, .., level] = sps.get(..15)? else {
         return None;
     };
-    // Range extensions: of those, we code the 4:4:4 one of 8 bits.
+    // Range extensions: of those, we code 4:4:4 of 8 bits.
     let name = match profile & 0x1f {
         1 => Some("main"),
         4 => Some("main-444"),
@@ -454,7 +455,7 @@ pub(super) fn output_caps(choice: &Choice, format: PixelFormat, sets: &Parameter
     }
     let ParameterSets { sps, pps, .. } = *sets;
     let (actual, level) = profile_and_level(sps);
-    // A stream that does without some tools conforms to the richer profile too: say the one that was asked for.
+    // A stream that does without some tools conforms to the richer profile too: name the requested one.
     let profile = match (actual, choice.profile) {
         (Some(actual), Some(wanted)) if !choice.allowed_profiles.iter().any(|p| p == actual) => Some(wanted),
         (actual, wanted) => actual.or(wanted),
@@ -496,7 +497,7 @@ fn h265_output_caps(choice: &Choice, format: PixelFormat, sets: &ParameterSets<'
     caps.build()
 }
 
-/// Adds what the base class adds to the caps of its own pad.
+/// Adds the fields that the base class adds to the caps of its own pad.
 pub(super) fn describe_video(caps: &mut gst::Caps, info: &gst_video::VideoInfo) {
     const FIELDS: [&str; 10] = [
         "width",
@@ -549,10 +550,11 @@ fn hevc_configuration(format: PixelFormat, sets: &ParameterSets<'_>) -> Vec<u8> 
     let chroma = if format == PixelFormat::I444 { 3 } else { 1 };
     let mut record = vec![1];
     record.extend(profile_tier_level);
-    // No segmentation told, parallelism unknown; chroma and depths; average rate unknown, one layer, 4-byte lengths.
+    // min_spatial_segmentation_idc 0, parallelism unknown; chroma and depths; average rate unknown, one layer, 4-byte
+    // lengths.
     record.extend([0xf0, 0, 0xfc, 0xfc | chroma, 0xf8, 0xf8, 0, 0, 0b0000_1111, 3]);
     for (kind, set) in [(32, sets.vps), (33, sets.sps), (34, sets.pps)] {
-        // All parameter sets of this kind are here.
+        // All parameter sets of this kind are in the caps.
         record.extend([0x80 | kind, 0, 1]);
         record.extend((set.len() as u16).to_be_bytes());
         record.extend(set);
@@ -642,7 +644,7 @@ pub(super) fn pad_templates() -> Vec<gst::PadTemplate> {
         PadTemplate::new("src", PadDirection::Src, PadPresence::Always, &SRC_CAPS).unwrap(),
         // Second stream of two passes.
         PadTemplate::new(super::refine::PAD, PadDirection::Src, PadPresence::Request, &SRC_CAPS).unwrap(),
-        // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that hold some.
+        // Datagrams, one per buffer: bare feedback packets, or RTCP compounds that contain some.
         PadTemplate::new("feedback", PadDirection::Sink, PadPresence::Request, &FEEDBACK_CAPS).unwrap(),
     ]
 }
@@ -661,24 +663,24 @@ pub(super) fn resized(
         .build()
 }
 
-/// Most frames per second that are believed. What caps tell beyond it is the clock of a container, not a rate.
+/// Most frames per second that is plausible. A higher rate in caps is the clock of a container.
 const FASTEST: u32 = 1000;
 
-/// Most frames per second that caps of variable video announce.
+/// Most frames per second declared for variable video.
 pub(super) fn max_frame_rate(caps: &gst::CapsRef) -> Option<(u32, u32)> {
     let rate = caps.structure(0)?.get::<gst::Fraction>("max-framerate").ok()?;
     let (numerator, denominator) = (u32::try_from(rate.numer()).ok()?, u32::try_from(rate.denom()).ok()?);
     (numerator > 0 && denominator > 0 && numerator / denominator <= FASTEST).then_some((numerator, denominator))
 }
 
-/// What the encoder is opened with.
+/// The configuration to open the encoder with.
 pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: PixelFormat, choice: &Choice) -> Config {
     let live = settings.live();
     let (preset, tune) = settings.preset_and_tune();
     let fraction = |f: gst::Fraction| Some((u32::try_from(f.numer()).ok()?, u32::try_from(f.denom()).ok()?));
     let order = match info.field_order() {
         gst_video::VideoFieldOrder::BottomFieldFirst => FieldOrder::BottomFirst,
-        // Where each picture tells its own, the first word comes before the first picture.
+        // Where each picture has its own field order, the initial value counts before the first picture.
         _ => FieldOrder::TopFirst,
     };
     Config {

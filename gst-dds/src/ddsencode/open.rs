@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The choice among encoders.
+//! Chooses an encoder.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +13,12 @@ use super::settings::Settings;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub coder: (Backend, Codec),
-    /// What was tried before it, and what stood in the way.
+    /// The ones tried before it, and why they were refused.
     pub refused: Vec<(Backend, OpenError)>,
 }
 
 impl Chosen {
-    /// One line that says what stood in the way; empty where nothing did.
+    /// Names in one line what was refused; empty where nothing was.
     pub fn refusals(&self) -> String {
         refusals(&self.refused)
     }
@@ -32,7 +32,7 @@ fn refusals(refused: &[(Backend, OpenError)]) -> String {
     lines.join(" ")
 }
 
-/// What [`first`] found.
+/// Result of [`first`].
 #[derive(Debug)]
 pub(super) struct Opened<T> {
     pub value: T,
@@ -71,10 +71,10 @@ pub(super) fn first<T>(
     }
 }
 
-/// What may code the video, in the order to try: where downstream takes one standard only, what codes by it.
+/// The encoders to try, in order: where downstream takes one standard only, those that code it.
 ///
 /// # Errors
-/// Nothing fits downstream.
+/// No encoder fits downstream.
 pub(super) fn coders(settings: &Settings, allowed: Option<&gst::Caps>) -> Result<Vec<(Backend, Codec)>, OpenError> {
     let backends = settings.backends();
     let of = |backend: &Backend| {

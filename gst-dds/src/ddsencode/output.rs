@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Output buffers: the encoder's NAL units with the frame identity put in.
+//! Output buffers: the encoder's NAL units with the frame identity inserted.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ fn is_slice(codec: Codec, nal: &Nal) -> bool {
     matches!(codec.kind(nal.kind), NalKind::Slice { .. })
 }
 
-/// The slices of an access unit, counted as the receiver counts them.
+/// The slices of an access unit, by the receiver's count.
 pub(super) fn count_slices(codec: Codec, unit: &AccessUnit<'_>) -> SliceCount {
     let mut count = SliceCount::default();
     for nal in unit.nals.iter().filter(|n| is_slice(codec, n)) {
@@ -23,8 +23,8 @@ pub(super) fn count_slices(codec: Codec, unit: &AccessUnit<'_>) -> SliceCount {
     count
 }
 
-/// The access unit with `identity` and its records as the last NAL unit before the first slice: GStreamer 1.22 keeps the last
-/// user-data message of a picture only.
+/// The access unit with `identity` and its records as the last NAL unit before the first slice: GStreamer 1.22 keeps
+/// only the last user-data message of a picture.
 pub(super) fn assemble(
     codec: Codec,
     unit: &AccessUnit<'_>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The properties: what gst-inspect shows. Blurbs are one sentence each; gst-dds/README.md tells the rest.
+//! The properties as shown by gst-inspect. Blurbs are one sentence each; gst-dds/README.md explains the rest.
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +35,7 @@ fn live(name: &str, nick: &str, blurb: &str, (min, max): (u32, u32), default: u3
         .build()
 }
 
-/// A number that counts when the element starts.
+/// A number that applies from the start of the element.
 fn uint(name: &str, nick: &str, blurb: &str, (min, max): (u32, u32), default: u32) -> glib::ParamSpec {
     glib::ParamSpecUInt::builder(name)
         .nick(nick)
@@ -199,7 +199,7 @@ fn of_feedback(default: &Settings) -> Vec<glib::ParamSpec> {
     ]
 }
 
-/// What codes, and what is written beside the pictures.
+/// Encoder and data beside the pictures.
 fn of_stream(default: &Settings) -> Vec<glib::ParamSpec> {
     vec![
         glib::ParamSpecEnum::builder_with_default("encoder", default.encoder)
@@ -305,7 +305,7 @@ fn of_two_passes(default: &Settings) -> Vec<glib::ParamSpec> {
     ]
 }
 
-/// Settings as a launch line writes them, for tests.
+/// Settings from the text of a launch line, for tests.
 #[cfg(test)]
 pub(super) fn settings(values: &str) -> Settings {
     gst::init().unwrap();
@@ -322,7 +322,7 @@ pub(super) fn settings(values: &str) -> Settings {
 mod tests {
     use super::*;
 
-    /// Another value than the default, of any property that can be set.
+    /// A value other than the default, for any property that can be set.
     fn other(pspec: &glib::ParamSpec) -> glib::Value {
         let default = pspec.default_value();
         let of_class = |values: Vec<glib::Value>| values.into_iter().find(|value| !same(value, default)).unwrap();

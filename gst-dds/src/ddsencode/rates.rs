@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What an encoder is to spend.
+//! Rates for an encoder.
 
 #![forbid(unsafe_code)]
 
@@ -10,15 +10,15 @@ use crate::vbv::Vbv;
 
 use super::settings::{Live, RateMode};
 
-/// Most kbit/s that every library takes.
+/// Most kbit/s that every library accepts.
 const MOST_KBPS: f64 = 2_000_000.0;
 
-/// Rates the encoder should run at: the narrower of what the bit rate and the cap ask for, in the encoder's time. It
-/// shares bits out by the rate it was opened with.
+/// Rates for the encoder: the narrower of bit rate and cap, scaled to the encoder's time, because it distributes bits
+/// by the rate it was opened with.
 pub(super) fn rates(live: &Live, cap: Vbv, interval: Interval) -> Rates {
     let mut own = live.vbv();
     if own != Vbv::OPEN && interval.measured {
-        // It holds the share of one picture at least, however far pictures are apart.
+        // The VBV holds at least the share of one picture, however far pictures are apart.
         let share = f64::from(own.max_kbps) * interval.ns / 1e9;
         own.buffer_kbit = own.buffer_kbit.max(share.min(MOST_KBPS) as u32);
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One property whose meaning depends on whether it was set.
+//! A property whose meaning depends on whether it was set.
 
 #![forbid(unsafe_code)]
 
 use std::ops::Deref;
 
-/// A property's value, or its default where nobody has set it.
+/// A property's value, or its default where it was not set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Setting<T> {
     value: T,
@@ -28,12 +28,12 @@ impl<T> Setting<T> {
         self.by_hand = true;
     }
 
-    /// Takes the value for a default.
+    /// Sets the default.
     pub fn forget(&mut self) {
         self.by_hand = false;
     }
 
-    /// Whether somebody has set it. A saved preset sets every property.
+    /// Whether it was set. A saved preset sets every property.
     pub fn by_hand(&self) -> bool {
         self.by_hand
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Values of the properties, and what they mean for an encoder.
+//! Values of the properties, and their meaning for an encoder.
 
 #![forbid(unsafe_code)]
 
@@ -24,22 +24,22 @@ mod conflicts;
 mod live;
 mod refusals;
 
-/// kbit/s of `x264enc`, used where `pass=cbr` was set by hand and no bit rate.
+/// kbit/s of `x264enc`, used where `pass=cbr` was set explicitly without a bit rate.
 const BITRATE_OF_X264ENC: u32 = 2048;
 
-/// From one size of the first pass to the next smaller one.
+/// Factor from one size of the first pass to the next smaller one.
 const SCALE_STEP: f64 = 0.75;
 
-/// What two passes are made of.
+/// Settings of two passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct TwoPass {
     /// Sides of the first pass as a fraction of the captured ones.
     pub low_scale: f64,
     /// Frames per segment, 0 = none.
     pub segment_length: u8,
-    /// Of the raw frames that wait for requests.
+    /// Bounds of the raw frames that wait for requests.
     pub ring: Bounds,
-    /// Whether the canvas keeps what was painted.
+    /// Whether the canvas keeps painted regions.
     pub hold: bool,
 }
 
@@ -72,9 +72,9 @@ pub(super) struct Settings {
     pub stream_id: u32,
     pub wall_clock: bool,
     pub x264enc: X264Enc,
-    /// Properties that were given bytes that are no UTF-8; start refuses them.
+    /// Properties that were set to bytes that are not UTF-8; start refuses them.
     not_text: BTreeSet<String>,
-    /// Place in [`Self::low_scales`] of the encoder that is to be opened: the controller's choice, no property.
+    /// Index in [`Self::low_scales`] of the encoder to open: chosen by the controller, not a property.
     pub scale: usize,
 }
 
@@ -111,13 +111,13 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Takes a value that the property system has checked. `false` for what is no setting.
+    /// Sets a value that the property system has checked. Returns `false` where there is no such setting.
     pub fn set(&mut self, pspec: &glib::ParamSpec, value: &glib::Value) -> bool {
         fn get<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
             value.get().expect("type checked by the property's ParamSpec")
         }
         let name = pspec.name();
-        // C hands over any bytes; what is no text is kept as none, and refused at the start.
+        // C may pass any bytes; a value that is not text is stored as none, and refused at the start.
         self.not_text.remove(name);
         if text::bytes(value).is_some_and(|bytes| std::str::from_utf8(bytes).is_err()) {
             self.not_text.insert(name.to_owned());
@@ -154,7 +154,7 @@ impl Settings {
         true
     }
 
-    /// A property's value; `None` for what is no setting, or may not be read.
+    /// A property's value; `None` where there is no such setting, or it may not be read.
     pub fn get(&self, pspec: &glib::ParamSpec) -> Option<glib::Value> {
         Some(match pspec.name() {
             "encoder" => self.encoder.to_value(),
@@ -185,7 +185,7 @@ impl Settings {
         })
     }
 
-    /// What may change while the element runs.
+    /// Settings that may change while the element runs.
     pub fn live(&self) -> Live {
         let qp = |qp: u32| qp.clamp(1, 51) as u8;
         let (low, high) = (qp(*self.x264enc.qp_min), qp(*self.x264enc.qp_max));
@@ -201,19 +201,19 @@ impl Settings {
             max_region_area: self.max_region_area,
             mode: self.rate_mode(),
             vbv_buf_capacity_ms: *self.x264enc.vbv_buf_capacity,
-            // The other way round start refuses them.
+            // Limits in the wrong order are refused at the start.
             limits: (low.min(high), high),
         }
     }
 
-    /// The derived bound is there where nothing else bounds what feedback may cost, and nobody has said that nothing should.
+    /// The derived bound applies where nothing else bounds the cost of feedback, and the user did not switch it off.
     fn feedback_bound(&self) -> FeedbackBound {
         let bounded = *self.max_bitrate_kbps > 0 || self.bandwidth_kbps > 0 || self.rate_mode() != RateMode::Quantizers;
         match *self.max_feedback_bitrate_kbps {
             kbps @ 1.. => FeedbackBound::Kbps(kbps.unsigned_abs()),
             0 => FeedbackBound::None,
             _ if bounded => FeedbackBound::None,
-            // Both set: what a saved preset holds.
+            // Both are set: by a saved preset.
             _ if self.max_bitrate_kbps.by_hand() && !self.max_feedback_bitrate_kbps.by_hand() => FeedbackBound::None,
             _ => FeedbackBound::Derived,
         }
@@ -222,7 +222,7 @@ impl Settings {
     fn rate_mode(&self) -> RateMode {
         let x264enc = &self.x264enc;
         let kbps = *x264enc.bitrate;
-        // 0 is lossless coding, which knows no regions; start refuses it.
+        // 0 is lossless coding, which has no regions; start refuses it.
         let constant = RateMode::Constant((*x264enc.quantizer).max(1) as u8);
         match *x264enc.pass {
             Pass::Quant => constant,
@@ -233,13 +233,13 @@ impl Settings {
             _ if kbps > 0 => RateMode::Bitrate(kbps),
             Pass::Auto if self.wants_quantizer() => constant,
             Pass::Auto => RateMode::Quantizers,
-            // What a preset holds that was saved when `cbr` was the name of this default.
+            // Value of a preset saved when `cbr` was the name of this default.
             _ if x264enc.bitrate.by_hand() => RateMode::Quantizers,
             _ => RateMode::Bitrate(BITRATE_OF_X264ENC),
         }
     }
 
-    /// Whether `quantizer` was set by itself, and not at its default by a saved preset, beside all others.
+    /// Whether `quantizer` was set on its own, not at its default by a saved preset with all others.
     fn wants_quantizer(&self) -> bool {
         let (pass, kbps, quantizer) = (&self.x264enc.pass, &self.x264enc.bitrate, &self.x264enc.quantizer);
         let saved = pass.by_hand() && kbps.by_hand();
@@ -262,18 +262,18 @@ impl Settings {
     /// libx264's options: `option-string`, then the properties that were set.
     pub fn options(&self) -> Vec<EncoderOption> {
         let mut x264enc = self.x264enc.clone();
-        // On by itself, and not in libx264's presets.
+        // On by default, but not in libx264's presets.
         let aud = *x264enc.aud;
         x264enc.aud.set(aud);
-        // 0 means a choice of our own; libx264 would read it as "intra only".
+        // 0 means our own choice; libx264 would read it as "intra only".
         if *x264enc.key_int_max == 0 {
             x264enc.key_int_max.forget();
         }
-        // No flag is no wish, as in x264enc.
+        // No flag means unset, as in x264enc.
         if x264enc.analyse.is_empty() {
             x264enc.analyse.forget();
         }
-        // The default, written down: in quantizer mode there is nothing it could apply to.
+        // The default, set explicitly: in quantizer mode there is nothing it could apply to.
         if *x264enc.ip_factor == x264enc::IP_FACTOR && !self.rate_mode().is_of_library() {
             x264enc.ip_factor.forget();
         }
@@ -296,7 +296,7 @@ impl Settings {
         of_string.chain(of_properties).collect()
     }
 
-    /// Whether nobody says how many frames lie between key frames.
+    /// Whether the user has not set the distance of key frames.
     pub fn key_int_auto(&self) -> bool {
         let keyed = |key: &str| matches!(key.replace('_', "-").as_str(), "keyint" | "intra-refresh");
         let counted = self
@@ -306,17 +306,17 @@ impl Settings {
         !counted
     }
 
-    /// Frame packing arrangement by hand.
+    /// Frame packing arrangement set by the user.
     pub fn frame_packing(&self) -> Option<u8> {
         u8::try_from(*self.x264enc.frame_packing as i32).ok()
     }
 
-    /// Whether interlaced coding is asked for by hand.
+    /// Whether the user requests interlaced coding.
     pub fn interlaced(&self) -> bool {
         *self.x264enc.interlaced
     }
 
-    /// What may code the video, in the order to try.
+    /// The encoders to try, in order.
     pub fn backends(&self) -> &'static [Backend] {
         self.encoder.backends()
     }
@@ -331,14 +331,14 @@ impl Settings {
         *self.x264enc.byte_stream
     }
 
-    /// Sizes of the first pass that the controller may choose from, largest first, at least one.
+    /// Sizes of the first pass for the controller to choose from, largest first, at least one.
     pub fn low_scales(&self) -> Vec<f64> {
         let steps = std::iter::successors(Some(self.low_scale), |scale| Some(scale * SCALE_STEP));
         let smaller = steps.skip(1).take_while(|scale| *scale >= self.low_scale_min - 1e-6);
         std::iter::once(self.low_scale).chain(smaller).collect()
     }
 
-    /// Two passes, where they are asked for.
+    /// Settings of two passes, where they are switched on.
     pub fn two_pass(&self) -> Option<TwoPass> {
         (self.mode == Passes::Two).then(|| TwoPass {
             low_scale: {
@@ -355,12 +355,12 @@ impl Settings {
         })
     }
 
-    /// The channel of its own that feedback may come by.
+    /// Settings of the channel of `feedback-uri`.
     pub fn channel(&self) -> Setup {
         self.channel.clone()
     }
 
-    /// Whether feedback is taken that comes by this way.
+    /// Whether feedback by this way is taken.
     pub fn takes(&self, way: Way) -> bool {
         let sealed = !self.channel.key.is_empty() || !self.channel.key_file.is_empty();
         let (own, automatic) = match way {
@@ -373,7 +373,7 @@ impl Settings {
         self.feedback_ways.intersects(own) || automatic && self.chooses_ways()
     }
 
-    /// Whether it is ours to say which ways are taken.
+    /// Whether the ways are chosen automatically.
     pub fn chooses_ways(&self) -> bool {
         self.feedback_ways.contains(FeedbackWays::AUTO)
     }
@@ -383,7 +383,7 @@ impl Settings {
         self.stream_id
     }
 
-    /// Whether the wall clock tells capture times.
+    /// Whether capture times come from the wall clock.
     pub fn wall_clock(&self) -> bool {
         self.wall_clock
     }

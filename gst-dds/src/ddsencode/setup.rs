@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! From caps and settings to an open encoder and the state that goes on with it.
+//! From caps and settings to an open encoder and the state that continues with it.
 
 #![forbid(unsafe_code)]
 
@@ -27,12 +27,12 @@ use super::state::{InputState, State};
 use super::stats::ElementStats;
 use super::stream::Stream;
 
-/// Whether pictures come in the memory of a GPU.
+/// Whether pictures are in the memory of a GPU.
 pub(super) fn is_on_gpu(input: &InputState) -> bool {
     input.caps_owned().is_some_and(|caps| negotiate::is_on_gpu(&caps))
 }
 
-/// An open encoder, and what it was opened for.
+/// An open encoder, and the video it was opened for.
 pub(super) struct Setup {
     pub settings: Settings,
     pub chosen: Chosen,
@@ -45,7 +45,7 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Opens the first of `coders` that takes the video, for what is allowed downstream.
+    /// Opens the first of `coders` that accepts the video, for what downstream allows.
     ///
     /// # Errors
     /// None does: see [`open::first`].
@@ -82,7 +82,7 @@ impl Setup {
         })
     }
 
-    /// What is not as it may be thought, each with a word for it.
+    /// Warnings about deviations from the settings, each with a key.
     pub fn warnings(&self) -> Vec<(&'static str, String)> {
         let mut warnings = Vec::new();
         if let Some(text) = negotiate::rarely_decoded(&self.choice, self.format) {
@@ -100,7 +100,7 @@ impl Setup {
         warnings
     }
 
-    /// Output caps, but for what the base class adds.
+    /// Output caps without the fields that the base class adds.
     pub fn caps(&self) -> gst::Caps {
         negotiate::output_caps(&self.choice, self.format, &self.encoder.parameter_sets())
     }
@@ -129,7 +129,7 @@ impl Setup {
         list
     }
 
-    /// Goes on from the state of the encoder before.
+    /// Continues from the state of the encoder before.
     pub fn state(self, before: Option<State>, refine: &Arc<Refine>) -> State {
         let settings = &self.settings;
         let (info, live) = (self.input.info().clone(), settings.live());
@@ -192,8 +192,8 @@ impl Setup {
         }
     }
 
-    /// What the encoder was opened for. Another encoder for the same video does not have to measure again how far pictures
-    /// are apart.
+    /// The video that the encoder was opened for. Another encoder for the same video need not measure the distance of
+    /// pictures again.
     fn stream_config(&self, known: Option<&Pace>) -> StreamConfig {
         let (numerator, denominator) = self.config.assumed_rate();
         let frame_rate = f64::from(numerator) / f64::from(denominator);

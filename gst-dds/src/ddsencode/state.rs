@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One captured picture: plan it, and where it is to be coded, keep it for the second pass, code it and account for it.
+//! One captured picture: plans it, and where it is to be coded, keeps it for the second pass, codes it and accounts for
+//! it.
 
 #![forbid(unsafe_code)]
 
@@ -21,25 +22,25 @@ use super::stream::{Name, Stream};
 
 pub(super) type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
-/// What lives from the first caps to the end of the stream.
+/// State from the first caps to the end of the stream.
 pub(super) struct State {
     pub stream: Stream,
     /// Plans its frames.
     pub planner: StreamPlanner,
-    /// Where there is a second pass.
+    /// The second pass, where there is one.
     pub second_pass: Option<SecondPass>,
     pub input: InputState,
     /// Rate control that the encoder runs with.
     pub mode: RateMode,
     pub next_frame: u64,
-    /// Times that pictures go out with.
+    /// Output times of pictures.
     pub times: Timeline,
     /// Regions of the picture itself, kept for their memory.
     pub rois: Vec<RoiRequest>,
     pub stats: ElementStats,
 }
 
-/// What became of a picture.
+/// Result of coding a picture.
 pub(super) enum Coding {
     /// It is coded.
     Coded(Coded),
@@ -58,21 +59,21 @@ pub(super) struct Coded {
     pub now: u64,
 }
 
-/// What a frame brings along.
+/// Input of a frame.
 pub(super) struct FrameInput<'a> {
     pub frame: &'a gst_video::VideoCodecFrame<'a>,
-    /// A key frame is asked for.
+    /// A key frame is requested.
     pub forced: bool,
-    /// It comes too late to be of use.
+    /// It is too late to be useful.
     pub late: bool,
     pub running_time: Option<gst::ClockTime>,
     pub capture_time_ns: u64,
-    /// Segment that the time stamps lie in, where it is one of time.
+    /// Segment of the time stamps, where its format is time.
     pub segment: Option<TimeSegment>,
 }
 
 impl State {
-    /// Takes a captured picture. `obj` is only logged about.
+    /// Codes a captured picture. `obj` is used for logging only.
     pub fn code(
         &mut self,
         obj: &gst::Element,
@@ -162,17 +163,16 @@ impl State {
         }))
     }
 
-    /// A receiver's report of our stream; `loss` since its last one.
+    /// Takes a receiver's report of our stream; `loss` since its last one.
     pub fn report(&mut self, now: gst::ClockTime, loss: f64, report: &ReceiverReport) {
         self.stats.receiver_loss = loss;
         self.planner
             .report(now.nseconds(), loss, report.jitter_ms, report.highest_seq);
     }
 
-    /// The one clock that time-outs, times to live and rate limits see: the running time of the newest frame, in
-    /// nanoseconds. Live video advances with the pipeline's clock; video that is read from a file or driven in lockstep
-    /// brings its own time, and the same input gives the same stream. This is what it is going to be with a picture of this
-    /// running time.
+    /// The one clock of timeouts, times to live and rate limits: the running time of the newest frame, in nanoseconds.
+    /// Live video advances with the pipeline's clock; video that is read from a file or driven in lockstep has its own
+    /// time, and the same input gives the same stream. Returns its value for a picture of this running time.
     pub fn coming(&self, running_time: Option<gst::ClockTime>) -> u64 {
         let interval = self.planner.pace().map_or(0.0, |pace| pace.interval_ns());
         running_time.map_or(self.planner.now() + interval as u64, |t| t.nseconds())

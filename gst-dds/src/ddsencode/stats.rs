@@ -13,20 +13,20 @@ use crate::camera::{self, CameraSettings, FeedbackStats, KeyFrameCounts, RegionS
 
 type Builder = gst::structure::Builder;
 
-/// Counts of the element itself; the camera logic keeps the rest.
+/// Counts of the element itself; the camera core keeps the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ElementStats {
-    /// ROI metas without our structure: somebody else's.
+    /// ROI metas without our structure: meant for another element.
     pub roi_foreign: u64,
     /// ROI metas whose structure lacks an integer `delta-qp`.
     pub roi_malformed: u64,
-    /// Key frames that the network asked for.
+    /// Key frames that the network requested.
     pub key_frames: KeyFrameCounts,
     /// Frames in the memory of a GPU that were read through system memory.
     pub frames_downloaded: u64,
     /// Encoders opened.
     pub encoders_opened: u64,
-    /// Changes of rate the encoder did not take.
+    /// Changes of rate that the encoder refused.
     pub reconfigure_failed: u64,
     /// RTP sessions listened on.
     pub rtp_sessions: u64,
@@ -36,13 +36,13 @@ pub(super) struct ElementStats {
     pub channel: Counts,
 }
 
-/// What the parts of the element have counted.
+/// The counts of all parts of the element.
 pub(super) struct Parts<'a> {
     pub element: &'a ElementStats,
     pub planner: Option<&'a StreamPlanner>,
     pub feedback: &'a FeedbackStats,
     pub refine: &'a RefineStats,
-    /// Of regions that were asked for, in two passes.
+    /// Of requested regions, in two passes.
     pub asked: Option<&'a RegionStats>,
     /// Stream ID, next frame number and next access unit.
     pub stream: Option<(u32, u64, u32)>,
@@ -111,7 +111,7 @@ fn of_element(mut s: Builder, element: &ElementStats) -> Builder {
         .field("encoders-opened", element.encoders_opened)
         .field("reconfigure-failed", element.reconfigure_failed)
         .field("rtp-sessions", element.rtp_sessions)
-        // Of all elements of this plugin in the process.
+        // Counted over all elements of this plugin in the process.
         .field("panics-caught", guard::caught());
     for (name, count) in element.channel.fields() {
         s = s.field(name, count);

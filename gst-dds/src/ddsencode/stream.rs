@@ -21,13 +21,13 @@ use super::rates::rates;
 use super::settings::Live;
 use super::stats::ElementStats;
 
-/// What is wrong with a picture of negative strides.
+/// Error for a picture with negative strides.
 const UPSIDE_DOWN: &str = "The picture is upside down";
 
-/// An encoder and what is counted from its beginning.
+/// An encoder and the counts since it was opened.
 pub(super) struct Stream {
     pub encoder: Box<dyn RegionEncoder>,
-    /// Which one that is, and which were refused.
+    /// The chosen encoder, and those refused.
     pub chosen: Chosen,
     pub format: PixelFormat,
     pub info: gst_video::VideoInfo,
@@ -40,13 +40,13 @@ pub(super) struct Stream {
     pub next_pts: i64,
     pub next_access_unit: u32,
     pub first_pass: FirstPass,
-    /// Pictures come in the memory of a GPU.
+    /// Pictures are in the memory of a GPU.
     pub on_gpu: bool,
-    /// Where the encoder reads them there: their context.
+    /// The CUDA context, where the encoder reads them there.
     pub cuda: Option<cuda::Context>,
 }
 
-/// A picture where it can be read.
+/// An input picture where the encoder can read it.
 pub(super) enum InputPicture<'a> {
     /// On the GPU that codes it.
     Gpu(cuda::Mapped<'a>),
@@ -69,7 +69,7 @@ impl InputPicture<'_> {
     }
 }
 
-/// What a picture is called.
+/// Number and capture time for the identity of a picture.
 #[derive(Clone, Copy)]
 pub(super) struct Name {
     pub frame: u64,
@@ -84,7 +84,7 @@ pub(super) struct Unit {
 }
 
 impl Stream {
-    /// Opens a picture for reading, on the GPU where the encoder reads it there. `obj` is only logged about.
+    /// Maps a picture for reading, on the GPU where the encoder reads it there. `obj` is used for logging only.
     pub fn read<'a>(
         &self,
         obj: &gst::Element,
@@ -119,7 +119,7 @@ impl Stream {
         }
     }
 
-    /// Sets the rates that the plan asks for.
+    /// Sets the rates of the plan.
     pub fn set_rates(
         &mut self,
         obj: &gst::Element,
@@ -143,7 +143,7 @@ impl Stream {
         true
     }
 
-    /// Codes a picture as planned and names it.
+    /// Codes a picture as planned and inserts its identity.
     pub fn code(
         &mut self,
         source: &InputPicture<'_>,
@@ -181,7 +181,7 @@ impl Stream {
             frame: name.frame,
             capture_time_ns: name.capture_time_ns,
             access_unit: self.next_access_unit,
-            // The start of a periodic refresh is none: a decoder is not clean before the refresh has passed.
+            // The start of a periodic refresh is no such point: a decoder is not clean before the refresh has passed.
             recovery: unit.idr,
             slices: count.slices,
             slice_bytes: count.bytes,

@@ -2,8 +2,8 @@
 
 //! The properties of `x264enc`: one table makes the fields of [`X264Enc`], the `ParamSpec`s and libx264's options.
 //!
-//! Names, types, ranges and nicks are those of `x264enc`, so that its launch lines run. Defaults are what holds where
-//! nothing is set: for what `speed-preset` decides, the values of its default, `medium`.
+//! Names, types, ranges and nicks are those of `x264enc`, so that its launch lines run. Defaults are the effective
+//! values where nothing is set: for options that `speed-preset` decides, those of its default, `medium`.
 
 #![forbid(unsafe_code)]
 
@@ -18,17 +18,17 @@ use super::setting::Setting;
 
 /// Factor of libx264 between quantizers of I- and P-frames.
 pub(super) const IP_FACTOR: f32 = 1.4;
-/// Quantizer or quality where `pass` asks for one.
+/// Quantizer or quality where `pass` requires one.
 pub(super) const QUANTIZER: u32 = 21;
-/// Name that `x264enc` would use; ours writes no such file.
+/// Name that `x264enc` would use; we write no such file.
 pub(super) const MULTIPASS_CACHE_FILE: &str = "x264.log";
 
-/// What becomes of a property.
+/// How a property is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// This option of libx264, where set by hand. Where not, `speed-preset` and `tune` decide.
+    /// Passed as this option of libx264, where set. Otherwise `speed-preset` and `tune` decide.
     Option(&'static str),
-    /// The element itself reads it.
+    /// Read by the element itself.
     Own,
     /// The same, and it may change in a running element.
     Live,
@@ -42,7 +42,7 @@ struct About {
     role: Role,
 }
 
-/// An option of libx264 that a property stands for.
+/// An option of libx264 set by a property.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Passed {
     /// Name of the property.
@@ -55,7 +55,7 @@ pub(super) struct Passed {
 
 /// A type of property.
 trait Kind: Sized {
-    /// Values allowed; `()` where the type says it.
+    /// Range of values; `()` where the type implies it.
     type Range;
 
     /// The property.
@@ -71,7 +71,7 @@ trait Kind: Sized {
     fn option(&self) -> String;
 }
 
-/// A `ParamSpec` of these builders' common part.
+/// A `ParamSpec` with the common part of these builders.
 macro_rules! spec {
     ($builder:expr, $about:expr) => {{
         let builder = $builder.nick($about.nick).blurb($about.blurb);
@@ -147,7 +147,7 @@ impl Kind for String {
     }
 
     fn read(value: &glib::Value) -> Option<Self> {
-        // What is no UTF-8 the settings have refused; no string at all is an empty one.
+        // The settings have refused invalid UTF-8; no string at all is an empty one.
         Some(text::utf8(value).unwrap_or_default().to_owned())
     }
 
@@ -212,7 +212,7 @@ macro_rules! flags {
 
 flags!(Analyse, Tune);
 
-/// Name of an enumeration's value, as libx264 and launch lines have it.
+/// Name of an enumeration's value, as used by libx264 and launch lines.
 pub(super) fn nick<T: StaticType + glib::translate::IntoGlib<GlibType = i32>>(value: T) -> String {
     glib::EnumClass::with_type(T::static_type())
         .and_then(|class| class.value(value.into_glib()).map(|v| v.nick().to_string()))
@@ -229,7 +229,7 @@ pub(super) fn nicks<T: StaticType + glib::translate::IntoGlib<GlibType = u32>>(v
         .collect()
 }
 
-/// Makes of the table: the struct, its defaults, and what runs over all properties.
+/// Expands the table to the struct, its defaults, and functions over all properties.
 macro_rules! table {
     ($($field:ident: $type:ty = $default:expr, $range:expr, $role:expr, $name:literal, $nick:literal, $blurb:literal;)*) => {
         /// Values of the properties of `x264enc`.
@@ -283,8 +283,8 @@ macro_rules! table {
     };
 }
 
-// Blurbs of properties that can only be refused, or do nothing, begin with that; those of properties that `speed-preset`
-// decides where they are not set, too.
+// Blurbs of properties that can only be refused, or have no effect, begin with that; so do those of properties that
+// `speed-preset` decides where they are not set.
 table! {
     // field: type = default, range, role, name, nick, blurb.
     analyse: Analyse = Analyse::empty(), (), Role::Option("partitions"), "analyse", "Analyse",

@@ -28,7 +28,7 @@ pub(super) struct Coder {
     encoder: Box<dyn RegionEncoder>,
     byte_stream: bool,
     canvas: OwnedPicture,
-    /// What the canvas shows besides black, and has to lose before the next picture.
+    /// Rectangles that the canvas shows besides black, to be removed before the next picture.
     painted: Vec<Rect>,
     map: QpMap,
     mb_width: usize,
@@ -40,18 +40,18 @@ pub(super) struct Coder {
 impl Coder {
     pub fn open(pad: &gst::Pad, video: &Arc<Video>) -> Result<Self, OpenError> {
         let settings = &video.settings;
-        // Not what the pad allows: once it has caps, that is these.
+        // Not what the pad allows: once it has caps, those are the only ones.
         let allowed = pad.is_linked().then(|| pad.peer_query_caps(Some(&negotiate::SRC_CAPS)));
         let (backend, codec) = video.coder;
         let choice = negotiate::choose(allowed.as_ref(), codec, video.format, settings.byte_stream())?;
         let mut config = negotiate::config(settings, &video.info, video.format, &choice);
-        // Whatever the first pass does: the quantizers asked for, exactly.
+        // Whatever the first pass does: exactly the requested quantizers.
         config.rate = RateControl::Quantizers { base_qp: MAX_QP };
         (config.vbv, config.vbv_may_change) = (Vbv::OPEN, false);
         // Macroblocks of interlaced video come in pairs, in another order.
         config.still_parts = config.interlaced.is_none();
         if backend == Backend::X264 {
-            // Regions come and go: nothing to be found by looking for fades and cuts.
+            // Regions come and go: searching for fades and cuts finds nothing.
             config.options.extend(["weightp", "scenecut"].map(|key| EncoderOption {
                 origin: Origin::Property("mode"),
                 key: key.into(),
@@ -135,7 +135,7 @@ impl Coder {
         Ok((data, unit.idr))
     }
 
-    /// Takes off the canvas what the next picture must not hold.
+    /// Removes from the canvas what the next picture must not show.
     fn clean_canvas(&mut self, idr: bool) {
         let full_range = self.video.full_range();
         self.encoder.still().fill(1);
@@ -143,13 +143,14 @@ impl Coder {
             self.canvas.fill_black(&rect, full_range);
             changed(self.encoder.still(), self.mb_width, &rect);
         }
-        // What lies outside is paid for in an IDR picture, and worth nothing.
+        // Contents outside the regions cost bits in an IDR picture, and are useless.
         if self.video.hold && idr {
             self.canvas.fill_black(&EVERYTHING, full_range);
         }
     }
 
-    /// Quantizer outside what is asked for: where qp-max lies below the one wanted, the coarsest allowed that differs by an
+    /// Quantizer outside the requested regions: where qp-max is below the wanted one, the coarsest allowed that differs
+    /// by an even number.
     /// even number.
     fn outside_qp(&self, refined: Option<(&Raw, &Request)>) -> u8 {
         let (_, highest) = self.video.settings.live().limits;
@@ -161,7 +162,7 @@ impl Coder {
         }
     }
 
-    /// Paints what is asked for.
+    /// Paints the requested regions.
     fn paint(&mut self, raw: &Raw, request: &Request) {
         for (rect, qp) in &request.regions {
             self.canvas.copy_rect(&raw.picture, rect);
@@ -174,7 +175,7 @@ impl Coder {
     }
 }
 
-/// Takes the macroblocks of a rectangle on their grid out of those that are as before.
+/// Clears the marks "as before" of the macroblocks of a rectangle on their grid.
 fn changed(still: &mut [u8], mb_width: usize, rect: &Rect) {
     let macroblocks = |pixels: u32| (pixels / MACROBLOCK) as usize;
     let (left, right) = (macroblocks(rect.x), macroblocks(rect.x + rect.width).min(mb_width));

@@ -20,12 +20,12 @@ pub(in super::super) const PAD: &str = "refine";
 
 pub(in super::super) type TimeSegment = gst::FormattedSegment<gst::ClockTime>;
 
-/// What both streams are made of between two changes of caps.
+/// What both streams share between two changes of caps.
 pub(super) struct Video {
     pub info: gst_video::VideoInfo,
     pub format: PixelFormat,
     pub stream_id: u32,
-    /// What codes the first pass, and the second.
+    /// Encoders of the first pass, and of the second.
     pub coder: (Backend, Codec),
     pub settings: Settings,
     pub hold: bool,
@@ -66,14 +66,14 @@ pub(super) struct Frame {
     pub fields: Option<Fields>,
 }
 
-/// A captured frame that may be asked for.
+/// A captured frame that may be requested.
 pub(super) struct Raw {
     pub frame: Frame,
     pub picture: OwnedPicture,
     pub taken: Instant,
 }
 
-/// Place of a frame as the wire says it.
+/// Place of a frame in its segment, as on the wire.
 pub(super) fn segment_of(place: SegmentPlace) -> Segment {
     Segment {
         position: place.position,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The second pass: raw frames that wait for a request, and the thread that codes what is asked for.
+//! The second pass: raw frames that wait for a request, and the thread that codes requested regions.
 //!
-//! What there is to do, and in which order, is decided by [`Jobs`]; here are its locks, its thread and its pad. The first
-//! pass never waits for any of this: its thread copies a frame into the ring and goes on. Feedback is acted on by whoever
-//! brings it, up to a line of jobs; coding and pushing are the pad's own task. Frames are always copied, into memory that is
-//! used again: holding buffers of a camera driver for a round trip would starve its pool, and a copy costs less than a
-//! tenth of coding the frame.
+//! [`Jobs`] decides what to do, and in which order; this module has its locks, its thread and its pad. The first pass
+//! never waits for any of this: its thread copies a frame into the ring and continues. Feedback is handled by the
+//! thread that delivers it, up to a queue of jobs; coding and pushing are the pad's own task. Frames are always copied,
+//! into recycled memory: holding buffers of a camera driver for a round trip would starve its pool, and a copy costs
+//! less than a tenth of coding the frame.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ use output::Output;
 
 pub(super) use frame::{PAD, TimeSegment};
 
-/// What the threads share. Held for moments only, never while pushing or coding.
+/// State shared by the threads. Locked for moments only, never while pushing or coding.
 #[derive(Default)]
 struct Inner {
     /// Two passes are on, from start to stop.
@@ -50,7 +50,7 @@ struct Inner {
 }
 
 impl Inner {
-    /// Whether the pad is there and leads somewhere.
+    /// Whether the pad exists and is linked.
     fn linked(&self) -> bool {
         self.pad.upgrade().is_some_and(|pad| pad.is_linked())
     }
@@ -71,7 +71,7 @@ pub(super) struct Captured<'a> {
     pub planes: &'a [Plane<'a>; 3],
 }
 
-/// The way of captured frames into the second pass, between two changes of caps.
+/// Passes captured frames to the second pass, between two changes of caps.
 pub(super) struct SecondPass {
     refine: Arc<Refine>,
     video: Arc<Video>,
@@ -79,7 +79,7 @@ pub(super) struct SecondPass {
 }
 
 impl SecondPass {
-    /// Begins with new caps: what came before can be asked for no more. The first pass is coded in the size `coded`.
+    /// Begins with new caps: frames before can no longer be requested. The first pass is coded in the size `coded`.
     pub fn new(
         refine: &Arc<Refine>,
         (settings, two_pass, camera): (&Settings, &TwoPass, CameraSettings),
@@ -107,7 +107,7 @@ impl SecondPass {
         }
     }
 
-    /// Takes note of a frame and copies it, before it is coded. Gives what its access unit says of the second pass.
+    /// Registers a frame and copies it, before it is coded. Returns the records of the second pass for its access unit.
     pub fn capture(&mut self, captured: Captured<'_>) -> Extension {
         if let Some(segment) = captured.segment
             && *segment != *self.segment
@@ -143,7 +143,7 @@ impl SecondPass {
 pub(super) struct Refine {
     inner: Mutex<Inner>,
     wake: Condvar,
-    /// Of the pad's task; taken before `inner` where both are.
+    /// State of the pad's task; taken before `inner` where both are.
     output: Mutex<Output>,
 }
 
@@ -151,7 +151,7 @@ impl Refine {
     /// Begins a run, with two passes or one.
     ///
     /// # Errors
-    /// The pad is there and one pass is asked for.
+    /// The pad exists and one pass is set.
     pub fn start(&self, two_pass: bool) -> Result<(), OpenError> {
         *self.output.lock().unwrap() = Output::default();
         let mut inner = self.inner.lock().unwrap();
@@ -167,7 +167,7 @@ impl Refine {
         Ok(())
     }
 
-    /// Ends a run; frees all frames.
+    /// Ends a run and frees all frames.
     pub fn stop(&self) {
         let mut inner = self.inner.lock().unwrap();
         inner.jobs.end_run();
@@ -181,7 +181,7 @@ impl Refine {
         self.inner.lock().unwrap().on
     }
 
-    /// Makes jobs of what feedback asks for.
+    /// Makes jobs of the requests in a feedback state.
     pub fn ask(&self, state: &FeedbackState) {
         let mut inner = self.inner.lock().unwrap();
         let linked = inner.linked();
@@ -199,7 +199,7 @@ impl Refine {
         }
     }
 
-    /// Counts of the second pass, and of regions that were asked for.
+    /// Counts of the second pass, and of regions requested.
     pub fn stats(&self) -> (RefineStats, RegionStats) {
         self.inner.lock().unwrap().jobs.stats()
     }
@@ -209,12 +209,12 @@ impl Refine {
         self.inner.lock().unwrap().jobs.force_idr();
     }
 
-    /// The network asks for an IDR picture.
+    /// The network requests an IDR picture.
     pub fn request_idr(&self) {
         self.inner.lock().unwrap().jobs.request_idr();
     }
 
-    /// What is accepted is still coded, then the stream ends.
+    /// Codes the accepted requests, then ends the stream.
     pub fn eos(&self) {
         if self.inner.lock().unwrap().jobs.eos() {
             self.wake.notify_all();
@@ -226,7 +226,7 @@ impl Refine {
         self.inner.lock().unwrap().jobs.new_stream();
     }
 
-    /// Takes or gives up the pad.
+    /// Adds or removes the pad.
     pub fn set_pad(&self, pad: Option<&gst::Pad>) {
         let mut inner = self.inner.lock().unwrap();
         inner.pad = glib::WeakRef::new();
@@ -245,10 +245,10 @@ impl Refine {
         pad.push_event(event);
     }
 
-    /// Lets the task go on.
+    /// Lets the task continue.
     pub fn flush_stop(&self, event: gst::Event) {
         let Some(pad) = self.pad() else { return };
-        // What the task was pushing has come back by now, or does so soon; unless it is the task itself that seeks.
+        // The push of the task has returned by now, or does so soon; unless the task itself seeks.
         let own = self.inner.lock().unwrap().task == Some(std::thread::current().id());
         if !own {
             drop(self.output.lock().unwrap());
@@ -270,7 +270,7 @@ impl Refine {
             let guard = guard.clone();
             pad.start_task(move || {
                 let Some(pad) = weak.upgrade() else { return };
-                // What was left half done is not gone on with; the next picture is an IDR picture of a new encoder.
+                // Half-done work is dropped; the next picture is an IDR picture of a new encoder.
                 let mend = || refine.output.lock().unwrap().close();
                 guard.turn(&pad, || refine.work(&pad), mend);
             })
@@ -282,7 +282,7 @@ impl Refine {
         }
     }
 
-    /// Notes a frame and keeps it while somebody may ask for it. Gives the frames whose refinement was refused.
+    /// Registers a frame and keeps it while it may be requested. Returns the frames whose refinement was refused.
     fn capture(&self, frame: Frame, captured: &Captured<'_>) -> Vec<u64> {
         let open = {
             let mut inner = self.inner.lock().unwrap();
@@ -292,7 +292,7 @@ impl Refine {
                 .captured(captured.now, captured.number, captured.settings, full);
             inner.jobs.is_open(inner.linked())
         };
-        // Copied without the lock: feedback goes on.
+        // Copied without the lock: feedback is not held up.
         let raw = open.then(|| {
             let mut picture = frame.video.frames.take();
             if !picture.copy_from(captured.planes) {
@@ -319,7 +319,7 @@ impl Refine {
         refused
     }
 
-    /// Waits for something to do; `None`: the task has to end.
+    /// Waits for the next job; `None`: the task has to end.
     fn next(&self) -> Option<Job<Arc<Raw>, Arc<TimeSegment>>> {
         let mut inner = self.inner.lock().unwrap();
         inner.task = Some(std::thread::current().id());
@@ -357,7 +357,8 @@ impl Refine {
         }
     }
 
-    /// Codes a picture and pushes it. Only what cannot go on ends the stream: a peer that comes later gets an IDR picture.
+    /// Codes a picture and pushes it. Only a permanent failure ends the stream: a peer that comes later gets an IDR
+    /// picture.
     fn push_unit(&self, output: &mut Output, pad: &gst::Pad, frame: &Frame, refined: Option<(&Raw, &Request)>) {
         let force_idr = match self.inner.lock().unwrap().jobs.begin(frame.number, refined.is_some()) {
             Turn::Code { force_idr } => force_idr,

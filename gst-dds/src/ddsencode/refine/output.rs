@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the pad of the second pass pushes: announcements, access units, silence and the end.
+//! Output of the second pass's pad: stream and segment events, access units, gaps and EOS.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use crate::encoder::OpenError;
 use super::coder::Coder;
 use super::frame::{Frame, PAD, Raw, TimeSegment};
 
-/// What the pad's task keeps between jobs.
+/// State of the pad's task between jobs.
 #[derive(Default)]
 pub(super) struct Output {
     stream_started: bool,
@@ -24,7 +24,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Begins anew on a pad that was inactive; access units are counted on.
+    /// Restarts on a pad that was inactive; the count of access units continues.
     pub fn restart(&mut self) {
         *self = Self {
             access_unit: self.access_unit,
@@ -37,7 +37,7 @@ impl Output {
         self.coder = None;
     }
 
-    /// Downstream has forgotten the segment.
+    /// Downstream has lost the segment.
     pub fn forget_segment(&mut self) {
         self.segment = None;
     }
@@ -69,7 +69,7 @@ impl Output {
         }
     }
 
-    /// Sees to it that stream and segment are known downstream.
+    /// Ensures that downstream knows stream and segment.
     fn announce(&mut self, pad: &gst::Pad, segment: &Arc<TimeSegment>) {
         self.start_stream(pad);
         if self.segment.as_ref().is_none_or(|known| !Arc::ptr_eq(known, segment)) {
@@ -78,7 +78,7 @@ impl Output {
         }
     }
 
-    /// Sees to it that there is an encoder for the video of a frame, and that downstream knows what comes.
+    /// Ensures that there is an encoder for the video of a frame, and that downstream knows its caps.
     pub fn prepare(&mut self, pad: &gst::Pad, frame: &Frame) -> Result<(), OpenError> {
         let of_video = |coder: &Coder| Arc::ptr_eq(&coder.video, &frame.video);
         if !self.coder.as_ref().is_some_and(of_video) {
@@ -113,7 +113,7 @@ impl Output {
         Ok((buffer, idr))
     }
 
-    /// Tells that nothing comes for a time.
+    /// Pushes a gap: nothing comes for a time.
     pub fn gap(&mut self, pad: &gst::Pad, segment: &Arc<TimeSegment>, from: gst::ClockTime, duration: gst::ClockTime) {
         self.announce(pad, segment);
         pad.push_event(gst::event::Gap::builder(from).duration(duration).build());

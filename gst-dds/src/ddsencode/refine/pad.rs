@@ -17,7 +17,8 @@ use super::super::log::CAT;
 use super::Refine;
 use super::frame::PAD;
 
-/// A new pad, which `refine` codes for. What comes up to it is feedback, a request for a key frame, or for the video.
+/// A new pad, which `refine` codes for. Upstream events on it are feedback, or requests for a key frame, or for the
+/// video.
 pub(in super::super) fn new(
     template: &gst::PadTemplate,
     refine: &Arc<Refine>,
@@ -42,7 +43,7 @@ pub(in super::super) fn new(
             }
         })
         .event_function(move |_, parent, event| of_events.run(false, || take_event(&asked, &entrance, parent, event)))
-        // Latency, position and duration are those of the video; a pad of feedback has none.
+        // Latency, position and duration are those of the video; a feedback pad has none.
         .iterate_internal_links_function(|_, parent| gst::Iterator::from_vec(sink(parent).into_iter().collect()))
         .build()
 }
@@ -65,7 +66,7 @@ fn take_event(refine: &Refine, entrance: &Entrance, parent: Option<&gst::Object>
         return true;
     }
     match event.type_() {
-        // What is late here says nothing about the first pass.
+        // QoS of this stream is no measure of the first pass.
         gst::EventType::Qos | gst::EventType::Reconfigure => true,
         _ => sink(parent).is_some_and(|sink| sink.push_event(event)),
     }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Settings that take each other's effect. Each alone is right, and the video is coded; but who set both wants something
-//! that he does not get. What cannot work at all is refused by [`Settings::check`].
+//! Settings that cancel each other. Each alone is valid, and the video is coded; but setting both does not have the
+//! intended effect. Settings that cannot work at all are refused by [`Settings::check`].
 
 #![forbid(unsafe_code)]
 
 use super::super::enums::Passes;
 use super::{Live, RateMode, SCALE_STEP, Settings};
 
-/// Settings that do not go together.
+/// Two settings that do not go together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Conflict {
     /// Names of the properties: one warning for each such pair.
     pub pair: &'static str,
-    /// Settings, what they do to each other, and the cure.
+    /// The settings, their conflict, and the cure.
     pub text: String,
 }
 
@@ -47,7 +47,7 @@ impl Settings {
         found
     }
 
-    /// Quantizers that another mode of rate control does not read.
+    /// Quantizers that another rate mode does not read.
     fn of_unused_quantizers(&self, live: &Live, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let (background, region) = (live.background_qp, live.region_qp);
         if *self.background_qp != *default.background_qp {
@@ -121,7 +121,7 @@ impl Settings {
         }
     }
 
-    /// Rates of which one is never reached.
+    /// Rates that are never reached because of another one.
     fn of_caps(&self, live: &Live, report: &mut impl FnMut(&'static str, String)) {
         let cap = live.max_bitrate_kbps;
         if let RateMode::Bitrate(kbps) = live.mode
@@ -134,7 +134,7 @@ impl Settings {
                 ),
             );
         }
-        // The cap is for the first pass alone, and the bandwidth for both.
+        // The cap applies to the first pass alone, the bandwidth to both.
         if self.mode == Passes::One && (1..live.bandwidth_kbps).contains(&cap) {
             report(
                 "bandwidth, max-bitrate",
@@ -147,7 +147,7 @@ impl Settings {
         }
     }
 
-    /// What the mode of rate control does not read.
+    /// Settings that the rate mode does not read.
     fn of_rate_control(&self, mode: RateMode, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let (x264enc, default) = (&self.x264enc, &default.x264enc);
         let rated = matches!(mode, RateMode::Bitrate(_) | RateMode::Quality { kbps: 1.., .. });
@@ -175,7 +175,7 @@ impl Settings {
         }
     }
 
-    /// What only two passes read.
+    /// Settings that only two passes read.
     fn of_one_pass(&self, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         for (pair, name, changed) in [
             ("mode, low-scale", "low-scale", self.low_scale != default.low_scale),
@@ -211,7 +211,7 @@ impl Settings {
         }
     }
 
-    /// Sizes of the first pass that nothing chooses from.
+    /// Sizes of the first pass that are never chosen.
     fn of_scales(&self, default: &Self, report: &mut impl FnMut(&'static str, String)) {
         let scales = self.low_scales();
         if self.low_scale_min != default.low_scale_min {
@@ -238,7 +238,7 @@ impl Settings {
         }
     }
 
-    /// Segments and rings that leave the second pass nothing.
+    /// Segments and rings that leave no frames for the second pass.
     fn of_two_passes(&self, report: &mut impl FnMut(&'static str, String)) {
         let segment = self.segment_length;
         let frames = self.ring_frames;
@@ -407,7 +407,7 @@ mod tests {
             "",
             "background-qp=30 region-qp=30",
             "background-qp=44 region-qp=34 fallback-qp=40 max-bitrate=800",
-            // What x264enc lines hold.
+            // Settings found in x264enc lines.
             "qp-min=18",
             "bitrate=800 qp-min=20 qp-max=40 qp-step=2 vbv-buf-capacity=300 key-int-max=30",
             "pass=qual quantizer=20 bitrate=1000 vbv-buf-capacity=300",
@@ -421,7 +421,7 @@ mod tests {
         ] {
             assert_eq!(pairs(values), [""; 0], "{values}");
         }
-        // Written down, as a saved preset does, defaults are still defaults.
+        // Defaults that are set explicitly, as by a saved preset, are still defaults.
         let mut saved = Settings::default();
         for pspec in ALL.iter().filter(|p| p.flags().contains(glib::ParamFlags::READWRITE)) {
             saved.set(pspec, pspec.default_value());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What may change in a running element, and what it means for camera and encoder.
+//! Settings that may change in a running element, and their meaning for camera and encoder.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use crate::camera::{Bandwidth, CameraSettings, FeedbackBound};
 use crate::encoder::RateControl;
 use crate::vbv::Vbv;
 
-/// What may change in a running element, copied for every frame.
+/// Settings that may change in a running element, copied for every frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in super::super) struct Live {
     pub background_qp: u8,
@@ -16,11 +16,11 @@ pub(in super::super) struct Live {
     pub fallback_qp: u8,
     pub feedback_timeout_ms: u32,
     pub max_bitrate_kbps: u32,
-    /// What regions of feedback may add.
+    /// Bound on what regions of feedback add.
     pub feedback: FeedbackBound,
-    /// What the controller may use, 0 = it is off.
+    /// kbit/s for the controller, 0 = it is off.
     pub bandwidth_kbps: u32,
-    /// What it may use at least, where losses say how much that is; 0 = they do not.
+    /// Least bandwidth, where losses reduce it; 0 = they do not.
     pub bandwidth_min_kbps: u32,
     pub max_region_area: f64,
     pub mode: RateMode,
@@ -29,14 +29,14 @@ pub(in super::super) struct Live {
     pub limits: (u8, u8),
 }
 
-/// Rate control the properties ask for.
+/// Rate control that the properties select.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum RateMode {
     /// Two quantizers.
     Quantizers,
-    /// One quantizer, regions as the difference.
+    /// One quantizer, to which regions are differences.
     Constant(u8),
-    /// libx264's constant quality; a bit rate is its cap, 0 = none.
+    /// libx264's constant quality, capped by a bit rate, 0 = none.
     Quality { quality: u8, kbps: u32 },
     /// Bit rate in kbit/s.
     Bitrate(u32),
@@ -48,7 +48,7 @@ impl RateMode {
         matches!(self, Self::Quality { .. } | Self::Bitrate(_))
     }
 
-    /// Whether an encoder opened for `other` can go on with this.
+    /// Whether an encoder opened for `other` can continue with these.
     pub fn same_kind(self, other: Self) -> bool {
         let exact = |m| matches!(m, Self::Quantizers | Self::Constant(_));
         exact(self) && exact(other) || std::mem::discriminant(&self) == std::mem::discriminant(&other)
@@ -71,7 +71,7 @@ impl Live {
         (constant, limit(region), constant)
     }
 
-    /// For the camera core, which knows the rate of frames better.
+    /// Settings of the camera core, which measures the frame rate itself.
     pub fn camera(&self) -> CameraSettings {
         let (background_qp, region_qp, fallback_qp) = self.quantizers();
         CameraSettings {
@@ -91,7 +91,7 @@ impl Live {
         }
     }
 
-    /// For the encoder.
+    /// Rate control of the encoder.
     pub fn rate(&self) -> RateControl {
         match self.mode {
             RateMode::Quantizers | RateMode::Constant(_) => RateControl::Quantizers {
@@ -102,7 +102,7 @@ impl Live {
         }
     }
 
-    /// The VBV that bit rate and `vbv-buf-capacity` ask for, apart from any cap.
+    /// The VBV of bit rate and `vbv-buf-capacity`, without any cap.
     pub fn vbv(&self) -> Vbv {
         match self.mode {
             RateMode::Bitrate(kbps) | RateMode::Quality { kbps, .. } if kbps > 0 => Vbv {

@@ -17,10 +17,10 @@ fn refuse(name: &str, reason: &str, cure: &str) -> Checked {
 }
 
 impl Settings {
-    /// Refuses what cannot work, by the property's name and with what to do instead.
+    /// Refuses settings that cannot work, by the property's name and with the cure.
     ///
     /// # Errors
-    /// The first of them.
+    /// The first such setting.
     pub fn check(&self) -> Checked {
         if let Some(name) = self.not_text.first() {
             return refuse(name, "its value is not UTF-8", "Write it in UTF-8");
@@ -38,7 +38,7 @@ impl Settings {
         self.refuse_limits()
     }
 
-    /// What needs the whole video, or frames that are yet to come.
+    /// Settings that need the whole video, or future frames.
     fn refuse_delay(&self) -> Checked {
         let x264enc = &self.x264enc;
         if matches!(*x264enc.pass, Pass::Pass1 | Pass::Pass2 | Pass::Pass3) {
@@ -85,7 +85,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Two things that would decide the quantizers.
+    /// Two settings that would both decide the quantizers.
     fn refuse_rates(&self) -> Checked {
         let (pass, kbps, mode) = (*self.x264enc.pass, *self.x264enc.bitrate, self.rate_mode());
         if pass == Pass::Quant && kbps > 0 {
@@ -157,11 +157,11 @@ mod tests {
             ("pass=auto quantizer=21", RateMode::Constant(21)),
             ("pass=quant", RateMode::Constant(21)),
             ("pass=qual bitrate=800", RateMode::Quality { quality: 21, kbps: 800 }),
-            // A preset names every property. It was saved with these defaults,
+            // A preset contains every property. It was saved with these defaults,
             ("pass=auto bitrate=0 quantizer=21", RateMode::Quantizers),
             ("pass=auto bitrate=0 quantizer=30", RateMode::Constant(30)),
             ("pass=auto bitrate=800 quantizer=21", RateMode::Bitrate(800)),
-            // or with the older ones, or loaded with another value changed behind it.
+            // or with the older ones, or another value was changed after it was loaded.
             ("pass=cbr bitrate=0 quantizer=21", RateMode::Quantizers),
             ("pass=cbr bitrate=800 quantizer=21", RateMode::Bitrate(800)),
             ("pass=auto bitrate=0 quantizer=21 bitrate=500", RateMode::Bitrate(500)),
