@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The libraries that were built in, by name.
+//! The encoder libraries of this build, by name.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +13,12 @@ pub struct Sizes {
     pub least: (u32, u32),
     /// Most.
     pub most: (u32, u32),
-    /// Width and height are multiples of these.
+    /// Width and height have to be multiples of these.
     pub step: (u32, u32),
 }
 
 impl Sizes {
-    /// What stands against a picture of this size, and what to do about it.
+    /// Why a picture of this size cannot be coded, and what to do about it.
     pub fn refusal(&self, width: u32, height: u32, format: PixelFormat) -> Option<OpenError> {
         const CURE: &str = "Put videoscale, videocrop or videobox in front of the element, or videoconvert where another \
                             format will do";
@@ -43,7 +43,7 @@ impl Sizes {
     }
 }
 
-/// A library that may stand behind the element. Each one is named whether or not this build has it.
+/// A library that `ddsencode` can code with. All are listed, whether or not this build has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// NVIDIA's encoder, found at run time.
@@ -58,7 +58,7 @@ impl Backend {
     /// All, in the order in which `encoder=auto` tries them.
     pub const ALL: [Self; 3] = [Self::Nvenc, Self::X264, Self::X265];
 
-    /// Name as the property `encoder` has it.
+    /// Name as a value of the property `encoder`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nvenc => "nvenc",
@@ -67,7 +67,7 @@ impl Backend {
         }
     }
 
-    /// Standards it codes by, the one it takes where downstream leaves the choice first.
+    /// Standards it codes by, first the one it uses where downstream leaves the choice.
     pub fn codecs(self) -> &'static [Codec] {
         match self {
             Self::Nvenc => &[Codec::H264, Codec::H265],
@@ -90,7 +90,7 @@ impl Backend {
 
     /// Sizes that it codes. Chroma is sampled in whole numbers, of each field where there are two.
     pub fn sizes(self, format: PixelFormat, interlaced: bool) -> Sizes {
-        // A library refuses what is too large for its levels or its hardware by itself.
+        // A library itself refuses sizes that are too large for its levels or its hardware.
         const MOST: u32 = 16384;
         let (across, down, _) = format.sampling(1);
         let step = (1 << across, 1 << (down + u32::from(interlaced)));
@@ -113,8 +113,7 @@ impl Backend {
     /// Opens an encoder.
     ///
     /// # Errors
-    /// What stands in the way, by name; [`OpenError::Refused`] of `encoder` where this build or this machine lacks the
-    /// library.
+    /// Names what is refused; [`OpenError::Refused`] of `encoder` where this build or this machine lacks the library.
     pub fn open(self, config: &Config, log: Log) -> Result<Box<dyn RegionEncoder>, OpenError> {
         if !self.codecs().contains(&config.codec) {
             return Err(OpenError::refused(

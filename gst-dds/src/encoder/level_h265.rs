@@ -70,7 +70,7 @@ pub fn smallest_h265_level(
     }
 }
 
-/// Whether ten times a level is one of this standard's.
+/// Whether ten times a level is a level of this standard.
 pub fn is_h265_level(idc: u8) -> bool {
     LEVELS.iter().any(|level| level.0 == idc)
 }

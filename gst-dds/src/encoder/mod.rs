@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What `ddsencode` needs of an encoder, and the libraries that give it.
+//! The interface that `ddsencode` needs of an encoder, and the libraries that implement it.
 //!
 //! # Putting another library behind [`RegionEncoder`]
 //!
-//! An implementation must provide, and [`RegionEncoder::open`] must refuse to start without:
+//! An implementation must provide the following, and [`RegionEncoder::open`] must refuse to start without it:
 //!
 //! 1. **No delay.** [`RegionEncoder::encode`] returns the access unit of the very picture it was given: no B-frames,
 //!    no look-ahead, no frame threads. Feedback is older by every frame of delay. A library that keeps the picture is an
@@ -17,44 +17,44 @@
 //!    limits. Where the library could ignore offsets silently (x264 in CQP, a hardware encoder without a QP map), that is an
 //!    [`OpenError::Refused`].
 //! 3. **Live changes.** [`RegionEncoder::reconfigure`] takes effect with the next picture, without an IDR picture and
-//!    without a new sequence parameter set. A change that is not taken is an error and leaves everything as it was: the
-//!    element counts it, and goes on. It comes before nearly every picture while a cap is set, so it has to be cheap. Modes
-//!    of [`RateControl`] stay what they were opened with; other sizes and modes are other encoders.
-//!    Where a library cannot (libx265, but in [`RateControl::Quantizers`]), it is opened anew: with an IDR picture, the
+//!    without a new sequence parameter set. A change that is not accepted is an error and leaves everything as it was:
+//!    the element counts it and continues. It is called before nearly every picture while a cap is set, so it has to be
+//!    cheap. The mode of [`RateControl`] stays as it was opened; other sizes and modes need other encoders. A library
+//!    that cannot do this (libx265, except in [`RateControl::Quantizers`]) is opened anew: with an IDR picture, the
 //!    same parameter sets, and once a second at most.
 //! 4. **IDR on demand** by [`FrameControls::force_idr`], with parameter sets in the access unit where the stream is a
-//!    byte-stream. The first picture is one without being asked, and so is each that [`RegionEncoder::key_int_max`]
+//!    byte-stream. The first picture is always an IDR picture, and so is each that [`RegionEncoder::key_int_max`]
 //!    announces, counted from the last one: the caller plans with it.
 //! 5. **Parameter sets** from [`RegionEncoder::parameter_sets`] before the first picture, the same as in the stream:
 //!    profile and level in the caps are read from them.
-//! 6. **No surprises in the stream**: NAL units come with their boundaries, without the library's version SEI, so that the
-//!    caller can put its own SEI before the first slice; start codes or lengths as [`Config::byte_stream`] says, with
-//!    lengths no parameter sets among them ([`find_nals`] and [`to_lengths`] help where a library knows start codes
-//!    only). The VUI says that no picture is reordered, or decoders wait for more.
-//! 7. **Nothing ignored**: an option that the library does not have is an [`OpenError::Refused`] that names it, in the
-//!    user's words ([`Origin`]), and says what to do. [`Config::options`] have libx264's names; what means the same is
-//!    mapped, and what has no meaning without B-frames may pass. [`Config::tune`], [`Config::profile`],
-//!    [`Config::interlaced`] and [`Config::frame_packing`] are wishes too.
+//! 6. **No surprises in the stream**: NAL units come with their boundaries and without the library's version SEI, so
+//!    that the caller can put its own SEI before the first slice; with start codes or lengths according to
+//!    [`Config::byte_stream`], with lengths no parameter sets among them ([`find_nals`] and [`to_lengths`] help where a
+//!    library knows start codes only). The VUI declares that no picture is reordered, or decoders wait for more.
+//! 7. **Nothing ignored**: an option that the library does not have is an [`OpenError::Refused`] that names it in the
+//!    user's words ([`Origin`]) and the cure. [`Config::options`] have libx264's names; an option with an equivalent is
+//!    mapped, and one without meaning when there are no B-frames may pass. The same holds for [`Config::tune`],
+//!    [`Config::profile`], [`Config::interlaced`] and [`Config::frame_packing`].
 //! 8. **Determinism** where one thread is used: equal calls give equal bytes.
-//! 9. **Any picture**: planes at any offset and stride, read within the call only; one that is too short is an
-//!    [`EncodeError::ShortPlane`] and not a crash. An encoder on a GPU may read pictures that lie there already
-//!    ([`RegionEncoder::encode_gpu`]), and must take others all the same.
-//! 10. **Any thread, many times.** Opening comes from another thread than coding, twice per start (once on a picture of no
-//!     account, to bring out refusals early), and a second encoder runs beside the first in two passes. Whatever was
-//!     begun is ended when the encoder is dropped, also when opening fails half-way. A library that is found at run time
-//!     is looked for each time, and its absence is a refusal of `encoder` with its name.
+//! 9. **Any picture**: planes at any offset and stride, read within the call only; a plane that is too short is an
+//!    [`EncodeError::ShortPlane`] and not a crash. An encoder on a GPU may read pictures that are there already
+//!    ([`RegionEncoder::encode_gpu`]), and must accept others all the same.
+//! 10. **Any thread, many times.** Opening happens on another thread than coding, twice per start (once for a dummy
+//! picture, so that bad settings are refused early), and in two passes a second encoder runs beside the first. All
+//! resources are released when the encoder is dropped, also when opening fails half-way. A library that is loaded at
+//! run time is searched for each time, and its absence is a refusal of `encoder` with its name.
 //!
-//! It then gets a place in [`Backend`], with the standards and formats it takes, and the tests of regions run on it:
-//! `tests/common` makes elements of the encoder that `DDS_TEST_ENCODER` names, and the test `all_of_this_holds_with_…_too` at
-//! the end of a file lists those that are for every encoder. What is of one library alone has a file of its own
-//! (`tests/nvenc_without_hardware.rs`).
+//! It is then added to [`Backend`], with the standards and formats it takes, and the tests of regions run on it:
+//! `tests/common` makes elements of the encoder that `DDS_TEST_ENCODER` names, and the test
+//! `all_of_this_holds_with_…_too` at the end of a file lists those for every encoder. Tests of one library alone have a
+//! file of their own (`tests/nvenc_without_hardware.rs`).
 
 mod backend;
 mod level;
 #[allow(dead_code, reason = "needed where an encoder leaves the level to us")]
 mod level_h265;
 mod nals;
-// Where NVIDIA has drivers, and its structures the layout of the bindings.
+// Only where NVIDIA has drivers, and its structures have the layout of the bindings.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod nvenc;
 #[cfg_attr(
@@ -126,7 +126,7 @@ impl PixelFormat {
         }
     }
 
-    /// How plane `plane` lies under the luma plane: binary logarithms of how many pixels share a sample across and down,
+    /// Layout of plane `plane` relative to luma: binary logarithms of how many pixels share a sample across and down,
     /// and bytes per such group of pixels in a row.
     pub fn sampling(self, plane: usize) -> (u32, u32, usize) {
         let bytes = if self.bit_depth() > 8 { 2 } else { 1 };
@@ -142,7 +142,8 @@ impl PixelFormat {
         }
     }
 
-    /// Bytes per row and rows of plane `plane` of a picture of `width` by `height` pixels: the least a plane must hold.
+    /// Bytes per row and rows of plane `plane` of a picture of `width` by `height` pixels: the minimum a plane must
+    /// hold.
     pub fn plane_size(self, plane: usize, width: usize, height: usize) -> (usize, usize) {
         if plane >= self.planes() {
             return (0, 0);
@@ -170,7 +171,7 @@ pub struct Picture<'a> {
     pub pts: i64,
 }
 
-/// A CUDA context that pictures lie in, with whoever it belongs to: it stays as long as this does.
+/// A CUDA context that pictures are in, together with its owner, which keeps it alive.
 #[derive(Clone)]
 pub struct Gpu {
     context: usize,
@@ -179,7 +180,7 @@ pub struct Gpu {
 
 impl Gpu {
     /// # Safety
-    /// `context` is a `CUcontext` that is there as long as `owner` is.
+    /// `context` is a `CUcontext` that lives as long as `owner`.
     #[allow(unsafe_code)]
     pub unsafe fn new(context: *mut c_void, owner: Arc<dyn Any + Send + Sync>) -> Self {
         Self {
@@ -203,7 +204,7 @@ impl std::fmt::Debug for Gpu {
 /// One plane of a picture in the memory of a GPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GpuPlane {
-    /// Where it begins, as a `CUdeviceptr`.
+    /// Its address, a `CUdeviceptr`.
     pub address: u64,
     /// Bytes from one row to the next.
     pub stride: usize,
@@ -221,7 +222,7 @@ impl<'a> GpuPicture<'a> {
     /// `pts` as in [`Picture::pts`].
     ///
     /// # Safety
-    /// For as long as `'a`, the planes hold a picture of the format and size of the encoder that is given it, in memory of
+    /// For as long as `'a`, the planes hold a picture of the format and size of the encoder that reads it, in memory of
     /// the context of its [`Config::gpu`], and nothing is still being written to them.
     #[allow(unsafe_code)]
     pub unsafe fn new(planes: [GpuPlane; 3], pts: i64) -> Self {
@@ -243,7 +244,7 @@ impl<'a> GpuPicture<'a> {
     }
 }
 
-/// What one picture is coded with.
+/// Parameters of one picture.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrameControls<'a> {
     /// Quantizer of macroblocks without an offset, 1..=51. Used in [`RateControl::Quantizers`] only.
@@ -281,11 +282,11 @@ pub enum FieldOrder {
 /// How a picture of interlaced video is made of fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
-    /// Its fields are of different times. Else it is a whole picture among such.
+    /// Its fields are of different times. Otherwise it is a progressive picture in interlaced video.
     pub interlaced: bool,
     /// The field that is shown first.
     pub order: FieldOrder,
-    /// That field is shown once more behind the other, as in film for television.
+    /// That field is repeated after the other, as in telecined film.
     pub repeat_first: bool,
 }
 
@@ -320,7 +321,7 @@ pub struct Rates {
     pub vbv: Vbv,
 }
 
-/// Where an option came from, for error messages.
+/// Origin of an option, for error messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The property of this name.
@@ -332,7 +333,7 @@ pub enum Origin {
 /// One option in the library's own terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncoderOption {
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
     /// Name as the library's option parser knows it.
     pub key: String,
@@ -340,7 +341,7 @@ pub struct EncoderOption {
     pub value: Option<String>,
 }
 
-/// Everything an encoder is opened with.
+/// The configuration to open an encoder with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Standard to code by.
@@ -351,10 +352,10 @@ pub struct Config {
     pub height: u32,
     /// Sample layout.
     pub format: PixelFormat,
-    /// Frames per second as a fraction; `None` = variable. Whoever gives [`Rates`] scales them by how far pictures are
-    /// really apart: an encoder goes by [`Config::assumed_rate`].
+    /// Frames per second as a fraction; `None` = variable. The caller scales [`Rates`] by the real distance of
+    /// pictures: an encoder goes by [`Config::assumed_rate`].
     pub frame_rate: Option<(u32, u32)>,
-    /// Most frames per second of a variable rate, where that is known.
+    /// Most frames per second of a variable rate, where known.
     pub max_frame_rate: Option<(u32, u32)>,
     /// Pixel aspect ratio.
     pub pixel_aspect_ratio: (u32, u32),
@@ -368,9 +369,9 @@ pub struct Config {
     pub preset: Option<String>,
     /// The library's tunings.
     pub tune: Option<String>,
-    /// Profile the stream must conform to, as caps name it.
+    /// Profile the stream must conform to, as named in caps.
     pub profile: Option<&'static str>,
-    /// Nothing but intra pictures.
+    /// Intra pictures only.
     pub intra_only: bool,
     /// `level_idc` the stream must declare; `None` = the smallest that fits.
     pub level_idc: Option<u8>,
@@ -380,26 +381,27 @@ pub struct Config {
     pub rate: RateControl,
     /// Buffer to open with.
     pub vbv: Vbv,
-    /// Whether another buffer may be set later. Where not, an open one need not be there at all, which saves time.
+    /// Whether the VBV may be changed later. Otherwise a VBV that never limits a picture can be left out, which saves
+    /// time.
     pub vbv_may_change: bool,
-    /// Whether the caller says which macroblocks are as in the picture before; see the implementation.
+    /// Whether the caller marks macroblocks that are equal to those of the picture before; see the implementation.
     pub still_parts: bool,
     /// A cap the user set (kbit/s), for the level; 0 = none.
     pub nominal_kbps: u32,
-    /// Where pictures lie, if not in system memory. An encoder that cannot read them there leaves it alone.
+    /// Where pictures are, if not in system memory. An encoder that cannot read them there ignores it.
     pub gpu: Option<Gpu>,
-    /// Options in rising precedence.
+    /// Options in order of rising precedence.
     pub options: Vec<EncoderOption>,
 }
 
 /// Seconds between key frames where nothing is set, as in x264enc.
 pub const KEY_INT_SECONDS: u32 = 10;
-/// Frames per second that rate control goes by where they are not known, and that declarations are made for.
+/// Frames per second assumed for rate control and declarations where the rate is unknown.
 const NOMINAL_RATE: (u32, u32) = (30, 1);
 const HIGHEST_RATE: (u32, u32) = (60, 1);
 
 impl Config {
-    /// Whether quantizers are exactly those asked for.
+    /// Whether quantizers are exactly the requested ones.
     pub fn is_exact(&self) -> bool {
         matches!(self.rate, RateControl::Quantizers { .. })
     }
@@ -409,12 +411,13 @@ impl Config {
         self.frame_rate.unwrap_or(NOMINAL_RATE)
     }
 
-    /// Frames per second that there may be: what a level has to allow.
+    /// Most frames per second, which the level has to allow.
     pub fn highest_rate(&self) -> (u32, u32) {
         self.frame_rate.or(self.max_frame_rate).unwrap_or(HIGHEST_RATE)
     }
 
-    /// Most frames between key frames where nothing is set. Where the rate is variable the caller asks for one in time.
+    /// Most frames between key frames where nothing is set. Where the rate is variable the caller requests key frames
+    /// by time.
     pub fn key_int_max(&self) -> u32 {
         let (numerator, denominator) = self.highest_rate();
         numerator.div_ceil(denominator.max(1)).saturating_mul(KEY_INT_SECONDS)
@@ -426,7 +429,7 @@ impl Config {
 pub enum LogLevel {
     /// Something failed.
     Error,
-    /// Something is not as asked.
+    /// Something deviates from the request.
     Warning,
     /// Once per run.
     Info,
@@ -434,7 +437,7 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Takes the library's log lines; called from any thread.
+/// Receives the library's log lines; called from any thread.
 pub type Log = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
 /// Why an encoder does not open.
@@ -442,11 +445,11 @@ pub type Log = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 pub enum OpenError {
     /// The configuration contradicts what region coding needs.
     Refused {
-        /// Property or option, as the user knows it.
+        /// Property or option, by the user's name for it.
         option: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
-        /// What to do about it.
+        /// The cure.
         cure: String,
     },
     /// The library failed.
@@ -475,17 +478,17 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Why a picture was not coded, or a change not taken.
+/// Why a picture was not coded, or a change not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// A plane is shorter than size, format and stride say.
+    /// A plane is shorter than size, format and stride require.
     ShortPlane(usize),
     /// A plane of 10-bit video holds a sample that needs more bits.
     SampleOutOfRange(usize),
     /// The library kept the picture instead of coding it.
     Delayed,
-    /// The library failed; in its own words where it has any.
+    /// The library failed; with its own message where it has one.
     Library(String),
 }
 
@@ -504,7 +507,7 @@ impl std::fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// Where a NAL unit lies in [`AccessUnit::data`].
+/// Position of a NAL unit in [`AccessUnit::data`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nal {
     /// `nal_unit_type`.
@@ -522,7 +525,7 @@ pub struct Nal {
 pub struct AccessUnit<'a> {
     /// All NAL units with their start codes or lengths.
     pub data: &'a [u8],
-    /// Where they lie, in order.
+    /// Their positions, in order.
     pub nals: &'a [Nal],
     /// An IDR picture: decoding may start here.
     pub idr: bool,
@@ -541,9 +544,9 @@ pub struct ParameterSets<'a> {
     pub pps: &'a [u8],
 }
 
-/// An encoder steered per region. See the [module](self) for what an implementation owes.
+/// An encoder steered per region. See the [module](self) for the duties of an implementation.
 pub trait RegionEncoder: Send {
-    /// Opens an encoder, or says by name what stands in the way.
+    /// Opens an encoder, or names what is refused.
     fn open(config: &Config, log: Log) -> Result<Self, OpenError>
     where
         Self: Sized;
@@ -565,13 +568,14 @@ pub trait RegionEncoder: Send {
     /// Most pictures from one key frame to the next.
     fn key_int_max(&self) -> u64;
 
-    /// Pictures between one going in and it coming out: 0.
+    /// Delay in pictures between input and output: 0.
     fn delay(&self) -> usize;
 
     /// Codes one picture.
     fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError>;
 
-    /// Whether it was opened to read pictures in the memory of [`Config::gpu`]; those in system memory it takes all the same.
+    /// Whether it was opened to read pictures in the memory of [`Config::gpu`]; it accepts those in system memory all
+    /// the same.
     fn reads_gpu(&self) -> bool {
         false
     }
@@ -579,7 +583,7 @@ pub trait RegionEncoder: Send {
     /// Codes one picture of [`Config::gpu`].
     ///
     /// # Errors
-    /// As [`Self::encode`]; always, where [`Self::reads_gpu`] says no.
+    /// As [`Self::encode`]; always, where [`Self::reads_gpu`] is false.
     fn encode_gpu(
         &mut self,
         _picture: &GpuPicture<'_>,
@@ -588,21 +592,21 @@ pub trait RegionEncoder: Send {
         Err(EncodeError::Library("it reads system memory only".into()))
     }
 
-    /// Says how the pictures from the next one on are made of fields, where [`Config::interlaced`] is set. Without a word
-    /// all are as that says.
+    /// Sets how the next pictures are made of fields, where [`Config::interlaced`] is set. By default all are as
+    /// declared there.
     ///
     /// # Errors
-    /// The library does not take it; nothing has changed then.
+    /// The library does not accept it; nothing has changed then.
     fn set_fields(&mut self, _fields: Fields) -> Result<(), EncodeError> {
         Ok(())
     }
 
-    /// Takes new rates, which act from the next picture.
+    /// Sets new rates, which apply from the next picture.
     fn reconfigure(&mut self, rates: &Rates) -> Result<(), EncodeError>;
 
-    /// Flags of the macroblocks of the next picture, in raster order: non-zero says that one is exactly as in the picture
-    /// before, which may save looking at it. They stay until they are changed. Empty without [`Config::still_parts`], or
-    /// where the library takes no such hint.
+    /// Flags of the macroblocks of the next picture, in raster order: a non-zero one marks a macroblock equal to that
+    /// of the picture before, which may save examining it. They stay until they are changed. Empty without
+    /// [`Config::still_parts`], or where the library takes no such hint.
     fn still(&mut self) -> &mut [u8] {
         &mut []
     }

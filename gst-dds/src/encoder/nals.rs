@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! NAL units of libraries that know start codes only.
+//! Finds and rewrites NAL units of libraries that know start codes only.
 
 #![forbid(unsafe_code)]
 
 use super::{Codec, Nal};
 
-/// Finds the NAL units of a byte stream (start codes of three or four bytes) and appends them to `nals`. Zero bytes behind
-/// a NAL unit belong to the start code of the next one, or are left out at the end.
+/// Finds the NAL units of a byte stream (start codes of three or four bytes) and appends them to `nals`. Zero bytes
+/// after a NAL unit belong to the start code of the next one, or are left out at the end.
 pub fn find_nals(codec: Codec, data: &[u8], nals: &mut Vec<Nal>) {
     let mut body = None;
     let mut push = |from: Option<(usize, usize)>, end: usize| {
@@ -28,7 +28,7 @@ pub fn find_nals(codec: Codec, data: &[u8], nals: &mut Vec<Nal>) {
     push(body, data.len());
 }
 
-/// The same NAL units with 4-byte lengths in place of start codes, in `out`; `nals` then tells where they lie there.
+/// Copies the NAL units to `out` with 4-byte lengths in place of start codes; `nals` then holds their positions there.
 pub fn to_lengths(data: &[u8], nals: &mut [Nal], out: &mut Vec<u8>) {
     out.clear();
     for nal in nals {

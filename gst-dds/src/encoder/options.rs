@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Options of a configuration: what they are called, and which one is to blame.
+//! Names of a configuration's options, and the option that causes a refusal.
 
 #![forbid(unsafe_code)]
 
 use super::{Config, EncoderOption, OpenError, Origin};
 
-/// Why an option is refused in exact mode, and what to do.
+/// Why an option is refused in exact mode, and the cure.
 pub(super) const MOVED: &str = "in quantizer mode all quantizers are exact, and this would move them";
 pub(super) const LEAVE: &str = "Remove it, or set bitrate or pass=qual";
 
-/// How an error message names an option.
+/// Name of an option in error messages.
 pub(super) fn describe(option: &EncoderOption) -> String {
     match (&option.origin, &option.value) {
         (Origin::Property(name), _) => (*name).to_string(),
@@ -33,7 +33,7 @@ pub(super) fn is_negated(key: &str) -> bool {
     key.starts_with("no-") || key.starts_with("no_")
 }
 
-/// The last option that goes by one of `keys`: names of the library's options or of properties.
+/// The last option with one of the names in `keys`: names of the library's options or of properties.
 pub(super) fn culprit<'a>(config: &'a Config, keys: &[&str]) -> Option<&'a EncoderOption> {
     config.options.iter().rev().find(|option| {
         let by_property = matches!(option.origin, Origin::Property(name) if keys.contains(&name));
@@ -41,7 +41,7 @@ pub(super) fn culprit<'a>(config: &'a Config, keys: &[&str]) -> Option<&'a Encod
     })
 }
 
-/// How an error message names what [`culprit`] finds, or else `otherwise`.
+/// Name in error messages of the option that [`culprit`] finds, or else `otherwise`.
 pub(super) fn name_culprit(config: &Config, keys: &[&str], otherwise: &str) -> String {
     culprit(config, keys).map_or_else(|| otherwise.to_string(), describe)
 }
@@ -51,7 +51,7 @@ pub(super) fn of_string(config: &Config) -> impl Iterator<Item = &EncoderOption>
     config.options.iter().filter(|o| o.origin == Origin::OptionString)
 }
 
-/// Refuses an option that would work against a property. These are listed by the library's names, with what to do instead.
+/// Refuses an option that would override a property. These are listed by the library's names, with the cure.
 ///
 /// # Errors
 /// It is one of them.

@@ -2,8 +2,8 @@
 
 //! H.264 sequence parameter sets without a frame rate (ISO/IEC 14496-10 7.3.2.1 and E.1.1).
 //!
-//! libx264 declares the rate that it was opened with, and that it is fixed. Where nobody knows the rate that is untrue,
-//! and a parser behind it would tell it on.
+//! libx264 declares the frame rate that it was opened with as fixed. Where the rate is unknown that is wrong, and a
+//! parser downstream would pass it on.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use dds_protocol::rbsp::{H264SequenceStart, RbspReader};
 const TIMING_BITS: usize = 32 + 32 + 1;
 const EXTENDED_SAR: u32 = 255;
 
-/// Where `timing_info_present_flag` lies in a parameter set without emulation prevention; `None` where there is none.
+/// Position of `timing_info_present_flag` in a parameter set without emulation prevention; `None` where there is none.
 fn timing_flag(sps: &[u8]) -> Option<usize> {
     let mut bits = RbspReader::new(sps);
     bits.skip(8)?;
@@ -106,7 +106,7 @@ pub(super) fn without_timing(nal: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Baseline, 320x240, with timing information of 30 frames per second and a restriction of the bitstream behind it.
+    /// Baseline, 320x240, with timing information of 30 frames per second followed by a restriction of the bitstream.
     fn sample() -> Vec<u8> {
         let mut bits = String::from("01100111");
         bits += "01000010 11000000 00001101"; // profile 66, level 13

@@ -2,19 +2,20 @@
 
 //! libx264 as a [`RegionEncoder`].
 //!
-//! Facts of libx264 that this file and those below it rest on:
+//! Facts of libx264 that this file and its submodules rely on:
 //!
 //! - Offsets per macroblock (`x264_image_properties_t.quant_offsets`) are added to adaptive quantization. x264 switches
-//!   that off, and ignores offsets without a word, in CQP, with `aq-mode=0` and with `aq-strength=0`. So constant
-//!   quantizers are made of CRF with `qcomp=1`, `ipratio=1` and adaptive quantization too weak to round to a step.
+//!   that off, and silently ignores offsets, in CQP, with `aq-mode=0` and with `aq-strength=0`. So constant quantizers
+//!   are made of CRF with `qcomp=1`, `ipratio=1` and adaptive quantization too weak to round to a step.
 //! - In CRF the quantizer of an I picture is the average of the P pictures before it, also as the bound up to which a
 //!   VBV may raise it. So the rate factor stays where it is when the base quantizer falls, and the difference goes
 //!   into the offsets (see `reference_for`).
-//! - A VBV cannot be switched on in an open encoder, only changed. However wide, it also keeps frames within
-//!   the compression ratio of the level (table A-1, MinCR) by raising quantizers row by row; a `crf-max` next to the
-//!   rate factor takes that away, but for one step in an I picture.
+//! - A VBV cannot be switched on in an open encoder, only changed. However wide, it also keeps frames within the
+//!   compression ratio of the level (table A-1, MinCR) by raising quantizers row by row; a `crf-max` next to the rate
+//!   factor prevents that, except for one step in an I picture.
 //! - With adaptive quantization and `subme` below 10, a macroblock whose quantizer differs by one from the one before
-//!   takes that one's. From 10 on, quantizers are chosen by rate-distortion and no longer the ones asked for.
+//!   is coded with the quantizer of that one. From 10 on, quantizers are chosen by rate-distortion and are no longer
+//!   the requested ones.
 
 #![allow(unsafe_code)]
 
@@ -39,7 +40,7 @@ use log::LogSink;
 use params::{Params, clamp_int, colour_space, set_rate_factor, set_vbv, verify};
 use units::{NAL_PPS, NAL_SPS, is_version_sei, prefix_length, rewrite};
 
-/// Most that the base quantizer lies below the rate factor under a narrow VBV.
+/// Most that the base quantizer may be below the rate factor under a narrow VBV.
 const MAX_SHIFT: u8 = 10;
 /// `X264_BUILD` of the library this was compiled against.
 pub const BUILD: u32 = sys::X264_BUILD;
@@ -48,7 +49,7 @@ pub const BUILD: u32 = sys::X264_BUILD;
 pub struct X264 {
     handle: ptr::NonNull<sys::x264_t>,
     params: Box<sys::x264_param_t>,
-    /// Where log lines go; libx264 holds a pointer to it.
+    /// Receiver of log lines; libx264 holds a pointer to it.
     log: Box<LogSink>,
     format: PixelFormat,
     width: usize,
@@ -61,11 +62,11 @@ pub struct X264 {
     reference: u8,
     byte_stream: bool,
     offsets: Vec<f32>,
-    /// Per macroblock, whether the next picture's is that of the picture before; empty where nobody says so.
+    /// Flags of macroblocks equal to those of the picture before; empty where the caller sets none.
     still: Vec<u8>,
     nals: Vec<Nal>,
-    /// The rate is not known, so that the stream must not declare one; and where access units with parameter sets are
-    /// put together for it.
+    /// The rate is unknown, so that the stream must not declare one; and the buffer in which access units with
+    /// parameter sets are rewritten for it.
     untimed: bool,
     rewritten: Vec<u8>,
     sps: Vec<u8>,
@@ -206,8 +207,8 @@ impl RegionEncoder for X264 {
         if size == 0 || count < 1 {
             return Err(EncodeError::Delayed);
         }
-        // SAFETY: libx264 returned `count` NAL units whose payloads lie one after the other, `size` bytes in all, valid
-        // until the next call, which the borrow of `self` keeps from happening.
+        // SAFETY: libx264 returned `count` NAL units whose payloads are contiguous, `size` bytes in all, valid until
+        // the next call, which the borrow of `self` prevents.
         let (nals, data) = unsafe {
             let nals = std::slice::from_raw_parts(nals, count as usize);
             (
@@ -232,7 +233,7 @@ impl RegionEncoder for X264 {
 
     fn set_fields(&mut self, fields: Fields) -> Result<(), EncodeError> {
         let top_first = fields.order == FieldOrder::TopFirst;
-        // The order of fields in time is in the picture order counts too.
+        // The order of fields in time counts in the picture order too.
         let before = std::mem::replace(&mut self.params.b_tff, c_int::from(top_first));
         if before != self.params.b_tff
             && let Err(error) = self.apply()
@@ -272,10 +273,10 @@ impl RegionEncoder for X264 {
 }
 
 impl X264 {
-    /// The rate factor to code a picture of this base quantizer with. It only rises while the VBV is open: what x264
-    /// averages over the past is then never above it. One step above the base is left out, because the first
-    /// macroblock would take the slice's quantizer. A narrow VBV needs room to raise quantizers, so there it falls
-    /// with a base that has fallen far.
+    /// The rate factor for a picture of this base quantizer. It only rises while the VBV is open: x264's average over
+    /// the past is then never above it. One step above the base is left out, because the first macroblock would take
+    /// the slice's quantizer. A narrow VBV needs room to raise quantizers, so there the rate factor follows a base that
+    /// has fallen far.
     fn reference_for(&self, base_qp: u8) -> u8 {
         let far = self.vbv != Vbv::OPEN && self.reference.saturating_sub(base_qp) > MAX_SHIFT;
         let reference = if far { base_qp } else { self.reference.max(base_qp) };
@@ -286,8 +287,8 @@ impl X264 {
         }
     }
 
-    /// Takes the base quantizer of the next picture in exact mode. What comes back is what every macroblock needs on top of
-    /// libx264's own quantizer.
+    /// Sets the base quantizer of the next picture in exact mode. Returns the offset that every macroblock needs on top
+    /// of libx264's own quantizer.
     fn follow(&mut self, base_qp: u8) -> Result<f32, EncodeError> {
         if !self.exact {
             return Ok(0.0);
@@ -301,7 +302,7 @@ impl X264 {
         Ok(f32::from(base_qp) - f32::from(reference))
     }
 
-    /// A picture as libx264 takes it, with pointers to the planes, which hold all that it will read.
+    /// A picture as libx264 takes it, with pointers to the planes, which hold all that it reads.
     fn input(&self, picture: &Picture<'_>, force_idr: bool) -> Result<sys::x264_picture_t, EncodeError> {
         let mut input = MaybeUninit::<sys::x264_picture_t>::uninit();
         // SAFETY: the call initialises the whole structure.
@@ -346,7 +347,7 @@ impl X264 {
         self.offsets[known..].fill(shift);
     }
 
-    /// Notes where the NAL units lie in `data`, apart from libx264's version message.
+    /// Records the positions of the NAL units in `data`, without libx264's version message.
     fn list(&mut self, nals: &[sys::x264_nal_t], data: &[u8]) {
         self.nals.clear();
         let mut start = 0;
@@ -410,7 +411,7 @@ impl X264 {
     }
 }
 
-/// Whether a sample needs more than 10 bits. x264 takes that for granted and aborts the process on larger ones.
+/// Whether a sample needs more than 10 bits. x264 assumes none does and aborts the process on larger ones.
 fn exceeds_ten_bits(plane: &Plane<'_>, row: usize, rows: usize) -> bool {
     plane.data.chunks(plane.stride).take(rows).any(|line| {
         let line = &line[..row.min(line.len())];

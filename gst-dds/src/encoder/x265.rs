@@ -2,23 +2,23 @@
 
 //! libx265 as a [`RegionEncoder`].
 //!
-//! Facts of libx265 that this file and those below it rest on:
+//! Facts of libx265 that this file and its submodules rely on:
 //!
-//! - Offsets (`x265_picture.quantOffsets`, one per 16 by 16 pixels) are added to adaptive quantization, and ignored
-//!   without a word where that is off: in CQP, with `aq-mode=0` and with `aq-strength=0`. They have to be there for every
-//!   picture: the library makes room for them with the first pictures only.
+//! - Offsets (`x265_picture.quantOffsets`, one per 16 by 16 pixels) are added to adaptive quantization, and silently
+//!   ignored where that is off: in CQP, with `aq-mode=0` and with `aq-strength=0`. They have to be there for every
+//!   picture: the library allocates memory for them with the first pictures only.
 //! - A coding unit larger than a quantization group takes the average of the offsets in it. So exact quantizers need
 //!   coding tree units of 16 pixels, or one offset for all of a larger one (see `X265::block`).
-//! - `forceqp` sets the quantizer of a picture of whatever type, past the rate control, which would give an I picture the
+//! - `forceqp` sets the quantizer of a picture of any type, bypassing rate control, which would give an I picture the
 //!   average of the P pictures before it.
-//! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` says it has done so, but in 3.5 and
-//!   later it gives the encoder another copy of the parameters than the rate control reads. So in exact mode the VBV is
-//!   ours (see `vbv.rs`), and in the other modes a change opens the encoder anew, once a second at most, which begins
-//!   with an IDR picture and the same parameter sets.
-//! - The library takes the rate of its VBV for the stream's and declares a level for it: ours is written into the
+//! - **Rates cannot be changed in an open encoder.** `x265_encoder_reconfig` reports success, but in 3.5 and later it
+//!   gives the encoder another copy of the parameters than the rate control reads. So in exact mode the VBV is ours
+//!   (see `vbv.rs`), and in the other modes a change opens the encoder anew, once a second at most, which begins with
+//!   an IDR picture and the same parameter sets.
+//! - The library takes the rate of its VBV for that of the stream and declares a level for it: ours is written into the
 //!   parameter sets instead.
-//! - A picture comes out of the call that took it with no B-frames, no look-ahead, one frame thread and one slice.
-//! - Log lines go to standard error; there is no callback. Errors alone are let through.
+//! - Without B-frames and look-ahead, with one frame thread and one slice, the call that takes a picture returns it.
+//! - Log lines go to standard error; there is no callback. Only errors are let through.
 
 #![allow(unsafe_code)]
 
@@ -48,7 +48,7 @@ const MAX_QP: u16 = 51;
 /// The library's table of functions.
 ///
 /// # Errors
-/// Another release than the header that this was built with.
+/// The release differs from the header that this was built with.
 fn api() -> Result<&'static sys::x265_api, OpenError> {
     let mut error: c_int = 0;
     // SAFETY: the call takes numbers and a place for one; it returns null or a table that is never freed.
@@ -85,7 +85,7 @@ fn api() -> Result<&'static sys::x265_api, OpenError> {
 struct Session {
     api: &'static sys::x265_api,
     handle: ptr::NonNull<sys::x265_encoder>,
-    /// As read back after opening.
+    /// The parameters read back after opening.
     params: Params,
 }
 
@@ -97,12 +97,12 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Opens one, and gives the level to declare.
+    /// Opens one, and returns the level to declare.
     fn open(api: &'static sys::x265_api, config: &Config) -> Result<(Self, H265Level), OpenError> {
         let exact = config.is_exact();
         let (params, level) = parameters(api, config, exact)?;
         verify(params.get(), config, exact)?;
-        // The library fills tables of the whole process when it first opens.
+        // The library fills global tables when it first opens.
         static OPENING: Mutex<()> = Mutex::new(());
         let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the parameters are initialised; the library copies them.
@@ -133,11 +133,11 @@ pub struct X265 {
     api: &'static sys::x265_api,
     session: Session,
     picture: ptr::NonNull<sys::x265_picture>,
-    /// What the session was opened with.
+    /// The configuration that the session was opened with.
     config: Config,
-    /// Where another one has to be opened for new rates.
+    /// The configuration to open another session with, for new rates.
     wanted: Option<Config>,
-    /// Pictures of this session, and how many it has at least.
+    /// Pictures of this session, and its least number of them.
     pictures: u64,
     least: u64,
     /// In exact mode.
@@ -145,16 +145,16 @@ pub struct X265 {
     width: usize,
     height: usize,
     exact: bool,
-    /// Pixels along a block of one offset in exact mode: its macroblocks all take the finest one's. More than 16 only
-    /// where the level asks for larger coding tree units, or the user.
+    /// Pixels along a block of one offset in exact mode: it takes the finest of its macroblocks' offsets. More than 16
+    /// only where the level, or the user, requires larger coding tree units.
     block: usize,
-    /// Macroblocks across and down, as the caller counts them.
+    /// Macroblocks across and down, by the caller's count.
     macroblocks: (usize, usize),
-    /// Offsets across, as the library counts them.
+    /// Offsets across, by the library's count.
     columns: usize,
     offsets: Vec<f32>,
     nals: Vec<Nal>,
-    /// Access units that do not leave as the library wrote them.
+    /// Access units rewritten after the library.
     rewritten: Vec<u8>,
     /// `profile_tier_level` of the parameter sets.
     profile_tier_level: [u8; 12],
@@ -172,7 +172,7 @@ unsafe impl Send for X265 {}
 
 impl Drop for X265 {
     fn drop(&mut self) {
-        // SAFETY: came from picture_alloc, and is given back once.
+        // SAFETY: came from picture_alloc, and is freed once.
         unsafe { call!(self.api, picture_free(self.picture.as_ptr())) }
     }
 }
@@ -275,7 +275,7 @@ impl RegionEncoder for X265 {
         let mut nals: *mut sys::x265_nal = ptr::null_mut();
         let mut count: u32 = 0;
         // SAFETY: the planes were checked against size, format and stride; they and the offsets, which cover all
-        // blocks, are only read, and copied within the call. Nothing is asked of the picture that comes out.
+        // blocks, are only read, and copied within the call. Nothing of the output picture is read.
         let result = unsafe {
             call!(
                 self.api,
@@ -294,8 +294,8 @@ impl RegionEncoder for X265 {
         if result == 0 || count < 1 || nals.is_null() {
             return Err(EncodeError::Delayed);
         }
-        // SAFETY: the library returned `count` NAL units whose payloads lie one after the other, valid until the next
-        // call, which the borrow of `self` keeps from happening.
+        // SAFETY: the library returned `count` NAL units whose payloads are contiguous, valid until the next call,
+        // which the borrow of `self` prevents.
         let (units, data) = unsafe {
             let units = std::slice::from_raw_parts(nals, count as usize);
             let size = units.iter().map(|unit| unit.sizeBytes as usize).sum();
@@ -339,7 +339,7 @@ impl RegionEncoder for X265 {
 }
 
 impl X265 {
-    /// Whether the planes hold a picture.
+    /// Whether the planes hold a whole picture.
     fn check(&self, picture: &Picture<'_>) -> Result<(), EncodeError> {
         for (i, plane) in picture.planes.iter().take(self.config.format.planes()).enumerate() {
             let (row, rows) = self.config.format.plane_size(i, self.width, self.height);
@@ -350,8 +350,8 @@ impl X265 {
         Ok(())
     }
 
-    /// The quantizer to force on a picture, plus one, and what every macroblock needs on top of it, so that it fits the VBV.
-    /// 0 leaves it to the library, where quantizers are not exact.
+    /// The quantizer to force on a picture, plus one, and the offset that every macroblock needs on top of it to fit
+    /// the VBV. 0 leaves it to the library, where quantizers are not exact.
     fn force(&mut self, luma: &Plane<'_>, forced_idr: bool, base_qp: u8, offsets: &[i8]) -> (c_int, f32) {
         if !self.exact {
             return (0, 0.0);
@@ -364,7 +364,7 @@ impl X265 {
         (c_int::from(base) + 1, f32::from(wanted - base))
     }
 
-    /// Hands the library a picture that [`Self::check`] has seen, by pointers to its planes and to the offsets.
+    /// Passes the library a picture checked by [`Self::check`], by pointers to its planes and to the offsets.
     fn load(&mut self, picture: &Picture<'_>, forced_idr: bool, force_qp: c_int) -> Result<(), EncodeError> {
         // SAFETY: both are the library's own structures; the call initialises the whole picture.
         let input = unsafe {
@@ -396,7 +396,8 @@ impl X265 {
         Ok(())
     }
 
-    /// Notes where the NAL units lie in `data`. Whether they are an IDR picture, and whether parameter sets are among them.
+    /// Records the positions of the NAL units in `data`. Returns whether they are an IDR picture, and whether parameter
+    /// sets are among them.
     fn list(&mut self, units: &[sys::x265_nal], data: &[u8]) -> (bool, bool) {
         self.nals.clear();
         let (mut start, mut idr, mut parameters) = (0, false, false);
@@ -412,8 +413,8 @@ impl X265 {
         (idr, parameters)
     }
 
-    /// Opens the library anew where other rates are wanted: with a key frame that comes anyway, else once a second.
-    /// Whether it has done so.
+    /// Opens the library anew where other rates are wanted: with a key frame that is due anyway, else once a second.
+    /// Returns whether it was opened.
     fn renew(&mut self, key_frame: bool) -> Result<bool, EncodeError> {
         // Where a rate rises because pictures are further apart, a second has fewer of them.
         let rise = match (self.config.rate, self.wanted.as_ref().map(|config| config.rate)) {

@@ -2,8 +2,8 @@
 
 //! The driver's two libraries, loaded at run time: `libcuda.so.1` for the device, `libnvidia-encode.so.1` for the encoder.
 //!
-//! Both belong to NVIDIA's driver and are searched for as the dynamic linker searches for anything (`ldconfig`,
-//! `LD_LIBRARY_PATH`). Machines without them lose nothing but this encoder.
+//! Both belong to NVIDIA's driver and are found by the dynamic linker's usual search (`ldconfig`, `LD_LIBRARY_PATH`).
+//! Machines without them lack only this encoder.
 
 #![allow(unsafe_code)]
 
@@ -19,10 +19,10 @@ use crate::library::{self, Library};
 const CUDA: &str = "libcuda.so.1";
 const NVENC: &str = "libnvidia-encode.so.1";
 
-/// Where to look when the driver does not work.
+/// The cure where the driver does not work.
 const SEE_DRIVER: &str = "See what `nvidia-smi` says, or choose another encoder";
 
-// The driver interface of CUDA (cuda.h), as far as it is needed: handles are pointers, devices and results are ints.
+// The part of CUDA's driver interface (cuda.h) that is needed: handles are pointers, devices and results are ints.
 type Context = *mut c_void;
 type Init = unsafe extern "C" fn(flags: c_uint) -> c_int;
 type ErrorString = unsafe extern "C" fn(result: c_int, text: *mut *const c_char) -> c_int;
@@ -42,7 +42,7 @@ type CopyAsync = unsafe extern "C" fn(copy: *const Memcpy2d, stream: *mut c_void
 type StreamCreate = unsafe extern "C" fn(stream: *mut *mut c_void, flags: c_uint) -> c_int;
 type StreamCall = unsafe extern "C" fn(stream: *mut c_void) -> c_int;
 
-/// `CU_STREAM_NON_BLOCKING`: does not wait for what others do in the default stream.
+/// `CU_STREAM_NON_BLOCKING`: does not wait for other work in the default stream.
 const NON_BLOCKING: c_uint = 1;
 /// `CU_MEMORYTYPE_HOST`.
 const HOST: c_uint = 1;
@@ -72,7 +72,7 @@ struct Memcpy2d {
     height: usize,
 }
 
-/// Where a copy comes from.
+/// Source of a copy.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Side {
     /// System memory.
@@ -81,7 +81,7 @@ pub(super) enum Side {
     Gpu(u64),
 }
 
-/// Rows to copy into memory of the GPU. All in bytes, but `rows`.
+/// Rows to copy into memory of the GPU. All in bytes, except `rows`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copy2d {
     pub from: Side,
@@ -121,13 +121,13 @@ pub(super) fn zeroed<T: Plain>() -> T {
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
-/// Both libraries, and what was found in them.
+/// Both libraries, and the functions found in them.
 pub(super) struct Driver {
     pub functions: sys::NV_ENCODE_API_FUNCTION_LIST,
     /// Highest version of the encoder's interface.
     pub api: (u32, u32),
     cuda: Cuda,
-    // Last: the functions above are theirs.
+    // Last field: the functions above are theirs.
     _nvenc: Library,
     _cuda: Library,
 }
@@ -158,7 +158,7 @@ struct Cuda {
 }
 
 fn load(name: &str) -> Result<Library, OpenError> {
-    // SAFETY: the initialisers are those of NVIDIA's driver, which has them for any process to run.
+    // SAFETY: the initialisers are those of NVIDIA's driver, which any process may run.
     unsafe { library::open(name) }.map_err(|words| {
         OpenError::refused(
             "encoder=nvenc",
@@ -187,10 +187,10 @@ impl Driver {
     /// Loads and initialises both libraries.
     ///
     /// # Errors
-    /// Which one is missing, or what the driver says.
+    /// Which one is missing, or the driver's message.
     pub fn load() -> Result<Self, OpenError> {
         let library = load(CUDA)?;
-        // SAFETY: names and types are those of cuda.h; `_v2` is what its macros make of the names.
+        // SAFETY: names and types are those of cuda.h; its macros add `_v2` to the names.
         let (init, cuda) = unsafe {
             let init: Init = function(&library, "cuInit")?;
             let cuda = Cuda {
@@ -243,7 +243,7 @@ impl Driver {
         }
         let mut functions = zeroed::<sys::NV_ENCODE_API_FUNCTION_LIST>();
         functions.version = ids::FUNCTION_LIST_VER;
-        // SAFETY: the structure is of the version it says.
+        // SAFETY: the structure has the version it declares.
         let status = unsafe { create(&mut functions) };
         if status != sys::NV_ENC_SUCCESS {
             return Err(refused(&CallError::new("NvEncodeAPICreateInstance", status, "")));
@@ -273,7 +273,7 @@ impl Driver {
         Ok(count)
     }
 
-    /// Version of CUDA that the driver stands for, as 12.2.
+    /// Version of CUDA that the driver supports, such as 12.2.
     pub fn cuda_version(&self) -> String {
         let mut version = 0;
         // SAFETY: the pointer is to a number of its own; on failure it stays 0.
@@ -309,7 +309,7 @@ impl Driver {
 
     fn device_name(&self, device: c_int) -> Result<String, OpenError> {
         let mut name: [c_char; 256] = [0; 256];
-        // SAFETY: the buffer has more than the length told.
+        // SAFETY: the buffer is longer than the length passed.
         let named = unsafe { (self.cuda.device_name)(name.as_mut_ptr(), name.len() as c_int - 1, device) };
         self.cuda.check("cuDeviceGetName", named)?;
         // SAFETY: the last byte of the buffer was kept from the driver and is 0.
@@ -317,8 +317,8 @@ impl Driver {
         Ok(name.to_string_lossy().into_owned())
     }
 
-    /// Memory of the current context's device for `rows` of `row` bytes: where it is, and how many bytes are from one row to
-    /// the next.
+    /// Memory of the current context's device for `rows` of `row` bytes: its address, and the bytes from one row to the
+    /// next.
     pub fn allocate(&self, row: usize, rows: usize) -> Result<(u64, usize), OpenError> {
         let (mut address, mut pitch) = (0, 0);
         // SAFETY: the pointers are to variables of their own.
@@ -327,13 +327,13 @@ impl Driver {
         Ok((address, pitch))
     }
 
-    /// Gives memory back; 0 is none.
+    /// Frees memory; 0 is none.
     ///
     /// # Safety
-    /// It came from [`Self::allocate`] with the context that is current now, was not given back, and nothing uses it.
+    /// It came from [`Self::allocate`] with the context that is current now, was not freed, and nothing uses it.
     pub unsafe fn free(&self, address: u64) {
         if address != 0 {
-            // SAFETY: by contract. Nothing to be done where it fails, here and below.
+            // SAFETY: by contract. A failure cannot be handled, here and below.
             unsafe { (self.cuda.free)(address) };
         }
     }
@@ -361,7 +361,8 @@ impl Driver {
     /// Begins a copy.
     ///
     /// # Safety
-    /// Both sides are valid for the rows told, and stay until [`Self::wait`]; stream and memory are of the current context.
+    /// Both sides are valid for the given rows, and stay until [`Self::wait`]; stream and memory are of the current
+    /// context.
     pub unsafe fn copy(&self, copy: &Copy2d, stream: *mut c_void) -> Result<(), OpenError> {
         let (src_type, src_host, src_device) = match copy.from {
             Side::System(at) => (HOST, at, 0),
@@ -390,7 +391,7 @@ impl Driver {
         self.cuda.check("cuMemcpy2DAsync", result)
     }
 
-    /// Waits until everything in a stream is done.
+    /// Waits until all work in a stream is done.
     ///
     /// # Safety
     /// It came from [`Self::stream`] with the context that is current now, and was not ended.
@@ -410,16 +411,16 @@ impl Driver {
     /// Takes the current context off this thread.
     pub fn leave(&self) {
         let mut context = ptr::null_mut();
-        // SAFETY: the pointer is to a variable of its own. Nothing to be done where it fails.
+        // SAFETY: the pointer is to a variable of its own. A failure cannot be handled.
         unsafe { (self.cuda.context_pop)(&mut context) };
     }
 
-    /// Ends a context that nothing uses any more.
+    /// Destroys a context that nothing uses any more.
     ///
     /// # Safety
     /// It came from [`Self::context`] and was not destroyed.
     pub unsafe fn destroy(&self, context: Context) {
-        // SAFETY: by contract. Nothing to be done where it fails.
+        // SAFETY: by contract. A failure cannot be handled.
         unsafe { (self.cuda.context_destroy)(context) };
     }
 }
@@ -447,12 +448,12 @@ impl Cuda {
     }
 }
 
-/// A call that the encoder did not take.
+/// A call that the encoder refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CallError {
     call: &'static str,
     pub status: sys::NVENCSTATUS,
-    /// The driver's own words, may be empty.
+    /// The driver's own message, may be empty.
     text: String,
 }
 
@@ -519,7 +520,7 @@ impl std::fmt::Display for CallError {
     }
 }
 
-/// As a refusal to open, with what to do where that can be told.
+/// Makes a refusal to open of it, with the cure where it is known.
 pub(super) fn refused(error: &CallError) -> OpenError {
     let cure = match error.status {
         sys::NV_ENC_ERR_OUT_OF_MEMORY => {

@@ -26,12 +26,12 @@ pub(super) struct DeltaMap {
     deltas: Vec<i8>,
 }
 
-/// What the differences are added to.
+/// What the differences are relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ground {
-    /// The driver codes at `driver`; `base` is wanted, and results stay within `limits`.
+    /// The driver codes at `driver`; `base` is wanted, and sums stay within `limits`.
     Known { driver: u8, base: u8, limits: (u8, u8) },
-    /// Whatever the driver's rate control finds.
+    /// The quantizer of the driver's rate control.
     Unknown,
 }
 

@@ -5,31 +5,32 @@
 //! Not yet run on NVENC hardware: the tests drive a stand-in for the driver that checks every call (`tests/fake-nvenc`),
 //! and `pipelines/nvenc-selftest.sh` reads quantizers back from what a real one codes.
 //!
-//! What this file rests on, from `nvEncodeAPI.h` 11.1:
+//! Facts from `nvEncodeAPI.h` 11.1 that this file relies on:
 //!
-//! - `qpDeltaMap` holds a signed difference per macroblock (H.264) or per coding tree block (H.265, of 32 pixels) that is
-//!   added to the quantizer that rate control chose. It goes along with every picture. With adaptive quantization,
-//!   look-ahead and multi-pass off, nothing else tells the quantizers of a picture apart. A driver that ignores it is
+//! - `qpDeltaMap` holds a signed difference per macroblock (H.264) or per coding tree block (H.265, of 32 pixels) that
+//!   is added to the quantizer that rate control chose. It is passed with every picture. With adaptive quantization,
+//!   look-ahead and multi-pass off, nothing else varies the quantizer within a picture. A driver that ignores it is
 //!   refused (see `proof.rs`).
-//! - With [`RateControl::Quantizers`] the driver codes at one constant quantizer, the first base; when the base changes,
-//!   the way to the new one is part of the map. So the base may change in every picture and no call but the one that codes is
-//!   needed, and base plus difference is exact from 1 to 51. Constant quantizers know no VBV: under one ([`Config::vbv`]) the
-//!   driver goes to variable bit rate whose lowest quantizer is the base. Where a GPU cannot change its mode in an open
-//!   session, the VBV is refused each time (`reconfigure-failed` in the statistics), and the cap is kept by the element's
-//!   choice of quantizers alone, which sees a picture that is too large only afterwards.
-//! - [`RateControl::Bitrate`] is constant bit rate, [`RateControl::Quality`] variable bit rate with a target quality, below
-//!   the VBV's rate.
+//! - With [`RateControl::Quantizers`] the driver codes at one constant quantizer, the first base; when the base
+//!   changes, the difference to the new one becomes part of the map. So the base may change in every picture without
+//!   another call, and base plus difference is exact from 1 to 51. Constant quantizers know no VBV: under one
+//!   ([`Config::vbv`]) the driver switches to variable bit rate whose lowest quantizer is the base. Where a GPU cannot
+//!   change its mode in an open session, the VBV is refused each time (`reconfigure-failed` in the statistics), and the
+//!   cap is kept by the element's choice of quantizers alone, which notices a picture that is too large only
+//!   afterwards.
+//! - [`RateControl::Bitrate`] is constant bit rate, [`RateControl::Quality`] variable bit rate with a target quality,
+//!   below the VBV's rate.
 //! - In H.265 a block takes the finest of its macroblocks: regions grow to a grid of 32 pixels.
 //!
-//! The first device that takes the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system memory, or
-//! from that of the GPU they were decoded on ([`Config::gpu`]), which then codes them.
+//! The first device that accepts the video codes it; `CUDA_VISIBLE_DEVICES` hides some. Pictures come from system
+//! memory, or from that of the GPU they were decoded on ([`Config::gpu`]), which then codes them.
 //!
-//! Properties of `x264enc`, and what becomes of them where they are set:
+//! Properties of `x264enc`, and their effect where they are set:
 //!
 //! | property | NVENC |
 //! |---|---|
 //! | `speed-preset` | ultrafast, superfast: P1; veryfast: P2; faster, fast: P3; medium, none: P4; slow: P5; slower: P6; veryslow, placebo: P7. Always tuned for ultra-low latency |
-//! | `key-int-max` | IDR pictures, asked for one by one |
+//! | `key-int-max` | IDR pictures, requested one by one |
 //! | `aud`, `cabac`, `dct8x8`, `sps-id`, `insert-vui`, `byte-stream` | the same (`cabac` and `dct8x8` in H.264 only) |
 //! | `ref` | reference frames, up to 7 and where the GPU has more than one |
 //! | `threads`, `sliced-threads` | slices, as there: one per thread, up to 32; automatic is 1 |
@@ -37,7 +38,7 @@
 //! | `bitrate`, `vbv-buf-capacity`, `max-bitrate`, `pass`, `quantizer` | see above; `pass=qual` is NVENC's target quality |
 //! | `bframes`, `b-adapt`, `b-pyramid`, `weightb`, `pb-factor` | there are no B-frames |
 //! | `rc-lookahead`, `sync-lookahead`, `mb-tree`, `intra-refresh`, `interlaced`, `noise-reduction` | off; refused where switched on |
-//! | `ip-factor` | refused, but for 1 in quantizer mode |
+//! | `ip-factor` | refused, except 1 in quantizer mode |
 //! | `me`, `subme`, `analyse`, `trellis`, `qp-step`, `psy-tune`, `tune` other than zerolatency, `frame-packing` | refused |
 //! | `option-string` | the same options by libx264's names; others are refused |
 
@@ -60,7 +61,7 @@ use session::{At, Session};
 use settings::{Control, NvencSettings};
 use surface::Source;
 
-/// The encoder.
+/// NVENC as an encoder: its settings and an open session.
 pub struct Nvenc {
     session: Session,
     settings: NvencSettings,
@@ -72,7 +73,7 @@ pub struct Nvenc {
     map: DeltaMap,
     since_idr: u32,
     started: bool,
-    /// As the driver gave it, and as it goes out where that is not the same.
+    /// As the driver returned it, and as it is output where that differs.
     coded: Vec<u8>,
     lengths: Vec<u8>,
     nals: Vec<Nal>,
@@ -97,7 +98,7 @@ impl RegionEncoder for Nvenc {
         let control = Control::new(config.rate, config.vbv, base_qp);
         let driver = Arc::new(Driver::load()?);
         let (at, session) = match &config.gpu {
-            // The device is theirs to choose.
+            // The owner of the context chooses the device.
             Some(gpu) => {
                 let at = At::Lent(gpu);
                 (at, Session::open(&driver, at, &settings, config.format, control)?)
@@ -270,11 +271,11 @@ impl Nvenc {
         })
     }
 
-    /// What the map's differences are added to in a picture of this base.
+    /// Base of the map's differences in a picture with this base quantizer.
     fn ground(&mut self, base: u8) -> Ground {
         self.base = base;
-        // Under a VBV the driver has to know the base, to judge what a picture takes. Where it does not take the change,
-        // the map still makes up for it.
+        // Under a VBV the driver has to know the base, to judge the size of a picture. Where it does not accept the
+        // change, the map still compensates for it.
         if let Control::Floor { qp, kbps, buffer_kbit } = self.control
             && qp != base
         {

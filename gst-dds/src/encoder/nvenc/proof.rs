@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whether the driver does anything with quantizer maps.
+//! Proves that the driver applies quantizer maps.
 //!
-//! The header says what `qpDeltaMap` means and not which drivers heed it, and one that does not would code uniform video
-//! without a word. So a session of its own codes the same noise twice, with a map of zeros and with one of finer quantizers,
-//! before a device codes video; that the second takes more room is known for the rest of the process.
-//! `pipelines/nvenc-selftest.sh` looks at every macroblock.
+//! The header describes `qpDeltaMap` but not which drivers apply it, and one that does not would silently code uniform
+//! video. So before a device codes video, a session of its own codes the same noise twice, with a map of zeros and with
+//! one of finer quantizers; the second has to be larger. The result holds for the rest of the process.
+//! `pipelines/nvenc-selftest.sh` checks every macroblock.
 
 #![forbid(unsafe_code)]
 
@@ -21,19 +21,19 @@ use super::surface::Source;
 
 /// Size of the pictures: every device codes it.
 const SIZE: (u32, u32) = (176, 144);
-/// Quantizer of the first one, and what the map adds to it in the second.
+/// Quantizer of the first one, and the difference that the map adds in the second.
 const QP: u8 = 36;
 const FINER: i8 = -10;
 /// The second takes at least this many hundredths of the first. Of noise like this, libx264 and libx265 make 156.
 const MORE: usize = 115;
 
-/// Devices and standards that have been seen to heed maps.
+/// Devices and standards that are known to apply maps.
 static PROVEN: LazyLock<Mutex<HashSet<(String, Codec)>>> = LazyLock::new(Mutex::default);
 
-/// Looks whether maps act on a device, unless that is known.
+/// Tests whether a device applies maps, unless that is known.
 ///
 /// # Errors
-/// They do not, or pictures with them are refused. Where there is no session to spare for the question, it stays open.
+/// They do not, or pictures with them are refused. Without a spare session for the test, the answer stays open.
 pub(super) fn maps_act(
     driver: &Arc<Driver>,
     at: At<'_>,
@@ -75,7 +75,7 @@ pub(super) fn maps_act(
     Ok(())
 }
 
-/// Bytes of noise, coded twice as an IDR picture: as it comes, and with the finer map.
+/// Bytes of noise, coded twice as an IDR picture: with a map of zeros, and with the finer map.
 fn sizes(session: &mut Session, settings: &NvencSettings, format: PixelFormat) -> Result<[usize; 2], OpenError> {
     let (width, height) = (SIZE.0 as usize, SIZE.1 as usize);
     let mut seed = 1u32;

@@ -5,8 +5,9 @@
 //! Coding is synchronous: a picture is written to the buffer, coded, and read before the next one comes. Every call is
 //! made with the session's context current, whatever thread it comes from.
 //!
-//! Where the context is the session's own, the buffer in is the driver's, and pictures come from system memory. Where it is
-//! lent ([`Gpu`]), pictures lie in it, and the buffer in is memory there that the encoder was told of.
+//! Where the context is the session's own, the input buffer is the driver's, and pictures come from system memory.
+//! Where it is lent ([`Gpu`]), pictures are in it, and the input buffer is memory there that is registered with the
+//! encoder.
 
 #![allow(unsafe_code)]
 
@@ -39,29 +40,30 @@ macro_rules! call {
     }};
 }
 
-/// What a device can do, for one standard.
+/// Capabilities of a device, for one standard.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Abilities {
     /// Rate control may change its mode in an open session.
     pub changes_mode: bool,
 }
 
-/// Where a session is opened.
+/// The context that a session is opened in.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum At<'a> {
-    /// In a context of its own on the device of this number.
+    /// A context of its own on the device of this number.
     Device(c_int),
-    /// In somebody else's context.
+    /// A lent context.
     Lent(&'a Gpu),
 }
 
-/// Memory of a lent context that pictures are copied to, and the encoder's name for it; null where it was not told.
+/// Memory of a lent context that pictures are copied to, and the encoder's handle for it; null where it is not
+/// registered.
 struct Registered {
     surface: Surface,
     resource: sys::NV_ENC_REGISTERED_PTR,
 }
 
-/// See the module. Dropping it ends everything that was begun, in reverse order.
+/// An open session of NVENC with its context, encoder and buffers. Dropping it releases them in reverse order.
 pub(super) struct Session {
     driver: Arc<Driver>,
     context: *mut c_void,
@@ -79,7 +81,7 @@ pub(super) struct Session {
     config: Box<sys::NV_ENC_CONFIG>,
     format: PixelFormat,
     buffer_format: sys::NV_ENC_BUFFER_FORMAT,
-    /// Something was coded, and the encoder has to be told of the end.
+    /// Something was coded, so the encoder has to be flushed at the end.
     begun: bool,
 }
 
@@ -104,7 +106,7 @@ impl Drop for Session {
             let mut end = Box::new(zeroed::<sys::NV_ENC_PIC_PARAMS>());
             end.version = ids::PIC_PARAMS_VER;
             end.encodePicFlags = sys::NV_ENC_PIC_FLAG_EOS;
-            // Nothing waits: what it says does not matter any more, here and below.
+            // Nothing waits: results do not matter any more, here and below.
             let _ = call!(&*self, nvEncEncodePicture(&mut *end));
         }
         if !self.input.is_null() {
@@ -187,7 +189,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Whether pictures may lie in the context.
+    /// Whether pictures may be in the context.
     pub fn is_lent(&self) -> bool {
         self.lent.is_some()
     }
@@ -231,8 +233,8 @@ impl Session {
         let Some(open) = self.driver.functions.nvEncOpenEncodeSessionEx else {
             return Err(CallError::new(CALL, sys::NV_ENC_ERR_UNIMPLEMENTED, ""));
         };
-        // SAFETY: the structure is of the version it says, and its context is current. Where opening fails and leaves an
-        // encoder all the same, that is to be destroyed too, says the header.
+        // SAFETY: the structure has the version it declares, and its context is current. By the header, an encoder left
+        // by a failed opening has to be destroyed too.
         let status = unsafe { open(&mut parameters, &mut self.encoder) };
         self.check(CALL, status)
     }
@@ -268,7 +270,7 @@ impl Session {
         Ok(all.iter().take(known as usize).any(|one| *one == self.buffer_format))
     }
 
-    /// Asks before, so that the refusal has better words than the driver's.
+    /// Checks first, because our refusal explains more than the driver's.
     fn check_support(&mut self, settings: &NvencSettings) -> Result<(), OpenError> {
         let codec = codec_guid(settings.codec);
         let ask = |which| self.ability(codec, which).map_err(|e| refused(&e));
@@ -397,7 +399,7 @@ impl Session {
         Ok(data)
     }
 
-    /// Takes another rate control from the next picture on. Where the driver refuses, the one before stays.
+    /// Switches to another rate control from the next picture on. Where the driver refuses, the one before stays.
     pub fn reconfigure(&mut self, control: Control, limits: (u8, u8)) -> Result<(), String> {
         self.driver.enter(self.context).map_err(|e| e.to_string())?;
         let driver = self.driver.clone();
@@ -417,7 +419,7 @@ impl Session {
     /// Codes one picture. Appends the access unit to `out`, with start codes.
     ///
     /// # Errors
-    /// What the driver says; a picture on the GPU where the context is not lent.
+    /// The driver's message; a picture on the GPU where the context is not lent.
     pub fn encode(
         &mut self,
         settings: &NvencSettings,
@@ -441,12 +443,12 @@ impl Session {
         call!(&*self, nvEncMapInputResource(&mut *mapped)).map_err(|e| e.to_string())?;
         let input = mapped.mappedResource;
         let coded = self.code(settings, source.number(), (input, pitch), force_idr, map, out);
-        // Whatever became of the picture; what it says of that matters more.
+        // A failure here is ignored: that of the picture matters more.
         let unmapped = call!(&*self, nvEncUnmapInputResource(input)).map_err(|e| e.to_string());
         coded.and_then(|coded| unmapped.map(|()| coded))
     }
 
-    /// Codes what lies in an input of this pitch.
+    /// Codes the picture in an input of this pitch.
     fn code(
         &mut self,
         settings: &NvencSettings,
@@ -474,7 +476,7 @@ impl Session {
         self.download(out)
     }
 
-    /// Writes a picture to the driver's buffer, and gives its pitch.
+    /// Writes a picture to the driver's buffer, and returns its pitch.
     fn upload(&self, settings: &NvencSettings, source: Source<'_>) -> Result<u32, String> {
         let Source::System(picture) = source else {
             return Err("the encoder was opened for pictures in system memory".into());
@@ -505,7 +507,7 @@ impl Session {
         lock.outputBitstream = self.bitstream;
         call!(self, nvEncLockBitstream(&mut *lock)).map_err(|e| e.to_string())?;
         if !lock.bitstreamBufferPtr.is_null() {
-            // SAFETY: the driver says how many bytes there are, and they stay until the buffer is unlocked.
+            // SAFETY: the driver returns the number of bytes, and they stay until the buffer is unlocked.
             out.extend_from_slice(unsafe {
                 std::slice::from_raw_parts(lock.bitstreamBufferPtr.cast::<u8>(), lock.bitstreamSizeInBytes as usize)
             });
@@ -517,7 +519,7 @@ impl Session {
     }
 }
 
-/// Copies the planes to where the driver wants them; `false`: there is no room.
+/// Copies the planes into the driver's layout; `false`: there is no room.
 fn copy_picture(format: PixelFormat, picture: &Picture<'_>, size: (usize, usize), to: &mut [u8], pitch: usize) -> bool {
     for (plane, place) in picture.planes.iter().zip(places(format, size, pitch)) {
         let Some(own) = to.get_mut(place.offset..place.offset + place.pitch * place.rows) else {
@@ -540,7 +542,7 @@ fn codec_guid(codec: Codec) -> sys::GUID {
     }
 }
 
-/// Sets everything that is not rate control, over the preset's configuration.
+/// Sets everything except rate control, over the preset's configuration.
 fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &NvencSettings) {
     config.version = ids::CONFIG_VER;
     config.profileGUID = match settings.profile {
@@ -549,13 +551,13 @@ fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &NvencSettings) {
         Profile::High => ids::PROFILE_HIGH,
         Profile::HevcMain => ids::PROFILE_HEVC_MAIN,
     };
-    // Key frames are asked for one by one; no B-frames.
+    // Key frames are requested one by one; no B-frames.
     config.gopLength = ids::INFINITE_GOP;
     config.frameIntervalP = 1;
     config.frameFieldMode = sys::NV_ENC_PARAMS_FRAME_FIELD_MODE_FRAME;
     match settings.codec {
         Codec::H264 => {
-            // SAFETY: the union holds the configuration of the codec that the preset was asked for.
+            // SAFETY: the union holds the configuration of the codec that the preset was requested for.
             let h264 = unsafe { &mut config.encodeCodecConfig.h264Config };
             h264.set_outputAUD(settings.aud.into());
             h264.set_repeatSPSPPS(settings.byte_stream.into());
@@ -601,7 +603,7 @@ fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &NvencSettings) {
             hevc.set_enableFillerDataInsertion(0);
             hevc.set_chromaFormatIDC(1);
             hevc.set_pixelBitDepthMinus8(0);
-            // The map is per coding tree block, and this is the only size there is.
+            // The map is per coding tree block, and 32 pixels is its only size.
             hevc.maxCUSize = sys::NV_ENC_HEVC_CUSIZE_32x32;
             hevc.idrPeriod = ids::INFINITE_GOP;
             (hevc.level, hevc.tier) = (settings.level, sys::NV_ENC_TIER_HEVC_MAIN);
@@ -616,7 +618,7 @@ fn fill_config(config: &mut sys::NV_ENC_CONFIG, settings: &NvencSettings) {
     }
 }
 
-/// Mode and number: so many slices, or the whole picture as one.
+/// Mode and value: the number of slices, or the whole picture as one.
 fn slices(settings: &NvencSettings) -> (u32, u32) {
     if settings.slices > 1 {
         (3, settings.slices)
@@ -626,7 +628,7 @@ fn slices(settings: &NvencSettings) -> (u32, u32) {
 }
 
 fn fill_vui(vui: &mut sys::NV_ENC_CONFIG_H264_VUI_PARAMETERS, settings: &NvencSettings) {
-    // Says that no picture is reordered, so that decoders do not wait.
+    // Declares that no picture is reordered, so that decoders do not wait.
     vui.bitstreamRestrictionFlag = 1;
     let Some(colour) = settings.colour else { return };
     vui.videoSignalTypePresentFlag = 1;
@@ -648,7 +650,7 @@ fn same_qp(qp: u8) -> sys::NV_ENC_QP {
     all
 }
 
-/// Sets rate control. Whatever moves quantizers within a picture is off, so that the map alone does.
+/// Sets rate control. Everything else that varies quantizers within a picture is off, so that only the map does.
 fn set_control(rc: &mut sys::NV_ENC_RC_PARAMS, control: Control, limits: (u8, u8)) {
     let bits = |kilo: u32| kilo.saturating_mul(1000);
     rc.version = ids::RC_PARAMS_VER;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What a configuration means for NVENC; see the table in the [module](super).
+//! Translates a configuration into NVENC's settings; see the table in the [module](super).
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use super::super::options::{MOVED, canonical, describe, is_negated};
 use super::super::{Codec, Colour, Config, EncoderOption, OpenError, RateControl};
 use crate::vbv::Vbv;
 
-/// Most slices that every driver takes.
+/// Most slices that every driver accepts.
 const MAX_SLICES: u32 = 32;
 /// Most reference frames in a list.
 const MAX_REFERENCES: u32 = 7;
@@ -23,7 +23,7 @@ pub(super) enum Profile {
     HevcMain,
 }
 
-/// What a session is opened with, apart from rates.
+/// Settings that a session is opened with, except rates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NvencSettings {
     pub codec: Codec,
@@ -67,7 +67,7 @@ pub(super) enum Control {
 }
 
 impl Control {
-    /// What `rate` means under `vbv`. `base_qp` is that of the pictures to come.
+    /// Rate control for `rate` under `vbv`. `base_qp` is that of the next pictures.
     pub fn new(rate: RateControl, vbv: Vbv, base_qp: u8) -> Self {
         let open = vbv == Vbv::OPEN;
         let (max_kbps, buffer_kbit) = if open { (0, 0) } else { (vbv.max_kbps, vbv.buffer_kbit) };
@@ -91,7 +91,7 @@ impl Control {
         }
     }
 
-    /// Whether the driver is in the same mode of rate control with both.
+    /// Whether the driver uses the same mode of rate control for both.
     pub fn same_mode(self, other: Self) -> bool {
         let mode = |control| match control {
             Self::Constant { .. } => 0,
@@ -110,7 +110,7 @@ fn refused(what: impl Into<String>, reason: &str) -> OpenError {
     )
 }
 
-/// NVENC's preset for one of libx264's. NVENC's are spread over the names so that the default falls in the middle.
+/// NVENC's preset for one of libx264's. They are spread over the names so that the default is in the middle.
 fn preset(name: Option<&str>) -> Result<usize, OpenError> {
     Ok(match name {
         Some("ultrafast" | "superfast") => 1,
@@ -128,7 +128,7 @@ impl NvencSettings {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// What NVENC does not have, by name.
+    /// Names what NVENC does not have.
     pub fn new(config: &Config) -> Result<Self, OpenError> {
         if !config.width.is_multiple_of(2) || !config.height.is_multiple_of(2) {
             return Err(OpenError::refused(
@@ -147,7 +147,7 @@ impl NvencSettings {
         if config.frame_packing.is_some() {
             return Err(refused("frame-packing", "this element does not write it with NVENC"));
         }
-        // Low latency is not a choice here.
+        // Low latency is always on.
         let mut tunings = config.tune.as_deref().unwrap_or_default().split(',');
         if let Some(tune) = tunings.find(|tune| !matches!(*tune, "" | "zerolatency")) {
             return Err(refused(format!("tune or psy-tune {tune}"), "NVENC has no such tuning"));
@@ -242,7 +242,7 @@ impl NvencSettings {
             "sliced-threads" => *sliced = on()?,
             "qpmin" => self.limits.0 = count(63)?.clamp(1, 51) as u8,
             "qpmax" => self.limits.1 = count(63)?.clamp(1, 51) as u8,
-            // There are no B-frames that these could say anything of.
+            // These concern B-frames only, and there are none.
             "b-adapt" | "b-pyramid" | "weightb" | "pb-factor" => {}
             "bframes" | "rc-lookahead" | "sync-lookahead" if number()? <= 0 => {}
             "bframes" | "rc-lookahead" | "sync-lookahead" => {
@@ -271,7 +271,7 @@ fn level(config: &Config) -> Result<u32, OpenError> {
     let wanted = u32::from(wanted);
     match (config.codec, wanted) {
         (Codec::H264, wanted) => Ok(wanted),
-        // Ten times the level, there thirty times.
+        // Ten times the level here, thirty times in the standard.
         (Codec::H265, 10 | 20 | 21 | 30 | 31 | 40 | 41 | 50..=52 | 60..=62) => Ok(wanted * 3),
         (Codec::H265, _) => Err(OpenError::refused(
             "level",

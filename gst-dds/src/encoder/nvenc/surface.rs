@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Memory of a GPU that the encoder reads pictures from, and how they get there.
+//! GPU memory that the encoder reads pictures from, and copying into it.
 //!
-//! Pictures that lie on the GPU already are copied within it, not lent to the encoder as they are: their planes are not
-//! where it wants them (GStreamer gives the chroma planes of I420 the pitch of luma, NVENC half of it), and whoever made
-//! them may want them back. That takes one pass over the picture at the speed of the GPU's memory; nothing crosses the bus.
+//! Pictures that are on the GPU already are copied within it, not lent to the encoder: their planes do not have the
+//! layout it needs (GStreamer gives the chroma planes of I420 the pitch of luma, NVENC half of it), and their owner may
+//! reclaim them. The copy takes one pass over the picture at the speed of the GPU's memory; nothing crosses the bus.
 
 #![allow(unsafe_code)]
 
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use super::super::{GpuPicture, OpenError, Picture, PixelFormat};
 use super::driver::{Copy2d, Driver, Side};
 
-/// Where a picture is now.
+/// Location of a picture.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
-    /// In system memory; its planes are as long as format, size and stride say.
+    /// In system memory; its planes are as long as format, size and stride require.
     System(&'a Picture<'a>),
     /// In memory of the session's context.
     Gpu(&'a GpuPicture<'a>),
@@ -33,8 +33,7 @@ impl Source<'_> {
     }
 }
 
-/// Where a plane lies in memory that the encoder reads: one behind the other, chroma planes of their own with half the
-/// pitch.
+/// Location of a plane in memory that the encoder reads: contiguous planes, separate chroma planes with half the pitch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// First byte.
@@ -47,7 +46,7 @@ pub(super) struct Place {
     pub rows: usize,
 }
 
-/// The places of a picture's planes, where rows of luma are `pitch` bytes apart.
+/// The locations of a picture's planes, where rows of luma are `pitch` bytes apart.
 pub(super) fn places(
     format: PixelFormat,
     (width, height): (usize, usize),
@@ -69,8 +68,8 @@ pub(super) fn places(
     })
 }
 
-/// Memory for one picture, and the stream that copies run in. Belongs to the context that was current when it was made:
-/// that has to be current again when it is used or dropped.
+/// Memory for one picture, and the stream that copies run in. Belongs to the context that was current when it was made,
+/// which has to be current again when it is used or dropped.
 pub(super) struct Surface {
     driver: Arc<Driver>,
     format: PixelFormat,
@@ -85,7 +84,7 @@ impl Surface {
     /// Memory for a picture.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's message.
     pub fn new(driver: &Arc<Driver>, format: PixelFormat, (width, height): (usize, usize)) -> Result<Self, OpenError> {
         let mut surface = Self {
             driver: driver.clone(),
@@ -101,10 +100,10 @@ impl Surface {
         Ok(surface)
     }
 
-    /// Copies a picture here, and waits until it is.
+    /// Copies a picture into it, and waits until that is done.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's message.
     pub fn fill(&self, source: Source<'_>) -> Result<(), OpenError> {
         for (plane, place) in places(self.format, self.size, self.pitch).enumerate() {
             let (from, from_pitch) = match source {
@@ -128,7 +127,7 @@ impl Surface {
             // SAFETY: the source has rows as its format and size say, by what `Source` says of either kind, and this
             // memory has room for them; both stay until the copy is waited for below.
             let begun = unsafe { self.driver.copy(&copy, self.stream) };
-            // Also on failure: an earlier plane may still be on its way.
+            // Also after a failure: an earlier plane may still be in transfer.
             if begun.is_err() {
                 let _ = self.wait();
                 return begun;

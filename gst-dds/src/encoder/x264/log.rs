@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Log lines of libx264.
+//! Receives log lines of libx264.
 
 #![allow(unsafe_code)]
 
@@ -12,15 +12,15 @@ use x264_sys as sys;
 use crate::encoder::{Config, Log, LogLevel};
 use crate::vbv::Vbv;
 
-/// Error lines that are kept for messages.
+/// Error lines kept for messages.
 const KEPT_ERRORS: usize = 3;
 
-/// Where log lines of one encoder go.
+/// Receiver of the log lines of one encoder.
 pub(super) struct LogSink {
     log: Log,
-    /// The VBV is open on purpose: its size against the level is no news.
+    /// The VBV is open on purpose: its warning about the level is dropped.
     open_vbv: bool,
-    /// Limits of the rate factor are lifted on purpose.
+    /// Limits of the rate factor are lifted on purpose: that warning is dropped too.
     exact: bool,
     /// The last errors, for messages.
     errors: Mutex<Vec<String>>,
@@ -36,14 +36,14 @@ impl LogSink {
         }
     }
 
-    /// Has libx264 write its lines here. It keeps a pointer for as long as its encoder is open.
+    /// Makes libx264 write its lines here. It keeps a pointer for as long as its encoder is open.
     pub fn listen(&self, p: &mut sys::x264_param_t) {
         p.pf_log = Some(log_line);
         p.p_log_private = (&raw const *self).cast_mut().cast();
         p.i_log_level = sys::X264_LOG_DEBUG as c_int;
     }
 
-    /// What the library has said was wrong since the last call, for the end of a sentence; empty where it said nothing.
+    /// The library's errors since the last call, for the end of a sentence; empty where there are none.
     pub fn take_errors(&self) -> String {
         let errors = std::mem::take(&mut *self.errors.lock().unwrap());
         errors.iter().map(|line| format!(": {line}")).collect()
@@ -51,7 +51,7 @@ impl LogSink {
 
     fn line(&self, level: LogLevel, text: &str) {
         let wide = self.open_vbv && text.starts_with("VBV") && text.contains("level limit");
-        // In exact mode the VBV only backs a cap that is kept elsewhere, and counted there.
+        // In exact mode the VBV only backs a cap that is kept and counted elsewhere.
         let limited = self.exact && (text.starts_with("CRF max") || text.starts_with("VBV underflow"));
         let expected = wide || limited;
         if level == LogLevel::Error {
@@ -85,7 +85,7 @@ unsafe extern "C" fn log_line<V>(private: *mut c_void, level: c_int, format: *co
     if printed < 0 {
         return;
     }
-    // A handler of log lines belongs to the application.
+    // Panics of a log handler belong to the application.
     static GUARD: gst_dds_link::guard::Guard = gst_dds_link::guard::Guard::new("the log of libx264");
     // SAFETY: vsnprintf ends the text with a zero byte within the buffer; `private` is a live LogSink by contract and
     // its closure may be called from any thread.

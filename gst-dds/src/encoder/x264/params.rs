@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Parameters of libx264 for a configuration, and what is refused of them.
+//! Parameters of libx264 for a configuration, and the options refused.
 
 #![allow(unsafe_code)]
 
@@ -25,7 +25,7 @@ const MAX_EXACT_SUBME: c_int = 9;
 /// Room above the rate factor where quantizers must not move; 0 would mean no limit.
 const NO_ROOM: f32 = 0.01;
 
-/// Options that would work against a property, with the property to use instead.
+/// Options that would override a property, with the property to use instead.
 const OVERRIDDEN: &[(&[&str], &str)] = &[
     (&["bitrate"], "Set the property `bitrate`"),
     (&["crf"], "Set pass=qual and quantizer"),
@@ -58,7 +58,7 @@ const OVERRIDDEN: &[(&[&str], &str)] = &[
 /// Options that move quantizers, for the modes in which quantizers are exact.
 const INEXACT: &[&str] = &["zones", "crf-max", "nal-hrd", "filler"];
 
-/// An owned `x264_param_t`, with whatever libx264 allocated for it.
+/// An owned `x264_param_t`, with everything libx264 allocated for it.
 pub(super) struct Params(Box<sys::x264_param_t>);
 
 impl Params {
@@ -87,10 +87,10 @@ impl Params {
         Ok(Self(params))
     }
 
-    /// What a configuration asks for, with log lines to `log`.
+    /// The parameters of a configuration, with log lines to `log`.
     ///
     /// # Errors
-    /// What libx264 does not have, by name.
+    /// Names what libx264 does not have.
     pub fn of(config: &Config, log: &LogSink) -> Result<Self, OpenError> {
         for option in of_string(config) {
             refuse_overridden(option, OVERRIDDEN)?;
@@ -156,7 +156,7 @@ impl Drop for Params {
     }
 }
 
-/// Whether a switch is switched on.
+/// Whether a switch is on.
 fn is_on(option: &EncoderOption) -> bool {
     match option.value.as_deref() {
         None => !is_negated(&option.key),
@@ -164,7 +164,7 @@ fn is_on(option: &EncoderOption) -> bool {
     }
 }
 
-/// What options may still change.
+/// Sets what options may still change.
 fn set_defaults(p: &mut sys::x264_param_t, config: &Config) -> Result<(), OpenError> {
     let exact = config.is_exact();
     describe_picture(p, config)?;
@@ -186,14 +186,14 @@ fn set_defaults(p: &mut sys::x264_param_t, config: &Config) -> Result<(), OpenEr
     Ok(())
 }
 
-/// Options that would not go with one another.
+/// Refuses options that exclude one another.
 fn fit(p: &mut sys::x264_param_t, config: &Config) -> Result<(), OpenError> {
     if p.b_intra_refresh != 0 && culprit(config, &["ref", "frameref"]).is_none() {
-        // More than one does not go with it; x264 would say so each time.
+        // They exclude more than one, and x264 would warn each time.
         p.i_frame_reference = 1;
     }
     if config.is_exact() && p.analyse.i_subpel_refine > MAX_EXACT_SUBME {
-        // Opening may lower it without a word.
+        // Opening may lower it silently.
         let option = name_culprit(config, &["subme", "subq"], "subme");
         return Err(OpenError::refused(option, MOVED, LEAVE));
     }
@@ -223,8 +223,8 @@ fn set_rates(p: &mut sys::x264_param_t, config: &Config) {
 fn set_level(p: &mut sys::x264_param_t, config: &Config) {
     match config.level_idc {
         Some(level) => p.i_level_idc = level.into(),
-        // Left to itself, x264 takes the open VBV for the stream's rate and declares the highest level.
-        // And where the rate is not known, it takes the assumed one for it.
+        // By default x264 takes the open VBV for the stream's rate and declares the highest level.
+        // Where the rate is unknown, it also takes the assumed one for it.
         None if p.i_level_idc < 0 && (config.vbv == Vbv::OPEN || config.frame_rate.is_none()) => {
             let references = p.i_frame_reference.max(1) as u32;
             let rate = config.highest_rate();
@@ -240,8 +240,8 @@ fn describe_picture(p: &mut sys::x264_param_t, config: &Config) -> Result<(), Op
     p.i_height = size(config.height)?;
     p.i_csp = colour_space(config.format);
     p.i_bitdepth = config.format.bit_depth().into();
-    // Variable frame rates would delay every frame until the next one tells its duration. They are coded at a nominal
-    // rate instead, as by x264enc with zerolatency.
+    // Variable frame rates would delay every frame until the next one determines its duration. They are coded at a
+    // nominal rate instead, as by x264enc with zerolatency.
     let (numerator, denominator) = config.assumed_rate();
     (p.i_fps_num, p.i_fps_den) = (numerator, denominator);
     (p.i_timebase_num, p.i_timebase_den) = (denominator, numerator);
@@ -268,7 +268,7 @@ fn describe_picture(p: &mut sys::x264_param_t, config: &Config) -> Result<(), Op
 }
 
 fn apply_profile(p: &mut sys::x264_param_t, profile: &str) -> Result<(), OpenError> {
-    // Caps tell more profiles apart.
+    // Caps distinguish more profiles.
     let name = match profile.trim_end_matches("-intra") {
         "constrained-baseline" | "baseline" => c"baseline",
         "main" => c"main",
@@ -300,19 +300,19 @@ pub(super) fn set_vbv(p: &mut sys::x264_param_t, vbv: Vbv) {
     };
 }
 
-/// Sets the quantizer of exact mode, and how far a VBV may raise it: not at all, or without limit.
+/// Sets the quantizer of exact mode, and how far the VBV may raise it: not at all, or without limit.
 pub(super) fn set_rate_factor(p: &mut sys::x264_param_t, base_qp: u8, vbv: Vbv) {
     let open = vbv == Vbv::OPEN;
-    // x264 takes row by row what lies between a picture's quantizer and this: nothing.
+    // x264 spends the range between a picture's quantizer and this row by row: the range is empty.
     p.rc.f_rf_constant = f32::from(base_qp) - if open { 0.5 } else { 0.0 };
-    // Once there was a limit, x264 lifts it only for one that is not above the rate factor (and says so, see the log).
+    // Once there was a limit, x264 lifts it only for one that is not above the rate factor (and warns, see the log).
     p.rc.f_rf_constant_max = p.rc.f_rf_constant + if open { NO_ROOM } else { 0.0 };
     if p.rc.i_vbv_buffer_size == 0 {
         p.rc.f_rf_constant_max = 0.0;
     }
 }
 
-/// Refuses to go on where the open encoder would delay pictures, ignore offsets or move quantizers.
+/// Refuses to open where the encoder would delay pictures, ignore offsets or move quantizers.
 pub(super) fn verify(p: &sys::x264_param_t, config: &Config, delay: usize) -> Result<(), OpenError> {
     let who = |keys: &[&str], otherwise: &str| name_culprit(config, keys, otherwise);
     if delay != 0 || p.i_bframe != 0 {
@@ -347,7 +347,7 @@ pub(super) fn verify(p: &sys::x264_param_t, config: &Config, delay: usize) -> Re
             "Remove it; for uniform quantizers set background-qp and region-qp equal",
         ));
     }
-    // Without look-ahead x264 switches it off without a word.
+    // Without look-ahead x264 silently switches it off.
     if p.rc.b_mb_tree != 0 || culprit(config, &["mbtree"]).is_some_and(is_on) {
         return Err(OpenError::refused(
             who(&["mbtree"], "mb-tree"),

@@ -150,7 +150,7 @@ fn the_reference_never_lies_one_step_above_the_base_and_only_rises_while_the_vbv
         assert_ne!(encoder.reference, base_qp + 1);
         previous = encoder.reference;
     }
-    // Under a cap there has to be room above.
+    // Under a cap quantizers need room to rise.
     encoder
         .reconfigure(&Rates {
             kbps: None,

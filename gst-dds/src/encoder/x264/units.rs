@@ -16,7 +16,7 @@ pub(super) const NAL_PPS: c_int = 8;
 /// First bytes of the UUID of x264's version SEI.
 pub(super) const VERSION_SEI_UUID: [u8; 4] = [0xdc, 0x45, 0xe9, 0xbd];
 
-/// Bytes in front of a NAL unit: its length, or a start code, which may be the short one.
+/// Bytes before a NAL unit: its length, or a start code, which may be the short one.
 pub(super) fn prefix_length(byte_stream: bool, long_start_code: bool) -> usize {
     if byte_stream && !long_start_code { 3 } else { 4 }
 }
@@ -32,8 +32,8 @@ pub(super) fn is_version_sei(kind: c_int, body: &[u8]) -> bool {
         .is_some_and(|uuid| uuid.starts_with(&VERSION_SEI_UUID))
 }
 
-/// Copies an access unit to `out`, its sequence parameter sets without timing information; `nals` then tells where the NAL
-/// units lie there.
+/// Copies an access unit to `out`, its sequence parameter sets without timing information; `nals` then holds the
+/// positions of the NAL units there.
 pub(super) fn rewrite(data: &[u8], nals: &mut [Nal], out: &mut Vec<u8>) {
     out.clear();
     for nal in nals {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Options in terms of libx265, and those that cannot be.
+//! Maps options to libx265's, and refuses those without an equivalent.
 
 #![forbid(unsafe_code)]
 
 use crate::encoder::options::{canonical, describe, of_string, refuse_overridden};
 use crate::encoder::{Config, OpenError};
 
-/// Options of `option-string` that would work against a property, with what to do instead.
+/// Options of `option-string` that would override a property, with the cure.
 const OVERRIDDEN: &[(&[&str], &str)] = &[
     (&["bitrate"], "Set the property `bitrate`"),
     (&["crf"], "Set pass=qual and quantizer"),
@@ -60,7 +60,7 @@ const OVERRIDDEN: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Options of `option-string` that cannot work here: why, and what to do.
+/// Options of `option-string` that cannot work here: reason and cure.
 const IMPOSSIBLE: &[(&[&str], &str, &str)] = &[
     (
         &[
@@ -162,17 +162,17 @@ pub(super) const INEXACT: &[&str] = &[
     "vbv-init",
 ];
 
-/// What a property of `x264enc` is here.
+/// Equivalent of a property of `x264enc`.
 pub(super) enum Translation {
     /// These options of libx265.
     Options(Vec<(&'static str, String)>),
-    /// So it is anyway.
+    /// It always holds.
     AsIs,
-    /// Not to be had: why, and what to do.
+    /// Not available: reason and cure.
     Refused(&'static str, &'static str),
 }
 
-/// A property of `x264enc` in terms of libx265.
+/// Maps a property of `x264enc` to libx265.
 pub(super) fn translate(property: &str, value: &str) -> Translation {
     use Translation::{AsIs, Options, Refused};
     let one = |key, value: &str| Options(vec![(key, value.to_string())]);
@@ -184,7 +184,7 @@ pub(super) fn translate(property: &str, value: &str) -> Translation {
         "ref" => one("ref", value),
         "ip-factor" => one("ipratio", value),
         "qp-step" => one("qpstep", value),
-        // The library counts to 51 in 8-bit video, and the properties to 63.
+        // The library's quantizers end at 51 in 8-bit video, those of the properties at 63.
         "qp-min" => one("qpmin", &number.min(51).to_string()),
         "qp-max" => one("qpmax", &number.min(51).to_string()),
         "noise-reduction" if number > 2000 => Refused("libx265 has strengths up to 2000", "Set it to 2000 or less"),
@@ -209,7 +209,7 @@ pub(super) fn translate(property: &str, value: &str) -> Translation {
         // Threads share a picture, as with slices in libx264: there are no frame threads.
         "sliced-threads" if on => AsIs,
         "sliced-threads" => Refused("frame threads would delay video, and feedback with it", "Remove it"),
-        // B-frames and look-ahead: there are none, and the element refuses to ask for any.
+        // There are no B-frames and no look-ahead, and the element refuses to switch them on.
         "b-adapt" | "b-pyramid" | "pb-factor" | "weightb" => AsIs,
         "bframes" | "rc-lookahead" | "sync-lookahead" | "mb-tree" if !on || number < 0 => AsIs,
         "bframes" | "rc-lookahead" | "sync-lookahead" | "mb-tree" => {
@@ -239,7 +239,7 @@ pub(super) fn translate(property: &str, value: &str) -> Translation {
     }
 }
 
-/// The tuning that libx265 takes, and whether zero latency is asked for too.
+/// The tuning for libx265, and whether zero latency is requested too.
 pub(super) fn split_tune(tune: Option<&str>) -> Result<(Option<&str>, bool), OpenError> {
     let mut zero_latency = false;
     let mut psy = None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Parameters of libx265 for a configuration, and what is refused of them.
+//! Parameters of libx265 for a configuration, and the options refused.
 
 #![allow(unsafe_code)]
 
@@ -18,11 +18,11 @@ use super::options::{INEXACT, Translation, split_tune, translate};
 
 /// Adaptive quantization strength that keeps offsets alive and rounds to no step of its own.
 const NEUTRAL_AQ_STRENGTH: f64 = 1e-3;
-/// Rate and size of the widest VBV that the library counts with, in kbit.
+/// Rate and size of the widest VBV that the library can represent, in kbit.
 const WIDEST: c_int = 2_000_000;
 /// From this level on, coding tree units have 32 pixels at least (ISO/IEC 23008-2 A.4.1).
 const LARGE_UNITS_FROM: u8 = 50;
-/// `aspect_ratio_idc` of ratios that are written out.
+/// `aspect_ratio_idc` of ratios that are written explicitly.
 const EXTENDED_SAR: c_int = 255;
 
 /// An owned `x265_param`.
@@ -153,7 +153,7 @@ pub(super) fn parameters(
         p.bOptCUDeltaQP = 0;
         p.maxCUSize = 16;
         if config.format == PixelFormat::I444 {
-            // With it the library makes chroma coarser.
+            // With it the library codes chroma coarser.
             p.psyRd = 0.0;
         }
     }
@@ -222,7 +222,7 @@ fn fit_units(p: &mut sys::x265_param, config: &Config, exact: bool, level: H265L
     }
 }
 
-/// The level that the stream declares: the one asked for, or the smallest that fits.
+/// The level that the stream declares: the requested one, or the smallest that fits.
 fn level(p: &sys::x265_param, config: &Config) -> Result<H265Level, OpenError> {
     let rate = config.highest_rate();
     let smallest = p.minCUSize.max(8);
@@ -313,13 +313,13 @@ fn describe_picture(p: &mut sys::x265_param, config: &Config) -> Result<(), Open
     Ok(())
 }
 
-/// Pictures that wait inside, at least.
+/// Least number of pictures that wait inside.
 pub(super) fn delay(p: &sys::x265_param) -> usize {
     let threads = (p.frameNumThreads != 1 || p.maxSlices > 1) as c_int;
     (p.bframes.max(0) + p.lookaheadDepth.max(0) + threads) as usize
 }
 
-/// Refuses to go on where the encoder would delay pictures, ignore offsets or move quantizers.
+/// Refuses to open where the encoder would delay pictures, ignore offsets or move quantizers.
 pub(super) fn verify(p: &sys::x265_param, config: &Config, exact: bool) -> Result<(), OpenError> {
     let who = |keys: &[&str], otherwise: &str| name_culprit(config, keys, otherwise);
     let delay = delay(p);

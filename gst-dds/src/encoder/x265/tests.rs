@@ -85,11 +85,11 @@ fn picture(luma: &[u8], pts: i64) -> Picture<'_> {
     }
 }
 
-/// Average quantizers of I and P pictures so far, in the library's own count.
+/// Average quantizers of I and P pictures so far, as reported by the library.
 fn statistics(encoder: &X265) -> (f64, f64) {
     let mut stats = std::mem::MaybeUninit::<sys::x265_stats>::zeroed();
     let size = size_of::<sys::x265_stats>() as u32;
-    // SAFETY: the structure has this size, and all zeros are one; the call fills it.
+    // SAFETY: the structure has this size and may be all zeros; the call fills it.
     let stats = unsafe {
         call!(
             encoder.api,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! NAL units as libx265 writes them, and the level that they are to declare.
+//! NAL units as libx265 writes them, and the level to declare in them.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ pub(super) fn prefix_length(unit: &[u8], byte_stream: bool) -> usize {
 
 /// A video or sequence parameter set with another `profile_tier_level`; `None` for any other NAL unit.
 pub(super) fn declared(kind: u8, nal: &[u8], profile_tier_level: &[u8; 12]) -> Option<Vec<u8>> {
-    // Behind the header: 32 bits in one, 8 in the other (7.3.2.1, 7.3.2.2).
+    // Position after the header: 32 bits in one, 8 in the other (7.3.2.1, 7.3.2.2).
     let at = match kind {
         VPS => 6,
         SPS => 3,
@@ -34,8 +34,8 @@ pub(super) fn declared(kind: u8, nal: &[u8], profile_tier_level: &[u8; 12]) -> O
     Some(out)
 }
 
-/// Copies a byte stream to `out`, its parameter sets with another `profile_tier_level`; `nals` then tells where the NAL
-/// units lie there.
+/// Copies a byte stream to `out`, its parameter sets with another `profile_tier_level`; `nals` then holds the positions
+/// of the NAL units there.
 pub(super) fn rewrite(data: &[u8], nals: &mut [Nal], profile_tier_level: &[u8; 12], out: &mut Vec<u8>) {
     for nal in nals {
         let (prefix, body) = (&data[nal.start..nal.body], &data[nal.body..nal.end]);

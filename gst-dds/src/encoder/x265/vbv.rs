@@ -1,45 +1,44 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The video buffering verifier of exact quantizers: foretells the size of a picture from its pixels, and raises quantizers by as much as
-//! it takes.
+//! The VBV of exact quantizers: predicts the size of a picture from its pixels, and raises quantizers as far as needed.
 //!
-//! libx265 has one of its own, but none that takes another rate in an open encoder (see there). What makes a
-//! picture large without a warning is that it does not follow from the one before, so that is what is looked at: per
-//! macroblock, how far samples are from their neighbours and from where they were in the picture before.
+//! libx265 has a VBV, but its rate cannot be changed in an open encoder (see there). A picture becomes unexpectedly
+//! large where it cannot be predicted from the one before, so that is measured: per macroblock, the distance of samples
+//! from their neighbours and from their place in the picture before.
 
 #![forbid(unsafe_code)]
 
 use crate::encoder::Plane;
 use crate::vbv::Vbv;
 
-/// Pixels from one sample that is looked at to the next.
+/// Pixels from one measured sample to the next.
 const STEP: usize = 2;
-/// Pixels that a macroblock may have moved.
+/// Largest motion of a macroblock, in pixels.
 const REACH: i32 = 32;
 /// Steps of one search.
 const STEPS: usize = 12;
-/// What is foretold is taken for this much more.
+/// Margin on a predicted size.
 const MARGIN: f64 = 1.4;
-/// How fast factors follow sizes that were foretold too small, and too large.
+/// Speed at which factors follow sizes that were predicted too small, and too large.
 const FOLLOW: (f64, f64) = (0.8, 0.15);
 const MAX_QP: i32 = 51;
 
-/// What is known of one macroblock.
+/// Measurements of one macroblock.
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
-    /// Mean distance of its samples from what they are foretold by.
+    /// Mean distance of its samples from their prediction.
     residual: f64,
-    /// The same within the picture.
+    /// The same, predicted within the picture.
     within: f64,
-    /// It does not follow from the picture before.
+    /// It cannot be predicted from the picture before.
     new: bool,
-    /// What it was coded with last; 0 = never.
+    /// Quantizer it was coded with last; 0 = never.
     qp: i32,
-    /// Where it came from, in pixels.
+    /// Its motion, in pixels.
     vector: (i32, i32),
 }
 
-/// Foretells sizes and keeps the buffer.
+/// Predicts sizes and keeps the buffer.
 #[derive(Debug)]
 pub(super) struct Verifier {
     width: usize,
@@ -51,9 +50,9 @@ pub(super) struct Verifier {
     fill: f64,
     before: Vec<u8>,
     blocks: Vec<Block>,
-    /// Real bits per foretold one: of macroblocks that follow from the picture before, and of others.
+    /// Actual bits per predicted one: of macroblocks that follow from the picture before, and of others.
     factors: [f64; 2],
-    /// Foretold for the picture at hand, the same way.
+    /// Predicted bits of the current picture, divided the same way.
     predicted: [f64; 2],
 }
 
@@ -75,7 +74,7 @@ impl Verifier {
         }
     }
 
-    /// Sets rate and size; a buffer that was open is full.
+    /// Sets rate and size; a buffer that was open becomes full.
     pub fn set(&mut self, vbv: Vbv) {
         let size = f64::from(vbv.buffer_kbit) * 1000.0;
         self.fill = if self.vbv == Vbv::OPEN {
@@ -89,8 +88,8 @@ impl Verifier {
         self.vbv = vbv;
     }
 
-    /// By how much to raise the quantizers of a picture whose macroblocks have `base` plus `offsets`, so that it fits.
-    /// With an open buffer video is not looked at.
+    /// How far to raise the quantizers of a picture whose macroblocks have `base` plus `offsets`, so that it fits.
+    /// With an open buffer video is not measured.
     pub fn raise(&mut self, luma: &Plane<'_>, idr: bool, base: u8, offsets: &[i8]) -> u8 {
         if self.vbv == Vbv::OPEN {
             return 0;
@@ -101,7 +100,7 @@ impl Verifier {
         let finest = offsets.iter().copied().min().unwrap_or(0).min(0);
         let most = (MAX_QP - i32::from(base) - i32::from(finest)).clamp(0, 2 * MAX_QP) as u8;
         let (mut low, mut high) = (0, most);
-        // The smallest that fits: sizes only fall with quantizers.
+        // The smallest raise that fits: sizes only fall with it.
         while low < high {
             let middle = (low + high) / 2;
             if self.bits(base, middle, offsets) * MARGIN <= self.fill {
@@ -117,7 +116,7 @@ impl Verifier {
         low
     }
 
-    /// A picture has become so large.
+    /// Accounts for the size of a picture.
     pub fn spend(&mut self, bits: f64) {
         if self.vbv == Vbv::OPEN {
             return;
@@ -144,7 +143,7 @@ impl Verifier {
             .sum()
     }
 
-    /// Bits of a picture before experience is applied: about the entropy of residuals in quantizer steps.
+    /// Predicted bits of a picture before the measured factors: about the entropy of residuals in quantizer steps.
     fn predict(&self, base: u8, raise: u8, offsets: &[i8]) -> [f64; 2] {
         let mut bits = [0.0; 2];
         for (i, block) in self.blocks.iter().enumerate() {
@@ -152,7 +151,7 @@ impl Verifier {
             let step = step(qp);
             let mut residual = block.residual;
             if !block.new && block.qp > qp {
-                // What was coded coarser is made up for.
+                // A macroblock coded coarser before is refined again.
                 residual += block.within.min(0.25 * self::step(block.qp));
             }
             bits[usize::from(block.new)] += 256.0 * (1.0 + 2.0 * residual / step).log2();
@@ -160,7 +159,7 @@ impl Verifier {
         bits
     }
 
-    /// Looks at a picture.
+    /// Measures a picture.
     fn look(&mut self, luma: &Plane<'_>, idr: bool) {
         let alone = idr || self.before.len() != self.width * self.height;
         let (width, height, columns) = (self.width, self.height, self.columns);
@@ -196,7 +195,7 @@ impl Verifier {
         }
     }
 
-    /// Where an area came from, and how far it is from there.
+    /// Motion of an area, and its distance from the picture before there.
     fn search(&self, luma: &Plane<'_>, area: &Area, starts: [(i32, i32); 4]) -> (f64, (i32, i32)) {
         let cost = |vector| self.between(luma, area, vector);
         let mut best = (f64::INFINITY, (0, 0));

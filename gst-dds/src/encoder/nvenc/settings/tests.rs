@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What properties mean for NVENC, and what is refused.
+//! Properties mapped to NVENC, and those refused.
 
 use super::*;
 use crate::encoder::{Origin, PixelFormat};
