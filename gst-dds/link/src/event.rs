@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feedback as a custom upstream event. Decoders, parsers, payloaders, queues and tees pass it on, so a server behind
-//! its camera in the same process needs nothing else.
+//! Feedback as a custom upstream event. Decoders, parsers, payloaders, queues and tees forward it, so a server
+//! downstream of its camera in the same process needs nothing else.
 //!
-//! That a push returned `true` does not mean that a camera took the event: `rtspsrc` says so of every event while it
-//! receives through the RTSP connection. So the event brings a receipt along, which the camera signs.
+//! A push that returned `true` does not mean that a camera took the event: `rtspsrc` returns it for every event while
+//! it receives through the RTSP connection. So the event carries a receipt, which the camera signs.
 
 /// Name of the event's structure.
 pub const NAME: &str = "dds-feedback";
 const FIELD: &str = "packet";
 const RECEIPT: &str = "receipt";
 
-/// Tells whether a camera took the event that it came with.
+/// Receipt of an event: shows whether a camera took it.
 ///
-/// The mark must mean the same in two plugins that share no code at run time, may be set by several cameras at once, and
-/// outlives the event: the flags of an object that GStreamer itself guards by a lock.
+/// The mark must mean the same in two plugins that share no code at run time, may be set by several cameras at once,
+/// and outlives the event: it is in the flags of an object that GStreamer itself guards by a lock.
 #[derive(Debug)]
 pub struct Receipt(gst::Stream);
 
@@ -35,7 +35,7 @@ pub fn feedback(packet: &[u8]) -> gst::Event {
     feedback_with_receipt(packet).0
 }
 
-/// An upstream event that carries one bare feedback packet, and what tells whether a camera took it.
+/// An upstream event that carries one bare feedback packet, and its receipt.
 pub fn feedback_with_receipt(packet: &[u8]) -> (gst::Event, Receipt) {
     let receipt = Receipt::new();
     let structure = gst::Structure::builder(NAME)
@@ -45,7 +45,7 @@ pub fn feedback_with_receipt(packet: &[u8]) -> (gst::Event, Receipt) {
     (gst::event::CustomUpstream::new(structure), receipt)
 }
 
-/// The feedback packet in an event, `None` for any other event. For those who only watch.
+/// The feedback packet in an event, `None` for any other event. For observers only.
 pub fn parse(event: &gst::EventRef) -> Option<glib::Bytes> {
     structure_of(event)?.get::<glib::Bytes>(FIELD).ok()
 }
@@ -91,7 +91,7 @@ mod tests {
             assert_eq!(take(&event).as_deref(), Some(&[1u8][..]));
         }
         assert!(receipt.is_signed() && receipt.is_signed());
-        // An event of somebody who asks for no receipt is taken all the same.
+        // An event without a receipt is taken all the same.
         let bare = gst::Structure::builder(NAME)
             .field(FIELD, glib::Bytes::from(&[7u8]))
             .build();

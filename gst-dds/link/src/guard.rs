@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where others call into us, a panic ends.
+//! Stops panics where foreign code calls ours.
 //!
-//! A panic that unwinds into C aborts the process, and the bindings catch it in the virtual functions of elements only: not
-//! in signal handlers, pad probes, properties and most pad functions. What stands there, and each thread of ours, runs in a
-//! [`Guard`]: the panic is caught, counted, and told once. Locks that such code takes are those of [`crate::sync`], which a
+//! A panic that unwinds into C aborts the process, and the bindings catch it in the virtual functions of elements only:
+//! not in signal handlers, pad probes, properties and most pad functions. These, and each thread of ours, run in a
+//! [`Guard`]: the panic is caught, counted, and reported once. Such code takes the locks of [`crate::sync`], which a
 //! caught panic does not poison.
 
 #![forbid(unsafe_code)]
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gst::prelude::*;
 
 static CAUGHT: AtomicU64 = AtomicU64::new(0);
-/// Turns of a task that may panic one after the other.
+/// Turns of a task that may panic in a row.
 const MOST_IN_A_ROW: u64 = 16;
 
 /// Panics caught in this process, by this copy of the library.
@@ -23,16 +23,16 @@ pub fn caught() -> u64 {
     CAUGHT.load(Ordering::Relaxed)
 }
 
-/// Hears of the first panic of a place.
+/// Receives the report of the first panic of a place.
 type Report = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Catches the panics of one place.
 pub struct Guard {
     place: &'static str,
     caught: AtomicU64,
-    /// Turns of a task without one that went well.
+    /// Turns of a task that have panicked in a row.
     in_a_row: AtomicU64,
-    /// `None`: the log hears of it.
+    /// `None`: it is logged.
     report: Option<Report>,
 }
 
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// For a place that belongs to nobody who could tell more than the log does.
+    /// For a place without an element to report to: the panic is only logged.
     pub const fn new(place: &'static str) -> Self {
         Self {
             place,
@@ -55,7 +55,7 @@ impl Guard {
         }
     }
 
-    /// For a place of which `tell` hears the first panic.
+    /// For a place whose first panic is passed to `report`.
     pub fn reporting(place: &'static str, report: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self {
             report: Some(Box::new(report)),
@@ -63,7 +63,7 @@ impl Guard {
         }
     }
 
-    /// For a place of `element`, which warns on its bus as long as it lives. Without one: for the log.
+    /// For a place of `element`, which posts a warning as long as it lives. Without one the panic is logged.
     pub fn of(place: &'static str, element: Option<&gst::Element>) -> Self {
         let Some(weak) = element.map(ObjectExt::downgrade) else {
             return Self::new(place);
@@ -75,7 +75,7 @@ impl Guard {
         })
     }
 
-    /// Runs it, and gives `otherwise` where it panics.
+    /// Runs it, and returns `otherwise` where it panics.
     pub fn run<T>(&self, otherwise: T, run: impl FnOnce() -> T) -> T {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<&str>().copied();
@@ -84,8 +84,8 @@ impl Guard {
         })
     }
 
-    /// Runs one turn of a pad's task. A fault that comes back turn after turn ends the task and is the element's error:
-    /// going on would only keep a core busy. `mend`: after a turn that panicked.
+    /// Runs one turn of a pad's task. A fault that recurs turn after turn ends the task and is the element's error:
+    /// continuing would only keep a core busy. `mend` runs after a turn that panicked.
     pub fn turn(&self, pad: &gst::Pad, turn: impl FnOnce(), mend: impl FnOnce()) {
         let done = || {
             turn();
@@ -167,7 +167,7 @@ mod tests {
             pad.push_event(gst::event::StreamStart::new(&i.to_string()));
         }
         element.notify("name");
-        // Neither a poisoned lock nor a dead process, and each place has told once.
+        // Neither a poisoned lock nor an abort, and each place has reported once.
         assert_eq!(*state.lock().unwrap(), 13);
         // Other tests of this process panic too.
         assert!(caught() - before >= 4);
@@ -199,7 +199,7 @@ mod tests {
         let (weak, counted) = (pad.downgrade(), mended.clone());
         pad.start_task(move || {
             let turn = turns.fetch_add(1, Ordering::Relaxed);
-            // Every other turn at first, then each.
+            // Every other turn panics at first, then each.
             let panics = turn % 2 == 1 || turn > 9;
             let mend = || {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -213,7 +213,7 @@ mod tests {
             .unwrap()
             .timed_pop_filtered(wait, &[gst::MessageType::Error]);
         assert!(error.is_some());
-        // Five while it went on, of which the last was followed by none that went well.
+        // Five panics in alternating turns, of which the last began the final series.
         assert_eq!(mended.load(Ordering::Relaxed), 4 + MOST_IN_A_ROW);
         pad.stop_task().unwrap();
     }

@@ -3,15 +3,15 @@
 //! Follows the data path of one pad, element by element, to the `rtpsession` elements on it.
 //!
 //! From a pad the walk takes its peer, then the peer's internal links, and so on. Ghost pads need no special case: their
-//! internal link is the proxy pad on the other side of the bin's wall. `rtpbin`, `rtspsrc`, `ddsrtprecv` and the RTSP server all keep
-//! an `rtpsession` inside, so one rule finds the session of each of them.
+//! internal link is the proxy pad on the other side of the bin. `rtpbin`, `rtspsrc`, `ddsrtprecv` and the RTSP server
+//! all keep an `rtpsession` inside, so one rule finds the session of each of them.
 
 use std::collections::{HashSet, VecDeque};
 
 use glib::object::ObjectType;
 use gst::prelude::*;
 
-/// Which way to walk.
+/// Direction to walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From a source pad towards the sinks.
@@ -25,22 +25,22 @@ pub enum Direction {
 pub struct Found {
     /// The `rtpsession` element.
     pub element: gst::Element,
-    /// SSRC of the media on the pads just before it, where their caps say so.
+    /// SSRC of the media on the pads just before it, where their caps contain it.
     pub ssrc: Option<u32>,
 }
 
-/// Most pads a walk looks at: longer than any real chain, short enough to be bounded in a broken graph.
+/// Most pads a walk visits: longer than any real chain, short enough to be bounded in a broken graph.
 const MAX_PADS: usize = 4096;
 
-/// The RTP sessions on the data path of `pad`, nearest first. Behind a session the walk stops.
+/// The RTP sessions on the data path of `pad`, nearest first. The walk stops at a session.
 pub fn rtp_sessions(pad: &gst::Pad, direction: Direction) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     walk(pad, direction, |pad, ssrc| {
         let Some(element) = rtp_session_of(pad) else {
             return Visit::Continue;
         };
-        // The media goes in by send_rtp_sink and comes out by recv_rtp_src. RTCP and synchronisation pads of a session
-        // belong to no media path.
+        // The media enters by send_rtp_sink and leaves by recv_rtp_src. RTCP and synchronisation pads of a session are
+        // on no media path.
         let wanted = match direction {
             Direction::Downstream => "send_rtp_sink",
             Direction::Upstream => "recv_rtp_src",
@@ -53,19 +53,19 @@ pub fn rtp_sessions(pad: &gst::Pad, direction: Direction) -> Vec<Found> {
     found
 }
 
-/// What a visitor wants next.
+/// How a visitor continues the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
-    /// Go on behind this pad.
+    /// Continue beyond this pad.
     Continue,
-    /// Not behind this pad, but on along other branches.
+    /// Not beyond this pad, but along other branches.
     Stop,
-    /// End of the walk.
+    /// End the walk.
     Finish,
 }
 
-/// Walks the data path of `pad` breadth first and shows `visit` each pad the path enters an element by (a sink pad when
-/// walking downstream, a source pad when walking upstream), with the SSRC of the media there where it is known.
+/// Walks the data path of `pad` breadth first and calls `visit` for each pad the path enters an element by (a sink pad
+/// when walking downstream, a source pad when walking upstream), with the SSRC of the media there where it is known.
 pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pad, Option<u32>) -> Visit) {
     let mut seen = HashSet::new();
     let mut queue = VecDeque::from([(pad.clone(), None)]);
@@ -82,7 +82,8 @@ pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pa
         if !seen.insert(entry.as_ptr() as usize) {
             continue;
         }
-        // Walking upstream the SSRC nearest to us is that of our media; downstream the last one before the session is.
+        // Walking upstream, the SSRC nearest to us is that of our media; downstream, the last one before the session
+        // is.
         let here = ssrc_of(&entry);
         let ssrc = match direction {
             Direction::Downstream => here.or(ssrc),
@@ -97,8 +98,8 @@ pub fn walk(pad: &gst::Pad, direction: Direction, mut visit: impl FnMut(&gst::Pa
     }
 }
 
-/// Whether everything that comes into an `rtpsession` has been through SRTP: its own RTCP, and RTCP that shares the port of
-/// media. Each branch upstream must end in an element that decrypts, and one that was told to check nothing does not count.
+/// Whether all input of an `rtpsession` has been through SRTP: its own RTCP, and RTCP that shares the port of media.
+/// Each branch upstream must end in an element that decrypts; one that does not authenticate does not count.
 pub fn is_protected(session: &gst::Element) -> bool {
     let inputs = ["recv_rtcp_sink", "recv_rtp_sink"].map(|name| session.static_pad(name));
     let mut linked = inputs.iter().flatten().filter(|pad| pad.is_linked()).peekable();
@@ -108,7 +109,7 @@ pub fn is_protected(session: &gst::Element) -> bool {
 fn is_behind_srtp(sink: &gst::Pad, seen: &mut HashSet<usize>) -> bool {
     let Some(source) = sink.peer() else { return false };
     if !seen.insert(source.as_ptr() as usize) || seen.len() > MAX_PADS {
-        // A circle brings nothing of its own, and a graph that large vouches for nothing.
+        // A cycle adds no input, and a graph that large proves nothing.
         return seen.len() <= MAX_PADS;
     }
     let links = internal_links(&source);
@@ -119,20 +120,19 @@ fn is_behind_srtp(sink: &gst::Pad, seen: &mut HashSet<usize>) -> bool {
     }
 }
 
-/// Whether the input of a `srtpdec` is not told to do without authentication.
+/// Whether the input of a `srtpdec` is authenticated.
 fn authenticates(sink: &gst::Pad) -> bool {
     let caps = sink.current_caps();
     let fields = caps.as_ref().and_then(|caps| caps.structure(0));
     fields.is_none_or(|fields| crate::text::field(fields, "srtcp-auth") != Some("null"))
 }
 
-/// A buffer on the path in which received packets wait for late ones.
+/// A jitter buffer on the path, in which received packets wait for late ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JitterBuffer {
-    /// Element whose property `latency` says how long: the outermost of `rtspsrc`, `rtpbin`, `ddsrtprecv` and
-    /// `rtpjitterbuffer`.
+    /// Element with the property `latency`: the outermost of `rtspsrc`, `rtpbin`, `ddsrtprecv` and `rtpjitterbuffer`.
     pub owner: gst::Element,
-    /// How long, in milliseconds.
+    /// Its latency in milliseconds.
     pub latency_ms: u32,
 }
 
@@ -169,7 +169,7 @@ fn is_made_by(element: &gst::Element, factories: &[&str]) -> bool {
 
 fn internal_links(pad: &gst::Pad) -> Vec<gst::Pad> {
     let mut links = Vec::new();
-    // A bare pad (an application's own) has nothing behind it, and no iterator either.
+    // A bare pad (an application's own) has nothing beyond it, and no iterator either.
     if pad.parent().is_none() {
         return links;
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Caps that an element does not take, told on the bus in words: what is wrong with them, and which element in front
-//! cures it.
+//! Posts errors for caps that an element does not accept: what is wrong with them, and which element upstream cures it.
 //!
-//! Where both ends of a link know their caps, linking fails and says so. Where one comes to know them later (`appsrc`, a
-//! demuxer, a network source), GStreamer says "not-negotiated" and no more.
+//! Where both ends of a link know their caps, linking fails with a message. Where one learns them later (`appsrc`, a
+//! demuxer, a network source), GStreamer only reports "not-negotiated".
 
 use gst::prelude::*;
 
@@ -26,7 +25,7 @@ pub fn report_refusals(pad: &gst::Pad) {
 fn report_refusal(pad: &gst::Pad, event: &gst::Event, reported: &Mutex<Option<gst::Caps>>) {
     match event.view() {
         gst::EventView::StreamStart(_) => *reported.lock().unwrap() = None,
-        // Every buffer brings caps again that were refused.
+        // Refused caps come again with every buffer.
         gst::EventView::Caps(event) if reported.lock().unwrap().as_deref() != Some(event.caps()) => {
             let caps = event.caps_owned();
             if !pad.query_accept_caps(&caps) {
@@ -38,7 +37,7 @@ fn report_refusal(pad: &gst::Pad, event: &gst::Event, reported: &Mutex<Option<gs
     }
 }
 
-/// Ends a stream at `pad` with an error where buffers come without any caps, as from a file that nobody parses.
+/// Ends a stream at `pad` with an error where buffers come without any caps, as from a file without a parser.
 pub fn require_caps(pad: &gst::Pad) {
     let guard = Guard::of("the probe on data without caps", pad.parent_element().as_ref());
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
@@ -56,7 +55,7 @@ pub fn require_caps(pad: &gst::Pad) {
     });
 }
 
-/// What launch lines call the pad, or its element where it is the main one.
+/// Name in launch lines of the pad, or of its element where it is the main pad.
 fn name(pad: &gst::Pad, element: &gst::Element) -> String {
     let name = element.factory().map_or(element.name(), |factory| factory.name());
     if pad
@@ -70,7 +69,7 @@ fn name(pad: &gst::Pad, element: &gst::Element) -> String {
 
 fn post(pad: &gst::Pad, caps: &gst::CapsRef) {
     let Some(element) = pad.parent_element() else { return };
-    // What lies behind may bind the caps further than the pad itself does.
+    // Elements downstream may restrict the caps further than the pad itself does.
     let mut takes = pad.query_caps(None);
     if takes.is_empty() {
         takes = pad.pad_template_caps();
@@ -79,7 +78,7 @@ fn post(pad: &gst::Pad, caps: &gst::CapsRef) {
     gst::element_error!(element, gst::CoreError::Negotiation, ("{text}"), ["{caps} of {takes}"]);
 }
 
-/// Why `name` does not take `caps`, where it takes `takes`, and what to put in front of it.
+/// The error for `caps` that `name` does not accept, where it accepts `takes`, with the element that converts them.
 pub fn refusal(name: &str, caps: &gst::CapsRef, takes: &gst::Caps) -> String {
     let Some(given) = caps.structure(0) else {
         return format!("{name} was given empty caps");
@@ -121,7 +120,7 @@ pub fn refusal(name: &str, caps: &gst::CapsRef, takes: &gst::Caps) -> String {
     format!("{name} does not take this video: {}. {cure}.", wrongs.join(", "))
 }
 
-/// Fields of `given` that cannot be had together with `taken`.
+/// Fields of `given` that are incompatible with `taken`.
 fn wrong_fields<'a>(given: &'a gst::StructureRef, taken: &gst::StructureRef) -> Vec<&'a str> {
     let mut wrong: Vec<_> = given
         .iter()
@@ -154,7 +153,7 @@ fn describe(given: &gst::StructureRef, field: &str, taken: &[&gst::StructureRef]
     format!("{field} {value} is none of {}", allowed.join(", "))
 }
 
-/// A caps value as people write it; of a list its elements.
+/// A caps value in readable form; of a list its elements.
 fn text(value: &glib::SendValue) -> String {
     if let Ok(list) = value.get::<gst::List>() {
         return list.iter().map(text).collect::<Vec<_>>().join(", ");

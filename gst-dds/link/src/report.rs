@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What receivers report of our stream: the report blocks of RTCP (RFC 3550, section 6.4.1), as an RTP session keeps them.
+//! Reports of receivers on our stream: the report blocks of RTCP (RFC 3550, section 6.4.1), as kept by an RTP session.
 //!
-//! The session files a block under the source that sent it, and keeps one block per source. A receiver that takes several
-//! streams of one session (audio beside video, retransmissions) reports on all of them in one packet; only the last block
-//! of it is kept, and where that is not about our stream, nothing is known of ours.
+//! The session stores a block under the source that sent it, and keeps one block per source. A receiver that takes
+//! several streams of one session (audio beside video, retransmissions) reports on all of them in one packet; only the
+//! last block is kept, and where it is not about our stream, nothing is known of ours.
 
 #![forbid(unsafe_code)]
 
@@ -14,12 +14,12 @@ const VIDEO_CLOCK_RATE: u32 = 90_000;
 /// The newest report block of one receiver about our stream (RFC 3550, section 6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReceiverReport {
-    /// SSRC of the receiver that reports.
+    /// SSRC of the reporting receiver.
     pub ssrc: u32,
-    /// SSRC of the stream of ours it reports on.
+    /// SSRC of our stream that it reports on.
     pub media_ssrc: u32,
-    /// Share of packets lost since the receiver's previous report, 0 to 255/256 in steps of 1/256. With feedback in every
-    /// RTCP packet that is a matter of few packets: [`Self::loss_since`] gives the share over any longer time.
+    /// Share of packets lost since the receiver's previous report, 0 to 255/256 in steps of 1/256. With feedback in
+    /// every RTCP packet that covers few packets: [`Self::loss_since`] returns the share over any longer time.
     pub fraction_lost: f64,
     /// Packets lost since the receiver joined. Duplicates and late packets count as received, so it can fall and be
     /// negative.
@@ -28,13 +28,13 @@ pub struct ReceiverReport {
     pub highest_seq: u32,
     /// Interarrival jitter in milliseconds, by the stream's clock rate where the session knows it and 90 kHz otherwise.
     pub jitter_ms: f64,
-    /// Time to the receiver and back in milliseconds, without its own delay. `None` until the receiver has heard a sender
-    /// report of ours.
+    /// Round-trip time in milliseconds, without the receiver's own delay. `None` until the receiver has received a
+    /// sender report of ours.
     pub round_trip_ms: Option<f64>,
-    /// Tells a new report from the same one read again: equal stamps (of equal SSRCs) are the same report. The upper half
-    /// is when it was sent, by our NTP clock in 1/65536 s less the one-way delay, 0 where the receiver has heard no sender
-    /// report; the lower half is `highest_seq`. A receiver that has heard neither sender report nor packet since its
-    /// previous report repeats the stamp, and has nothing new to say. An order of reports it is not.
+    /// Distinguishes a new report from the same one read again: equal stamps (of equal SSRCs) are the same report. The
+    /// upper half is the time it was sent, by our NTP clock in 1/65536 s minus the one-way delay, 0 where the receiver
+    /// has received no sender report; the lower half is `highest_seq`. A receiver that has received neither sender
+    /// report nor packet since its previous report repeats the stamp, and has no news. Stamps have no order.
     pub stamp: u64,
 }
 
@@ -55,8 +55,8 @@ impl ReceiverReport {
     }
 }
 
-/// The reports about the stream `media_ssrc` in the `source-stats` of an `RTPSession`: at most one per receiver, none of
-/// those that have said goodbye. What is missing or of another type than documented makes no report.
+/// The reports about the stream `media_ssrc` in the `source-stats` of an `RTPSession`: at most one per receiver, none
+/// of receivers that have sent BYE. A report with fields missing or of another type than documented is left out.
 pub(crate) fn in_source_stats(sources: &[glib::Value], media_ssrc: u32) -> Vec<ReceiverReport> {
     let sources = || sources.iter().filter_map(|v| v.get::<&gst::StructureRef>().ok());
     let clock_rate = sources()
@@ -76,7 +76,7 @@ fn of_source(source: &gst::StructureRef, media_ssrc: u32, clock_rate: u32) -> Op
         return None;
     }
     let highest_seq = number("rb-exthighestseq")?;
-    // The time of our last sender report there and what passed until the receiver wrote this one; both 0 without one.
+    // The time of our last sender report there and the delay until the receiver wrote this one; both 0 without one.
     let sent = number("rb-lsr")
         .unwrap_or(0)
         .wrapping_add(number("rb-dlsr").unwrap_or(0));
@@ -106,7 +106,7 @@ mod tests {
 
     const OURS: u32 = 0xdead_beef;
 
-    /// What a session says of the receiver `ssrc`.
+    /// The report of the receiver `ssrc` as stored by a session.
     fn receiver(ssrc: u32, media_ssrc: u32) -> gst::Structure {
         gst::Structure::builder("application/x-rtp-source-stats")
             .field("ssrc", ssrc)

@@ -8,12 +8,12 @@ use std::fs::Metadata;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// A file whose secret is none: every user of the machine may read or change it.
+/// A file whose contents are not secret: every user of the machine may read or change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposed(PathBuf);
 
 impl Exposed {
-    /// Looks at the permissions of an open file.
+    /// Checks the permissions of an open file.
     pub fn of(path: &Path, metadata: &Metadata) -> Option<Self> {
         #[cfg(unix)]
         let open = std::os::unix::fs::MetadataExt::mode(metadata) & 0o006 != 0;
@@ -26,7 +26,7 @@ impl Exposed {
 impl std::fmt::Display for Exposed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.0.to_string_lossy();
-        // What is shown can be pasted into a shell.
+        // The text can be pasted into a shell.
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,@%".contains(c);
         let pasted = if path.chars().all(plain) {
             path.to_string()
@@ -75,7 +75,7 @@ mod tests {
             let words = words.as_ref().unwrap();
             assert!(words.ends_with(&format!("chmod o-rwx '{}'", path.display())), "{words}");
         }
-        // No file: what is read from a pipe or terminal has no permissions that matter.
+        // A pipe or terminal is no file, and has no permissions that matter.
         assert_eq!(read(Path::new("/dev/null"), 10).unwrap(), (Vec::new(), None));
         assert!(read(&path, 10).is_err());
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Messages of the own channel, sealed: feedback tells where people are and makes a camera spend bits, so that nobody
-//! without the shared key may read it, make it, or say again what was said.
+//! Sealed messages of the own channel: feedback shows where people are and makes a camera spend bits, so nobody without
+//! the shared key may read, forge or replay it.
 //!
 //! # Messages
 //!
@@ -16,31 +16,31 @@
 //! | 5 plain call | camera | header 4 | 4 |
 //!
 //! A *session* is 16 random bytes that a server draws; the camera answers its hello with a *challenge*. The feedback
-//! packets of the session are sealed with ChaCha20-Poly1305 (RFC 8439) under a key made of the shared key, the session
-//! and the challenge by HKDF-SHA256 (RFC 5869); the counter, which starts at 0, is the nonce, and the 28 bytes before
-//! the ciphertext are authenticated with it. A key belongs to one session and a counter is used once, so that no nonce
-//! comes twice. Tags of the other messages are the first 16 bytes of HMAC-SHA256 over all that stands before them, with
-//! a key of their own. A hello and a call have one answer each, and it is no longer than they are: a forged source
-//! address makes neither end an amplifier.
+//! packets of the session are sealed with ChaCha20-Poly1305 (RFC 8439) under a key derived from the shared key, the
+//! session and the challenge by HKDF-SHA256 (RFC 5869); the counter, which starts at 0, is the nonce, and the 28 bytes
+//! before the ciphertext are authenticated with it. A key belongs to one session and a counter is used once, so that no
+//! nonce repeats. Tags of the other messages are the first 16 bytes of HMAC-SHA256 over all bytes before them, with a
+//! key of their own. A hello and a call have one answer each, which is no longer than they are: a forged source address
+//! makes neither end an amplifier.
 //!
-//! A server draws a new session every [`RENEW`], so that a camera that was restarted is fed again after that time. A
-//! camera that dials says so by a call, and the server answers it by a hello. Plain calls stand before bare feedback
-//! packets where no key is used at all; they are here only to be told apart.
+//! A server draws a new session every [`RENEW`], so that a restarted camera is fed again after that time. A camera that
+//! dials announces itself by a call, which the server answers by a hello. Plain calls come before bare feedback packets
+//! where no key is used at all; they are defined here only to be distinguished.
 //!
 //! # What is refused
 //!
 //! - *Forged, changed, of another key*: the tag fails ([`Rejection::Tag`]), or no session of the last
 //!   [`SESSION_LIFE`] opens it ([`Rejection::Session`]).
-//! - *Said again within a session*: each session has a window of [`WINDOW`] counters ([`Rejection::Replay`]).
-//! - *A whole session said again*: the challenge is a function of the session, of a secret that the camera draws when it
-//!   starts, and of the current slot of [`SLOT`]; only those of this slot and the one before open a new session. What is
-//!   known of a session is kept for [`SESSION_LIFE`] from its beginning, and that is no less than two slots: once it is
-//!   forgotten no challenge that it could begin with is valid any more. After a restart the secret is another one.
-//!   The camera keeps nothing for a hello, so that recorded hellos, however many, fill no table.
+//! - *Replayed within a session*: each session has a window of [`WINDOW`] counters ([`Rejection::Replay`]).
+//! - *Replayed as a whole session*: the challenge is a function of the session, of a secret that the camera draws when
+//!   it starts, and of the current slot of [`SLOT`]; only those of this slot and the one before open a new session. The
+//!   state of a session is kept for [`SESSION_LIFE`] from its beginning, and that is no less than two slots: once it is
+//!   dropped no challenge that the session could begin with is valid any more. After a restart the secret is another
+//!   one. The camera keeps no state for a hello, so that recorded hellos, however many, fill no table.
 //!
-//! What is left: who can hold packets back can deliver them late, up to [`SESSION_LIFE`] after the session began, where
-//! nothing newer has come; the camera's generation numbers bound what that does. Sizes and times of packets are visible.
-//! There is one key for all who share it: one camera that is opened gives away the others' feedback, and recordings of
+//! Remaining risks: an attacker who can hold packets back can deliver them late, up to [`SESSION_LIFE`] after the
+//! session began, where nothing newer has come; the camera's generation numbers bound the effect. Sizes and times of
+//! packets are visible. All ends share one key: one compromised camera exposes the others' feedback, and recordings of
 //! the past as well.
 
 #![forbid(unsafe_code)]
@@ -69,15 +69,15 @@ pub const OVERHEAD: usize = BEFORE_CIPHERTEXT + TAG;
 pub const MAX_MESSAGE: usize = OVERHEAD + MAX_PACKET;
 /// Bytes of hello, challenge and call.
 pub const HANDSHAKE: usize = 52;
-/// How far behind the newest counter of its session a packet may come.
+/// Most that the counter of a packet may be behind the newest of its session.
 pub const WINDOW: u64 = 128;
-/// A server draws a new session so often.
+/// Interval at which a server draws a new session.
 pub const RENEW: Duration = Duration::from_secs(2);
 /// A challenge opens new sessions in the slot it was made in and in the next.
 pub const SLOT: Duration = Duration::from_secs(10);
-/// How long a camera opens the packets of a session, from its first one; at least two slots.
+/// Time for which a camera opens the packets of a session, from its first one; at least two slots.
 pub const SESSION_LIFE: Duration = Duration::from_secs(30);
-/// A server without an answer gives its session up before the camera does.
+/// A server without an answer drops its session before the camera does.
 const SESSION_USE: Duration = Duration::from_secs(25);
 /// Most sessions a camera keeps: 15 for each server in the life of one, so 17 servers.
 pub const MAX_SESSIONS: usize = 256;
@@ -107,7 +107,7 @@ impl Kind {
         [MAGIC[0], MAGIC[1], VERSION, self as u8]
     }
 
-    /// The kind of a message whose size is that of its kind.
+    /// The kind of a message, where the message has the size of its kind.
     fn of(message: &[u8]) -> Result<Self, Rejection> {
         let (header, _) = message.split_first_chunk::<HEADER>().ok_or(Rejection::Malformed)?;
         let all = [Self::Hello, Self::Challenge, Self::Sealed, Self::Call, Self::PlainCall];
@@ -122,17 +122,16 @@ impl Kind {
     }
 }
 
-/// Why a message is not taken.
+/// Why a message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// No message of this version, or one that has no place at this end.
+    /// Not a message of this version, or one that this end does not receive.
     Malformed,
-    /// Made with another key, or changed on its way.
+    /// Made with another key, or changed in transit.
     Tag,
-    /// Of no session that is open: forged, of a session that is over, or of a server that does not know yet that the
-    /// camera was restarted.
+    /// Of no open session: forged, of a session that is over, or of a server that has not noticed the camera's restart.
     Session,
-    /// Taken before, or too far behind.
+    /// Received before, or too far behind.
     Replay,
     /// Too many sessions at once.
     Busy,
@@ -141,11 +140,11 @@ pub enum Rejection {
 /// Why a shared key is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// So many bytes are not enough.
+    /// Too few bytes.
     TooShort(usize),
-    /// So many bytes are too many.
+    /// Too many bytes.
     TooLong(usize),
-    /// `hex:` and then something else.
+    /// `hex:` followed by invalid digits.
     Hex,
 }
 
@@ -170,7 +169,7 @@ pub fn random<const N: usize>() -> Option<[u8; N]> {
     <[u8; N]>::try_generate().ok()
 }
 
-/// What a shared key is worked with. Its text is not kept, and its debug output shows nothing of it.
+/// The keys derived from a shared key. Its text is not kept, and its debug output shows nothing of it.
 #[derive(Clone)]
 pub struct Key(Hkdf<Sha256>);
 
@@ -181,7 +180,7 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// A key of [`MIN_KEY`] to [`MAX_KEY`] bytes that nobody can guess: it is not stretched.
+    /// From a key of [`MIN_KEY`] to [`MAX_KEY`] bytes that nobody can guess: it is not stretched.
     ///
     /// # Errors
     /// Too few bytes, or too many.
@@ -193,11 +192,11 @@ impl Key {
         }
     }
 
-    /// A key as written in a property or a file: `hex:` and hexadecimal digits, or any other bytes, which are the key
-    /// themselves; a line end behind it does not count.
+    /// From a key as written in a property or a file: `hex:` and hexadecimal digits, or any other bytes, which are the
+    /// key themselves; a line end after it does not count.
     ///
     /// # Errors
-    /// As [`Self::new`]; digits that are none.
+    /// As [`Self::new`]; invalid digits.
     pub fn parse(text: &[u8]) -> Result<Self, KeyError> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -249,10 +248,10 @@ impl Key {
 }
 
 fn mac(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
-    // HMAC fills keys up to its block with zeros; so there is none that it could refuse.
+    // HMAC pads keys up to its block with zeros, so it refuses none.
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
-    // Written out: the trait of the cipher's generation has the same name.
+    // Written in full: the trait of the cipher's generation has the same name.
     let mut mac = <Hmac<Sha256> as hkdf::hmac::digest::KeyInit>::new(&block.into());
     mac.update(bytes);
     mac
@@ -264,7 +263,7 @@ fn nonce(counter: u64) -> chacha20poly1305::Nonce {
     nonce.into()
 }
 
-/// A camera that dials says so by this, and by nothing else where there is no key.
+/// The call of a camera that dials without a key; it is the only message then.
 pub fn plain_call() -> Vec<u8> {
     Kind::PlainCall.header().to_vec()
 }
@@ -274,17 +273,17 @@ pub fn is_plain_call(message: &[u8]) -> bool {
     Kind::of(message) == Ok(Kind::PlainCall)
 }
 
-/// Counters that were seen.
+/// Window of received counters.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
-    /// The newest counter and one more; 0 before the first.
+    /// The newest counter plus one; 0 before the first.
     next: u64,
-    /// Bit n: `next - 1 - n` was seen.
+    /// Bit n: `next - 1 - n` was received.
     seen: u128,
 }
 
 impl Window {
-    /// Takes a counter; `false` where it was seen before or is too far behind.
+    /// Marks a counter as received; `false` where it was before or is too far behind.
     fn take(&mut self, counter: u64) -> bool {
         let Some(next) = counter.checked_add(1) else {
             return false;
@@ -311,19 +310,19 @@ struct Session {
     begun: Duration,
 }
 
-/// What a message was good for at the camera's end.
+/// A valid message at the camera's end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A feedback packet. Second: it is the first one of its session.
+    /// A feedback packet. Second: whether it is the first one of its session.
     Packet(Vec<u8>, bool),
-    /// A server asks for a challenge: send it this.
+    /// A server asks for a challenge: send it this one.
     Challenge(Vec<u8>),
 }
 
-/// The camera's end: opens what any number of servers seal.
+/// The camera's end: opens the messages of any number of servers.
 pub struct Receiver {
     key: Key,
-    /// Drawn at the start; never leaves.
+    /// Drawn at the start, never sent.
     secret: [u8; 32],
     sessions: HashMap<Nonce, Session>,
 }
@@ -351,10 +350,10 @@ impl Receiver {
         self.key.handshake(Kind::Call, random, &[0; 16])
     }
 
-    /// Takes a message that came at `now`, counted from any fixed time before.
+    /// Opens a message that came at `now`, counted from any fixed time before.
     ///
     /// # Errors
-    /// Why it is of no use; it has changed nothing.
+    /// Why it is refused; nothing has changed.
     pub fn receive(&mut self, now: Duration, message: &[u8]) -> Result<Received, Rejection> {
         match Kind::of(message)? {
             Kind::Hello => {
@@ -391,7 +390,7 @@ impl Receiver {
         if let Some(session) = self.sessions.get_mut(id) {
             let opened = session.cipher.decrypt(&nonce(counter), payload());
             let packet = opened.map_err(|_| Rejection::Tag)?;
-            // Not before: a forged counter must not move the window.
+            // Only after authentication: a forged counter must not move the window.
             if !session.window.take(counter) {
                 return Err(Rejection::Replay);
             }
@@ -420,7 +419,7 @@ fn slot(now: Duration) -> u64 {
     now.as_secs() / SLOT.as_secs()
 }
 
-/// A hello without an answer.
+/// A hello that is not answered yet.
 #[derive(Clone, Copy, Debug)]
 struct Hello {
     session: Nonce,
@@ -472,8 +471,8 @@ impl Sender {
         }
     }
 
-    /// The hello to send now, if one is due: at once, again while no answer comes, and every [`RENEW`]. Call it at least
-    /// every 100 ms. `fresh`: a [`random`] session; without one nothing is due.
+    /// The hello to send now, if one is due: at once, again while no answer comes, and every [`RENEW`]. To be called at
+    /// least every 100 ms. `fresh`: a [`random`] session; without one nothing is due.
     pub fn poll(&mut self, now: Duration, fresh: impl FnOnce() -> Option<Nonce>) -> Option<Vec<u8>> {
         self.session
             .take_if(|session| now.saturating_sub(session.begun) >= SESSION_USE);
@@ -500,10 +499,10 @@ impl Sender {
         Some(self.key.handshake(Kind::Hello, &hello.session, &[0; 16]))
     }
 
-    /// Takes the camera's answer. `true`: a session has begun; `false`: an answer that is not waited for any more.
+    /// Processes the camera's answer. `true`: a session has begun; `false`: the answer is no longer expected.
     ///
     /// # Errors
-    /// Why it is no answer; it has changed nothing.
+    /// Why it is no answer; nothing has changed.
     pub fn receive(&mut self, now: Duration, message: &[u8]) -> Result<bool, Rejection> {
         if Kind::of(message)? != Kind::Challenge {
             return Err(Rejection::Malformed);
@@ -547,7 +546,7 @@ impl Sender {
         self.session.is_some()
     }
 
-    /// How long the camera has left us without an answer.
+    /// Time without an answer of the camera.
     pub fn unanswered(&self, now: Duration) -> Duration {
         self.hello
             .map_or(Duration::ZERO, |hello| now.saturating_sub(hello.first))
@@ -629,7 +628,7 @@ mod tests {
         for message in &recorded {
             first.receive(at(0), message).unwrap();
         }
-        // While it is known, and when it has been forgotten.
+        // While its state is kept, and after it was dropped.
         for second in 1..200 {
             for message in &recorded {
                 assert!(first.receive(at(second), message).is_err(), "after {second} s");
@@ -650,7 +649,7 @@ mod tests {
             let message = server.seal(b"packet").unwrap();
             assert_eq!(camera.receive(at(wait), &message).is_ok(), begins, "after {wait} s");
         }
-        // What has begun is known for at least as long as its challenge could begin it again.
+        // The state of a session is kept for at least as long as its challenge could begin it again.
         assert!(SESSION_LIFE >= 2 * SLOT);
         assert!(SESSION_USE < SESSION_LIFE);
     }
@@ -766,7 +765,7 @@ mod tests {
             KeyError::Hex
         );
         assert!(KeyError::TooShort(3).to_string().contains("openssl rand"));
-        // Text, hexadecimal and a file with a line end: the same key.
+        // Text, hexadecimal and a file with a line end give the same key.
         let tag = |key: Key| key.mac(b"x").finalize().into_bytes();
         let same = tag(key());
         for text in [KEY, b"0123456789abcdef\r\n", b"hex:30313233343536373839616263646566\n"] {

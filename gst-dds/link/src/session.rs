@@ -6,10 +6,11 @@
 //! properties, used here by name.
 //!
 //! Timing (RFC 4585): an early RTCP packet is allowed once per T_rr = 8 × average RTCP size × members / RTCP bandwidth.
-//! With the session's default of 5 % of 64 kbit/s that is 0.3-0.5 s, far too long for a closed loop, so the server raises
-//! the session's RTCP bandwidth. A session that began as AVP refuses early packets until its first regular one: a minimum
-//! interval of 1 ms until the first feedback has left brings that forward; left on, it would flood. Early packets carry no
-//! report blocks, so the regular ones come every half second from then on: what they tell of losses steers the bandwidth.
+//! With the session's default of 5 % of 64 kbit/s that is 0.3-0.5 s, far too long for a closed loop, so the server
+//! raises the session's RTCP bandwidth. A session that began as AVP refuses early packets until its first regular one:
+//! a minimum interval of 1 ms until the first feedback has left brings that forward; left on, it would flood. Early
+//! packets carry no report blocks, so regular ones come every half second from then on: the losses in them steer the
+//! bandwidth.
 
 #![allow(unsafe_code)]
 
@@ -28,16 +29,16 @@ use crate::sync::Mutex;
 use crate::text;
 use dds_protocol::rtcp;
 
-/// RTCP bandwidth that the server asks of its session, in bits per second: a ceiling, not what is used.
+/// RTCP bandwidth that the server sets on its session, in bits per second: an upper bound, not what is used.
 pub const RTCP_BANDWIDTH: f64 = 1_000_000.0;
 const DEFAULT_MIN_INTERVAL: u64 = 5_000_000_000;
 const ATTACH_MIN_INTERVAL: u64 = 1_000_000;
-/// Between regular packets of the server once feedback flows: early ones carry no report blocks, and the camera should hear
-/// of losses within its second.
+/// Interval of the server's regular packets once feedback flows: early ones carry no report blocks, and the camera
+/// should learn of losses within its second.
 const REPORT_MIN_INTERVAL: u64 = 500_000_000;
 
-/// An `RTPSession` object, and the `rtpsession` element that it calls back: that one may go first, and the session would not
-/// know.
+/// An `RTPSession` object, and the `rtpsession` element that it calls back: the element may go first, unnoticed by the
+/// session.
 #[derive(Clone, Debug)]
 struct RtpSession(glib::Object, glib::WeakRef<gst::Element>);
 
@@ -77,7 +78,7 @@ impl RtpSession {
         }
     }
 
-    /// Emits an action signal; `None` for a session that has none of that name and these arguments.
+    /// Emits an action signal; `None` for a session without one of that name and these arguments.
     fn emit<T: for<'a> glib::value::FromValue<'a>>(&self, signal: &str, argument: impl Into<glib::Value>) -> Option<T> {
         let argument = argument.into();
         let query = glib::subclass::SignalId::lookup(signal, self.0.type_())?.query();
@@ -95,7 +96,7 @@ impl RtpSession {
             .is_some()
     }
 
-    /// What receivers reported last about our stream with this SSRC.
+    /// The last reports of receivers on our stream with this SSRC.
     fn reports(&self, media_ssrc: u32) -> Vec<ReceiverReport> {
         self.read::<Option<gst::Structure>>("stats")
             .flatten()
@@ -104,8 +105,8 @@ impl RtpSession {
             .map_or_else(Vec::new, |sources| report::in_source_stats(sources, media_ssrc))
     }
 
-    /// Connects a signal handler that may run on any thread, and gives `otherwise` where it panics. `None` for a session
-    /// that has no such signal.
+    /// Connects a signal handler that may run on any thread, and returns `otherwise` where it panics. `None` for a
+    /// session without such a signal.
     fn connect(
         &self,
         signal: &'static str,
@@ -122,7 +123,7 @@ impl RtpSession {
     }
 }
 
-/// A property's value; `None` where there is none of that name and type. The bindings panic then.
+/// A property's value; `None` where there is none of that name and type, for which the bindings panic.
 fn read<T: for<'a> glib::value::FromValue<'a>>(object: &glib::Object, property: &str) -> Option<T> {
     let readable = object
         .find_property(property)?
@@ -131,7 +132,7 @@ fn read<T: for<'a> glib::value::FromValue<'a>>(object: &glib::Object, property: 
     readable.then(|| object.property_value(property).get().ok()).flatten()
 }
 
-/// A signal handler that goes when it is dropped.
+/// A signal handler that is disconnected when it is dropped.
 #[derive(Debug)]
 struct Handler {
     session: RtpSession,
@@ -146,7 +147,7 @@ impl Drop for Handler {
     }
 }
 
-/// Sessions on the path whose SSRC, where the path tells one, is confirmed by the session itself, each with that SSRC.
+/// Sessions on the path that know the SSRC which the path shows for them, each with that SSRC.
 fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<(RtpSession, u32)> {
     path::rtp_sessions(pad, direction)
         .into_iter()
@@ -154,7 +155,7 @@ fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<(RtpSession, u32)> {
             let session = RtpSession::of(&found.element)?;
             match found.ssrc {
                 Some(ssrc) if session.has_source(ssrc) => Some((session, ssrc)),
-                // Media has not reached the session yet, or the session is not that of our media: look again later.
+                // Media has not reached the session yet, or the session is not that of our media: search again later.
                 Some(ssrc) => {
                     gst::debug!(
                         crate::CAT,
@@ -170,7 +171,7 @@ fn confirmed(pad: &gst::Pad, direction: Direction) -> Vec<(RtpSession, u32)> {
         .collect()
 }
 
-/// The camera's end: hears feedback on every RTP session its own stream is sent through.
+/// The camera's end: receives feedback on every RTP session its own stream is sent through.
 #[derive(Debug, Default)]
 pub struct CameraChannel {
     outlets: Vec<Outlet>,
@@ -182,19 +183,19 @@ struct Outlet {
     handler: Handler,
     /// SSRC of our stream there.
     ssrc: u32,
-    /// All RTCP that comes in has been through SRTP, as far as was seen last.
+    /// Whether all incoming RTCP has been through SRTP, when last checked.
     protected: Arc<AtomicBool>,
 }
 
-/// Takes one bare feedback packet.
+/// Receives one bare feedback packet.
 pub type Deliver = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// Takes one bare feedback packet that came by RTCP, and whether SRTP vouches for it.
+/// Receives one bare feedback packet that came by RTCP, and whether SRTP authenticated it.
 pub type DeliverRtcp = Arc<dyn Fn(bool, &[u8]) + Send + Sync>;
 
 impl CameraChannel {
-    /// Looks along the data path of `src_pad` again: listens on sessions that have come, leaves those that have gone.
-    /// Returns how many it listens on. Call it on the streaming thread about once a second; a walk costs microseconds.
+    /// Searches the data path of `src_pad` again: listens on new sessions, leaves those that have gone. Returns how
+    /// many it listens on. To be called on the streaming thread about once a second; a walk costs microseconds.
     pub fn refresh(&mut self, src_pad: &gst::Pad, deliver: &DeliverRtcp) -> usize {
         let sessions = confirmed(src_pad, Direction::Downstream);
         self.outlets
@@ -232,12 +233,12 @@ impl CameraChannel {
         self.outlets.len()
     }
 
-    /// What receivers reported last about our own stream on the sessions of the last [`Self::refresh`]: at most one report
-    /// per receiver and session, in no order, the same again until a newer one comes ([`ReceiverReport::stamp`] tells).
-    /// Empty where nobody has reported yet, or where a receiver of several streams of one session reports on another one
-    /// last: the session keeps one block per receiver.
+    /// The last reports of receivers on our own stream on the sessions of the last [`Self::refresh`]: at most one per
+    /// receiver and session, in no order, the same again until a newer one comes ([`ReceiverReport::stamp`]
+    /// distinguishes them). Empty where nobody has reported yet, or where a receiver of several streams of one session
+    /// reports on another one last: the session keeps one block per receiver.
     ///
-    /// The session lists all its sources under its own lock, which takes tens of microseconds. A lock that the caller holds is
+    /// The session lists all its sources under its own lock, which takes tens of microseconds. A lock of the caller is
     /// held for as long: nothing that the session's signals call may wait for it.
     pub fn reports(&self) -> Vec<ReceiverReport> {
         self.outlets
@@ -250,19 +251,19 @@ impl CameraChannel {
 /// A feedback packet in the arguments of the signal `on-app-rtcp (session, subtype: u32, ssrc: u32, name: string, data:
 /// buffer)` of an `RTPSession`.
 ///
-/// All of them but the session come from whoever can send RTCP. The name is the four bytes of the packet as they are: no
-/// UTF-8, and shorter where one of them is 0.
+/// All arguments except the session come from anybody who can send RTCP. The name is the four bytes of the packet
+/// unchanged: not necessarily UTF-8, and shorter where one of them is 0.
 #[derive(Debug)]
 pub struct AppPacket {
-    /// SSRC that the packet says it is from.
+    /// SSRC of the sender as written in the packet.
     pub ssrc: u32,
-    /// The session that it came to.
+    /// The session that received it.
     pub session: glib::Object,
     data: gst::MappedBuffer<gst::buffer::Readable>,
 }
 
 impl AppPacket {
-    /// `None` for packets of others and for arguments of other types.
+    /// `None` for packets of other applications and for arguments of other types.
     pub fn of(arguments: &[glib::Value]) -> Option<Self> {
         let [session, subtype, ssrc, name, data] = arguments else {
             return None;
@@ -287,7 +288,7 @@ impl AppPacket {
         rtcp::strip_app_data(&self.data)
     }
 
-    /// Where the RTCP of its SSRC came from, as address:port. `None` where the session does not know.
+    /// Address of the RTCP of its SSRC, as address:port. `None` where the session does not know it.
     pub fn sender(&self) -> Option<String> {
         let session = RtpSession(self.session.clone(), glib::WeakRef::new());
         let source = session.emit::<Option<glib::Object>>("get-source-by-ssrc", self.ssrc)??;
@@ -296,7 +297,7 @@ impl AppPacket {
     }
 }
 
-/// What became of a feedback packet.
+/// Fate of a feedback packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// The session sends it at once.
@@ -325,8 +326,8 @@ pub struct ServerChannel {
 }
 
 impl ServerChannel {
-    /// Looks along the data path of `sink_pad` again. Returns whether there is a session to send on. Call it about once
-    /// a second and whenever the upstream side may have changed.
+    /// Searches the data path of `sink_pad` again. Returns whether there is a session to send on. To be called about
+    /// once a second and whenever the upstream side may have changed.
     pub fn refresh(&mut self, sink_pad: &gst::Pad) -> bool {
         let session = confirmed(sink_pad, Direction::Upstream)
             .into_iter()
@@ -353,12 +354,12 @@ impl ServerChannel {
             .map_or(0, |(_, outbox)| outbox.carried.load(Ordering::Relaxed))
     }
 
-    /// Sends the packets of one generation; what a former generation left unsent is replaced.
+    /// Sends the packets of one generation; unsent packets of the generation before are replaced.
     pub fn send(&self, packets: Vec<Vec<u8>>) -> Sent {
         let Some((handler, outbox)) = &self.attached else {
             return Sent::NoSession;
         };
-        // Held while the session sends: a source that restarts takes its elements down on another thread.
+        // Held while the session sends: a restarting source removes its elements on another thread.
         let Some(_element) = handler.session.1.upgrade() else {
             return Sent::NoSession;
         };
@@ -391,7 +392,7 @@ fn attach(session: RtpSession, element: Option<&gst::Element>) -> (Handler, Arc<
     (Handler { session, id }, outbox)
 }
 
-/// Ends the short interval of [`attach`]; an interval the user chose stays.
+/// Ends the short interval of [`attach`]; an interval set by the user stays.
 fn lengthen_min_interval(session: &RtpSession) {
     if session.read("rtcp-min-interval") == Some(ATTACH_MIN_INTERVAL) {
         session.write("rtcp-min-interval", REPORT_MIN_INTERVAL);
@@ -406,7 +407,7 @@ fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
     let value: *const glib::gobject_ffi::GValue = value.to_glib_none().0;
     // SAFETY: The value holds a `GstBuffer`, checked above.
     let buffer = unsafe { glib::gobject_ffi::g_value_get_boxed(value) } as *mut gst::ffi::GstBuffer;
-    // Somebody else's handler may have kept it: then nothing can be appended, and what waits goes with the next one.
+    // Another handler may have kept it: then nothing can be appended, and the waiting packets go with the next one.
     // SAFETY: A buffer, where it is not null.
     if buffer.is_null() || unsafe { gst::ffi::gst_mini_object_is_writable(buffer.cast()) } == glib::ffi::GFALSE {
         return false;
@@ -416,7 +417,7 @@ fn on_sending_rtcp(values: &[glib::Value], outbox: &Outbox) -> bool {
     let buffer = unsafe { gst::BufferRef::from_mut_ptr(buffer) };
     // The compound begins with a report of ours: bytes 4-7 are the SSRC we send as.
     let mut ssrc = [0; 4];
-    // The bindings panic where the start lies behind the end.
+    // The bindings panic where the start lies beyond the end.
     if buffer.size() < 8 || buffer.copy_to_slice(4, &mut ssrc).is_err() {
         return false;
     }
@@ -456,7 +457,7 @@ mod tests {
         let subtype = u32::from(rtcp::SUBTYPE_FEEDBACK);
         let packet = AppPacket::of(&arguments(subtype, b"DDS1", Some(b"data"))).expect("ours");
         assert_eq!((packet.ssrc, packet.feedback()), (7, &b"data"[..]));
-        // What is no session knows nobody.
+        // An object that is not a session knows no sources.
         assert_eq!(packet.sender(), None);
         assert_eq!(
             AppPacket::of(&arguments(subtype, b"DDS1", Some(b""))).map(|p| p.data.len()),
@@ -478,7 +479,7 @@ mod tests {
             assert!(AppPacket::of(&arguments(subtype, b"DDS1", Some(b"data"))).is_none());
         }
         assert!(AppPacket::of(&arguments(subtype, b"DDS1", None)).is_none());
-        // Values of other types, nothing in the place of a value, too few and too many.
+        // Values of other types, an unset value, too few and too many.
         let strange = [
             (-1i64).to_value(),
             None::<&str>.to_value(),

@@ -2,10 +2,10 @@
 
 //! Locks that a caught panic leaves usable.
 //!
-//! A poisoned lock of the standard library makes one caught panic the panic of everybody who comes after it: in a C callback
-//! that would abort the process, elsewhere it would end for good what could go on. Each of our states is whole between any
-//! two statements (counts, queues, tables), so that the next one may take it as it is. The interface is that of the
-//! standard library, with an error that cannot be.
+//! A poisoned lock of the standard library turns one caught panic into a panic of every later user: in a C callback
+//! that would abort the process, elsewhere it would end work that could continue. Each of our states is consistent
+//! between any two statements (counts, queues, tables), so that the next user may take it as it is. The interface is
+//! that of the standard library, with an error that cannot occur.
 
 #![forbid(unsafe_code)]
 
@@ -42,22 +42,22 @@ impl<T: ?Sized> Mutex<T> {
 pub struct Condvar(std::sync::Condvar);
 
 impl Condvar {
-    /// A condition that nobody waits for yet.
+    /// A condition variable without waiters.
     pub const fn new() -> Self {
         Self(std::sync::Condvar::new())
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiters.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
 
-    /// Wakes one who waits.
+    /// Wakes one waiter.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Waits to be woken; may wake by itself.
+    /// Waits to be woken; may wake spuriously.
     ///
     /// # Errors
     /// Never.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Text out of the hands of C: a `gchar *` is any bytes or nothing, and the bindings take it for UTF-8, panic where it is
-//! none (`Value::get::<&str>`), or trust it blindly.
+//! Text from C: a `gchar *` is any bytes or nothing. The bindings take it for UTF-8, panic where it is not
+//! (`Value::get::<&str>`), or trust it blindly.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use glib::translate::ToGlibPtr;
 
-/// The bytes of a string, without the zero at their end; `None` for values of another type and for no string (NULL).
+/// The bytes of a string, without the zero at their end; `None` for values of another type and for NULL.
 pub fn bytes(value: &glib::Value) -> Option<&[u8]> {
     if !value.type_().is_a(glib::Type::STRING) {
         return None;
@@ -24,12 +24,12 @@ pub fn bytes(value: &glib::Value) -> Option<&[u8]> {
     Some(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// The text of a string, `None` as in [`bytes`] and for what is no UTF-8.
+/// The text of a string, `None` as in [`bytes`] and for invalid UTF-8.
 pub fn utf8(value: &glib::Value) -> Option<&str> {
     std::str::from_utf8(bytes(value)?).ok()
 }
 
-/// A path, which may be any bytes where the system takes them; `None` for an empty one as well.
+/// A path, which may be any bytes where the system allows them; `None` for an empty one as well.
 pub fn path(value: &glib::Value) -> Option<PathBuf> {
     let bytes = bytes(value).filter(|bytes| !bytes.is_empty())?;
     #[cfg(unix)]
@@ -45,7 +45,7 @@ pub fn field<'a>(structure: &'a gst::StructureRef, name: &str) -> Option<&'a str
     utf8(structure.value(name).ok()?)
 }
 
-/// A string that holds these bytes up to the first zero, whatever they are: what C code may put there. For tests.
+/// A string of these bytes up to the first zero, valid or not, as C code may set it. For tests.
 #[doc(hidden)]
 pub fn value_of(bytes: &[u8]) -> glib::Value {
     use glib::value::ToValue;

@@ -4,13 +4,13 @@
 //! the SRT addresses of GStreamer.
 //!
 //! Without a mode the camera listens and the server dials. The host of a listener is the address to listen on and may be
-//! left out (`udp://:5006`): all of them. IPv6 addresses stand in brackets.
+//! left out (`udp://:5006`): all of them. IPv6 addresses are in brackets.
 
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What carries the messages.
+/// Transport of the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// One message per datagram.
@@ -19,21 +19,21 @@ pub enum Transport {
     Tcp,
 }
 
-/// Who dials: `mode` in addresses.
+/// Which side connects: `mode` in addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dial {
-    /// Waits to be dialled.
+    /// Waits for connections.
     Listener,
-    /// Dials.
+    /// Connects.
     Caller,
 }
 
 /// The end of the channel that an address is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// `ddsencode`: takes feedback, listens unless told otherwise.
+    /// `ddsencode`: receives feedback, listens by default.
     Camera,
-    /// `ddsinfer`: gives feedback, dials unless told otherwise.
+    /// `ddsinfer`: sends feedback, dials by default.
     Server,
 }
 
@@ -47,7 +47,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// Whether nobody outside this machine can be meant. Names other than `localhost` are not looked up for this.
+    /// Whether the host can only be this machine. Names other than `localhost` are not resolved for this.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(IpAddr::V6(ip)) => ip.to_canonical().is_loopback(),
@@ -76,7 +76,7 @@ pub struct FeedbackUri {
     pub host: Host,
     /// Port, never 0.
     pub port: u16,
-    /// Who dials.
+    /// Which side connects.
     pub dial: Dial,
 }
 
@@ -103,13 +103,13 @@ pub enum UriError {
     Scheme,
     /// No port, or none of 1 to 65535.
     Port,
-    /// No host that could be one.
+    /// Not a valid host.
     Host(String),
-    /// Nobody can be dialled there.
+    /// An address that cannot be dialled.
     NobodyToCall,
-    /// A mode that is not known.
+    /// An unknown mode.
     Mode(String),
-    /// A part that means nothing here.
+    /// A part that has no meaning here.
     Unknown(String),
 }
 
@@ -134,7 +134,7 @@ impl FeedbackUri {
     /// Reads an address for one end of the channel.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write instead.
+    /// What is wrong with it, and the cure.
     pub fn parse(text: &str, end: End) -> Result<Self, UriError> {
         let (scheme, rest) = text.trim().split_once("://").ok_or(UriError::Scheme)?;
         let transport = match scheme.to_ascii_lowercase().as_str() {
@@ -148,7 +148,7 @@ impl FeedbackUri {
             return Err(UriError::Unknown(authority[at..].to_owned()));
         }
         let (host, port) = authority.rsplit_once(':').ok_or(UriError::Port)?;
-        // An IPv6 address without brackets has its last group there.
+        // In an IPv6 address without brackets this is the last group.
         if host.contains(':') && !host.starts_with('[') {
             return Err(UriError::Port);
         }
@@ -199,7 +199,7 @@ fn read_host(host: &str) -> Result<Host, UriError> {
         return Ok(Host::Ip(ip.into()));
     }
     let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // Numbers and dots alone are an IPv4 address that went wrong.
+    // Digits and dots alone are an invalid IPv4 address.
     if !host.chars().all(label) || host.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return Err(wrong());
     }

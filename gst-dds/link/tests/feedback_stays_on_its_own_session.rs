@@ -104,7 +104,7 @@ fn two_cameras_and_audio_are_each_steered_by_their_own_server() {
             .all(|(s, sink)| s.refresh(&sink.static_pad("sink").unwrap()))
     });
 
-    // Only server 2 speaks.
+    // Only server 2 sends.
     let mut now = 0;
     wait_for("feedback at camera 2", || {
         if servers[1].send(vec![b"tag 2".to_vec()]) == Sent::Now {
@@ -121,7 +121,7 @@ fn two_cameras_and_audio_are_each_steered_by_their_own_server() {
         heard1.load(Ordering::SeqCst) >= 10
     });
 
-    // A camera that has left its session hears nothing more.
+    // A camera that has left its session receives nothing more.
     cameras[0] = CameraChannel::default();
     let before = heard1.load(Ordering::SeqCst);
     let sent = heard2.load(Ordering::SeqCst);
@@ -195,7 +195,7 @@ fn rtcp_is_protected_where_every_branch_of_it_comes_out_of_srtp() {
             true,
         ),
         (&format!("{opened} d.rtcp_src ! funnel name=f ! s.recv_rtcp_sink"), true),
-        // One open branch opens it, and so does media in the clear, which may hold RTCP too.
+        // One open branch makes it open, and so does unencrypted media, which may contain RTCP too.
         (
             &format!("{opened} d.rtcp_src ! funnel name=f ! s.recv_rtcp_sink fakesrc ! f."),
             false,
@@ -213,7 +213,7 @@ fn rtcp_is_protected_where_every_branch_of_it_comes_out_of_srtp() {
         let pipeline = launch(&format!("identity rtpsession name=s {line}"));
         let session = pipeline.by_name("s").unwrap();
         assert_eq!(gst_dds_link::path::is_protected(&session), protected, "{line}");
-        // Told to check nothing.
+        // Authentication switched off.
         if let Some(opener) = pipeline.by_name("d") {
             let pad = opener.static_pad("rtcp_sink").unwrap();
             pad.set_active(true).unwrap();

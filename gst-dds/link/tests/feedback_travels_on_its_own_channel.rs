@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The own channel over real sockets: whoever listens and whoever dials, over UDP and TCP, with a key and without; what
-//! is of another key or said again is refused; either end may be restarted; and no thread stays behind.
+//! The own channel over real sockets: either end listening or dialling, over UDP and TCP, with a key and without;
+//! messages of another key and replays are refused; either end may be restarted; and no thread is left over.
 
 mod common;
 
@@ -104,7 +104,7 @@ impl Server {
     }
 }
 
-/// Sends a packet, as often as it takes, until the camera has it.
+/// Sends a packet repeatedly until the camera has received it.
 fn bring(server: &Server, camera: &Camera, generation: u16) {
     let packet = packet(generation);
     wait_for("the packet", || {
@@ -134,7 +134,7 @@ fn packets_arrive_whoever_listens_with_a_key_and_without() {
         for scheme in ["udp", "tcp"] {
             for (camera_mode, server_mode) in [("listener", "caller"), ("caller", "listener")] {
                 let address = format!("{scheme}://127.0.0.1:{}", port());
-                // In either order: who dials comes first here.
+                // In either order: the dialling end starts first here.
                 let (server, camera);
                 if server_mode == "caller" {
                     server = Server::new(format!("{address}?mode={server_mode}"), key);
@@ -174,7 +174,7 @@ fn localhost_by_name_works_and_nobody_there_is_said_once() {
         matches!(&notices[..], [Notice::Unreachable(uri, _)] if uri.contains("localhost")),
         "{notices:?}"
     );
-    // It comes later.
+    // It starts later.
     let camera = Camera::new(format!("tcp://127.0.0.1:{port}"), KEY);
     bring(&server, &camera, 2);
     assert_eq!(server.counts().connections, 1);
@@ -210,11 +210,11 @@ fn another_key_is_refused_counted_and_told() {
         assert!(!server.end.send(&[packet(1)]));
         let notices = camera.notices.lock().unwrap().clone();
         assert!(matches!(&notices[..], [Notice::OtherKey(_)]), "{notices:?}");
-        // The other side hears nothing, and says so.
+        // The other side receives nothing, and reports so.
         wait_for("the warning", || !server.notices.lock().unwrap().is_empty());
         let notices = server.notices.lock().unwrap().clone();
         assert!(matches!(&notices[..], [Notice::Silent(_)]), "{notices:?}");
-        // One key only, in either direction.
+        // Only one end has a key, in either direction.
         let bare = Server::new(&address, "");
         wait_for("the other refusal", || {
             bare.end.send(&[packet(1)]);
@@ -225,12 +225,12 @@ fn another_key_is_refused_counted_and_told() {
             notices.iter().any(|n| matches!(n, Notice::OneKeyOnly(_)))
         });
         assert!(camera.packets.lock().unwrap().is_empty());
-        // Whoever has the key is heard all the same.
+        // A peer with the key is received all the same.
         bring(&Server::new(&address, KEY), &camera, 2);
     }
 }
 
-/// Passes datagrams on both ways and keeps those to the camera.
+/// Forwards datagrams both ways and records those to the camera.
 struct Wire {
     front: u16,
     ends: Arc<AtomicBool>,
@@ -269,7 +269,7 @@ impl Wire {
         }
     }
 
-    /// What was sent to the camera, when all of it has been passed on.
+    /// All datagrams sent to the camera, when all have been forwarded.
     fn end(self) -> Vec<Vec<u8>> {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

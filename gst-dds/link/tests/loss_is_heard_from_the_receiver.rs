@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A camera's packets are lost on their way at a known rate. The camera hears of it from the receiver's reports.
+//! A camera's packets are lost in transit at a known rate. The camera learns it from the receiver's reports.
 
 mod common;
 
@@ -15,14 +15,14 @@ use gst::prelude::*;
 use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::session::CameraChannel;
 
-/// Packets that reached the lossy place and those that went no further.
+/// Packets that reached the lossy place and those lost there.
 #[derive(Default)]
 struct Road {
     sent: AtomicU64,
     lost: AtomicU64,
 }
 
-/// Loses packets behind the camera's session with probability `per_mille` / 1000, the same ones in every run.
+/// Loses packets after the camera's session with probability `per_mille` / 1000, the same ones in every run.
 fn lose(pad: &gst::Pad, per_mille: u64) -> Arc<Road> {
     let road = Arc::new(Road::default());
     let counted = road.clone();
@@ -41,10 +41,10 @@ fn lose(pad: &gst::Pad, per_mille: u64) -> Arc<Road> {
     road
 }
 
-/// What the camera heard until `reports` different reports had come.
+/// Reports that the camera received until there were `reports` different ones.
 struct Received {
     reports: Vec<ReceiverReport>,
-    /// Real loss on the road at the end, 0 to 1.
+    /// Actual loss in transit at the end, 0 to 1.
     real: f64,
     /// SSRC of the receiver by its own session.
     receiver: u32,
@@ -116,7 +116,7 @@ fn drive(per_mille: u64, reports: usize) -> Received {
         assert!(now.len() <= 1, "one receiver, but {now:?}");
         for report in now {
             stamps.insert(report.stamp);
-            // The same report read again is the same in all it says.
+            // The same report read again has the same contents.
             match received.last() {
                 Some(last) if last.stamp == report.stamp => assert_eq!(*last, report),
                 _ => received.push(report),
@@ -167,7 +167,7 @@ fn the_reported_loss_is_the_real_one() {
         assert!((0.0..1.0).contains(&report.fraction_lost));
         assert!((0.0..1_000.0).contains(&report.jitter_ms), "{report:?}");
     }
-    // The way over loopback and back, and the threads at its ends.
+    // The round trip over loopback, and the threads at its ends.
     let times: Vec<f64> = received.reports.iter().filter_map(|r| r.round_trip_ms).collect();
     assert!(!times.is_empty() && times.iter().all(|&t| t < 1_000.0), "{times:?}");
 }

@@ -31,11 +31,11 @@ impl std::fmt::Debug for CameraEnd {
 }
 
 impl CameraEnd {
-    /// Opens the channel; `None` where none is asked for. `deliver` takes each bare feedback packet, on threads of the
+    /// Opens the channel; `None` where none is set. `deliver` receives each bare feedback packet, on threads of the
     /// channel.
     ///
     /// # Errors
-    /// What is wrong, by the names of the elements' properties, and what to do.
+    /// What is wrong, by the names of the elements' properties, and the cure.
     pub fn open(setup: &Setup, deliver: Deliver, report: Report) -> Result<Option<Self>, OpenError> {
         let Some((shared, key, socket)) = prepare(setup, End::Camera, report)? else {
             return Ok(None);
@@ -67,7 +67,7 @@ impl CameraEnd {
         Ok(Some(Self(threads)))
     }
 
-    /// What went through; of use after the end as well.
+    /// Counts of the channel; valid after the end as well.
     pub fn counters(&self) -> Arc<Counters> {
         self.0.shared.counters.clone()
     }
@@ -78,12 +78,12 @@ struct Camera {
     /// `None` without a key.
     receiver: Option<Mutex<Receiver>>,
     deliver: Deliver,
-    /// Servers, and when they were heard last.
+    /// Servers, and the time of their last message.
     servers: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl Camera {
-    /// Takes a message; the answer to it, if it has one.
+    /// Processes a message; returns the answer to it, if it has one.
     fn take(&self, message: &[u8], from: SocketAddr) -> Result<Option<Vec<u8>>, Rejection> {
         let guard = &self.shared.guard;
         guard.run(Err(Rejection::Malformed), || self.take_unguarded(message, from))
@@ -117,7 +117,7 @@ impl Camera {
     fn hear(&self, from: SocketAddr) {
         self.forget();
         let mut servers = self.servers.lock().unwrap();
-        // Without a key addresses are easily made up.
+        // Without a key addresses are easily forged.
         let known = servers.contains_key(&from);
         if known || servers.len() < secure::MAX_SESSIONS {
             servers.insert(from, Instant::now());
@@ -132,7 +132,7 @@ impl Camera {
         }
     }
 
-    /// Servers that have been silent are not there any more.
+    /// Drops servers that have been silent.
     fn forget(&self) {
         let mut servers = self.servers.lock().unwrap();
         servers.retain(|_, at| at.elapsed() < SILENCE);
@@ -142,7 +142,8 @@ impl Camera {
             .store(servers.len() as u64, Ordering::Relaxed);
     }
 
-    /// Until the channel is closed or, where one is `called`, nobody has answered for a while.
+    /// Serves a socket until the channel is closed or, where a server is `called`, until nobody has answered for a
+    /// while.
     fn read_udp(&self, socket: &UdpSocket, called: Option<SocketAddr>) {
         let shared = &self.shared;
         let mut buffer = [0; MAX_MESSAGE + 1];
@@ -151,7 +152,7 @@ impl Camera {
         while !shared.is_stopped() {
             let now = shared.now();
             if let Some(to) = called {
-                // With a key the server says hello every two seconds, whether it has feedback or not.
+                // With a key the server sends a hello every two seconds, whether it has feedback or not.
                 if now - answered.unwrap_or(begun) > SILENCE && self.receiver.is_some() {
                     shared.silent();
                     return;
@@ -179,7 +180,7 @@ impl Camera {
                     }
                 }
                 Err(error) if is_tick(&error) => (),
-                // Somebody's port is closed; that is no reason to be busy.
+                // The port of a peer is closed; wait, to avoid a busy loop.
                 Err(_) => {
                     shared.pause(TICK);
                 }
@@ -204,7 +205,7 @@ impl Camera {
         }
     }
 
-    /// One connection. Returns whether it carried a valid message.
+    /// Serves one connection. Returns whether it carried a valid message.
     fn serve(&self, stream: &TcpStream, from: SocketAddr) -> bool {
         let shared = &self.shared;
         let begun = Instant::now();
@@ -214,14 +215,14 @@ impl Camera {
                 last.set(Some(Instant::now()));
                 answer.is_none_or(|answer| write_tcp(stream, &answer).is_ok())
             }
-            // A stream neither doubles nor damages; packets of a session from before a restart do come.
+            // A stream neither duplicates nor damages; packets of a session from before a restart may come.
             Err(Rejection::Session) => true,
             Err(_) => false,
         };
         let lives = || {
             self.forget();
             match (last.get(), &self.receiver) {
-                // Without a key a server is silent while it has nothing to say.
+                // Without a key a server without feedback is silent.
                 (_, None) => true,
                 (Some(at), Some(_)) => at.elapsed() < IDLE_LIFE,
                 (None, Some(_)) => begun.elapsed() < STRANGER_LIFE,

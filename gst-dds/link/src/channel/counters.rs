@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Counts of what went through.
+//! Counts of the messages of a channel.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident = $field:literal,)*) => {
-        /// What went through a channel.
+        /// Counts of a channel.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
@@ -21,14 +21,14 @@ macro_rules! counts {
             }
         }
 
-        /// The same while they are counted.
+        /// The same while counting.
         #[derive(Debug, Default)]
         pub struct Counters {
             $(pub(super) $name: AtomicU64,)*
         }
 
         impl Counters {
-            /// As they are now.
+            /// Their current values.
             pub fn counts(&self) -> Counts {
                 Counts { $($name: self.$name.load(Ordering::Relaxed),)* }
             }
@@ -41,22 +41,22 @@ counts! {
     sent = "feedback-uri-sent",
     /// Feedback packets received and found good.
     received = "feedback-uri-received",
-    /// Packets not sent: nobody was there, or too many waited, or a socket failed.
+    /// Packets not sent: no camera was connected, too many waited, or a socket failed.
     dropped = "feedback-uri-dropped",
     /// Sessions begun; a server draws a new one every two seconds.
     sessions = "feedback-uri-sessions",
-    /// Messages refused because they were made with another key or changed on their way.
+    /// Messages refused because they were made with another key or changed in transit.
     rejected_tag = "feedback-uri-rejected-tag",
-    /// Messages refused because their session is not open: said again after it, forged, or sent by a server that did not
-    /// know yet that the camera had been restarted.
+    /// Messages refused because their session is not open: replayed after it, forged, or sent by a server that had not
+    /// noticed the camera's restart.
     rejected_session = "feedback-uri-rejected-session",
-    /// Messages refused because they had been taken before.
+    /// Messages refused because they had been received before.
     rejected_replay = "feedback-uri-rejected-replay",
-    /// Messages refused because they are none, or because too many sessions were open.
+    /// Messages refused because they are invalid, or because too many sessions were open.
     rejected_malformed = "feedback-uri-rejected-malformed",
     /// TCP connections made.
     connections = "feedback-uri-connections",
-    /// Other ends that are there now; no count.
+    /// Peers connected now; not a count of events.
     peers = "feedback-uri-peers",
 }
 

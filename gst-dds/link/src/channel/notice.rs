@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the application may want to know.
+//! Notices for the application.
 
 #![forbid(unsafe_code)]
 
@@ -12,22 +12,22 @@ use gst::prelude::*;
 
 use crate::secret::Exposed;
 
-/// What the application may want to know.
+/// A notice for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The other end is there.
+    /// The peer has connected.
     Joined(SocketAddr),
     /// Nobody has answered for 5 s.
     Silent(String),
     /// The connection cannot be made.
     Unreachable(String, String),
-    /// Somebody has another key.
+    /// A peer uses another key.
     OtherKey(SocketAddr),
     /// One end has a key and the other has none.
     OneKeyOnly(SocketAddr),
     /// A panic was caught.
     Fault(String),
-    /// The file of the key is open to others.
+    /// The key file is readable by others.
     Exposed(Exposed),
 }
 
@@ -60,7 +60,7 @@ impl std::fmt::Display for Notice {
     }
 }
 
-/// Hears notices, on threads of the channel. Each kind of warning comes once; that nobody is there, once in each outage.
+/// Receives notices, on threads of the channel. Each kind of warning comes once; a missing answer, once in each outage.
 pub type Report = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// Posts warnings on the bus of an element as its own, as long as it lives, and logs the rest.
@@ -75,7 +75,8 @@ pub fn post_by(element: &impl IsA<gst::Element>) -> Report {
             }
             Notice::Fault(_) => gst::element_warning!(element, gst::LibraryError::Failed, ("{notice}")),
             Notice::Exposed(_) => {
-                // Where nobody reads the bus, it must be seen all the same; not each time that an element starts again.
+                // Applications that do not read the bus have to see it too, but not each time that an element starts
+                // again.
                 static SEEN: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
                 let seen = (element.name().into(), notice.to_string());
                 if SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(seen) {

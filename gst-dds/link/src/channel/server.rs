@@ -31,10 +31,10 @@ impl std::fmt::Debug for ServerEnd {
 }
 
 impl ServerEnd {
-    /// Opens the channel; `None` where none is asked for.
+    /// Opens the channel; `None` where none is set.
     ///
     /// # Errors
-    /// What is wrong, by the names of the elements' properties, and what to do.
+    /// What is wrong, by the names of the elements' properties, and the cure.
     pub fn open(setup: &Setup, report: Report) -> Result<Option<Self>, OpenError> {
         let Some((shared, key, socket)) = prepare(setup, End::Server, report)? else {
             return Ok(None);
@@ -65,7 +65,7 @@ impl ServerEnd {
         }))
     }
 
-    /// Hands over the packets of one generation; never waits. Returns whether a camera is there to take them.
+    /// Queues the packets of one generation; never waits. Returns whether a camera is connected to receive them.
     pub fn send(&self, packets: &[Vec<u8>]) -> bool {
         let counters = &self.server.shared.counters;
         let mut queue = self.server.queue.lock().unwrap();
@@ -79,7 +79,7 @@ impl ServerEnd {
         counters.peers.load(Ordering::Relaxed) > 0
     }
 
-    /// What went through; of use after the end as well.
+    /// Counts of the channel; valid after the end as well.
     pub fn counters(&self) -> Arc<Counters> {
         self.server.shared.counters.clone()
     }
@@ -96,10 +96,10 @@ struct Peer {
     address: SocketAddr,
     /// `None` without a key.
     sealer: Option<Sender>,
-    /// When it called last, and whether that call has had no hello yet.
+    /// Time of its last call, and whether that call has had no hello yet.
     called: Duration,
     asked: bool,
-    /// Of one that was dialled its calls are not waited for.
+    /// It was dialled, so its calls are not waited for.
     dialled: bool,
 }
 
@@ -117,7 +117,7 @@ impl Peer {
 
     fn close(&self) {
         if let Link::Tcp(stream) = &self.link {
-            // Its reader ends with it.
+            // This ends its reader.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -152,7 +152,7 @@ impl Server {
         }
     }
 
-    /// One round: what is due of handshakes, and the packets. Returns whether a camera that was dialled does not answer.
+    /// One round: sends due handshakes, and the packets. Returns whether a camera that was dialled does not answer.
     fn send(&self, packets: &VecDeque<Vec<u8>>) -> bool {
         let shared = &self.shared;
         let now = shared.now();
@@ -162,7 +162,7 @@ impl Server {
             let mut failed = false;
             let called_only = matches!(peer.link, Link::Udp(_)) && !peer.dialled && !peer.is_open();
             if let Some(sealer) = &mut peer.sealer {
-                // A call may be forged or said again: until the camera has answered it gets one hello for each.
+                // A call may be forged or replayed: until the camera has answered, each call gets one hello.
                 let hello = if called_only && !peer.asked {
                     None
                 } else {
@@ -188,7 +188,7 @@ impl Server {
                     None => add(&shared.counters.dropped),
                 }
             }
-            // A datagram that fails says nothing of the next one.
+            // A datagram that fails proves nothing about the next one.
             let gone = match peer.link {
                 Link::Tcp(_) => failed,
                 Link::Udp(_) => !peer.dialled && now.saturating_sub(peer.called) > CALLER_LIFE,
@@ -220,10 +220,10 @@ impl Server {
         }
     }
 
-    /// Adds a camera, in the place of one that never answered where there is none free.
+    /// Adds a camera; without a free place it replaces one that never answered.
     fn add_peer(&self, peer: Peer) {
         let address = peer.address;
-        // That a datagram can be sent does not tell that anybody takes it.
+        // A datagram that was sent need not have a receiver.
         let joins_now = peer.sealer.is_none() && (matches!(peer.link, Link::Tcp(_)) || !peer.dialled);
         let mut peers = self.peers.lock().unwrap();
         if peers.len() >= MAX_PEERS {
@@ -243,7 +243,7 @@ impl Server {
         }
     }
 
-    /// Takes the message of a camera. `false` where it was refused.
+    /// Processes the message of a camera. `false` where it was refused.
     fn take(&self, message: &[u8], from: SocketAddr, socket: Option<&Arc<UdpSocket>>) -> bool {
         let shared = &self.shared;
         let called = match &self.key {
@@ -287,7 +287,7 @@ impl Server {
         }
     }
 
-    /// Until the channel is closed or the camera that was `dialled` has not answered for a while.
+    /// Serves a socket until the channel is closed or the camera that was `dialled` has not answered for a while.
     fn read_udp(&self, socket: &Arc<UdpSocket>, dialled: Option<SocketAddr>) {
         let shared = &self.shared;
         if let Some(to) = dialled {
@@ -305,7 +305,7 @@ impl Server {
                     shared.pause(TICK);
                 }
             }
-            // Its name may mean another address now.
+            // Its name may resolve to another address now.
             let lost = |peer: &Peer| {
                 peer.sealer
                     .as_ref()
@@ -335,7 +335,7 @@ impl Server {
         }
     }
 
-    /// One connection. Returns whether the other end was a camera.
+    /// Serves one connection. Returns whether the other end was a camera.
     fn serve(&self, stream: TcpStream, address: SocketAddr) -> bool {
         let stream = Arc::new(stream);
         let is_ours = |peer: &Peer| matches!(&peer.link, Link::Tcp(link) if Arc::ptr_eq(link, &stream));

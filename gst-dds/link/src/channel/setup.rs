@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the properties of an element say of its channel, and what is wrong with them.
+//! Properties of an element's channel, and their refusals.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use crate::secret::{self, Exposed};
 use crate::secure::{Key, KeyError, MAX_KEY};
 use crate::uri::{End, FeedbackUri, UriError};
 
-/// What the properties of an element say of its channel.
+/// Properties of an element's channel.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Setup {
     /// Property `feedback-uri`; empty: no channel.
@@ -25,7 +25,7 @@ pub struct Setup {
 
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // No key goes into a log.
+        // The key must not be logged.
         let mut setup = f.debug_struct("Setup");
         setup.field("uri", &self.uri).field("key_file", &self.key_file);
         setup.field("plain", &self.plain).finish_non_exhaustive()
@@ -35,17 +35,17 @@ impl std::fmt::Debug for Setup {
 /// Why a channel is not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// The address is none.
+    /// The address is invalid.
     Uri(String, UriError),
-    /// The key is none. First: the property it came by.
+    /// The key is invalid. First: its property.
     Key(&'static str, KeyError),
     /// The key file cannot be read.
     KeyFile(String, String),
-    /// Two properties that contradict each other: the one, what is wrong and what to do.
+    /// Two properties that contradict each other: the first one, the conflict and the cure.
     Contradiction(&'static str, &'static str),
-    /// Neither a key nor leave to do without.
+    /// Neither a key nor permission to do without.
     NoKey(String),
-    /// The socket cannot be had.
+    /// The socket cannot be opened.
     Listen(String, String),
     /// No thread, or no random numbers.
     System(String),
@@ -83,11 +83,11 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Address, key, and the key's file where others may read it.
+/// Address, key, and the key file where others may read it.
 pub(super) type Read = (FeedbackUri, Option<Key>, Option<Exposed>);
 
 impl Setup {
-    /// Address, key, and what is wrong with its file; `None` where there is to be no channel.
+    /// Address, key, and what is wrong with the key file; `None` where no channel is set.
     ///
     /// # Errors
     /// What is wrong with the properties, by their names.
@@ -130,7 +130,7 @@ impl Setup {
     }
 }
 
-/// The bytes of a key file, and no more than tell that it is too long.
+/// The bytes of a key file, limited to what proves it too long.
 fn read_key_file(path: &str) -> Result<(Vec<u8>, Option<Exposed>), OpenError> {
     let most = (2 * MAX_KEY + 16) as u64;
     secret::read(Path::new(path), most).map_err(|e| OpenError::KeyFile(path.to_owned(), e.to_string()))

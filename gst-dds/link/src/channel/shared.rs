@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What both ends are made of: dialling, listening, reading, and threads that end.
+//! Common parts of both ends: dialling, listening, reading, and threads that end.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use crate::secure::{self, Key, Rejection};
 use crate::sync::{Condvar, Mutex};
 use crate::uri::{Dial, End, FeedbackUri, Host, Transport};
 
-/// What all threads of an end share.
+/// State shared by all threads of an end.
 pub(super) struct Shared {
     pub(super) uri: FeedbackUri,
     /// As the user wrote it.
@@ -31,9 +31,9 @@ pub(super) struct Shared {
     stopping: Condvar,
     pub(super) counters: Arc<Counters>,
     report: Report,
-    /// Around each message and each thread.
+    /// Guards each message and each thread.
     pub(super) guard: Guard,
-    /// Warnings given.
+    /// Warnings reported.
     silent_told: AtomicBool,
     other_key_told: AtomicBool,
     one_key_told: AtomicBool,
@@ -93,9 +93,9 @@ impl Shared {
         gst::debug!(crate::CAT, "{} bytes from {peer} refused: {why:?}", message.len());
     }
 
-    /// The address of the other end; where its name has several, another one at each attempt, IPv4 first, because who
-    /// listens on all addresses listens there. Names are looked up on a thread that is not waited for when the channel is
-    /// closed: it holds nothing and ends with the look-up.
+    /// The address of the other end; where its name has several, another one at each attempt, IPv4 first, because an
+    /// end that listens on all addresses listens there. Names are resolved on a thread that is not waited for when the
+    /// channel is closed: it holds nothing and ends with the look-up.
     fn resolve(&self, attempt: usize) -> Result<SocketAddr, std::io::Error> {
         let port = self.uri.port;
         let name = match &self.uri.host {
@@ -122,19 +122,19 @@ impl Shared {
         }
     }
 
-    /// Where nothing but the host's name says that only this machine is meant, a table of names that says otherwise is not
-    /// believed.
+    /// Where only the host's name shows that this machine is meant, other addresses in a table of names are not
+    /// trusted.
     fn keep_inside(&self, found: &mut Vec<SocketAddr>) {
         if self.uri.host.is_loopback() {
             found.retain(|address| address.ip().is_loopback());
         }
     }
 
-    /// A socket of our own for datagrams to the other end, and where that is. Nobody else reaches it: it is connected, and
-    /// bound to the address that leads there.
+    /// A socket of our own for datagrams to the other end, and its address. Nobody else reaches it: it is connected,
+    /// and bound to the address that leads there.
     pub(super) fn dial_udp(&self, attempt: usize) -> Result<(UdpSocket, SocketAddr), std::io::Error> {
         let to = self.resolve(attempt)?;
-        // On this machine at once, so that not even the moment before it is connected is open to others.
+        // Bound to this machine at once, so that it is not open to others even before it is connected.
         let own: IpAddr = match to.ip() {
             ip if ip.is_loopback() => ip,
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -142,7 +142,7 @@ impl Shared {
         };
         let socket = UdpSocket::bind((own, 0))?;
         socket.connect(to)?;
-        // What came in that moment may be of anybody; a socket keeps a few hundred datagrams.
+        // Datagrams of that moment may be anybody's; a socket keeps a few hundred.
         socket.set_nonblocking(true)?;
         let waits = |_: &usize| !matches!(socket.recv(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
         (0..4096).take_while(waits).for_each(drop);
@@ -151,7 +151,7 @@ impl Shared {
         Ok((socket, to))
     }
 
-    /// Until the channel is closed: connects, runs `serve`, and does it again after a while. `serve` returns whether the
+    /// Until the channel is closed: connects, runs `serve`, and repeats after a while. `serve` returns whether the
     /// other end was the right one.
     pub(super) fn dial_tcp(&self, serve: impl Fn(TcpStream, SocketAddr) -> bool) {
         let mut back_off = BACK_OFF;
@@ -196,7 +196,7 @@ impl Shared {
         while !self.is_stopped() {
             threads.retain(|thread| !thread.is_finished());
             match listener.accept() {
-                // Dropped: whoever connects as often as that has to come again.
+                // Dropped: a peer that connects as often as that has to come again.
                 Ok(_) if threads.len() >= MAX_PEERS => {
                     gst::warning!(crate::CAT, "{}: more than {MAX_PEERS} connections", self.text);
                 }
@@ -221,7 +221,7 @@ impl Shared {
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 
-    /// Reads messages off a connection until it ends, `take` or `lives` says no, or the channel is closed.
+    /// Reads messages off a connection until it ends, `take` or `lives` returns false, or the channel is closed.
     pub(super) fn read_tcp(
         &self,
         mut stream: &TcpStream,
@@ -253,7 +253,7 @@ impl Shared {
     }
 }
 
-/// What listens, opened before anything runs so that its failure is the element's.
+/// The listening socket, opened before any thread runs so that its failure is the element's.
 pub(super) enum Socket {
     Udp(UdpSocket),
     Tcp(TcpListener),
@@ -261,10 +261,10 @@ pub(super) enum Socket {
     None,
 }
 
-/// A channel before its threads run, its key, and what it listens on.
+/// A channel before its threads run, its key, and its listening socket.
 pub(super) type Prepared = (Arc<Shared>, Option<Key>, Socket);
 
-/// Reads the properties and opens what listens.
+/// Reads the properties and opens the listening socket.
 pub(super) fn prepare(setup: &Setup, end: End, report: Report) -> Result<Option<Prepared>, OpenError> {
     let Some((uri, key, exposed)) = setup.read(end)? else {
         return Ok(None);
@@ -316,7 +316,7 @@ pub(super) fn prepare(setup: &Setup, end: End, report: Report) -> Result<Option<
     Ok(Some((shared, key, socket)))
 }
 
-/// The threads of an end; dropped, it waits for them.
+/// The threads of an end; dropping it waits for them.
 pub(super) struct Threads {
     pub(super) shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -344,7 +344,7 @@ impl Drop for Threads {
         *self.shared.stopped.lock().unwrap() = true;
         self.shared.stopping.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that tells something to the application may be the one that lets go of the last handle.
+            // A thread that reports to the application may drop the last handle itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }

@@ -14,7 +14,7 @@ pub(super) fn set_options(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(TICK))?;
     stream.set_write_timeout(Some(WRITE))?;
-    // Feedback that waits to be acknowledged is late by a frame.
+    // Delaying small writes until the acknowledgement would make feedback late by a frame.
     stream.set_nodelay(true)
 }
 
@@ -30,7 +30,7 @@ pub(super) fn is_tick(error: &std::io::Error) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// Messages out of a stream of bytes.
+/// Reads messages from a stream of bytes.
 #[derive(Debug, Default)]
 pub(super) struct Framer(Vec<u8>);
 
@@ -58,16 +58,16 @@ impl Framer {
 
 pub(super) fn write_tcp(mut stream: &TcpStream, message: &[u8]) -> std::io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| std::io::Error::from(ErrorKind::InvalidInput))?;
-    // One write, so that one segment leaves.
+    // One write, so that one segment is sent.
     stream.write_all(&[&length.to_be_bytes()[..], message].concat())
 }
 
-/// Sends a datagram, by a socket that is `connected` to where it goes or by one that is not.
+/// Sends a datagram, by a socket that is `connected` to its destination or by one that is not.
 pub(super) fn send_udp(socket: &UdpSocket, message: &[u8], to: SocketAddr, connected: bool) -> std::io::Result<()> {
     if !connected {
         return socket.send_to(message, to).map(drop);
     }
-    // That nobody took an earlier one is told in the place of sending this one, and once.
+    // An error that nobody received an earlier one is reported once, instead of sending this one.
     match socket.send(message) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message).map(drop),
         sent => sent.map(drop),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the tests of the link share: ports, pipelines, patience.
+//! Helpers of the link's tests: ports, pipelines, waiting.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
