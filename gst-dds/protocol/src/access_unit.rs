@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Our identity messages in access units: writing them as NAL units, finding them, and holding slices against them.
+//! Identity messages in access units: writes them as NAL units, finds them, and checks slices against them.
 
 use crate::extension::Extension;
 use crate::identity::{FrameIdentity, IdentityError};
 use crate::nal::{Codec, Format, NalKind, SEI_USER_DATA_UNREGISTERED, SliceCount, nal_units, sei_messages, unescape};
 
-/// `nal_unit_type` of H.265's SEI behind the slices.
+/// `nal_unit_type` of H.265's suffix SEI.
 const SUFFIX_SEI: u8 = 40;
 
-/// Messages of ours that are looked at in one access unit beside the first.
+/// Messages of ours that are examined in one access unit beside the first.
 const MAX_MESSAGES: usize = 8;
 
-/// Everything of an access unit that the damage tracker wants to know, in one walk.
+/// Everything in an access unit that the damage tracker needs, found in one walk.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct AccessUnitSummary {
-    /// The slices that are there.
+    /// The slices present.
     pub slices: SliceCount,
     /// Our identity message; `Some(Err(_))` where the UUID is ours and the rest is not readable.
     pub identity: Option<Result<FrameIdentity, IdentityError>>,
     /// Records of that message; none where they are not readable.
     pub extension: Extension,
-    /// The first slice that is there is the first one of its picture.
+    /// The first slice present is the first one of its picture.
     pub from_start: bool,
     /// The beginning of the first slice NAL unit, header included: [`Self::HEAD_BYTES`] at most.
     pub head: Vec<u8>,
@@ -34,12 +34,12 @@ pub struct AccessUnitSummary {
 /// Our identity message with its records, or why it cannot be read.
 pub type Message = Result<(FrameIdentity, Extension), IdentityError>;
 
-/// Parameter sets that are kept of one access unit, and the largest one: far above what encoders write.
+/// Limits of the parameter sets kept of one access unit, and of the largest one: far above what encoders write.
 const MAX_PARAMETER_SETS: usize = 16;
 const MAX_PARAMETER_SET: usize = 1024;
 
 impl AccessUnitSummary {
-    /// Bytes that are kept of the first slice: far above what lies in front of a picture's number.
+    /// Bytes kept of the first slice: far above what precedes a picture's number.
     pub const HEAD_BYTES: usize = 32;
 
     /// Adds one slice NAL unit.
@@ -51,7 +51,7 @@ impl AccessUnitSummary {
         self.slices.add(codec, nal);
     }
 
-    /// Adds one NAL unit that is no slice and has no message.
+    /// Adds one NAL unit that is neither a slice nor has a message.
     pub fn add_other(&mut self, codec: Codec, nal: &[u8]) {
         let kept = self.parameter_sets.len() < MAX_PARAMETER_SETS && nal.len() <= MAX_PARAMETER_SET;
         if kept && codec.kind_of(nal) == NalKind::Parameters {
@@ -67,13 +67,13 @@ impl AccessUnitSummary {
                 self.extension = extension;
             }
             (None, Err(error)) => self.identity = Some(Err(error)),
-            // A bound on what a hostile stream can make us keep.
+            // Bounds the memory that a hostile stream can take.
             (Some(Ok(_)), Ok(further)) if self.others.len() < MAX_MESSAGES => self.others.push(further),
             _ => (),
         }
     }
 
-    /// Chooses among several messages once all slices are there.
+    /// Chooses among several messages once all slices are known.
     pub fn settle(&mut self) {
         let others = std::mem::take(&mut self.others);
         if let Some(Ok(first)) = &self.identity
@@ -87,8 +87,8 @@ impl AccessUnitSummary {
 }
 
 impl Codec {
-    /// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, as remuxers
-    /// that double messages leave them, the first one counts whose slices are there, else the first readable one.
+    /// Counts slices and finds our identity message among all SEI messages of all SEI NAL units. Of several, as left by
+    /// remuxers that duplicate messages, the first one counts whose slices are present, else the first readable one.
     pub fn summarize(self, access_unit: &[u8], format: Format) -> AccessUnitSummary {
         let mut summary = AccessUnitSummary::default();
         for nal in nal_units(access_unit, format) {
@@ -105,8 +105,8 @@ impl Codec {
         summary
     }
 
-    /// Our identity messages in one SEI NAL unit (header included): one, unless somebody merged several. None in every other
-    /// NAL unit.
+    /// Our identity messages in one SEI NAL unit (header included): one, unless several were merged. None in every
+    /// other NAL unit.
     pub fn identities_of(self, nal: &[u8]) -> Vec<Message> {
         let suffix = self == Self::H265 && self.nal_type(nal) == Some(SUFFIX_SEI);
         if self.kind_of(nal) != NalKind::Sei && !suffix {
@@ -127,7 +127,8 @@ impl Codec {
 }
 
 impl SliceCount {
-    /// Whether these slices are all that an identity promises. A promise of no slices is no picture and is never kept.
+    /// Whether these slices are all that an identity declares. A declaration of no slices is no picture and never
+    /// holds.
     pub fn are_those_of(&self, identity: &FrameIdentity) -> bool {
         self.slices > 0
             && (self.slices, self.bytes, self.checksum)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Puts the parts of a generation together and lets only newer, complete generations of one stream through.
+//! Reassembles generations and passes on only newer, complete ones of one stream.
 
 use crate::feedback::{self, FeedbackError, FeedbackPart, FeedbackState, MAX_REGIONS, Region};
 use crate::serial::Serial16;
 
-/// What became of a packet.
+/// Fate of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It completed a generation newer than every one before.
@@ -14,7 +14,7 @@ pub enum Outcome {
     Partial,
     /// Of a generation not newer than the last complete one, or of one older than that being assembled.
     Stale,
-    /// This part, or this generation, was there already.
+    /// This part, or this generation, has been received before.
     Duplicate,
     /// For another stream.
     Foreign,
@@ -22,7 +22,7 @@ pub enum Outcome {
     Malformed(FeedbackError),
 }
 
-/// Counts of everything that happened to packets.
+/// Counts of the fates of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Generations completed.
@@ -31,7 +31,7 @@ pub struct Counts {
     pub partial: u64,
     /// Parts too old.
     pub stale: u64,
-    /// Parts seen before.
+    /// Parts received before.
     pub duplicate: u64,
     /// Parts for another stream.
     pub foreign: u64,
@@ -45,13 +45,13 @@ pub struct Counts {
     pub incomplete: u64,
 }
 
-/// Assembler for one stream. Bounded: holds at most one incomplete generation.
+/// Assembler of one stream. Bounded: holds at most one incomplete generation.
 ///
 /// Generations are compared by serial arithmetic, so a server that restarts with a generation behind its last one would
-/// stay unheard for up to 32768 generations. Two rules prevent that: servers start from a random generation, which helps
+/// be ignored for up to 32768 generations. Two rules prevent that: servers start from a random generation, which helps
 /// half of them, and the camera calls [`Assembler::reset`] each time no generation was completed for its feedback
-/// timeout (stale and duplicate packets do not prolong that time), which helps the others. A camera that restarts
-/// has a new stream id and therefore a new assembler.
+/// timeout (stale and duplicate packets do not prolong that time), which helps the others. A camera that restarts has a
+/// new stream ID and therefore a new assembler.
 #[derive(Clone, Debug)]
 pub struct Assembler {
     stream_id: u32,
@@ -152,8 +152,8 @@ impl Assembler {
         }
     }
 
-    /// Forgets which generation was the newest, and parts of an incomplete one; counts stay. To be called when no
-    /// generation was completed for the feedback timeout: the next complete one is accepted whatever its number.
+    /// Forgets the newest generation, and parts of an incomplete one; counts stay. To be called when no generation was
+    /// completed for the feedback timeout: the next complete one is accepted whatever its number.
     pub fn reset(&mut self) {
         self.newest = None;
         self.counts.incomplete += u64::from(self.pending.take().is_some());
@@ -169,14 +169,14 @@ impl Assembler {
         self.stream_id
     }
 
-    /// What happened so far.
+    /// Counts so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 }
 
 impl Pending {
-    /// Keeps a part of this generation; returns what is wrong with it, if anything.
+    /// Adds a part of this generation; returns its outcome if it is refused.
     fn add(&mut self, part: FeedbackPart) -> Option<Outcome> {
         let invalid = |field| Some(Outcome::Malformed(FeedbackError::InvalidField(field)));
         if usize::from(part.parts) != self.parts.len() {

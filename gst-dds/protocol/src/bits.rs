@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Bit strings and the columns of numbers in them that tables of rectangles are written as.
+//! Bit strings, and the columns of numbers that tables of rectangles consist of.
 
 /// Bits of each of the two lengths in a column header.
 const NIBBLE: u32 = 4;
@@ -22,7 +22,7 @@ pub(crate) struct BitWriter<'a> {
 }
 
 impl<'a> BitWriter<'a> {
-    /// Appends to `out`, from a whole byte on.
+    /// Appends to `out`, starting at a whole byte.
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, used: 0 }
     }
@@ -40,7 +40,7 @@ impl<'a> BitWriter<'a> {
         }
     }
 
-    /// Writes a column: bits per value, bits of the base, the base (the smallest value), each value less the base.
+    /// Writes a column: bits per value, bits of the base, the base (the smallest value), each value minus the base.
     pub(crate) fn push_column(&mut self, low: u32, high: u32, values: impl Iterator<Item = u32>) {
         let width = bit_length(high - low);
         self.push(width, NIBBLE);
@@ -53,7 +53,7 @@ impl<'a> BitWriter<'a> {
 /// Reads numbers most significant bit first.
 pub(crate) struct BitReader<'a> {
     data: &'a [u8],
-    /// In bits.
+    /// Position in bits.
     position: usize,
 }
 
@@ -79,7 +79,7 @@ impl<'a> BitReader<'a> {
         Some((window >> shift) & ((1 << bits) - 1))
     }
 
-    /// Reads a column of `count` numbers; `None` where the data ends before. Allocates only what is there.
+    /// Reads a column of `count` numbers; `None` where the data ends before. Allocates only for values present.
     pub(crate) fn read_column(&mut self, count: usize) -> Option<Vec<u32>> {
         let width = self.read(NIBBLE)?;
         let base_bits = self.read(NIBBLE)?;

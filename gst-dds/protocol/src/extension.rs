@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What a camera of two passes adds to the frame identity: records after its last field.
+//! Records of a camera of two passes, after the last field of the frame identity.
 
 use crate::bits::{BitReader, BitWriter, column_bits};
 use crate::feedback::{MAX_REGIONS, Rect};
@@ -10,7 +10,7 @@ use crate::identity::{IdentityError, PAYLOAD_BYTES};
 pub const REFINED_GRID: u32 = 16;
 /// Most refused frames that one access unit names.
 pub const MAX_REFUSED: usize = 127;
-/// How far back a refused frame may lie.
+/// Most frames that a refused frame may be behind.
 pub const MAX_REFUSED_BACK: u64 = u16::MAX as u64;
 
 /// Record types.
@@ -24,7 +24,7 @@ const MAX_RECORD: usize = 255;
 /// Largest position or size of a rectangle in macroblocks.
 const MAX_UNITS: u32 = 4095;
 
-/// Place of a frame in its segment.
+/// Position of a frame in its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
     /// 0 for the first frame of the segment.
@@ -38,17 +38,17 @@ pub struct Segment {
 pub struct Extension {
     /// Width and height of the captured picture in pixels, where the coded one is smaller. On recovery points.
     pub full_size: Option<(u16, u16)>,
-    /// Where the camera works in segments.
+    /// Where the camera uses segments.
     pub segment: Option<Segment>,
-    /// Frames whose refinement was asked for and will not come; no newer than this frame.
+    /// Frames whose requested refinement will not come; no newer than this frame.
     pub refused: Vec<u64>,
     /// Rectangles of the picture that this access unit refines, on a grid of [`REFINED_GRID`] pixels. The rest of the
-    /// picture holds nothing of use.
+    /// picture has no useful contents.
     pub refined: Vec<Rect>,
 }
 
 impl Extension {
-    /// Whether there is nothing to write.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feedback: the server's complete wish list of regions for one stream. State, not deltas: each generation replaces
-//! the one before, so lost, late and doubled packets do no harm.
+//! Feedback: the complete list of regions that a server requests of one stream. State, not deltas: each generation
+//! replaces the one before, so lost, late and duplicate packets do no harm.
 
 use crate::bits::{BitReader, BitWriter, column_bits};
 use crate::serial::Serial16;
 
-/// First bytes of every feedback packet of every version. The first one lies outside the ranges of STUN, DTLS, TURN
-/// channels, RTP and RTCP (RFC 7983), so a socket shared with them can tell the packets apart.
+/// First bytes of every feedback packet of every version. The first one is outside the ranges of STUN, DTLS, TURN
+/// channels, RTP and RTCP (RFC 7983), so a socket shared with them can distinguish the packets.
 pub const MAGIC: [u8; 2] = [0xdd, 0x53];
 /// Version written by this crate.
 pub const VERSION: u8 = 1;
@@ -46,9 +46,10 @@ pub struct Rect {
 }
 
 impl Rect {
-    /// The rectangle of a picture of the size `to` (width, height) that shows what this one shows in a picture of the size
-    /// `from`. It grows outward to whole pixels, so that nothing of this one is lost; edges and lengths above `u32::MAX` end
-    /// there. Without width it has neither left edge nor width there, without height neither top edge nor height.
+    /// The rectangle in a picture of the size `to` (width, height) that shows the contents of this one in a picture of
+    /// the size `from`. It grows outward to whole pixels, so that nothing of this one is lost; edges and lengths are
+    /// limited to `u32::MAX`. Without width it has neither left edge nor width there, without height neither top edge
+    /// nor height.
     pub fn scaled(&self, from: (u32, u32), to: (u32, u32)) -> Self {
         let (x, width) = scaled_side(self.x, self.width, from.0, to.0);
         let (y, height) = scaled_side(self.y, self.height, from.1, to.1);
@@ -72,7 +73,7 @@ fn scaled_side(start: u32, length: u32, from: u32, to: u32) -> (u32, u32) {
 /// Quality wanted inside a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Quality {
-    /// Whatever the camera calls region quality (its `region-qp`).
+    /// The camera's own region quality (its `region-qp`).
     #[default]
     Camera,
     /// This H.264 quantizer, 0..=51.
@@ -91,32 +92,32 @@ pub struct Motion {
 /// One region of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Region {
-    /// Where, in the frame the feedback derives from.
+    /// Rectangle in the frame the feedback derives from.
     pub rect: Rect,
-    /// How good.
+    /// Quality inside.
     pub quality: Quality,
-    /// Where it goes.
+    /// Motion from frame to frame.
     pub motion: Motion,
-    /// For how long after it was applied, in milliseconds.
+    /// Time to live after it was applied, in milliseconds.
     pub ttl_ms: u32,
     /// 0 = from now on; 1..=31 = only for that frame of the segment after the one it derives from.
     pub frame_offset: u8,
 }
 
 impl Region {
-    /// The region as the other side will read it: rectangle grown outward to [`GRID`] (position and size at most
+    /// The region as the other side decodes it: rectangle grown outward to [`GRID`] (position and size at most
     /// [`MAX_GRID_UNITS`] units; an empty side stays empty), time to live rounded up to [`TTL_UNIT_MS`] and at most
-    /// [`MAX_TTL_MS`], motion, quality and offset clamped. Encoding a quantised region and decoding it again gives
-    /// the same region.
+    /// [`MAX_TTL_MS`], motion, quality and offset clamped. Encoding a quantised region and decoding it again gives the
+    /// same region.
     pub fn quantised(&self) -> Self {
         Columns::of(self).region()
     }
 }
 
-/// One generation of feedback, whole.
+/// One whole generation of feedback.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FeedbackState {
-    /// Stream it is for ([`crate::identity::FrameIdentity::stream_id`]).
+    /// Stream that it is for ([`crate::identity::FrameIdentity::stream_id`]).
     pub stream_id: u32,
     /// Generation, newest wins. A server starts from a random one.
     pub generation: Serial16,
@@ -138,15 +139,15 @@ pub struct EncodedFeedback {
 /// One parsed packet: part of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedbackPart {
-    /// Stream it is for.
+    /// Stream that it is for.
     pub stream_id: u32,
     /// Generation.
     pub generation: Serial16,
     /// Frame the regions were found in.
     pub frame: u64,
-    /// Which part, from 0.
+    /// Index of the part, from 0.
     pub part: u8,
-    /// How many parts make the generation, 1..=[`MAX_PARTS`].
+    /// Parts of the generation, 1..=[`MAX_PARTS`].
     pub parts: u8,
     /// Regions in this part, at most [`MAX_REGIONS`].
     pub regions: Vec<Region>,
@@ -158,7 +159,7 @@ pub struct FeedbackPart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FeedbackError {
-    /// Does not begin with the magic.
+    /// It does not begin with the magic.
     NotFeedback,
     /// A version this crate does not know.
     UnknownVersion(u8),
@@ -222,7 +223,7 @@ impl Columns {
         let axis = |start: u32, length: u32| {
             let first = start / GRID;
             let end = (u64::from(start) + u64::from(length)).div_ceil(u64::from(GRID));
-            // An empty side asks for nothing; growing it to a grid unit would invent a region.
+            // An empty side requests nothing; growing it to a grid unit would invent a region.
             let units = if length == 0 { 0 } else { end - u64::from(first) };
             (first.min(MAX_GRID_UNITS), units.min(u64::from(MAX_GRID_UNITS)) as u32)
         };
@@ -326,7 +327,7 @@ fn read_varint(data: &[u8]) -> Result<(u64, usize), FeedbackError> {
 }
 
 /// Encodes a generation. Regions are quantised; those above [`MAX_REGIONS`] are dropped from the tail and counted.
-/// Gives at least one packet: an empty list is a message too.
+/// Returns at least one packet: an empty list is a message too.
 pub fn encode(state: &FeedbackState) -> EncodedFeedback {
     let rows: Vec<Columns> = state.regions.iter().take(MAX_REGIONS).map(Columns::of).collect();
     let room = (MAX_PACKET - FIXED_HEADER - varint_bytes(state.frame)) * 8;
@@ -390,7 +391,7 @@ fn packet(state: &FeedbackState, part: usize, parts: usize, rows: &[Columns], ra
     out
 }
 
-/// Length that a packet of any version declares, where the fixed first five bytes are there and begin with the magic.
+/// Length declared by a packet of any version, where the fixed first five bytes are present and begin with the magic.
 pub(crate) fn declared_length(data: &[u8]) -> Option<usize> {
     match data {
         [m0, m1, _, high, low, ..] if [*m0, *m1] == MAGIC => Some(usize::from(u16::from_be_bytes([*high, *low]))),
@@ -398,17 +399,17 @@ pub(crate) fn declared_length(data: &[u8]) -> Option<usize> {
     }
 }
 
-/// The stream that a packet is for, read off its fixed header alone: for those who sort out what is not theirs before it
-/// costs them anything. What passes may still be refused by [`decode`].
+/// The stream that a packet is for, read from its fixed header alone, so that foreign packets can be dropped at no
+/// further cost. A packet that passes may still be refused by [`decode`].
 ///
 /// # Errors
-/// The [`FeedbackError`] that [`decode`] gives.
+/// The [`FeedbackError`] of [`decode`].
 pub fn addressee(packet: &[u8]) -> Result<u32, FeedbackError> {
     let (&[_, _, _, _, _, s0, s1, s2, s3, ..], _) = header(packet)?;
     Ok(u32::from_be_bytes([s0, s1, s2, s3]))
 }
 
-/// The fixed header of a packet of this version and what is behind it.
+/// The fixed header of a packet of this version and the bytes after it.
 fn header(packet: &[u8]) -> Result<(&[u8; FIXED_HEADER], &[u8]), FeedbackError> {
     if packet.iter().zip(&MAGIC).any(|(a, b)| a != b) {
         return Err(FeedbackError::NotFeedback);
@@ -458,7 +459,7 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
     })
 }
 
-/// Reads the region table; returns the regions and the bytes it took.
+/// Reads the region table; returns the regions and the bytes read.
 fn read_table(data: &[u8]) -> Result<(Vec<Region>, usize), FeedbackError> {
     let mut bits = BitReader::new(data);
     let count = bits.read(COUNT_BITS).ok_or(FeedbackError::Truncated)? as usize;

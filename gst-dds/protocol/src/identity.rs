@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frame identity: what the camera says of each access unit, as an SEI `user_data_unregistered` message of
-//! H.264 or H.265.
+//! Frame identity: the camera's name of each access unit, as an SEI `user_data_unregistered` message of H.264 or H.265.
 
 /// UUID of the SEI message (random version 4, fixed for this project).
 pub const UUID: [u8; 16] = [
@@ -19,23 +18,23 @@ const RECOVERY_FLAG: u8 = 0x10;
 /// The bits of the kind byte that hold the stream kind.
 const KIND_MASK: u8 = 0x0f;
 
-/// Which of a camera's streams an access unit belongs to.
+/// The stream of a camera that an access unit belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// The only stream: one pass, regions by quantizer offsets.
     Single,
     /// First pass of two: whole frames in low quality.
     Low,
-    /// Second pass of two: the regions that the server asked for.
+    /// Second pass of two: the regions that the server requested.
     Refine,
 }
 
-/// What the camera says of one coded access unit.
+/// The camera's data about one coded access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrameIdentity {
     /// Which of the camera's streams.
     pub kind: StreamKind,
-    /// Random per encoder start: tells one run of one camera from every other.
+    /// Random per encoder start: distinguishes each run of each camera.
     pub stream_id: u32,
     /// Number of the captured frame since encoder start; skipped captures leave gaps here.
     pub frame: u64,
@@ -57,7 +56,7 @@ pub struct FrameIdentity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// Another UUID: somebody else's message.
+    /// Another UUID: not our message.
     NotOurs,
     /// A version this crate does not know.
     UnknownVersion(u8),
@@ -65,7 +64,7 @@ pub enum IdentityError {
     TooShort {
         /// Bytes needed.
         needed: usize,
-        /// Bytes there.
+        /// Bytes present.
         got: usize,
     },
     /// A field holds a value the layout does not allow.
@@ -132,8 +131,8 @@ impl FrameIdentity {
             return Err(too_short);
         }
         let mut fields = Fields(&body[1..]);
-        // Flags this version does not know are a later extension and ignored; the kind decides what the access unit
-        // is good for, so an unknown one is refused.
+        // Flags this version does not know are a later extension and ignored; the kind decides how the access unit can
+        // be used, so an unknown one is refused.
         let [kind_and_flags] = fields.take()?;
         Ok(Self {
             kind: match kind_and_flags & KIND_MASK {

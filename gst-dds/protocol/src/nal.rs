@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Just enough H.264 and H.265 to name and check access units: NAL unit walking, slice counting, SEI messages (ISO/IEC
-//! 14496-10 7.3.1, 7.3.2.3 and annex B; ISO/IEC 23008-2 7.3.1, 7.3.2.4 and annex B; ISO/IEC 14496-15 5.3 and 8.3 for
-//! length prefixes).
+//! The parts of H.264 and H.265 needed to name and check access units: NAL unit walking, slice counting, SEI messages
+//! (ISO/IEC 14496-10 7.3.1, 7.3.2.3 and annex B; ISO/IEC 23008-2 7.3.1, 7.3.2.4 and annex B; ISO/IEC 14496-15 5.3 and
+//! 8.3 for length prefixes).
 
 /// SEI payload type of `user_data_unregistered` (ISO/IEC 14496-10 D.1).
 pub const SEI_USER_DATA_UNREGISTERED: u32 = 5;
@@ -19,7 +19,7 @@ pub enum Codec {
     H265,
 }
 
-/// What a NAL unit is for, as far as anybody here asks.
+/// Kind of a NAL unit, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NalKind {
     /// Coded picture data. `idr`: of a picture with which decoding may start.
@@ -31,7 +31,7 @@ pub enum NalKind {
     Delimiter,
     /// Video (H.265), sequence or picture parameter set.
     Parameters,
-    /// Supplemental enhancement information in front of the picture.
+    /// Supplemental enhancement information before the picture.
     Sei,
     /// Anything else.
     Other,
@@ -55,7 +55,7 @@ impl Codec {
         })
     }
 
-    /// What NAL units of a `nal_unit_type` are for.
+    /// Kind of the NAL units of a `nal_unit_type`.
     pub fn kind(self, nal_type: u8) -> NalKind {
         match (self, nal_type) {
             (Self::H264, 1) => NalKind::Slice { idr: false },
@@ -73,13 +73,13 @@ impl Codec {
         }
     }
 
-    /// What a NAL unit is for.
+    /// Kind of a NAL unit.
     pub(crate) fn kind_of(self, nal: &[u8]) -> NalKind {
         self.nal_type(nal).map_or(NalKind::Other, |t| self.kind(t))
     }
 
-    /// Whether a NAL unit is the first one of an access unit, as far as it alone tells; `has_slices`: the access unit so
-    /// far has some (ISO/IEC 14496-10, 7.4.1.2.3; ISO/IEC 23008-2, 7.4.2.4.4; as far as our encoders use it).
+    /// Whether a NAL unit is the first one of an access unit, as far as it alone shows; `has_slices`: the access unit
+    /// so far has some (ISO/IEC 14496-10, 7.4.1.2.3; ISO/IEC 23008-2, 7.4.2.4.4; as far as our encoders use it).
     pub fn begins_access_unit(self, nal: &[u8], has_slices: bool) -> bool {
         match self.kind_of(nal) {
             NalKind::Delimiter => true,
@@ -205,17 +205,17 @@ fn without_trailing_zeros(nal: &[u8]) -> &[u8] {
     &nal[..end]
 }
 
-/// Slices of an access unit: how many, how many bytes, which bytes, and whether one is an IDR slice.
+/// Slices of an access unit: count, bytes, checksum, and whether one is an IDR slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SliceCount {
     /// Slice NAL units.
     pub slices: u16,
     /// Their bytes, trailing zero bytes excluded.
     pub bytes: u32,
-    /// FNV-1a (32 bits) over those bytes, in order. Tells slices of one access unit from as many, as long ones of
-    /// another, which packet loss can put behind the wrong identity.
+    /// FNV-1a (32 bits) over those bytes, in order. Distinguishes slices of one access unit from the same number and
+    /// length of another, which packet loss can put after the wrong identity.
     pub checksum: u32,
-    /// One of them is of an IDR picture.
+    /// One of them belongs to an IDR picture.
     pub idr: bool,
 }
 
@@ -272,7 +272,7 @@ pub fn sei_messages(rbsp: &[u8]) -> impl Iterator<Item = SeiMessage<'_>> {
     })
 }
 
-/// Reads a number in the form of 7.3.2.3.1: bytes of 255, then one below, all added up.
+/// Reads a number in the form of 7.3.2.3.1: bytes of 255, then one below, all summed.
 fn take_sei_number(rest: &mut &[u8]) -> Option<u32> {
     let mut number = 0u32;
     loop {
@@ -293,8 +293,8 @@ fn push_sei_number(out: &mut Vec<u8>, mut number: usize) {
     out.push(number as u8);
 }
 
-/// Appends `payload` with emulation prevention bytes inserted (7.4.1.1). What is in `out` already is not looked at:
-/// give the whole payload of a NAL unit at once, trailing bits included.
+/// Appends `payload` with emulation prevention bytes inserted (7.4.1.1). Existing bytes of `out` are not examined: pass
+/// the whole payload of a NAL unit at once, trailing bits included.
 pub fn push_escaped(out: &mut Vec<u8>, payload: &[u8]) {
     let mut zeros = 0;
     for &byte in payload {

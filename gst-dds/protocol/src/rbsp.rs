@@ -3,7 +3,7 @@
 //! Reads the fields of parameter sets and slice headers: raw byte sequence payloads of H.264 and H.265
 //! (ISO/IEC 14496-10 and 23008-2, 7.2 and 9), without emulation prevention ([`crate::nal::unescape`]).
 
-/// Reads bits, most significant first. Nothing panics, whatever the data; each call is `None` where they end before.
+/// Reads bits, most significant first. Never panics on any data; each call returns `None` where it ends before.
 #[derive(Clone, Debug)]
 pub struct RbspReader<'a> {
     data: &'a [u8],
@@ -32,7 +32,7 @@ impl<'a> RbspReader<'a> {
         Some(value)
     }
 
-    /// Leaves out so many bits.
+    /// Skips so many bits.
     pub fn skip(&mut self, count: usize) -> Option<()> {
         self.at = self.at.checked_add(count)?;
         (self.at <= self.data.len() * 8).then_some(())
@@ -84,8 +84,8 @@ pub struct H264SequenceStart {
 }
 
 impl H264SequenceStart {
-    /// Reads `seq_parameter_set_data` (ISO/IEC 14496-10, 7.3.2.1.1) from its first bit, behind the NAL unit header, up to
-    /// `log2_max_frame_num_minus4`, which comes next.
+    /// Reads `seq_parameter_set_data` (ISO/IEC 14496-10, 7.3.2.1.1) from its first bit, after the NAL unit header, up
+    /// to `log2_max_frame_num_minus4`, which comes next.
     pub fn read(bits: &mut RbspReader<'_>) -> Option<Self> {
         let profile = bits.take(8)?;
         // Constraints and level.

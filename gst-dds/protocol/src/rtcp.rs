@@ -8,7 +8,7 @@ use crate::feedback;
 pub const APP_NAME: [u8; 4] = *b"DDS1";
 /// Subtype of a feedback packet.
 pub const SUBTYPE_FEEDBACK: u8 = 0;
-/// Most bytes of data that the length field of an APP packet can hold.
+/// Most bytes of data that the length field of an APP packet can express.
 pub const MAX_APP_DATA: usize = 65536 * 4 - APP_HEADER;
 
 /// RTCP version in the two top bits of a packet's first byte.
@@ -25,7 +25,7 @@ const APP_HEADER: usize = 12;
 pub enum RtcpError {
     /// Not RTCP version 2.
     NotRtcp,
-    /// A packet's length field runs over the end.
+    /// A packet's length field exceeds the data.
     Truncated,
     /// The padding count does not fit.
     InvalidPadding,
@@ -51,7 +51,7 @@ pub fn is_rtcp(datagram: &[u8]) -> bool {
 
 /// One APP packet (not a compound): header, SSRC of its sender, name, `data` filled up to a multiple of four with zero
 /// bytes. RTCP's own padding cannot do that: its count must be a multiple of four itself (RFC 3550 section 6.4.1); the
-/// length in the feedback packet tells the zeros apart. Data longer than [`MAX_APP_DATA`] cannot be sent and gives an
+/// length in the feedback packet distinguishes the zeros. Data longer than [`MAX_APP_DATA`] cannot be sent and gives an
 /// empty vector; feedback packets are always shorter.
 pub fn app_packet(ssrc: u32, data: &[u8]) -> Vec<u8> {
     let bytes = APP_HEADER + data.len().next_multiple_of(4);
@@ -119,9 +119,9 @@ pub fn feedback_in(compound: &[u8]) -> Result<Vec<(u32, &[u8])>, RtcpError> {
     }
 }
 
-/// Recovers our packet from the data field of an APP packet as an RTP session hands it out (possibly with zero bytes
-/// of padding to a multiple of four at the end): cuts it where the packet's own length field says. Data that is not
-/// ours, or shorter than it says, comes back whole, for [`feedback::decode`] to name the fault.
+/// Recovers our packet from the data field of an APP packet as an RTP session passes it on (possibly with zero bytes of
+/// padding to a multiple of four at the end): cuts it at the packet's own length field. Data that is not ours, or
+/// shorter than declared, is returned whole, for [`feedback::decode`] to name the fault.
 pub fn strip_app_data(data: &[u8]) -> &[u8] {
     feedback::declared_length(data)
         .and_then(|length| data.get(..length))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Records after the frame identity: what goes in comes out, on the grid; what is damaged is named, and nothing panics.
+//! Records after the frame identity: a round trip keeps them, on the grid; damage is named, and nothing panics.
 
 mod common;
 

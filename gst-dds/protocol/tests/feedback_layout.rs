@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feedback packets have the documented layout, lose nothing but what quantising takes, and stay small.
+//! Feedback packets have the documented layout, lose nothing except by quantising, and stay small.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn any_region() -> impl Strategy<Value = Region> {
         })
 }
 
-/// Decodes all packets and puts the regions together, checking what each part says of itself.
+/// Decodes all packets and joins their regions, checking the fields of each part.
 fn decode_all(state: &FeedbackState, packets: &[Vec<u8>]) -> Vec<Region> {
     let mut regions = Vec::new();
     for (i, packet) in packets.iter().enumerate() {
@@ -98,7 +98,7 @@ proptest! {
         let packet = &encode(&state(9, 70_000, regions)).packets[0];
         for end in 0..packet.len() {
             prop_assert_eq!(decode(&packet[..end]), Err(FeedbackError::Truncated), "cut at {}", end);
-            // The same cut with a length field that admits it ends inside a field too.
+            // The same cut with a length field that declares it ends inside a field too.
             let mut cut = packet[..end].to_vec();
             if end >= 5 {
                 cut[3..5].copy_from_slice(&(end as u16).to_be_bytes());
@@ -331,7 +331,7 @@ fn other_magic_versions_and_lengths_are_named() {
         Err(FeedbackError::InvalidField("length"))
     );
     assert_eq!(changed(11, 0x10), Err(FeedbackError::InvalidField("part")));
-    // Of an unknown version nothing but the first five bytes is looked at.
+    // Of an unknown version only the first five bytes are read.
     assert_eq!(decode(&[0xdd, 0x53, 9]), Err(FeedbackError::UnknownVersion(9)));
     assert_eq!(decode(&[0xdd; 1]), Err(FeedbackError::Truncated));
     assert_eq!(decode(&[]), Err(FeedbackError::Truncated));
@@ -375,7 +375,7 @@ fn values_out_of_range_name_their_column() {
         for (excess, valid) in [(0, true), (1, false)] {
             let mut bits = vec![(1, 9)];
             for (other, &limit) in highest.iter().enumerate() {
-                // The excess comes as a value on top of the base: base alone cannot pass 15 bits.
+                // The excess is a value on top of the base: the base alone cannot exceed 15 bits.
                 let value = if other == column { excess } else { 0 };
                 bits.extend([(1, 4), (15, 4), (limit, 15), (value, 1)]);
             }

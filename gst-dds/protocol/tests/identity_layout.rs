@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The frame identity has the documented layout and comes back from any place in an access unit.
+//! The frame identity has the documented layout and is found anywhere in an access unit.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn any_identity() -> impl Strategy<Value = FrameIdentity> {
         Just(StreamKind::Low),
         Just(StreamKind::Refine)
     ];
-    // Small numbers are full of zero bytes, which emulation prevention has to deal with.
+    // Small numbers contain zero bytes, which emulation prevention has to escape.
     let number = || prop_oneof![Just(0), 0u64..1000, any::<u64>()];
     (
         kind,

@@ -227,7 +227,7 @@ fn of_several_identities_the_one_whose_slices_are_there_counts() {
             Some(1),
             "{codec:?}: neither"
         );
-        // Both in one NAL unit, as a remuxer writes that merges messages.
+        // Both in one NAL unit, as written by a remuxer that merges messages.
         let mut rbsp = Vec::new();
         for message in [named(1, false), named(2, true)] {
             rbsp.extend([5, message.to_payload().len() as u8]);
@@ -238,7 +238,7 @@ fn of_several_identities_the_one_whose_slices_are_there_counts() {
         push_escaped(&mut merged, &rbsp);
         assert_eq!(found(&[&merged, slice]), Some(2), "{codec:?}: in one");
     }
-    // Behind the slices H.265 has a type of its own.
+    // H.265 has a type of its own for SEI after the slices.
     let mut suffix = identity().to_nal(Codec::H265);
     suffix[0] = 40 << 1;
     assert_eq!(Codec::H265.identities_of(&suffix).len(), 1);

@@ -30,7 +30,7 @@ fn check_feedback(data: &[u8], assembler: &mut Assembler) {
     match (feedback::addressee(data), &decoded) {
         (Ok(stream), Ok(part)) => assert_eq!(stream, part.stream_id),
         (Err(error), decoded) => assert_eq!(decoded.as_ref().err(), Some(&error)),
-        // What its header cannot tell.
+        // Faults that its header does not show.
         (Ok(_), Err(_)) => (),
     }
     let outcome = assembler.push(data);

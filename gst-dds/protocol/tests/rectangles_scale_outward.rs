@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A rectangle in the pixels of a picture of another size covers all that it covered, whatever the numbers.
+//! A rectangle scaled to a picture of another size covers everything it covered, whatever the numbers.
 
 use dds_protocol::feedback::Rect;
 use proptest::prelude::*;

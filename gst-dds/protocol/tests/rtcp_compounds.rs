@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feedback comes back out of whatever RTCP compound it travels in.
+//! Feedback is recovered from whatever RTCP compound carries it.
 
 mod common;
 

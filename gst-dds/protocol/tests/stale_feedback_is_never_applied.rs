@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whatever the network does to packets, the camera only ever moves on to newer, complete generations of its stream.
+//! Whatever the network does to packets, the camera only applies newer, complete generations of its stream.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn three_parts(generation: u16) -> Vec<Vec<u8>> {
 fn a_million_shuffled_and_doubled_packets_apply_nothing_stale() {
     let mut random = Random(42);
     let mut assembler = Assembler::new(STREAM);
-    // What travels: the generation without wrapping, and the packet.
+    // Packets in transit: the generation without wrapping, and the packet.
     let mut network: Vec<(u64, Vec<u8>)> = Vec::new();
     let (mut sent, mut newest, mut pushed, mut applied) = (0u64, None, 0u64, 0u64);
     let mut parts_of_two = Vec::new();
@@ -55,7 +55,7 @@ fn a_million_shuffled_and_doubled_packets_apply_nothing_stale() {
             }
         }
         sent += 1;
-        // Up to a few hundred packets are under way, delivered in any order.
+        // Up to a few hundred packets are in transit, delivered in any order.
         while network.len() > 300 {
             let index = random.below(network.len() as u32) as usize;
             let (number, packet) = network.swap_remove(index);

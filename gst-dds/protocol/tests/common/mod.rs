@@ -70,7 +70,7 @@ pub fn state(generation: u16, frame: u64, regions: Vec<Region>) -> FeedbackState
     }
 }
 
-/// A region that needs the most bits there are, paired with another so that no column is constant.
+/// A region that needs the most bits possible, paired with another so that no column is constant.
 pub fn widest_region(high: bool) -> Region {
     let side = if high { 8191 * 8 } else { 0 };
     Region {
