@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! How fast the encoders code a clip, preset by preset, with moving regions on every picture.
+//! Measures how fast the encoders code a clip, preset by preset, with moving regions on every picture.
 //!
 //! `cargo run --release -p gst-plugin-dds --example hevc_bench -- CLIP [FRAMES]`
 //!

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Time and memory of planning one 1080p frame with 256 regions of 64x64 pixels:
+//! Measures time and memory of planning one 1080p frame with 256 regions of 64x64 pixels:
 //!
 //! ```text
 //! cargo run --release -p gst-plugin-dds --example qp_map_bench
@@ -38,7 +38,8 @@ fn rects() -> Vec<Rect> {
     (0..256).map(rect).collect()
 }
 
-/// Runs `frame` for every frame number, 7 times; gives the median in microseconds per frame, and allocations per frame.
+/// Runs `frame` for every frame number, 7 times; returns the median in microseconds per frame, and allocations per
+/// frame.
 fn measure(mut frame: impl FnMut(u64)) -> (f64, f64) {
     let count = Count::new(ALLOCATOR);
     let mut runs = [0.0; 7];
@@ -55,7 +56,7 @@ fn measure(mut frame: impl FnMut(u64)) -> (f64, f64) {
     (runs[runs.len() / 2], allocations / (FRAMES * runs.len() as u64) as f64)
 }
 
-/// The camera with 256 regions in force, capped at `kbps` and told frames of `bytes`.
+/// The camera with 256 regions in force, capped at `kbps`, with frames of `bytes`.
 fn camera(kbps: u32, bytes: usize) -> impl FnMut(u64) {
     let settings = CameraSettings {
         max_region_area: 1.0,
@@ -81,7 +82,8 @@ fn camera(kbps: u32, bytes: usize) -> impl FnMut(u64) {
     for packet in encode(&state).packets {
         camera.push_feedback(0, Way::Pad, &packet);
     }
-    // The wire may shorten the time to live: time is held still for regions and moves for the cap by microseconds.
+    // The time to live may be shorter on the wire: time is held still for regions and moves for the cap by
+    // microseconds.
     move |i| {
         let now = i * FRAME_NS / 1_000_000;
         std::hint::black_box(camera.begin_frame(now, i + 1, false, &[]).offsets);

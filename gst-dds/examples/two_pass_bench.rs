@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the second pass costs: processor time against one pass with the same regions, and memory of the ring.
+//! Measures the cost of the second pass: processor time against one pass with the same regions, and memory of the ring.
 //!
 //! ```text
 //! cargo run --release -p gst-plugin-dds --example two_pass_bench
@@ -132,7 +132,7 @@ fn resident() -> f64 {
         * 1024.0
 }
 
-/// What coding a scene took.
+/// Cost of coding a scene.
 struct Run {
     /// Processor time per frame.
     ms: f64,
@@ -230,7 +230,7 @@ fn stat(element: &gst::Element, name: &str) -> u64 {
     element.property::<gst::Structure>("stats").get(name).unwrap_or(0)
 }
 
-/// Memory that the ring takes beyond its frames, measured before anything else has left holes in the heap.
+/// Memory that the ring takes beyond its frames, measured before other allocations have fragmented the heap.
 fn ring_memory() {
     let (width, height) = (1920, 1080);
     let frames = scene(width, height);

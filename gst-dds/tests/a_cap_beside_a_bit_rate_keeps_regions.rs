@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where the library chooses quantizers, by a bit rate or by quality, a rate cap takes the whole picture down and leaves
-//! regions as much finer than the rest as they were.
+//! Where the library chooses quantizers, by a bit rate or by quality, a rate cap makes the whole picture coarser and
+//! keeps the difference of the regions.
 
 #![cfg(feature = "x264")]
 
@@ -11,8 +11,8 @@ use common::{Camera, element, quantizers, region};
 use dds_protocol::feedback::Quality;
 use gst::prelude::*;
 
-/// Mean quantizer beside less that inside a region of 4 x 4 macroblocks, over P pictures from the first second on, and most
-/// bytes of any second.
+/// Mean quantizer outside minus that inside a region of 4 x 4 macroblocks, over P pictures from the first second on,
+/// and most bytes of any second.
 fn difference(set: impl Fn(&gst::Element)) -> (f64, u64) {
     let element = element();
     set(&element);
@@ -30,8 +30,8 @@ fn difference(set: impl Fn(&gst::Element)) -> (f64, u64) {
         .filter(|frame| frame.kind == 'P')
     {
         for (i, qp) in frame.qps.iter().enumerate() {
-            // Under its buffer libx264 corrects the quantizer row by row, so others tell nothing; neither do those that it has
-            // taken to the coarsest one.
+            // Under its VBV libx264 corrects the quantizer row by row, so other rows prove nothing; neither do those
+            // with the coarsest quantizer.
             let row = i / 20;
             if (3..7).contains(&row) && !frame.qps[row * 20..][..20].contains(&51) {
                 let within = (4..8).contains(&(i % 20));

@@ -21,7 +21,7 @@ fn scene(camera: &Camera) -> gst::Buffer {
         }
         let (x, y) = ((i % width + 2 * n) as f32, (i / width) as f32);
         let texture = 40.0 * (x / 7.0).sin() * (y / 5.0).cos() + 25.0 * ((x + 2.0 * y) / 3.0).sin();
-        // What the harness draws is noise.
+        // The harness's own pictures are noise.
         *sample = (120.0 + texture + f32::from(*sample) / 12.0) as u8;
     }
     drop(map);
@@ -66,7 +66,7 @@ fn seconds_and_mean_follow_a_bandwidth_that_changes_live() {
     assert_eq!(camera.count("encoders-opened"), 1);
 }
 
-/// Otherwise a finer quantizer of theirs would seem to cost nothing, and the cap would have to stop what follows.
+/// Otherwise finer quantizers of that stream would seem to cost nothing, and the cap would have to stop the result.
 #[test]
 fn in_one_pass_regions_are_not_taken_for_free() {
     for target in [100u32, 75] {

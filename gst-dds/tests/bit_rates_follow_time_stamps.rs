@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What is meant per second is meant per second of time stamps, whatever rate caps tell; where they are right, nothing
-//! changes.
+//! Limits per second follow the time stamps, whatever rate caps declare; where caps are right, nothing changes.
 
 #![cfg(feature = "x264")]
 
@@ -14,7 +13,7 @@ use gst::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A camera whose caps tell this rate.
+/// A camera whose caps declare this rate.
 fn camera(element: gst::Element, rate: &str) -> Camera {
     let info = common::info(gst_video::VideoFormat::I420, 160, 96);
     let mut caps = info.to_caps().unwrap();
@@ -48,12 +47,12 @@ fn push(camera: &mut Camera, at: u64) -> gst::Buffer {
     camera.push_buffer(picture)
 }
 
-/// Times of pictures, so many a second.
+/// Time stamps at so many pictures a second.
 fn times(rate: u64, seconds: u64) -> impl Iterator<Item = u64> {
     (0..rate * seconds).map(move |i| i * SECOND / rate)
 }
 
-/// kbit/s of all that was coded, the last picture lasting as long as the mean.
+/// kbit/s of all access units, the last picture lasting as long as the mean.
 fn kbps(camera: &Camera) -> f64 {
     let bytes: usize = camera.units.iter().map(|unit| unit.size()).sum();
     let at = |unit: &gst::Buffer| unit.pts().unwrap().nseconds() as f64;
@@ -137,7 +136,7 @@ fn bitrate_is_kept_where_the_rate_changes() {
             "{declared} declared: {kbps:.1} kbit/s, worst second {:.0}",
             worst_second(&camera)
         );
-        // Each change takes the library a bucket to follow.
+        // The library follows each change only after the time of its VBV.
         assert!((276.0..=324.0).contains(&kbps), "{declared} declared: {kbps:.1}");
     }
 }
@@ -155,7 +154,7 @@ fn pictures_that_keep_to_the_told_rate_have_the_same_bytes_whatever_their_jitter
             camera.stream()
         };
         let exact = code(&|i| i * SECOND / 30);
-        // Rounded to milliseconds; up to 12 ms late; behind a gap of five seconds.
+        // Rounded to milliseconds; up to 12 ms late; after a gap of five seconds.
         assert!(exact == code(&|i| i * 1000 / 30 * 1_000_000), "{name}: rounded");
         assert!(
             exact == code(&|i| i * SECOND / 30 + i * 7 % 13 * 1_000_000),
@@ -182,7 +181,7 @@ fn key_frames_come_after_seconds_not_after_a_number_of_pictures() {
             "{declared} declared, {real} real"
         );
     }
-    // Who counts pictures means pictures.
+    // A limit in pictures counts pictures.
     let element = element();
     element.set_property("option-string", "scenecut=0");
     element.set_property("key-int-max", 150u32);
@@ -223,7 +222,7 @@ fn feedback_is_taken_twice_a_picture_whatever_rate_caps_tell() {
             push(&mut camera, at);
             camera.feedback(i as u16 + 1, i as u64, &[]);
         }
-        // The first second may go by what caps tell.
+        // The first second may follow the rate in caps.
         assert!(camera.count("feedback-rate-limited") < 60, "{declared}");
         assert!(camera.count("generations-applied") > 170, "{declared}");
     }
@@ -260,7 +259,7 @@ fn a_rate_that_nobody_told_is_declared_by_nobody() {
         assert!(output.status.success());
         (sps[3], String::from_utf8(output.stdout).unwrap().trim().to_string())
     };
-    // 60 macroblocks; a level has to allow the most pictures there may be.
+    // 60 macroblocks; the level has to allow the highest possible picture rate.
     assert_eq!(declared("30/1"), (11, "30/1".into()));
     assert_eq!(declared("0/1").0, 12);
     assert_eq!(declared("0/1,max-framerate=15/1").0, 10);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Planning a frame takes no memory, whatever acts in it. The allocator counts for the whole process: nothing else may
-//! run beside this one test.
+//! Planning a frame allocates nothing, whatever regions act in it. The allocator counts for the whole process: no other
+//! test may run beside this one.
 
 use std::alloc::System;
 

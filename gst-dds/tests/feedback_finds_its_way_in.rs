@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The ways in: pad, event, and what must not come through them.
+//! The ways that feedback comes by: pad, event, and what they refuse.
 
 #![cfg(feature = "x264")]
 
@@ -130,7 +130,7 @@ fn whatever_the_order_in_which_two_ways_bring_theirs_the_stream_is_the_same() {
             if pad_first {
                 feeder.push(of_pad[0].clone());
             }
-            // Numbered far apart: each way for itself.
+            // Numbered far apart: each way has its own numbering.
             camera.feedback(20_000 + i, frame, &of_event);
             if !pad_first {
                 feeder.push(of_pad[0].clone());
@@ -171,7 +171,7 @@ fn rtcp_of_any_bytes_leaves_the_camera_running() {
         *b"\xc3\x28AB",
     ];
     let mut sent = 0;
-    // Video paces the test: it ends when packets of ours have been heard among the others, or after ten seconds.
+    // Video paces the test: it ends when packets of ours have been received among the others, or after ten seconds.
     while count("feedback-malformed") == 0 && count("frames-coded") < 300 {
         for name in names {
             for data in [&b""[..], &[0xff; 40]] {
@@ -192,7 +192,7 @@ fn rtcp_of_any_bytes_leaves_the_camera_running() {
     assert_eq!(counts, (true, 0), "of {sent} packets");
 }
 
-/// A server's end of the channel, joined with the element.
+/// A server's end of the channel, connected to the element.
 fn join(uri: &str, key: &str) -> ServerEnd {
     let setup = Setup {
         uri: uri.into(),
@@ -264,7 +264,7 @@ fn events_on_the_feedback_pad_end_nothing_and_reach_nobody() {
     assert!(feeder.pad.push_event(gst::event::Eos::new()));
     assert!(camera.harness.try_pull_event().is_none());
     camera.push();
-    // The event way goes on after the pad's end.
+    // The event way continues after EOS on the pad.
     camera.feedback(1, 1, &[region(0, 0, 32, 32, Quality::Camera)]);
     camera.push();
     assert_eq!(fine(&camera, 2), 4);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! H.265: every block is coded with exactly the quantizer asked for, by libx265 and by NVENC on the stand-in for its driver.
+//! H.265: every block is coded with exactly the requested quantizer, by libx265 and by NVENC on the stand-in for its
+//! driver.
 //!
-//! No tool prints the quantizers of H.265, but the distance of decoded noise from the original tells them: each step of
+//! No tool prints the quantizers of H.265, but the distance of decoded noise from the original shows them: each step of
 //! the quantizer moves it by half a decibel to a whole one. Inside and outside each region, in IDR and P pictures, it
 //! has to be within a tenth of that of the same picture coded with that quantizer everywhere, from the same references.
-//! A few samples do not tell a tenth, so pictures of several noises count together, and so do regions of equal size in
-//! a picture. No block is left out for lying at the edge of a region: in noise, what prediction and the loop filter
-//! carry across does not show. `--nocapture` prints what was measured.
+//! A few samples do not resolve a tenth, so pictures of several noises count together, and so do regions of equal size
+//! in a picture. Blocks at the edge of a region count too: in noise, prediction and the loop filter carry nothing
+//! visible across. `--nocapture` prints the measurements.
 
 #![cfg(feature = "x265")]
 
@@ -22,24 +23,24 @@ use gst_video::prelude::*;
 
 /// Most that a part of a picture may differ from uniform video at its quantizer, in dB.
 const TOLERANCE: f64 = 0.1;
-/// Fewest samples that a part is judged by: by themselves, means of so many squares differ by some 0.02 dB.
+/// Fewest samples that a part is judged by: means of fewer squares differ by some 0.02 dB by chance.
 const ENOUGH: u64 = 45_000;
-/// Most that a single macroblock may differ, in dB. This tells where regions lie, not their quantizers: by itself a
-/// macroblock differs by up to two decibels, and on the wrong side of an edge by five or more.
+/// Most that a single macroblock may differ, in dB. This checks the position of regions, not their quantizers: a single
+/// macroblock differs by up to two decibels by chance, and on the wrong side of an edge by five or more.
 const MISPLACED: f64 = 3.0;
 
 fn h265() -> gst::Element {
     let element = element();
-    // Noise at the finest quantizers is more than feedback may ask for.
+    // Noise at the finest quantizers costs more than feedback may add.
     element.set_property("max-feedback-bitrate", 0i32);
     if !fake_nvenc::is_child() {
         element.set_property_from_str("encoder", "x265");
     }
-    // Where a step is half a decibel or more also in noise of full amplitude.
+    // Quantizers where a step is half a decibel or more also in noise of full amplitude.
     for (name, qp) in [("background-qp", 44u32), ("region-qp", 34), ("fallback-qp", 38)] {
         element.set_property(name, qp);
     }
-    // So that parts of about equal size share small pictures.
+    // Equal sizes of parts let them share small pictures.
     element.set_property("max-region-area", 1.0);
     element
 }
@@ -83,12 +84,12 @@ impl Format {
 /// 20 by 15 macroblocks.
 const FORMAT: Format = Format::new(gst_video::VideoFormat::I420, 320, 240);
 
-/// What was filmed.
+/// The captured video.
 struct Filmed {
     camera: Camera,
     format: Format,
     seed: u64,
-    /// Of the next picture: pictures of equal numbers and seeds are equal.
+    /// Number of the next picture: pictures of equal numbers and seeds are equal.
     number: usize,
     generation: u16,
     originals: Vec<Vec<u8>>,
@@ -112,8 +113,8 @@ impl Filmed {
         self.push_buffer(picture);
     }
 
-    /// Noise that has nothing to do with the picture before. SplitMix64 sees to that: pictures by simpler generators
-    /// resemble one another, which motion vectors find.
+    /// Noise independent of the picture before. SplitMix64 ensures that: pictures by simpler generators resemble one
+    /// another, which motion vectors find.
     fn picture(&self) -> gst::Buffer {
         let mut state = self.seed << 32 | self.number as u64;
         let mut samples = vec![0; self.camera.info.size()];
@@ -157,13 +158,13 @@ impl Filmed {
         self.camera.element.set_property(name, u32::from(qp));
     }
 
-    /// Luma of what was coded.
+    /// Luma of the captured pictures.
     fn decoded(&self) -> Vec<Vec<u8>> {
         decoded(&self.camera.stream(), self.format, self.originals.len())
     }
 }
 
-/// What a picture was to be coded with: everywhere, and in regions.
+/// Quantizers to code a picture with: everywhere, and in regions.
 struct Wanted {
     idr: bool,
     base: u8,
@@ -183,7 +184,7 @@ impl Wanted {
         self.regions.iter().map(|r| r.1).chain([self.base]).collect()
     }
 
-    /// Size of the region that a macroblock lies in, nothing outside all, and the quantizer there.
+    /// Size of the region that a macroblock is in, none outside all, and the quantizer there.
     fn at(&self, x: usize, y: usize) -> (Option<(usize, usize)>, u8) {
         let within = |r: &Blocks| (r.0..r.0 + r.2).contains(&x) && (r.1..r.1 + r.3).contains(&y);
         let found = self.regions.iter().find(|(r, _)| within(r));
@@ -238,8 +239,8 @@ impl Compared {
     }
 }
 
-/// A film: how its elements are made, what each picture is to be coded with, and what is done for it, from feedback to
-/// pushing it. Key frames are asked for without that.
+/// A film: how its elements are made, the quantizers of each picture, and how a picture is coded, from feedback to
+/// pushing it. Key frames are requested separately.
 struct Film<'a> {
     format: Format,
     make: &'a dyn Fn() -> gst::Element,
@@ -256,7 +257,7 @@ impl Film<'_> {
         (self.act)(filmed, number);
     }
 
-    /// The key frame that a picture goes back to.
+    /// The key frame that a picture refers back to.
     fn key(&self, number: usize) -> usize {
         (0..=number).rev().find(|n| self.wanted[*n].idr).unwrap()
     }
@@ -266,7 +267,7 @@ impl Film<'_> {
         let mut filmed = Filmed::new((self.make)(), self.format, seed);
         let key = self.key(number);
         if (1..number).contains(&key) {
-            // Feedback is about pictures that have been.
+            // Feedback refers to earlier pictures.
             filmed.push();
         }
         (key..number).for_each(|before| self.act(&mut filmed, before));
@@ -281,8 +282,8 @@ impl Film<'_> {
         filmed
     }
 
-    /// Checks each picture's parts against uniform video at the quantizers wanted there, of the same pictures. Gives
-    /// the stream of the first seed.
+    /// Checks each picture's parts against uniform video at the wanted quantizers, of the same pictures. Returns the
+    /// stream of the first seed.
     fn check(&self, what: &str, seeds: u64) -> Vec<u8> {
         let across = self.format.width.div_ceil(16);
         let mut parts: BTreeMap<_, Compared> = BTreeMap::new();
@@ -318,7 +319,7 @@ impl Film<'_> {
                     let (size, qp) = wanted.at(x, y);
                     let same = uniform[&(number, qp)][i];
                     let apart = Compared::default().with(got, same).decibels();
-                    // What is cut off by the picture's edge has too few samples for that.
+                    // Regions cut off by the picture's edge have too few samples for that.
                     assert!(
                         got[1] < 256 || apart.abs() < MISPLACED,
                         "{what}, picture {number}: macroblock {x},{y} is misplaced, {apart:.1} dB"
@@ -342,7 +343,7 @@ fn check_regions(what: &str, seeds: u64, format: Format, make: &dyn Fn() -> gst:
     check_widened(what, seeds, format, make, regions, regions);
 }
 
-/// The same where the blocks coded so are not quite those asked for.
+/// The same where the blocks coded so differ slightly from the requested ones.
 fn check_widened(
     what: &str,
     seeds: u64,
@@ -373,7 +374,7 @@ fn check_widened(
 
 #[test]
 fn regions_of_all_shapes_on_first_pictures_others_and_key_frames() {
-    // At odd macroblocks, along a side, along two.
+    // At odd macroblocks, along one side, along two.
     let shapes: [(&[Blocks], bool); 6] = [
         (&[(5, 3, 10, 9)], false),
         (&[(1, 1, 9, 11), (11, 5, 9, 10)], true),
@@ -417,7 +418,8 @@ fn single_macroblocks_rows_and_columns_keep_quantizers_exact() {
 fn quantizers_change_live_and_key_frames_after_a_fall_have_them_at_once() {
     let (first, second) = ((9, 4, 11, 10), (0, 0, 9, 10));
     // None coarser: in IDR pictures at 48, noise after a finer region comes out a tenth of a decibel better down to the
-    // end of the picture, also without loop filters, presumably for what the region leaves in the entropy coder.
+    // end of the picture, also without loop filters, presumably because of the state that the region leaves in the
+    // entropy coder.
     let live = [(44u8, 34u8), (46, 36), (38, 32), (46, 34)];
     let mut all = vec![wanted(true, 44, &[]), wanted(false, 44, &[(first, 34), (second, 32)])];
     for (background, inside) in &live[1..] {
@@ -455,8 +457,8 @@ fn presets_threads_formats_and_sizes_keep_quantizers_exact() {
             let element = h265();
             element.set_property_from_str("speed-preset", preset);
             element.set_property("threads", threads);
-            // Both weigh bits by the slice's quantizer, so that other blocks of the picture matter to a block: with
-            // either, regions in P pictures come out up to 0.3 dB better than uniform video at their quantizer.
+            // Both weigh bits by the slice's quantizer, so that a block depends on the other blocks of the picture:
+            // with either, regions in P pictures come out up to 0.3 dB better than uniform video at their quantizer.
             element.set_property("option-string", "no-sao=1:psy-rd=0:psy-rdoq=0");
             element
         };
@@ -528,7 +530,7 @@ fn a_cap_that_does_not_bite_leaves_quantizers_alone() {
         element.set_property("max-bitrate", 300_000u32);
         element
     };
-    // Such a rate takes a level with large coding units: the region fits them.
+    // Such a rate needs a level with large coding units: the region fits them.
     check_regions("cap", 2, FORMAT, &make, &[(6, 2, 12, 12)]);
 }
 
@@ -564,7 +566,7 @@ fn with_nvenc_blocks_of_32_pixels_have_their_quantizers() {
     film.check("nvenc live", 2);
 }
 
-// All other tests compare the element with itself, and would not see quantizers that are wrong everywhere.
+// All other tests compare the element with itself, and would not detect quantizers that are wrong everywhere.
 #[test]
 fn uniform_video_is_as_coarse_as_libx265_alone_makes_it_at_that_quantizer() {
     let frames = 3;
@@ -580,7 +582,7 @@ fn uniform_video_is_as_coarse_as_libx265_alone_makes_it_at_that_quantizer() {
             filmed.push_buffer(picture);
         }
         let size = format!("{}x{}", FORMAT.width, FORMAT.height);
-        // In this mode it knows no quantizers but the slice's.
+        // In this mode the only quantizer is the slice's.
         let options = format!("qp={qp}:ipratio=1:ctu=16:bframes=0:keyint=60:scenecut=0:log-level=error");
         let input = [
             "-v", "error", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-r", "30", "-s", &size, "-i", "-",

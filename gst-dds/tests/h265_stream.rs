@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element with libx265: what its stream looks like to everybody else, and that it lives through all that an element
-//! has to.
+//! The element with libx265: its stream is valid for every other reader, and it survives everything that an element has
+//! to.
 
 #![cfg(feature = "x265")]
 
@@ -22,7 +22,7 @@ fn h265() -> gst::Element {
     element
 }
 
-/// Identity of an access unit, whose slices are those it promises.
+/// Identity of an access unit, whose slices are those it declares.
 fn identity(unit: &gst::Buffer, format: Format) -> FrameIdentity {
     let map = unit.map_readable().unwrap();
     let summary = Codec::H265.summarize(&map, format);
@@ -49,7 +49,7 @@ fn kinds(unit: &gst::Buffer, format: Format) -> Vec<u8> {
     nal::nal_units(&map, format).map(|n| n[0] >> 1).collect()
 }
 
-/// Pictures that FFmpeg decodes, without a complaint.
+/// Pictures that FFmpeg decodes without an error.
 fn decodes(stream: &[u8]) -> usize {
     let arguments = "-v warning -xerror -f hevc -i - -f framecrc -";
     let output = ffmpeg_reads(stream, arguments.split(' '));
@@ -59,7 +59,7 @@ fn decodes(stream: &[u8]) -> usize {
     text.lines().filter(|line| !line.starts_with('#')).count()
 }
 
-/// What ffprobe says of a file's video.
+/// ffprobe's description of a file's video.
 fn probed(path: &std::path::Path, entries: &str) -> String {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-of", "csv=p=0", "-show_entries"])
@@ -454,7 +454,7 @@ fn the_second_pass_refines_in_the_same_standard() {
     assert_eq!(decodes(&camera.stream()), 4);
     let caps = source.current_caps().unwrap();
     assert_eq!(caps.structure(0).unwrap().name(), "video/x-h265");
-    // What was asked for is as good as uniform video of that quantizer.
+    // The requested region is as good as uniform video of that quantizer.
     let luma = |stream: &[u8]| {
         let output = ffmpeg_reads(stream, "-v error -f hevc -i - -f rawvideo -pix_fmt gray -".split(' '));
         output.stdout

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Pictures in CUDA memory, on the stand-in for NVIDIA's driver: GStreamer's own `cudaupload` puts them there, and they are
-//! coded as those in system memory are, without a way back through it. What regions ask for is tested in the same way, in the
-//! files of those tests.
+//! Pictures in CUDA memory, on the stand-in for NVIDIA's driver: GStreamer's own `cudaupload` puts them there, and they
+//! are coded like those in system memory, without a copy back to it. Regions are tested in the same way, in the files
+//! of those tests.
 
 #![cfg(feature = "x264")]
 
@@ -14,7 +14,7 @@ use fake_nvenc::{is_child, on_cuda};
 use gst::prelude::*;
 use gst_video::VideoFormat;
 
-/// Codes three frames, of which the last has a region, and gives the stream.
+/// Codes three frames, of which the last has a region, and returns the stream.
 fn code(mut camera: Camera) -> (Vec<u8>, Camera) {
     camera.push();
     camera.push();
@@ -64,7 +64,7 @@ fn pictures_on_the_gpu_are_coded_as_those_in_system_memory() {
 fn pictures_that_lie_elsewhere_than_caps_say_are_read_through_system_memory() {
     if !is_child() {
         let log = again_on_fake_cuda("");
-        // Those too go to the memory that the encoder was told of.
+        // These too are copied to the memory that is registered with the encoder.
         assert_eq!(log.pictures().iter().filter(|picture| picture.on_gpu).count(), 3);
         return;
     }
@@ -167,7 +167,7 @@ fn what_fails_on_the_gpu_is_one_clear_error_and_leaves_nothing() {
     assert_eq!(units, 0, "{error}");
 }
 
-/// As elements in front of us may do it; `cudaupload` of 1.22 drops what was there before.
+/// As upstream elements may do it; `cudaupload` of 1.22 drops earlier ones.
 #[test]
 fn regions_on_the_buffers_act_on_their_frame() {
     if !is_child() {

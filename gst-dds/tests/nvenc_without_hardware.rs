@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! NVENC on a stand-in for its driver: what is asked of it, what happens where it is missing or fails, and what
-//! `encoder=auto` makes of that. The tests of regions, of the stream and of the ways in run on it too, in their own files.
+//! NVENC on a stand-in for its driver: the calls made to it, errors where it is missing or fails, and the fallback of
+//! `encoder=auto`. The tests of regions, of the stream and of the ways run on it too, in their own files.
 
 mod common;
 
@@ -152,7 +152,7 @@ fn a_gpu_that_cannot_take_a_cap_says_so_in_the_statistics_and_goes_on_exactly() 
     }
 }
 
-/// Name and refusals that `encoder=auto` tells on the bus, and the frames that came out of ten.
+/// Name and refusals that `encoder=auto` posts on the bus, and the frames that came out of ten.
 #[cfg(feature = "x264")]
 fn automatic(format: VideoFormat, peer: &str) -> (String, String) {
     let element = element();
@@ -187,7 +187,7 @@ fn automatic_choice_takes_nvenc_where_it_works_and_tells_why_where_not() {
         match std::env::var(FAULTS).unwrap().as_str() {
             "" => {
                 assert_eq!(automatic(VideoFormat::I420, ANY), ("nvenc".into(), String::new()));
-                // What only libx264 takes.
+                // A format and a profile that only libx264 takes.
                 let (encoder, refused) = automatic(VideoFormat::Y444, ANY);
                 assert_eq!(encoder, "x264");
                 assert!(
@@ -225,7 +225,7 @@ fn automatic_choice_takes_nvenc_where_it_works_and_tells_why_where_not() {
 fn nothing_but_the_encoder_asked_for_codes() {
     if is_child() {
         let element = element();
-        // Built without libx264 and libx265 it is the one to begin with.
+        // Built without libx264 and libx265 it is the first choice.
         let unset = gst::ElementFactory::make("ddsencode").build().unwrap();
         let unset = unset.property_value("encoder");
         let (_, unset) = glib::EnumValue::from_value(&unset).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Every property of `x264enc` does what it does there, or keeps the element from starting, by its name.
+//! Every property of `x264enc` has the same effect here, or is refused by name at the start.
 
 #![cfg(feature = "x264")]
 
@@ -9,7 +9,7 @@ mod common;
 use dds_protocol::nal::{self, Format};
 use gst::prelude::*;
 
-/// Slices of what an encoder makes of 20 frames of video.
+/// Slices that an encoder makes of 20 frames of video.
 fn slices(encoder: &str, caps: &str) -> Result<Vec<Vec<u8>>, String> {
     let pipeline = gst::parse::launch(&format!(
         "videotestsrc num-buffers=20 pattern=smpte75 horizontal-speed=3 ! video/x-raw,width=320,height=240,{caps} ! \
@@ -107,7 +107,7 @@ fn with_a_bit_rate_the_slices_are_those_of_x264enc() {
     assert_eq!(default.len(), 20);
 }
 
-/// Settings that the element refuses, and the word its message must hold.
+/// Settings that the element refuses, and the word its message must contain.
 const REFUSED: &[(&str, &str)] = &[
     ("bframes=2", "bframes"),
     ("rc-lookahead=10", "rc-lookahead"),
@@ -273,7 +273,7 @@ fn defaults_are_what_holds_where_nothing_is_set() {
         let unset = slices(&line, video).unwrap();
         for pspec in &defaults {
             let name = pspec.name();
-            // Only of `quantizer` it means something that it is set.
+            // Only for `quantizer` it matters whether it is set.
             if line.contains(&format!(" {name}=")) || name == "quantizer" && !mode.contains("pass") {
                 continue;
             }
@@ -319,7 +319,7 @@ fn bit_rate_and_kind_of_rate_control_change_live() {
 #[test]
 fn presets_load_and_a_saved_one_changes_nothing() {
     use common::{Camera, element, quantizers};
-    // GStreamer reads these once per process: again in a process that begins with them.
+    // GStreamer reads these once per process: run again in a process that begins with them.
     if std::env::var_os("GST_PRESET_PATH").is_none() {
         let home = std::env::temp_dir().join(format!("ddsencode-presets-{}", std::process::id()));
         let status = std::process::Command::new(std::env::current_exe().unwrap())
@@ -360,7 +360,7 @@ fn presets_load_and_a_saved_one_changes_nothing() {
         .collect();
     assert_eq!(names, ["Balanced", "Low Band", "Night", "Recorder", "Small Objects"]);
     for name in &names {
-        // Loaded after any other one, a preset leaves nothing of that.
+        // Loaded after any other one, a preset keeps nothing of that.
         let alone = element();
         load(&alone, name);
         for other in &names {
@@ -369,7 +369,7 @@ fn presets_load_and_a_saved_one_changes_nothing() {
             load(&element, name);
             assert_eq!(values(&element), values(&alone), "{name} after {other}");
         }
-        // It codes, with every library that is here, at the quantizers it names, and contradicts itself nowhere.
+        // It codes with every library of this build, at the quantizers it names, and has no conflicts.
         let libraries: &[&str] = if cfg!(feature = "x265") {
             &["x264", "x265"]
         } else {
@@ -440,7 +440,7 @@ fn feedback_is_bounded_where_nothing_else_is_set_and_nobody_says_that_it_should_
         (&[("max-feedback-bitrate", 200), ("quantizer", 36)], true),
         (&[("max-feedback-bitrate", 0)], false),
         (&[("max-bitrate", 0)], false),
-        // What a saved preset holds.
+        // Values of a saved preset.
         (&[("max-bitrate", 0), ("max-feedback-bitrate", -1)], true),
         (&[("max-bitrate", 100_000)], false),
         (&[("bandwidth", 100_000)], false),
@@ -449,7 +449,7 @@ fn feedback_is_bounded_where_nothing_else_is_set_and_nobody_says_that_it_should_
     ] {
         assert_eq!(code(settings, true).0 > 0, bounded, "{settings:?}");
     }
-    // Where it does not act, it is as if it were not there.
+    // Where the bound does not act, it has no effect at all.
     for settings in [&[] as &[_], &[("bitrate", 300)], &[("quantizer", 36)]] {
         let free = [settings, &[("max-feedback-bitrate", 0)]].concat();
         assert!(code(settings, false).1 == code(&free, false).1, "{settings:?}");

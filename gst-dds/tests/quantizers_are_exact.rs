@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! In quantizer mode every macroblock has exactly the quantizer asked for, in the decoded bitstream.
+//! In quantizer mode every macroblock has exactly the requested quantizer, in the decoded bitstream.
 
 #![cfg(feature = "x264")]
 
@@ -32,7 +32,7 @@ fn first_frame_background_then_fallback_then_regions_also_on_idr_frames() {
     }
     assert!(camera.feedback(1, 3, &[region(64, 48, 64, 64, Quality::Camera)]));
     camera.push();
-    // At once after the base quantizer changed: libx264 left alone would average it with what was before.
+    // At once after the base quantizer changed: libx264 left alone would average it with the one before.
     camera.harness.push_upstream_event(
         gst_video::UpstreamForceKeyUnitEvent::builder()
             .all_headers(true)
@@ -241,7 +241,7 @@ fn input_regions_act_on_their_frame_and_no_other() {
                 .field("delta-qp", -8i32)
                 .build(),
         );
-        // Somebody else's, and one of ours without its number.
+        // One of another element, and one of ours without its number.
         gst_video::VideoRegionOfInterestMeta::add(picture, "car", (0, 0, 16, 16));
         let mut meta = gst_video::VideoRegionOfInterestMeta::add(picture, "car", (0, 0, 16, 16));
         meta.add_param(
@@ -321,7 +321,7 @@ fn a_live_cap_bites_and_goes_again() {
     }
 }
 
-/// What is promised with every encoder.
+/// Promises that hold for every encoder.
 const FOR_EVERY_ENCODER: [&str; 9] = [
     "first_frame_background_then_fallback_then_regions_also_on_idr_frames",
     "regions_keep_their_own_quantizers_and_an_empty_list_ends_them",
@@ -337,7 +337,7 @@ const FOR_EVERY_ENCODER: [&str; 9] = [
 #[test]
 fn all_of_this_holds_with_nvenc_too() {
     let log = common::on_fake_nvenc(&FOR_EVERY_ENCODER, &fake_nvenc::NAMES, "");
-    // The base may change in every picture, and the driver is told by the map alone: only a cap needs more.
+    // The base may change in every picture, and only the map changes for the driver: a cap needs more.
     let reconfigured = log
         .of("reconfigure")
         .all(|line| line.contains("mode=1") || line.contains("mode=0"));

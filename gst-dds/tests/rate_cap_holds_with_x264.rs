@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The rate cap and an encoder together: no second exceeds 1.05 of the cap, whatever is filmed and asked for, and a cap
-//! that is not reached changes nothing.
+//! The rate cap and an encoder together: no second exceeds 1.05 of the cap, whatever the video and the feedback, and a
+//! cap that is not reached changes nothing.
 
 #![cfg(any(feature = "x264", feature = "x265"))]
 
@@ -23,7 +23,7 @@ const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
 const FPS: u32 = 30;
 
-/// A textured picture that moves a little, with sensor noise; every `cut` frames it is another one.
+/// A textured picture that moves a little, with sensor noise; every `cut` frames it changes to another one.
 fn picture(luma: &mut [u8], frame: usize, cut: usize) {
     let mut seed = frame as u32;
     let shift = frame + frame / cut * 97;
@@ -45,11 +45,11 @@ struct Scene {
     bound: FeedbackBound,
 }
 
-/// What a run was like.
+/// Statistics of a run.
 struct Run {
     /// Most bytes in a second, as a factor of the cap.
     worst: f64,
-    /// Frames at exactly the quantizers asked for.
+    /// Frames at exactly the requested quantizers.
     exact: usize,
     /// Bytes of each frame.
     bytes: Vec<usize>,
@@ -158,7 +158,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         let (bytes, idr) = (unit.data.len(), unit.idr);
         camera.end_frame(now, bytes, idr);
         run.bytes.push(bytes);
-        // Seconds that lie after the last change of the cap.
+        // Seconds after the last change of the cap.
         let from = (frame + 1).saturating_sub(FPS as usize).max(changed);
         let second: usize = run.bytes[from..].iter().sum();
         if kbps > 0 {
@@ -209,7 +209,7 @@ fn unreached(backend: Backend) {
         .map(|second| second.iter().sum())
         .max()
         .unwrap_or(0);
-    // Pictures that come small after a large first one are no news to libx264 alone: the camera plans by what it knows.
+    // With other libraries pictures become small after a large first one, and the camera predicts by those coded so far.
     let above = if backend == Backend::X264 { 12 } else { 50 };
     let kbps = (busiest * above / 10 / 125) as u32;
     scene.kbps = Box::new(move |_| kbps);
@@ -292,10 +292,10 @@ fn bounded(backend: Backend, regions: Regions, bound: FeedbackBound) -> Run {
     run(backend, &scene)
 }
 
-/// What regions of feedback may add in kbit/s: 1 for each macroblock.
+/// Most kbit/s that regions of feedback may add: 1 for each macroblock.
 const BOUND: u32 = 300;
 
-/// Most that regions add to a second of the video without any, as a factor of what they may add.
+/// Most that regions add to a second of the video without any, relative to the bound.
 fn added(with: &Run, without: &Run) -> f64 {
     let seconds = seconds(with).into_iter().zip(seconds(without));
     let more = seconds.map(|(with, without)| with as f64 - without as f64);

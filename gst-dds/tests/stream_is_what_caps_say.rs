@@ -360,8 +360,8 @@ fn decoders_without_a_parser_take_the_stream() {
     }
 }
 
-/// Codes three pictures of the source with the settings; format on the sink pad, the stream, the text of the first error,
-/// and the warnings.
+/// Codes three pictures of the source with the settings; returns the format on the sink pad, the stream, the text of
+/// the first error, and the warnings.
 fn coded(source: &str, settings: &str, tail: &str) -> (Option<String>, Vec<u8>, Option<String>, Vec<String>) {
     common::init();
     let pipeline = gst::parse::launch(&format!(
@@ -449,7 +449,8 @@ fn every_size_is_coded_in_a_format_that_can_have_it() {
             }
         }
     }
-    // Fields of interlaced video need twice the lines, luma alone needs nothing, and who asks for a profile knows it.
+    // Fields of interlaced video need twice the lines, luma alone needs nothing, and a peer that requests a profile
+    // knows it.
     let fields = "interlace-mode=interleaved,width=720";
     for (source, tail, wanted, warned) in [
         (
@@ -525,7 +526,7 @@ fn where_no_format_is_left_the_error_names_the_side_and_the_cure() {
     }
 }
 
-/// Of each picture of a byte-stream as FFmpeg reads it: interlaced, top field first, how often a field is shown again.
+/// Of each picture of a byte-stream as FFmpeg reads it: interlaced, top field first, repetitions of a field.
 fn fields(stream: &[u8]) -> Vec<(u8, u8, u8)> {
     let thread = format!("{:?}", std::thread::current().id());
     let path = std::env::temp_dir().join(format!("ddsencode-fields-{}-{thread}.h264", std::process::id()));
@@ -576,7 +577,7 @@ fn each_picture_of_mixed_video_is_interlaced_or_not_and_its_regions_stay_exact()
         (interlaced | top, (1, 1, 0)),
         (interlaced | top, (1, 1, 0)),
         (Flags::empty(), (0, 0, 0)),
-        // FFmpeg leaves out that fields are of different times where one is shown again.
+        // FFmpeg does not report fields of different times where one is repeated.
         (interlaced | top | again, (0, 1, 1)),
         (again, (0, 0, 1)),
         (interlaced, (1, 0, 0)),
@@ -631,7 +632,7 @@ fn telecined_film_is_flagged_as_by_x264enc() {
     }
 }
 
-/// What is promised with every encoder.
+/// Promises that hold for every encoder.
 const FOR_EVERY_ENCODER: [&str; 10] = [
     "avc_has_codec_data_length_prefixes_and_identity",
     "identity_names_every_access_unit_and_the_library_none",

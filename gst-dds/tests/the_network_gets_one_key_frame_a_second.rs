@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Key frames: the network gets one a second and none is forgotten, the pipeline itself gets each one at once.
+//! Key frames: the network gets one a second and no request is forgotten, the pipeline itself gets each one at once.
 
 #![cfg(feature = "x264")]
 
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use common::{Camera, element};
 use gst::prelude::*;
 
-/// What an RTP session sends up for a PLI or FIR.
+/// Event that an RTP session sends upstream for a PLI or FIR.
 fn from_network(ssrc: u32, all_headers: bool, count: u32) -> gst::Event {
     let structure = gst::Structure::builder("GstForceKeyUnit")
         .field("ssrc", ssrc)
@@ -21,7 +21,7 @@ fn from_network(ssrc: u32, all_headers: bool, count: u32) -> gst::Event {
     gst::event::CustomUpstream::new(structure)
 }
 
-/// Pushes a frame; whether it is a key frame.
+/// Pushes a frame; returns whether it is a key frame.
 fn push(camera: &mut Camera) -> bool {
     !camera.push().flags().contains(gst::BufferFlags::DELTA_UNIT)
 }
@@ -91,7 +91,7 @@ fn the_pipeline_itself_gets_every_key_frame_at_once_whatever_the_network_asks() 
                     .harness
                     .push_upstream_event(gst_video::UpstreamForceKeyUnitEvent::builder().build())
             ),
-            // A muxer, for a time to come.
+            // A muxer, for a future time.
             9 => {
                 let event = gst_video::UpstreamForceKeyUnitEvent::builder().running_time(at(12));
                 assert!(camera.harness.push_upstream_event(event.build()));
@@ -104,7 +104,7 @@ fn the_pipeline_itself_gets_every_key_frame_at_once_whatever_the_network_asks() 
                 let event = gst::event::CustomUpstream::new(structure.build());
                 assert!(camera.harness.push_upstream_event(event));
             }
-            // Somebody upstream.
+            // An upstream element.
             20 => {
                 let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true);
                 assert!(camera.harness.push_event(event.build()));

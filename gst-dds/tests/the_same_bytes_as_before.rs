@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Equal video, settings and feedback give the bytes they have always given: the sums in `bytes/sums.txt`, by version of
-//! the library that coded them.
+//! Equal video, settings and feedback always give the same bytes: the sums in `bytes/sums.txt`, by version of the
+//! library that coded them.
 //!
-//! Whoever changes bytes on purpose runs this file with `DDS_WRITE_SUMS=1` and says in the commit why they changed. With
-//! a library whose sums nobody has written the test only shows that two runs are equal, and says so.
+//! To change bytes on purpose, run this file with `DDS_WRITE_SUMS=1` and give the reason in the commit. With a library
+//! without recorded sums the test only shows that two runs are equal, and prints so.
 
 #![cfg(all(feature = "x264", feature = "x265"))]
 
@@ -19,8 +19,8 @@ use dds_protocol::feedback;
 use gst::prelude::*;
 
 const FRAMES: u64 = 75;
-/// One line for each packet: the frame behind which it comes, and its bytes in hexadecimal digits. It falls silent for more
-/// than `feedback-timeout` in the middle.
+/// One line for each packet: the frame after which it comes, and its bytes in hexadecimal digits. In the middle it is
+/// silent for more than `feedback-timeout`.
 const FEEDBACK: &str = include_str!("bytes/feedback.txt");
 
 /// A setting: its name, and the properties that differ from [`element`].
@@ -73,7 +73,7 @@ const CASES: [Case; 15] = [
     ),
 ];
 
-/// A textured scene that moves under flicker, in whole numbers.
+/// A textured scene that moves under flicker, in integers.
 fn scene(camera: &Camera, metas: bool) -> gst::Buffer {
     let mut buffer = camera.picture();
     let (width, n) = (camera.info.width() as usize, camera.frames as usize);
@@ -105,7 +105,7 @@ fn scene(camera: &Camera, metas: bool) -> gst::Buffer {
     buffer
 }
 
-/// The lines of [`FEEDBACK`] behind a frame.
+/// The lines of [`FEEDBACK`] after a frame.
 fn packets(frame: u64) -> impl Iterator<Item = Vec<u8>> {
     FEEDBACK.lines().filter_map(move |line| {
         let (at, digits) = line.split_once(' ').expect("a frame and a packet");
@@ -114,7 +114,7 @@ fn packets(frame: u64) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// What a case codes: the library's version, and both streams.
+/// Output of a case: the library's version, and both streams.
 fn code(case: &Case) -> (String, [Vec<u8>; 2]) {
     let element = element();
     element.set_property("feedback-timeout", 500u32);
@@ -133,7 +133,7 @@ fn code(case: &Case) -> (String, [Vec<u8>; 2]) {
             camera
                 .harness
                 .push_upstream_event(gst_dds_link::event::feedback(&packet));
-            // The second pass has a thread of its own; the controller hears what it took.
+            // The second pass has a thread of its own; the controller receives its sizes.
             while two_passes && camera.count("refine-frames-coded") + refused(&camera) == asked {
                 std::thread::yield_now();
             }
@@ -167,7 +167,7 @@ fn refused(camera: &Camera) -> u64 {
         .sum()
 }
 
-/// What the streams of a case are told by: their lengths, and a SHA-256 sum of both.
+/// Identifies the streams of a case: their lengths, and a SHA-256 sum of both.
 fn sum(streams: &[Vec<u8>; 2]) -> String {
     let [first, second] = streams.each_ref().map(Vec::len);
     let sum = glib::compute_checksum_for_data(glib::ChecksumType::Sha256, &streams.concat()).unwrap();
@@ -212,7 +212,7 @@ fn the_bytes_are_those_of_the_sums() {
     assert!(others.is_empty(), "the bytes have changed:\n{}", others.join("\n"));
 }
 
-/// Each setting makes a difference, or its sum would guard nothing.
+/// Each setting makes a difference, or its sum would protect nothing.
 #[test]
 fn no_two_settings_have_one_sum() {
     let text = include_str!("bytes/sums.txt");

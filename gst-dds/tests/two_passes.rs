@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! In two passes the first stream is uniform, and the second holds exactly the regions that were asked for, of the very
-//! frames they were asked of.
+//! In two passes the first stream is uniform, and the second contains exactly the requested regions, of exactly the
+//! frames they were requested of.
 
 #![cfg(feature = "x264")]
 
@@ -49,13 +49,13 @@ fn later(frame_offset: u8, x: u32, y: u32, width: u32, height: u32) -> Region {
     }
 }
 
-/// Luma of the frames of a byte-stream, one after the other, in the samples' own depth.
+/// Luma of the frames of a byte-stream in sequence, in the samples' own depth.
 fn luma(stream: &[u8], deep: bool) -> Vec<u8> {
     let format = if deep { "gray10le" } else { "gray" };
     let decode = ["-v", "error", "-f", "h264", "-i", "-", "-vf", "extractplanes=y"];
     let write = ["-fps_mode", "passthrough", "-pix_fmt", format, "-f", "rawvideo", "-"];
     let output = ffmpeg_reads(stream, decode.into_iter().chain(write));
-    // What it complains about is seen in the test's output.
+    // FFmpeg's errors appear in the test's output.
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
@@ -200,7 +200,7 @@ fn exactly_the_regions_asked_for_are_refined_in_the_frames_they_were_asked_of() 
                     }
                 }
             }
-            // The first stream knows nothing of regions.
+            // The first stream has no regions.
             let first = quantizers(&camera.stream());
             assert!(first.iter().all(|frame| frame.uniform().is_some()));
             assert_eq!(camera.count("refine-frames-coded"), 3);
@@ -219,7 +219,7 @@ fn element_of_quantizer(qp: &str) -> gst::Element {
     element
 }
 
-/// Asks for one macroblock of a frame.
+/// Requests one macroblock of a frame.
 fn ask(camera: &mut Camera, generation: u16, frame: u64) {
     assert!(camera.feedback(generation, frame, &[region(0, 0, 16, 16, Quality::Camera)]));
 }
@@ -271,14 +271,14 @@ fn without_the_pad_requests_are_refused_and_the_first_stream_goes_on() {
     assert_eq!(records(&camera.push()).1.refused, [0]);
     assert_eq!(camera.count("refine-refused-no-pad"), 1);
     assert_eq!((camera.count("ring-frames"), camera.count("ring-copied")), (0, 0));
-    // A pad that is requested now works from the next frame on.
+    // A pad that is requested now is used from the next frame on.
     let mut refined = Refined::new(&camera.element);
     camera.push();
     ask(&mut camera, 2, 2);
     let (black, _) = records(&refined.unit());
     assert_eq!((black.frame, black.recovery), (2, true));
     assert_eq!(records(&refined.unit()).1.refined, [rect(0, 0, 16, 16)]);
-    // Unlinked it is as good as none; linked again it begins with an IDR picture.
+    // Unlinked it counts as absent; linked again it begins with an IDR picture.
     refined.source.unlink(&refined.pad).unwrap();
     camera.push();
     ask(&mut camera, 3, 3);
@@ -308,7 +308,7 @@ fn in_one_pass_the_pad_is_refused_by_the_name_of_the_property() {
         "{}",
         warning.error()
     );
-    // The other way round: the pad is there and the mode changes.
+    // Also in the other order: the pad exists and the mode changes.
     let element = two_pass(&[]);
     element.set_bus(Some(&bus));
     let _refined = Refined::new(&element);
@@ -592,7 +592,7 @@ fn silence_is_said_as_far_as_it_is_certain() {
         until = start + duration.unwrap();
         assert!(until <= oldest);
     }
-    // The oldest frame can still be asked for.
+    // The oldest frame can still be requested.
     ask(&mut camera, 1, 25);
     assert_eq!(refined.unit().pts(), Some(oldest));
 }
@@ -635,7 +635,7 @@ fn no_state_change_waits_for_the_second_stream() {
         match cycle % 5 {
             // Linked to nothing.
             0 => {}
-            // A sink that never takes a second buffer.
+            // A sink that never accepts a second buffer.
             1 => {
                 let sink = gst::ElementFactory::make("queue")
                     .property("max-size-buffers", 1u32)
@@ -650,7 +650,7 @@ fn no_state_change_waits_for_the_second_stream() {
                 sink.link(&end).unwrap();
                 source.link(&sink.static_pad("sink").unwrap()).unwrap();
             }
-            // A sink that waits in preroll, because it is paused for good.
+            // A sink that waits in preroll, because it stays paused.
             2 => {
                 let sink = gst::ElementFactory::make("fakesink").build().unwrap();
                 bin.add(&sink).unwrap();
@@ -668,7 +668,7 @@ fn no_state_change_waits_for_the_second_stream() {
                 source.link(&sink.static_pad("sink").unwrap()).unwrap();
                 source.add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, |_, _| gst::PadProbeReturn::Ok);
             }
-            // A sink that has had enough.
+            // A sink that returns EOS.
             _ => {
                 let sink = gst::ElementFactory::make("fakesink")
                     .property("num-buffers", 1i32)
@@ -687,7 +687,7 @@ fn no_state_change_waits_for_the_second_stream() {
                 gst::PadProbeReturn::Ok
             });
         pipeline.set_state(gst::State::Playing).unwrap();
-        // Requests for every frame, whatever becomes of them.
+        // Requests for every frame, whatever their fate.
         for frame in 0..5u16 {
             seen.recv_timeout(PATIENCE).expect("the first stream goes on");
             for packet in common::packets(frame, u64::from(frame), &[region(0, 0, 16, 16, Quality::Camera)]) {
@@ -697,7 +697,7 @@ fn no_state_change_waits_for_the_second_stream() {
                     .send_event(gst_dds_link::event::feedback(&packet));
             }
         }
-        // A pad whose peer holds on to a buffer cannot go before its peer lets go.
+        // A pad whose peer holds on to a buffer cannot be released before the peer returns it.
         if cycle % 2 == 0 && cycle % 5 != 2 {
             encoder.release_request_pad(&source);
             seen.recv_timeout(PATIENCE).expect("the first stream goes on");
@@ -708,7 +708,7 @@ fn no_state_change_waits_for_the_second_stream() {
         pipeline.set_state(gst::State::Null).unwrap();
         let weak = encoder.downgrade();
         drop((encoder, source, a, pipeline));
-        // A change of state that was going on may hold it for a moment.
+        // A state change in progress may hold a reference for a moment.
         let gone = (0..500).any(|_| {
             std::thread::sleep(Duration::from_millis(if weak.upgrade().is_some() { 10 } else { 0 }));
             weak.upgrade().is_none()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Launch lines written for `x264enc tune=zerolatency` run with the one word replaced, and what they make decodes.
+//! Launch lines written for `x264enc tune=zerolatency` run with only that word replaced, and their output decodes.
 
 #![cfg(feature = "x264")]
 
@@ -127,8 +127,8 @@ fn fifteen_lines_run_with_the_word_replaced() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
-/// Records twelve pictures that come at these milliseconds (`None`: without a time); times of the access units in front of
-/// the muxer, and how often the element warned.
+/// Records twelve pictures that come at these milliseconds (`None`: without a time); returns the times of the access
+/// units in front of the muxer, and the number of warnings.
 fn recorded(times: &[Option<u64>], (parser, muxer): (&str, &str), path: &Path, rate: &str) -> (Vec<u64>, usize) {
     let pipeline = gst::parse::launch(&format!(
         "appsrc name=in format=time caps=video/x-raw,format=I420,width=64,height=48,framerate={rate} \

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the tests of the element share: noise for a camera, a harness around the element, and readers of its stream.
+//! Helpers of the element's tests: a noise camera, a harness around the element, and readers of its stream.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -34,7 +34,7 @@ pub fn on_fake_nvenc(tests: &[&str], libraries: &[&str], faults: &str) -> fake_n
     fake_nvenc::again(&folder, tests, libraries, faults)
 }
 
-/// The same with the test that calls it, for tests that have nothing to do elsewhere.
+/// The same with the calling test, for tests that have nothing to do elsewhere.
 pub fn again_on_fake_nvenc(libraries: &[&str], faults: &str) -> fake_nvenc::Log {
     let thread = std::thread::current();
     on_fake_nvenc(&[thread.name().unwrap()], libraries, faults)
@@ -47,13 +47,13 @@ pub fn on_fake_cuda(tests: &[&str], faults: &str) -> fake_nvenc::Log {
     fake_nvenc::again_on_cuda(&folder, tests, faults)
 }
 
-/// The same with the test that calls it.
+/// The same with the calling test.
 pub fn again_on_fake_cuda(faults: &str) -> fake_nvenc::Log {
     let thread = std::thread::current();
     on_fake_cuda(&[thread.name().unwrap()], faults)
 }
 
-/// The element, or, where tests keep pictures in CUDA memory, the element behind what uploads them.
+/// The element, or, where tests keep pictures in CUDA memory, the element after an uploader.
 fn behind_upload(element: &gst::Element) -> gst::Element {
     if !fake_nvenc::on_cuda() {
         return element.clone();
@@ -79,7 +79,8 @@ fn behind_upload(element: &gst::Element) -> gst::Element {
     bin.upcast()
 }
 
-/// Codes what a source gives with the element; the words of the one error that ends it, and how many access units came out.
+/// Codes a source's video with the element; returns the text of the one error that ends it, and the number of access
+/// units.
 pub fn run(source: &str, element: &gst::Element, peer: &str) -> (Option<String>, usize) {
     let pipeline = gst::Pipeline::new();
     let source = gst::parse::bin_from_description(source, true).unwrap();
@@ -105,7 +106,7 @@ pub fn run(source: &str, element: &gst::Element, peer: &str) -> (Option<String>,
         .collect();
     pipeline.set_state(gst::State::Null).unwrap();
     pipeline.remove(element).unwrap();
-    // The base class has a word of its own, and may try again with the next frame.
+    // The base class posts an error of its own, and may try again with the next frame.
     let mut messages: Vec<_> = messages
         .into_iter()
         .filter(|m| !m.contains("Failed to start encoder"))
@@ -128,7 +129,7 @@ pub fn element() -> gst::Element {
         .unwrap()
 }
 
-/// A camera: pushes noise, of which no macroblock can be skipped, and keeps what comes out.
+/// A camera: pushes noise, of which no macroblock can be skipped, and keeps the output.
 pub struct Camera {
     pub harness: gst_check::Harness,
     pub element: gst::Element,
@@ -160,7 +161,7 @@ impl Camera {
         Self::behind(&first, element, info, caps, peer)
     }
 
-    /// Whatever tests do elsewhere, pictures come from system memory, with these caps.
+    /// Pictures come from system memory with these caps, whatever other tests use.
     pub fn direct(element: gst::Element, info: gst_video::VideoInfo, caps: gst::Caps) -> Self {
         let first = element.clone();
         Self::behind(&first, element, info, caps, "ANY")
@@ -221,7 +222,7 @@ impl Camera {
         self.push_buffer(picture)
     }
 
-    /// Codes this picture; there is no delay, so its access unit is there at once.
+    /// Codes this picture; without delay its access unit is there at once.
     pub fn push_buffer(&mut self, picture: gst::Buffer) -> gst::Buffer {
         self.harness.push(picture).unwrap();
         self.frames += 1;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
-/// How long the second stream may take in a test.
+/// Most time that the second stream may take in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What comes out of the pad `refine`.
+/// Output of the pad `refine`.
 pub enum Item {
     Unit(gst::Buffer),
     Event(gst::Event),
@@ -56,7 +56,7 @@ impl Refined {
         }
     }
 
-    /// The next access unit, with what came before it left out.
+    /// The next access unit; earlier events are dropped.
     pub fn unit(&mut self) -> gst::Buffer {
         loop {
             if let Item::Unit(unit) = self.items.recv_timeout(PATIENCE).expect("a refinement") {
@@ -66,7 +66,7 @@ impl Refined {
         }
     }
 
-    /// The next event of this kind, with events before it left out. Access units are kept.
+    /// The next event of this kind; events before it are dropped. Access units are kept.
     pub fn event(&mut self, kind: gst::EventType) -> gst::Event {
         loop {
             match self.items.recv_timeout(PATIENCE).expect("an event") {
@@ -77,7 +77,7 @@ impl Refined {
         }
     }
 
-    /// Everything that has come so far.
+    /// Everything received so far.
     pub fn stream(&self) -> Vec<u8> {
         self.units
             .iter()
