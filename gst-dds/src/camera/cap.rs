@@ -407,7 +407,7 @@ impl RateCap {
     }
 
     /// Whether this frame and those of the coming second, all alike, stay within `budget` bytes in every window. Only
-    /// units beyond `flat`, those of a frame without regions, count.
+    /// units beyond `flat` count.
     fn fits(&self, floor: u8, idr: bool, budget: f64, flat: (f64, f64)) -> bool {
         let (cost, anew) = self.costs(floor);
         // One large frame does not predict a whole second, a run of them does.

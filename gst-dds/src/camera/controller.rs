@@ -68,7 +68,7 @@ const REPAY_S: f64 = 0.6;
 /// Most debt and most credit that is kept, in seconds of the target.
 const MAX_DEBT_S: f64 = 0.15;
 const MAX_CREDIT_S: f64 = 0.2;
-/// Most that a credit adds to `s*`.
+/// Largest part of `s*` that a credit adds.
 const MAX_BONUS: f64 = 0.1;
 /// Relative deviations behind `q` and `r`.
 const CONTENT_DEVIATION: f64 = 0.05;
@@ -99,8 +99,8 @@ const GROW_PATIENCE: u32 = 5;
 /// Factor by which a burst that cannot be corrected, the second pass of a whole segment or an IDR picture out of turn,
 /// may be predicted too small.
 const CAUTION: f64 = 1.2;
-/// Share of the newest segment in the weights of its frames in the second pass, and the largest weight relative to the
-/// mean that one frame may be given.
+/// Share of the newest segment in the expected second pass of each of its frames, and the factor of the mean that the
+/// bytes of one frame are limited to.
 const SEASONAL: f64 = 0.25;
 const SEASON_MOST: f64 = 20.0;
 /// Share of the newest frame in the slow mean of the first pass, and the factor by which the fast one must exceed it to

@@ -310,7 +310,7 @@ impl VideoEncoderImpl for DdsEncode {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        // The base class handles only the pads it made.
+        // The base class forwards events to its own source pad only.
         match event.type_() {
             gst::EventType::Eos => {
                 let done = self.parent_sink_event(event);
