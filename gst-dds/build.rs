@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Tells the plugin its commit and release date.
+//! Passes commit and release date to the plugin.
 
 fn main() {
     gst_plugin_version_helper::info();

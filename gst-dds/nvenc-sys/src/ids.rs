@@ -9,7 +9,7 @@ use crate::{GUID, NVENCAPI_MAJOR_VERSION, NVENCAPI_MINOR_VERSION};
 
 /// Version of the interface that sessions are opened for (`NVENCAPI_VERSION`).
 pub const API_VERSION: u32 = NVENCAPI_MAJOR_VERSION | NVENCAPI_MINOR_VERSION << 24;
-/// The same as `NvEncodeAPIGetMaxSupportedVersion` tells the driver's.
+/// The same in the format of the driver's `NvEncodeAPIGetMaxSupportedVersion`.
 pub const API_VERSION_COMPARED: u32 = NVENCAPI_MAJOR_VERSION << 4 | NVENCAPI_MINOR_VERSION;
 /// `NVENC_INFINITE_GOPLENGTH`.
 pub const INFINITE_GOP: u32 = u32::MAX;

@@ -434,7 +434,7 @@ fn header(packet: &[u8]) -> Result<(&[u8; FIXED_HEADER], &[u8]), FeedbackError> 
     packet.split_first_chunk().ok_or(FeedbackError::Truncated)
 }
 
-/// Decodes one packet. The packet must end where its length field says: remove the padding of a carrier first
+/// Decodes one packet. The packet must end at the length in its header: remove the padding of a carrier first
 /// ([`crate::rtcp::strip_app_data`]).
 ///
 /// # Errors

@@ -54,7 +54,7 @@ pub(super) struct Passed {
 }
 
 /// A type of property.
-trait Kind: Sized {
+trait PropertyType: Sized {
     /// Range of values; `()` where the type implies it.
     type Range;
 
@@ -84,7 +84,7 @@ macro_rules! spec {
 
 macro_rules! numbers {
     ($($type:ty, $spec:ident;)*) => {$(
-        impl Kind for $type {
+        impl PropertyType for $type {
             type Range = RangeInclusive<Self>;
 
             fn spec(about: &About, range: Self::Range, default: Self) -> glib::ParamSpec {
@@ -113,7 +113,7 @@ numbers! {
     f32, ParamSpecFloat;
 }
 
-impl Kind for bool {
+impl PropertyType for bool {
     type Range = ();
 
     fn spec(about: &About, (): (), default: Self) -> glib::ParamSpec {
@@ -136,7 +136,7 @@ impl Kind for bool {
     }
 }
 
-impl Kind for String {
+impl PropertyType for String {
     type Range = ();
 
     fn spec(about: &About, (): (), default: Self) -> glib::ParamSpec {
@@ -162,7 +162,7 @@ impl Kind for String {
 
 macro_rules! enums {
     ($($type:ty),*) => {$(
-        impl Kind for $type {
+        impl PropertyType for $type {
             type Range = ();
 
             fn spec(about: &About, (): (), default: Self) -> glib::ParamSpec {
@@ -188,7 +188,7 @@ enums!(FramePacking, Me, Pass, PsyTune, SpeedPreset);
 
 macro_rules! flags {
     ($($type:ty),*) => {$(
-        impl Kind for $type {
+        impl PropertyType for $type {
             type Range = ();
 
             fn spec(about: &About, (): (), default: Self) -> glib::ParamSpec {
@@ -251,14 +251,14 @@ macro_rules! table {
             pub fn specs() -> Vec<glib::ParamSpec> {
                 vec![$({
                     let about = About { name: $name, nick: $nick, blurb: $blurb, role: $role };
-                    <$type as Kind>::spec(&about, $range, $default)
+                    <$type as PropertyType>::spec(&about, $range, $default)
                 },)*]
             }
 
             /// Sets the property of this name. `false`: there is none of that name and type.
             pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
                 match name {
-                    $($name => <$type as Kind>::read(value).map(|value| self.$field.set(value)).is_some(),)*
+                    $($name => <$type as PropertyType>::read(value).map(|value| self.$field.set(value)).is_some(),)*
                     _ => false,
                 }
             }
@@ -266,7 +266,7 @@ macro_rules! table {
             /// Value of the property of this name, if there is one.
             pub fn get(&self, name: &str) -> Option<glib::Value> {
                 match name {
-                    $($name => Some(Kind::show(&*self.$field)),)*
+                    $($name => Some(PropertyType::show(&*self.$field)),)*
                     _ => None,
                 }
             }
@@ -275,7 +275,7 @@ macro_rules! table {
             pub fn passed(&self) -> Vec<Passed> {
                 let mut all = Vec::new();
                 $(if let Role::Option(option) = $role && self.$field.by_hand() {
-                    all.push(Passed { property: $name, option, value: Kind::option(&*self.$field) });
+                    all.push(Passed { property: $name, option, value: PropertyType::option(&*self.$field) });
                 })*
                 all
             }

@@ -40,9 +40,9 @@
 //!    [`EncodeError::ShortPlane`] and not a crash. An encoder on a GPU may read pictures that are there already
 //!    ([`RegionEncoder::encode_gpu`]), and must accept others all the same.
 //! 10. **Any thread, many times.** Opening happens on another thread than coding, twice per start (once for a dummy
-//! picture, so that bad settings are refused early), and in two passes a second encoder runs beside the first. All
-//! resources are released when the encoder is dropped, also when opening fails half-way. A library that is loaded at
-//! run time is searched for each time, and its absence is a refusal of `encoder` with its name.
+//!     picture, so that bad settings are refused early), and in two passes a second encoder runs beside the first. All
+//!     resources are released when the encoder is dropped, also when opening fails half-way. A library that is loaded
+//!     at run time is searched for each time, and its absence is a refusal of `encoder` with its name.
 //!
 //! It is then added to [`Backend`], with the standards and formats it takes, and the tests of regions run on it:
 //! `tests/common` makes elements of the encoder that `DDS_TEST_ENCODER` names, and the test

@@ -67,7 +67,7 @@ pub(super) fn send_udp(socket: &UdpSocket, message: &[u8], to: SocketAddr, conne
     if !connected {
         return socket.send_to(message, to).map(drop);
     }
-    // An error that nobody received an earlier one is reported once, instead of sending this one.
+    // Instead of sending this one, the socket may report once that an earlier one had no receiver.
     match socket.send(message) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(message).map(drop),
         sent => sent.map(drop),

@@ -32,7 +32,7 @@ macro_rules! call {
     ($session:expr, $function:ident ( $($argument:expr),* )) => {{
         let session: &Session = $session;
         match session.driver.functions.$function {
-            // SAFETY: the function is the driver's own for this session; structures are of the version they say, and
+            // SAFETY: the function is the driver's own for this session; structures have the version they declare, and
             // what they point to lives until the call returns.
             Some(function) => session.check(stringify!($function), unsafe { function(session.encoder $(, $argument)*) }),
             None => Err(CallError::new(stringify!($function), sys::NV_ENC_ERR_UNIMPLEMENTED, "")),

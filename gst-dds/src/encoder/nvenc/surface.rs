@@ -124,7 +124,7 @@ impl Surface {
                 row: place.row,
                 rows: place.rows,
             };
-            // SAFETY: the source has rows as its format and size say, by what `Source` says of either kind, and this
+            // SAFETY: the source has rows as its format and size say, as `Source` requires of either kind, and this
             // memory has room for them; both stay until the copy is waited for below.
             let begun = unsafe { self.driver.copy(&copy, self.stream) };
             // Also after a failure: an earlier plane may still be in transfer.
