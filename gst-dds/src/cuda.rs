@@ -74,7 +74,7 @@ fn functions() -> Result<&'static Functions, &'static str> {
 /// Whether pictures may come in CUDA memory here.
 ///
 /// # Errors
-/// What is missing.
+/// Names what is missing.
 pub fn available() -> Result<(), &'static str> {
     functions().map(|_| ())
 }
@@ -146,8 +146,8 @@ impl Slot {
     /// Why there is none.
     pub fn ensure(&self, element: &gst::Element) -> Result<Context, String> {
         let functions = functions()?;
-        // SAFETY: the element is alive. The library asks neighbours and application, who answer by `set_context` and so
-        // by `offer`, which writes where this pointer points.
+        // SAFETY: the element is alive. The library queries neighbours and application, which answer by `set_context`
+        // and so by `offer`, which writes where this pointer points.
         let there = unsafe { (functions.ensure)(element.as_ptr(), ANY, self.0.as_ptr()) };
         let context = self.0.load(Ordering::Acquire);
         if there == glib::ffi::GFALSE || context.is_null() {

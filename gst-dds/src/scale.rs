@@ -27,7 +27,7 @@ pub fn scaled_size(width: u32, height: u32, scale: f64) -> (u32, u32) {
     (side(width), side(height))
 }
 
-/// Scales pictures of one size and format down, each plane by a triangle filter as wide as the ratio asks for.
+/// Scales pictures of one size and format down, each plane by a triangle filter as wide as the ratio requires.
 #[derive(Debug)]
 pub struct Scaler {
     from: Layout,

@@ -239,7 +239,7 @@ fn every_property_of_x264enc_is_here_with_its_nicks_and_range() {
             assert_eq!(ours.maximum(), theirs.maximum(), "{name}");
         }
     }
-    // What was set reads back the same.
+    // A value that was set reads back the same.
     for (name, text) in [
         ("tune", "zerolatency+fastdecode"),
         ("analyse", "p4x4+i8x8"),

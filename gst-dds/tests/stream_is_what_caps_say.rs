@@ -526,7 +526,7 @@ fn where_no_format_is_left_the_error_names_the_side_and_the_cure() {
     }
 }
 
-/// Of each picture of a byte-stream as FFmpeg reads it: interlaced, top field first, repetitions of a field.
+/// Flags of each picture of a byte-stream as FFmpeg reads it: interlaced, top field first, repetitions of a field.
 fn fields(stream: &[u8]) -> Vec<(u8, u8, u8)> {
     let thread = format!("{:?}", std::thread::current().id());
     let path = std::env::temp_dir().join(format!("ddsencode-fields-{}-{thread}.h264", std::process::id()));

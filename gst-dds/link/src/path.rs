@@ -53,7 +53,7 @@ pub fn rtp_sessions(pad: &gst::Pad, direction: Direction) -> Vec<Found> {
     found
 }
 
-/// How a visitor continues the walk.
+/// Continuation of a walk after a pad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
     /// Continue beyond this pad.

@@ -539,7 +539,7 @@ mod tests {
         session.write("rtcp-fraction", 1.0);
         session.write("name", 1.0);
         assert!(session.connect("on-app-rtcp", None, None, |_| None).is_none());
-        // Of that name, and with other arguments.
+        // A signal of that name with other arguments.
         assert_eq!(session.emit::<bool>("deep-notify", 1u32), None);
     }
 }

@@ -12,7 +12,7 @@ pub enum Outcome {
     Complete(FeedbackState),
     /// Kept; its generation still lacks parts.
     Partial,
-    /// Of a generation not newer than the last complete one, or of one older than that being assembled.
+    /// Part of a generation not newer than the last complete one, or of one older than that being assembled.
     Stale,
     /// This part, or this generation, has been received before.
     Duplicate,

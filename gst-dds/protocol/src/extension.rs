@@ -38,7 +38,7 @@ pub struct Segment {
 pub struct Extension {
     /// Width and height of the captured picture in pixels, where the coded one is smaller. On recovery points.
     pub full_size: Option<(u16, u16)>,
-    /// Where the camera uses segments.
+    /// Position in the segment, where the camera uses segments.
     pub segment: Option<Segment>,
     /// Frames whose requested refinement will not come; no newer than this frame.
     pub refused: Vec<u64>,

@@ -24,7 +24,7 @@ pub enum Codec {
 pub enum NalKind {
     /// Coded picture data. `idr`: of a picture with which decoding may start.
     Slice {
-        /// Of an IDR picture.
+        /// Part of an IDR picture.
         idr: bool,
     },
     /// Access unit delimiter.

@@ -20,7 +20,7 @@ pub(super) struct BandwidthControl {
     refined_bytes: (u64, u64),
 }
 
-/// How the bytes of a frame divide into the two parts that the controller tells apart.
+/// Division of a frame's bytes into the two parts that the controller distinguishes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FrameSplit {
     /// One pass: the share of its regions, 0.0..=1.0, and the floor that the rate cap put under its quantizers; 0:

@@ -12,7 +12,7 @@
 //!    first IDR picture). It is set frame by frame to what may still be spent, so that it does not touch an expected
 //!    frame.
 //!
-//! What regions of feedback may add ([`super::CameraSettings::feedback`]) has a floor of its own in front of both. It
+//! The bound on regions of feedback ([`super::CameraSettings::feedback`]) has a floor of its own in front of both. It
 //! is planned the same way, but counts only what these regions cost on top of the frame without them, by the model
 //! below, and never rises above the base: the cost of the video itself is not its concern. Nothing holds a frame that
 //! the model did not foresee, so a second may take somewhat more than planned.
@@ -62,7 +62,7 @@ struct Floor {
     frames: u32,
 }
 
-/// What the cap demands of a frame.
+/// Bounds that the cap puts on a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CapPlan {
     /// Finest quantizer that may be used; 0: no restriction.

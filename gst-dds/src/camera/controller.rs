@@ -111,7 +111,7 @@ const SURGE: f64 = 1.2;
 const MAX_SEGMENT: usize = 512;
 const QPS: usize = MAX_QP as usize + 1;
 
-/// What the controller chooses: a point between the cheapest and the most accurate way to code.
+/// Quantizers and size chosen by the controller, between the cheapest and the most accurate coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OperatingPoint {
     /// Quantizer of the first pass (whole frames).
@@ -122,7 +122,7 @@ pub struct OperatingPoint {
     pub low_scale_index: usize,
 }
 
-/// What the user may set.
+/// Settings of a [`Controller`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControllerSettings {
     /// Nominal frames per second; the real distance of frames is measured. 30 where it is not a number.

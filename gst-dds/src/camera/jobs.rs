@@ -77,7 +77,7 @@ pub enum Next<F, S> {
     End,
 }
 
-/// How to code the next picture.
+/// Decision about the next picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Code it.

@@ -38,7 +38,7 @@ struct Waiting<T> {
     requests: u64,
     /// Of those, counted as deferred already.
     deferred: u64,
-    /// Of those, the ones made before the frame that is being coded.
+    /// Of those, requests made before the frame that is being coded.
     before: u64,
 }
 

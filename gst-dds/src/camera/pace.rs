@@ -156,7 +156,7 @@ impl Pace {
             .is_some_and(|(_, most)| UNLIKE * most < self.interval_ns())
     }
 
-    /// How many of the last intervals agree on one that is not in force.
+    /// Number of last intervals that agree on one that is not in force.
     fn run_of_another_rate(&self) -> Option<usize> {
         let (slower, faster) = if self.confirmed {
             (RUN_SLOWER, RUN_FASTER)

@@ -26,7 +26,7 @@ const CODED_FRAMES: usize = 256;
 /// Segment length of the controller where the stream has no segments: that of the DDS paper.
 const SEGMENT_FRAMES: u32 = 15;
 
-/// What an encoder was opened for.
+/// Configuration that an encoder was opened for.
 #[derive(Clone, Debug)]
 pub struct StreamConfig {
     /// Size of the coded picture.

@@ -116,12 +116,12 @@ pub struct Ways {
     pub automatic: bool,
 }
 
-/// What happens to a delivered packet.
+/// Fate of a delivered packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It waits for the next frame.
     Waits,
-    /// It was read; [`FeedbackReceiver::take`] gives what it completed.
+    /// It was read; [`FeedbackReceiver::take`] returns the state it completed.
     Read(Outcome),
     /// It is not for this stream, or came by a way that is not taken.
     TurnedAway,
@@ -153,7 +153,7 @@ pub enum Liveness {
     Lost,
 }
 
-/// What a way brings for a frame.
+/// News of a way for a frame.
 #[derive(Clone, Debug, Default)]
 pub struct WayUpdate {
     /// Its earlier state has ended, because the way is silent or was flushed.

@@ -32,8 +32,9 @@ const REMEMBERED: usize = 64;
 pub struct Request {
     /// The frame.
     pub frame: u64,
-    /// What to refine at which quantizer, in pixels of the captured picture, on the macroblock grid and not empty. The
-    /// last column and row may extend beyond the picture. Empty where nothing is left of the requested regions.
+    /// Rectangles to refine and their quantizers, in pixels of the captured picture, on the macroblock grid and not
+    /// empty. The last column and row may extend beyond the picture. Empty where nothing is left of the requested
+    /// regions.
     pub regions: Vec<(Rect, u8)>,
     /// Quantizer outside: the coarsest from which `region-qp` differs by an even number.
     pub outside_qp: u8,

@@ -167,7 +167,7 @@ pub struct RoiRequest {
     pub delta_qp: i32,
 }
 
-/// What determines the base quantizer of a frame.
+/// Reason for the base quantizer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameMode {
     /// First frame of a stream: background quality, because a first picture at better quality costs more than it
@@ -230,7 +230,7 @@ pub struct Capture<'a> {
     pub rois: &'a [RoiRequest],
 }
 
-/// What to do with a captured picture.
+/// Decision about a captured picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plan<'a> {
     /// Code it so.
@@ -264,7 +264,7 @@ pub struct Interval {
     pub measured: bool,
 }
 
-/// How to code one frame.
+/// Parameters to code one frame with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FramePlan<'a> {
     /// Quantizer of everything without an offset, 1..=51.
@@ -291,7 +291,7 @@ pub struct FramePlan<'a> {
     pub applied: Option<Applied>,
     /// Notice for the application.
     pub notice: Option<Notice>,
-    /// What determines the base quantizer.
+    /// Reason for the base quantizer.
     pub mode: FrameMode,
 }
 

@@ -229,7 +229,7 @@ impl Encoder {
     }
 }
 
-/// What the refinement stream shows outside its regions.
+/// Contents of the refinement stream outside its regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodeRefineCanvas")]
 #[repr(i32)]

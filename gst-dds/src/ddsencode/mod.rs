@@ -25,7 +25,7 @@
 //! # What the network may cost
 //!
 //! Anybody who can send feedback can request bits. Where nothing else bounds the rate, regions of feedback add no more
-//! than `max-feedback-bitrate` to any one second, which is derived from size and rate of the video: to keep it only
+//! than `max-feedback-bitrate` to any one second, which is derived from size and rate of the video: to keep it, only
 //! their difference to the background shrinks. Of the key frames requested by RTCP (PLI, FIR) one a second is coded;
 //! the next request waits for the end of that second and shares its key frame with those that come until then. Key
 //! frames that the pipeline itself requests (`splitmuxsink`, applications) are coded at once. `stats` counts all of it.

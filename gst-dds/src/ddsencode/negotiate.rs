@@ -205,7 +205,7 @@ pub(super) fn rarely_decoded(choice: &Choice, format: PixelFormat) -> Option<&'s
     }
 }
 
-/// What downstream allows.
+/// Profiles, levels and stream format that downstream allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     pub codec: Codec,

@@ -43,7 +43,7 @@ pub(super) struct Opened<T> {
 /// The first of `coders` that opens.
 ///
 /// # Errors
-/// Of one: its own. Of several: all of theirs, as one refusal of the property `encoder`.
+/// The error of the only encoder, or those of all of them as one refusal of the property `encoder`.
 pub(super) fn first<T>(
     coders: &[(Backend, Codec)],
     mut open: impl FnMut(Backend, Codec) -> Result<T, OpenError>,

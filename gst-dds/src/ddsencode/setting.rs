@@ -14,7 +14,7 @@ pub(super) struct Setting<T> {
 }
 
 impl<T> Setting<T> {
-    /// Not set.
+    /// A property that is not set.
     pub const fn unset(default: T) -> Self {
         Self {
             value: default,
@@ -22,7 +22,7 @@ impl<T> Setting<T> {
         }
     }
 
-    /// Sets it, to the default too.
+    /// Sets the value; it counts as set even where it equals the default.
     pub fn set(&mut self, value: T) {
         self.value = value;
         self.by_hand = true;

@@ -32,7 +32,7 @@ pub(super) struct ElementStats {
     pub rtp_sessions: u64,
     /// Share of packets lost in the last report of a receiver, 0 to 1.
     pub receiver_loss: f64,
-    /// Of the channel of `feedback-uri`.
+    /// Counts of the channel of `feedback-uri`.
     pub channel: Counts,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Parts<'a> {
     pub planner: Option<&'a StreamPlanner>,
     pub feedback: &'a FeedbackStats,
     pub refine: &'a RefineStats,
-    /// Of requested regions, in two passes.
+    /// Counts of requested regions, in two passes.
     pub asked: Option<&'a RegionStats>,
     /// Stream ID, next frame number and next access unit.
     pub stream: Option<(u32, u64, u32)>,

@@ -23,7 +23,7 @@ pub(super) const QUANTIZER: u32 = 21;
 /// Name that `x264enc` would use; we write no such file.
 pub(super) const MULTIPASS_CACHE_FILE: &str = "x264.log";
 
-/// How a property is used.
+/// Use of a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// Passed as this option of libx264, where set. Otherwise `speed-preset` and `tune` decide.
@@ -34,7 +34,7 @@ enum Role {
     Live,
 }
 
-/// How gst-inspect shows a property.
+/// Description of a property in gst-inspect.
 struct About {
     name: &'static str,
     nick: &'static str,

@@ -353,7 +353,7 @@ pub struct Config {
     /// Sample layout.
     pub format: PixelFormat,
     /// Frames per second as a fraction; `None` = variable. The caller scales [`Rates`] by the real distance of
-    /// pictures: an encoder goes by [`Config::assumed_rate`].
+    /// pictures: an encoder assumes [`Config::assumed_rate`].
     pub frame_rate: Option<(u32, u32)>,
     /// Most frames per second of a variable rate, where known.
     pub max_frame_rate: Option<(u32, u32)>,
@@ -406,7 +406,7 @@ impl Config {
         matches!(self.rate, RateControl::Quantizers { .. })
     }
 
-    /// Frames per second that rate control goes by.
+    /// Frames per second that rate control assumes.
     pub fn assumed_rate(&self) -> (u32, u32) {
         self.frame_rate.unwrap_or(NOMINAL_RATE)
     }

@@ -56,7 +56,7 @@ pub struct X264 {
     height: usize,
     exact: bool,
     vbv: Vbv,
-    /// Of interlaced video: `pic_struct` of the next pictures.
+    /// `pic_struct` of the next pictures of interlaced video.
     picture_structure: c_int,
     /// Rate factor of exact mode; offsets are relative to it.
     reference: u8,

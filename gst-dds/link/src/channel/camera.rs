@@ -35,7 +35,7 @@ impl CameraEnd {
     /// channel.
     ///
     /// # Errors
-    /// What is wrong, by the names of the elements' properties, and the cure.
+    /// Names the property that is wrong, and the cure.
     pub fn open(setup: &Setup, deliver: Deliver, report: Report) -> Result<Option<Self>, OpenError> {
         let Some((shared, key, socket)) = prepare(setup, End::Camera, report)? else {
             return Ok(None);

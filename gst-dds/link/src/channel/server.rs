@@ -34,7 +34,7 @@ impl ServerEnd {
     /// Opens the channel; `None` where none is set.
     ///
     /// # Errors
-    /// What is wrong, by the names of the elements' properties, and the cure.
+    /// Names the property that is wrong, and the cure.
     pub fn open(setup: &Setup, report: Report) -> Result<Option<Self>, OpenError> {
         let Some((shared, key, socket)) = prepare(setup, End::Server, report)? else {
             return Ok(None);

@@ -90,7 +90,7 @@ impl Setup {
     /// Address, key, and what is wrong with the key file; `None` where no channel is set.
     ///
     /// # Errors
-    /// What is wrong with the properties, by their names.
+    /// Names the properties that are wrong.
     pub(super) fn read(&self, end: End) -> Result<Option<Read>, OpenError> {
         let refuse = |property, text| Err(OpenError::Contradiction(property, text));
         let (inline, file) = (!self.key.is_empty(), !self.key_file.is_empty());

@@ -20,7 +20,7 @@ pub(in super::super) const PAD: &str = "refine";
 
 pub(in super::super) type TimeSegment = gst::FormattedSegment<gst::ClockTime>;
 
-/// What both streams share between two changes of caps.
+/// Configuration of both streams between two changes of caps.
 pub(super) struct Video {
     pub info: gst_video::VideoInfo,
     pub format: PixelFormat,

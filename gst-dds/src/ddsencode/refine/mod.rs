@@ -66,7 +66,7 @@ pub(super) struct Captured<'a> {
     pub segment: Option<&'a TimeSegment>,
     pub place: Option<SegmentPlace>,
     pub settings: CameraSettings,
-    /// How the picture is made of fields, where it is.
+    /// Fields of an interlaced picture.
     pub fields: Option<Fields>,
     pub planes: &'a [Plane<'a>; 3],
 }

@@ -26,7 +26,7 @@ pub(super) struct DeltaMap {
     deltas: Vec<i8>,
 }
 
-/// What the differences are relative to.
+/// Quantizer that the differences are relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ground {
     /// The driver codes at `driver`; `base` is wanted, and sums stay within `limits`.

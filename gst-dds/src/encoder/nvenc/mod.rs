@@ -196,7 +196,7 @@ impl RegionEncoder for Nvenc {
 /// The first device that opens.
 ///
 /// # Errors
-/// Of one device: its own. Of several: all of theirs.
+/// The error of the only device, or those of all of them.
 fn first_device(
     driver: &Arc<Driver>,
     settings: &NvencSettings,

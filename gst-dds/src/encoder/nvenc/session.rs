@@ -67,7 +67,7 @@ struct Registered {
 pub(super) struct Session {
     driver: Arc<Driver>,
     context: *mut c_void,
-    /// Where the context is lent.
+    /// The context and its owner, where it is lent.
     lent: Option<Gpu>,
     encoder: *mut c_void,
     /// The driver's buffer, null where there is a surface.
@@ -136,7 +136,7 @@ impl Session {
     /// Opens a session with an encoder of these settings in it.
     ///
     /// # Errors
-    /// What the device or its driver refuses, by name.
+    /// Names what the device or its driver refuses.
     pub fn open(
         driver: &Arc<Driver>,
         at: At<'_>,
