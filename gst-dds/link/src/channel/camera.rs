@@ -15,7 +15,7 @@ use dds_protocol::feedback;
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
 use super::stream::{is_tick, send_udp, write_tcp};
-use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OpenError, Report, SILENCE, STRANGER_LIFE, Setup, TICK};
+use super::{CALL_EVERY, CALL_FIRST, CONNECT, IDLE_LIFE, OnNotice, OpenError, SILENCE, STRANGER_LIFE, Setup, TICK};
 use crate::secure::{self, MAX_MESSAGE, Received, Receiver, Rejection, random};
 use crate::session::Deliver;
 use crate::sync::Mutex;
@@ -36,8 +36,8 @@ impl CameraEnd {
     ///
     /// # Errors
     /// Names the property that is wrong, and the cure.
-    pub fn open(setup: &Setup, deliver: Deliver, report: Report) -> Result<Option<Self>, OpenError> {
-        let Some((shared, key, socket)) = prepare(setup, End::Camera, report)? else {
+    pub fn open(setup: &Setup, deliver: Deliver, on_notice: OnNotice) -> Result<Option<Self>, OpenError> {
+        let Some((shared, key, socket)) = prepare(setup, End::Camera, on_notice)? else {
             return Ok(None);
         };
         let receiver = match key {

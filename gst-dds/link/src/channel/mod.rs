@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use camera::CameraEnd;
 pub use counters::{Counters, Counts};
-pub use notice::{Notice, Report, post_by};
+pub use notice::{Notice, OnNotice, post_by};
 pub use server::ServerEnd;
 pub use setup::{OpenError, Setup};
 

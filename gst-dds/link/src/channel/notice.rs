@@ -61,10 +61,10 @@ impl std::fmt::Display for Notice {
 }
 
 /// Receives notices, on threads of the channel. Each kind of warning comes once; a missing answer, once in each outage.
-pub type Report = Arc<dyn Fn(Notice) + Send + Sync>;
+pub type OnNotice = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// Posts warnings on the bus of an element as its own, as long as it lives, and logs the rest.
-pub fn post_by(element: &impl IsA<gst::Element>) -> Report {
+pub fn post_by(element: &impl IsA<gst::Element>) -> OnNotice {
     let weak = element.upcast_ref::<gst::Element>().downgrade();
     Arc::new(move |notice| {
         let Some(element) = weak.upgrade() else { return };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::counters::{Counters, add};
 use super::shared::{Shared, Socket, Threads, prepare};
 use super::stream::{is_tick, send_udp, write_tcp};
-use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OpenError, QUEUE, Report, SILENCE, STRANGER_LIFE, Setup, TICK};
+use super::{CALLER_LIFE, CONNECT, MAX_PEERS, OnNotice, OpenError, QUEUE, SILENCE, STRANGER_LIFE, Setup, TICK};
 use crate::secure::{self, Key, MAX_MESSAGE, Rejection, Sender, random};
 use crate::sync::{Condvar, Mutex};
 use crate::uri::{Dial, End, Transport};
@@ -35,8 +35,8 @@ impl ServerEnd {
     ///
     /// # Errors
     /// Names the property that is wrong, and the cure.
-    pub fn open(setup: &Setup, report: Report) -> Result<Option<Self>, OpenError> {
-        let Some((shared, key, socket)) = prepare(setup, End::Server, report)? else {
+    pub fn open(setup: &Setup, on_notice: OnNotice) -> Result<Option<Self>, OpenError> {
+        let Some((shared, key, socket)) = prepare(setup, End::Server, on_notice)? else {
             return Ok(None);
         };
         let server = Arc::new(Server {

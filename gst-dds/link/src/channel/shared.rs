@@ -15,7 +15,7 @@ use dds_protocol::feedback;
 
 use super::counters::{Counters, add};
 use super::stream::{Framer, TooLong, is_tick, set_options};
-use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OpenError, Report, SILENCE, Setup, TICK};
+use super::{BACK_OFF, BACK_OFF_MAX, CONNECT, MAX_PEERS, Notice, OnNotice, OpenError, SILENCE, Setup, TICK};
 use crate::guard::Guard;
 use crate::secure::{self, Key, Rejection};
 use crate::sync::{Condvar, Mutex};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     stopped: Mutex<bool>,
     stopping: Condvar,
     pub(super) counters: Arc<Counters>,
-    report: Report,
+    on_notice: OnNotice,
     /// Guards each message and each thread.
     pub(super) guard: Guard,
     /// Warnings reported.
@@ -60,7 +60,7 @@ impl Shared {
 
     pub(super) fn once(&self, reported: &AtomicBool, notice: Notice) {
         if !reported.swap(true, Ordering::Relaxed) {
-            (self.report)(notice);
+            (self.on_notice)(notice);
         }
     }
 
@@ -70,7 +70,7 @@ impl Shared {
 
     pub(super) fn joined(&self, peer: SocketAddr) {
         self.silent_told.store(false, Ordering::Relaxed);
-        (self.report)(Notice::Joined(peer));
+        (self.on_notice)(Notice::Joined(peer));
     }
 
     pub(super) fn reject(&self, why: Rejection, peer: SocketAddr, message: &[u8], sealed: bool) {
@@ -175,7 +175,7 @@ impl Shared {
                 }
                 Err(error) if !reported && !self.is_stopped() => {
                     reported = true;
-                    (self.report)(Notice::Unreachable(self.text.clone(), error.to_string()));
+                    (self.on_notice)(Notice::Unreachable(self.text.clone(), error.to_string()));
                 }
                 Err(error) => gst::debug!(crate::CAT, "{}: {error}", self.text),
             }
@@ -265,12 +265,12 @@ pub(super) enum Socket {
 pub(super) type Prepared = (Arc<Shared>, Option<Key>, Socket);
 
 /// Reads the properties and opens the listening socket.
-pub(super) fn prepare(setup: &Setup, end: End, report: Report) -> Result<Option<Prepared>, OpenError> {
+pub(super) fn prepare(setup: &Setup, end: End, on_notice: OnNotice) -> Result<Option<Prepared>, OpenError> {
     let Some((uri, key, exposed)) = setup.read(end)? else {
         return Ok(None);
     };
     if let Some(exposed) = exposed {
-        report(Notice::Exposed(exposed));
+        on_notice(Notice::Exposed(exposed));
     }
     let refused = |e: std::io::Error| OpenError::Listen(setup.uri.clone(), e.to_string());
     let address = || match &uri.host {
@@ -303,12 +303,12 @@ pub(super) fn prepare(setup: &Setup, end: End, report: Report) -> Result<Option<
         stopping: Condvar::new(),
         counters: Arc::default(),
         guard: {
-            let report = report.clone();
+            let on_notice = on_notice.clone();
             Guard::reporting("the channel of feedback-uri", move |text| {
-                report(Notice::Fault(text.to_owned()))
+                on_notice(Notice::Fault(text.to_owned()))
             })
         },
-        report,
+        on_notice,
         silent_told: AtomicBool::new(false),
         other_key_told: AtomicBool::new(false),
         one_key_told: AtomicBool::new(false),
