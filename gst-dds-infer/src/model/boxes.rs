@@ -20,7 +20,7 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// The box of a detection; `None` where it has no area or holds numbers that are not finite.
+    /// The box of a detection; `None` where it has no area or its numbers are not finite.
     pub fn of(detection: &Detection) -> Option<Self> {
         let Detection { x1, y1, x2, y2, .. } = *detection;
         let finite = [x1, y1, x2, y2, detection.score].iter().all(|v| v.is_finite());
@@ -66,7 +66,7 @@ impl BoundingBox {
 }
 
 impl From<&Detection> for BoundingBox {
-    /// The box as the detection has it, of whatever numbers.
+    /// The box of the detection, unchecked.
     fn from(detection: &Detection) -> Self {
         let Detection { x1, y1, x2, y2, .. } = *detection;
         Self { x1, y1, x2, y2 }

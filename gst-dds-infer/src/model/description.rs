@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! What a model is: its family, how its input is made, what its classes are called.
+//! Description of a model: its family, the rules of its input, the labels of its classes.
 //!
 //! Sources, keys and defaults are listed in the documentation of the parent module.
 
@@ -14,12 +14,12 @@ use gst::glib;
 use super::decode::Activation;
 use super::{ModelError, Task, labels};
 
-/// Who says what an ONNX file says of itself.
+/// Origin of fields that come from the ONNX file itself.
 const METADATA: &str = "the model's metadata";
-/// Sides in pixels that an input may be given.
+/// Sides of an input that a description may ask for, in pixels.
 const SIDES: std::ops::RangeInclusive<u32> = 1..=16384;
 
-/// The output layouts known here.
+/// Output layouts that have a decoder here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     Yolov5,
@@ -46,7 +46,7 @@ impl Family {
         }
     }
 
-    /// How the inputs of the published models are made.
+    /// Input rules with which the family's published models were trained.
     pub(super) fn defaults(self) -> InputDefaults {
         let scale = match self {
             Self::Yolov5 | Self::Yolov8 | Self::Yolov10 | Self::Torchvision => 1.0 / 255.0,
@@ -141,14 +141,14 @@ impl FromStr for Resize {
     }
 }
 
-/// A value and who gave it.
+/// A value and the source that gave it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Said<T> {
     pub value: T,
     pub origin: String,
 }
 
-/// What a side file says about one tensor.
+/// Section of one tensor in a side file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TensorNote {
     pub name: String,
@@ -185,7 +185,7 @@ impl TensorNote {
     }
 }
 
-/// Everything that sources may say; `None` where none does.
+/// All fields of a description; `None` where no source sets one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fields {
     pub task: Option<Said<Task>>,
@@ -205,7 +205,7 @@ pub(super) struct Fields {
     first_class: Option<Said<u32>>,
     ranges: Option<Said<[(f32, f32); 3]>>,
     pub tensors: Vec<TensorNote>,
-    /// An id of an output for which there is no decoder here.
+    /// Id of an output for which there is no decoder here.
     unknown_id: Option<Said<String>>,
     /// The side file, where there is one.
     pub side_file: Option<PathBuf>,
@@ -218,8 +218,7 @@ pub(super) struct Affine {
     pub offset: [f32; 3],
 }
 
-/// What holds for an input where no source says anything. Mean and standard deviation belong to this scale and colour
-/// order.
+/// Input rules where no source sets any. Mean and standard deviation belong to this scale and colour order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputDefaults {
     pub color: ColorOrder,
@@ -230,7 +229,7 @@ pub(super) struct InputDefaults {
     pub std: [f32; 3],
 }
 
-/// How the input of a model is made.
+/// Rules by which a picture becomes the input of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputRules {
     pub color: ColorOrder,
@@ -240,14 +239,14 @@ pub(super) struct InputRules {
 }
 
 impl<T> Said<T> {
-    /// Whether nobody but the model itself says so.
+    /// Whether the value comes from the model's own metadata only.
     pub(super) fn by_the_model_itself(&self) -> bool {
         self.origin.starts_with(METADATA)
     }
 }
 
 impl Fields {
-    /// What a setting says of the labels.
+    /// Fields of the property that gives labels.
     pub(super) fn of_labels(labels: Option<Said<Vec<String>>>) -> Self {
         Self {
             labels,
@@ -255,7 +254,7 @@ impl Fields {
         }
     }
 
-    /// What a setting says of the task.
+    /// Fields of the property that gives the task.
     pub(super) fn of_task(task: Option<Task>, origin: &str) -> Self {
         Self {
             task: task.map(|value| Said {
@@ -270,7 +269,7 @@ impl Fields {
         self.decoded.as_ref().map(|s| s.value)
     }
 
-    /// How scores come out of a detector.
+    /// Activation of a detector's scores.
     pub(super) fn activation(&self) -> Activation {
         if self.logits.as_ref().is_some_and(|s| s.value) {
             Activation::Sigmoid
@@ -279,7 +278,7 @@ impl Fields {
         }
     }
 
-    /// Whether somebody says that scores are probabilities already.
+    /// Whether a source declares scores to be probabilities already.
     pub(super) fn probabilities(&self) -> bool {
         self.logits.as_ref().is_some_and(|s| !s.value)
     }
@@ -288,7 +287,7 @@ impl Fields {
         self.first_class.as_ref().map_or(0, |s| s.value)
     }
 
-    /// Refuses an output's id that nobody here decodes, unless a family or task is named: then that says how.
+    /// Refuses an output's id that has no decoder here, unless a family or task is named, which then decides.
     pub(super) fn check_ids(&self) -> Result<(), ModelError> {
         match &self.unknown_id {
             Some(id) if self.family.is_none() && self.task.is_none() => Err(ModelError::Description {
@@ -304,7 +303,7 @@ impl Fields {
         }
     }
 
-    /// The id that the side file gives to a tensor.
+    /// Id of a tensor in the side file.
     pub(super) fn tensor_id(&self, name: &str) -> Option<&str> {
         self.tensors.iter().find(|t| t.name == name)?.id.as_deref()
     }
@@ -343,7 +342,7 @@ impl Fields {
 
     /// Fills what is missing here from a weaker source.
     pub(super) fn or(mut self, weaker: Self) -> Self {
-        // `ranges` is a mean and scale by another name: a stronger source of either hides a weaker one of the other.
+        // `ranges` is mean and scale in another form: a stronger source of either hides a weaker one of the other.
         let says_normalisation = self.scale.is_some() || self.mean.is_some() || self.std.is_some();
         if self.ranges.is_none() && !says_normalisation {
             self.ranges = weaker.ranges;
@@ -410,7 +409,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// Whether a key of a side file is given here.
+    /// Whether this source sets a key of the side file.
     fn says(&self, key: &str) -> bool {
         match key {
             "dds-task" => self.task.is_some(),
@@ -432,7 +431,7 @@ impl Fields {
         }
     }
 
-    /// Whether more is given here than what the model finds and how that is called.
+    /// Whether this source sets more than the task and the labels.
     fn describes(&self) -> bool {
         let rest = Self {
             labels: None,
@@ -442,8 +441,8 @@ impl Fields {
         rest != Self::default()
     }
 
-    /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one. `stronger` is what wins
-    /// over it: what cannot be read of the file and is not needed beside that is left out with a warning.
+    /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one. Fields of
+    /// `stronger` win over it: what cannot be read in the file and is set there already is left out with a warning.
     pub(super) fn from_side_file(
         model: &Path,
         stronger: &Self,
@@ -547,7 +546,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes what is said of one tensor, and what follows from it for the model.
+    /// Takes the section of one tensor, and what follows from it for the model.
     fn take_note(&mut self, note: TensorNote, origin: &str) -> Result<(), ModelError> {
         let said = |value| Said {
             value,
@@ -581,8 +580,8 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up. Nobody who uses the model wrote
-    /// it: what cannot be read is left out with a warning. `described`: somebody who knows says what the model is.
+    /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up. The user did not write
+    /// it: what cannot be read is left out with a warning. `described`: a stronger source describes the model.
     pub(super) fn from_metadata(
         model: &Path,
         described: bool,
@@ -590,7 +589,7 @@ impl Fields {
         warnings: &mut Vec<String>,
     ) -> Result<Self, ModelError> {
         let mut fields = Self::default();
-        // `task` is common enough to be someone else's; with `names` it is Ultralytics'.
+        // `task` is a common key; together with `names` it is Ultralytics'.
         let names = get("names");
         if let Some(task) = get("task").filter(|_| names.is_some() && !described) {
             match task.trim().to_ascii_lowercase().as_str() {
@@ -673,7 +672,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Takes one entry; `folder` is where relative file names start.
+    /// Takes one entry; relative file names start at `folder`.
     fn set(&mut self, key: &str, text: &str, origin: &str, folder: &Path) -> Result<(), String> {
         fn put<T>(slot: &mut Option<Said<T>>, value: Result<T, String>, at: (&str, &str, &str)) -> Result<(), String> {
             let (key, text, origin) = at;
@@ -746,7 +745,7 @@ impl Fields {
     }
 }
 
-/// Whether a side file is one, whatever it says.
+/// Whether a side file can be read, whatever it contains.
 fn readable(path: &Path) -> bool {
     let text = std::fs::read(path).ok().and_then(|bytes| labels::text(bytes).ok());
     text.is_some_and(|text| {
@@ -755,7 +754,7 @@ fn readable(path: &Path) -> bool {
     })
 }
 
-/// The beginning of a text from elsewhere, for a message.
+/// Shortens a foreign text for a message.
 fn shortened(text: &str) -> String {
     const MOST: usize = 60;
     match text.char_indices().nth(MOST) {
@@ -764,8 +763,8 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// The family that decodes a tensor of GStreamer's registry of tensor ids; `Some(None)` for ids that need no decoder,
-/// `None` for those without one here.
+/// Family that decodes a tensor of GStreamer's registry of tensor ids: `Some(None)` for ids that need no decoder,
+/// `None` for ids without a decoder here.
 fn family_of_id(id: &str) -> Option<Option<Family>> {
     match id {
         "yolo-v8-out" => Some(Some(Family::Yolov8)),
@@ -828,7 +827,7 @@ fn ranges(text: &str) -> Result<Vec<(f32, f32)>, String> {
 }
 
 fn number(text: &str, valid: impl Fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
-    // 1/255 is how people write this scale.
+    // This scale is usually written 1/255.
     let value = match text.split_once('/') {
         Some((a, b)) => a
             .trim()
@@ -922,7 +921,7 @@ mod tests {
         assert_eq!(fields.family.as_ref().unwrap().value, Family::Yolox);
         let rules = fields.input_rules(&Family::Yolox.defaults());
         assert_eq!(rules.color, ColorOrder::Rgb);
-        // The file's ranges are another way to say a scale, so that the property's scale hides them.
+        // The file's ranges are a scale too, so the property's scale hides them.
         assert_eq!(
             rules.affine,
             Affine {
@@ -1020,7 +1019,7 @@ mod tests {
         let segment = [("task", "segment"), ("names", "{0: 'a'}")];
         let error = read(&segment, false).unwrap_err().to_string();
         assert!(error.contains("task=segment"), "{error}");
-        // Who names the family or the task knows better.
+        // A named family or task wins over the metadata.
         assert_eq!(read(&segment, true).unwrap().0.labels.unwrap().value, ["a"]);
         assert_eq!(read(&[], false).unwrap(), (Fields::default(), Vec::new()));
     }

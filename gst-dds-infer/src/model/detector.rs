@@ -12,14 +12,14 @@ use super::nms::{self, Candidate};
 use super::preprocess::Placement;
 use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, Task, labels};
 
-/// A loaded model. Moves between threads; one thread uses it at a time.
+/// A loaded detector. It may move between threads; one thread uses it at a time.
 pub struct Detector {
     network: Network,
     pub(super) family: Family,
     decoder: Box<dyn Decoder>,
-    /// Input size that the decoder was made for.
+    /// Input size for which the decoder was built.
     planned: (usize, usize),
-    /// Number of the output that is objectness besides what the decoder reads.
+    /// Index of the objectness output, beside the outputs that the decoder reads.
     objectness: Option<usize>,
     labels: Vec<String>,
     summary: String,
@@ -34,8 +34,8 @@ const _: () = {
 };
 
 impl Detector {
-    /// Loads the ONNX Runtime library (once per process) and the model, settles how to feed and read it, and runs it once
-    /// on a blank picture: that shows the true shapes of its outputs, and that it runs at all.
+    /// Loads the ONNX Runtime library (once per process) and the model, chooses input rules and decoder, and runs it
+    /// once on a blank picture, which proves that it runs and shows the true shapes of its outputs.
     ///
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
@@ -46,7 +46,7 @@ impl Detector {
         Self::reading(network, &run)
     }
 
-    /// The detector that reads this model's outputs, of which `probe` is the run on a blank picture.
+    /// Builds the detector for this model's outputs; `probe` is the run on a blank picture.
     pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
         network.is_for("detection");
         let mut outputs = Outputs::default();
@@ -100,7 +100,7 @@ impl Detector {
     /// Runs the model on one picture.
     ///
     /// # Errors
-    /// [`ModelError::Inference`] when ONNX Runtime refuses or the model gives what it did not declare.
+    /// [`ModelError::Inference`] when ONNX Runtime refuses or the outputs are not as declared.
     pub fn infer(&mut self, picture: &Picture<'_>, settings: &InferSettings) -> Result<Inference, ModelError> {
         let frame = (picture.width() as usize, picture.height() as usize);
         let run = self.network.infer(picture)?;
@@ -128,7 +128,7 @@ impl Detector {
             self.planned = run.size;
         }
         self.candidates.clear();
-        // NaN counts as no floor.
+        // NaN means no floor.
         let floor = settings.floor.max(0.0);
         self.decoder
             .decode(&tensors, floor, &mut self.candidates)
@@ -161,7 +161,7 @@ impl Detector {
         })
     }
 
-    /// Whether the model itself leaves out boxes that overlap.
+    /// Whether the model suppresses overlapping boxes itself.
     pub fn suppresses(&self) -> bool {
         !self.decoder.needs_suppression()
     }
@@ -184,26 +184,26 @@ impl Detector {
         self.family == Family::Yunet
     }
 
-    /// What went otherwise than asked without being an error, one sentence each: refused execution providers, a library
-    /// that came too late.
+    /// Deviations from the settings that are no errors, one sentence each: refused execution providers, a library
+    /// named after another one was loaded.
     pub fn warnings(&self) -> &[String] {
         self.network.warnings()
     }
 
-    /// One line for the log: family, input, pre-processing, labels, execution provider and where each came from.
+    /// One line for the log: family, input, pre-processing, labels, execution provider and the source of each.
     pub fn summary(&self) -> &str {
         &self.summary
     }
 
-    /// Width and height of the input in pixels for a picture of `width` x `height`; they do not depend on it for a model
-    /// of fixed size.
+    /// Width and height of the input in pixels for a picture of `width` x `height`; independent of the picture for a
+    /// model of fixed size.
     pub fn input_size(&self, width: u32, height: u32) -> (u32, u32) {
         let (w, h) = self.network.size_for((width as usize, height as usize));
         (w as u32, h as u32)
     }
 
-    /// The bare ONNX Runtime call on the input made last, without reading its outputs: the yardstick for the cost of
-    /// everything around it. Gives the time it took.
+    /// Repeats the bare ONNX Runtime call on the last input, without reading its outputs: a baseline for the cost of
+    /// everything around it. Returns its duration.
     ///
     /// # Errors
     /// [`ModelError::Inference`] as [`Detector::infer`].
@@ -213,7 +213,7 @@ impl Detector {
     }
 }
 
-/// The number of the output that is named as objectness.
+/// Index of the output that is named as objectness.
 fn objectness_of(network: &Network, probe: &Run) -> Result<Option<usize>, ModelError> {
     let Some(said) = &network.fields().objectness else {
         return Ok(None);
@@ -229,7 +229,7 @@ fn objectness_of(network: &Network, probe: &Run) -> Result<Option<usize>, ModelE
     }
 }
 
-/// What the decoder reads of all outputs, and the one that is objectness; `own` are the model's own, which come first.
+/// Splits all outputs into the decoder's and the objectness; the first `own` are the model's own.
 fn split<T>(all: Vec<T>, own: usize, objectness: Option<usize>) -> (Vec<T>, Option<T>) {
     let mut read = Vec::with_capacity(own);
     let mut told = None;
@@ -243,7 +243,7 @@ fn split<T>(all: Vec<T>, own: usize, objectness: Option<usize>) -> (Vec<T>, Opti
     (read, told)
 }
 
-/// Whether objectness has one number for each row of scores.
+/// Checks that objectness has one number for each row of scores.
 fn check_objectness(told: &Tensor<'_>, decoder: &dyn Decoder, outputs: &[Tensor<'_>]) -> Result<(), String> {
     let Some(rows) = decoder.rows(outputs) else {
         return Err("its boxes have an objectness of their own, or no rows that others could belong to".into());
@@ -257,7 +257,7 @@ fn check_objectness(told: &Tensor<'_>, decoder: &dyn Decoder, outputs: &[Tensor<
     Ok(())
 }
 
-/// The family that was named, if the outputs fit it, or that of the outputs' shapes.
+/// The named family, if the outputs fit it, or the one that fits their shapes.
 fn settle_family(
     infos: &[OutputInfo],
     context: &Context<'_>,
@@ -287,7 +287,7 @@ fn settle_family(
     }
 }
 
-/// A box in pixels of the picture, clipped, and its landmarks; `None` if nothing of the box lies there.
+/// A box in pixels of the picture, clipped, and its landmarks; `None` for a box outside the picture.
 fn on_picture(c: &Candidate, placement: &Placement, frame: (usize, usize)) -> Option<(Detection, Option<Landmarks>)> {
     let (w, h) = (frame.0 as f32, frame.1 as f32);
     let x = |v: f32| (v - placement.offset.0) / placement.scale.0;

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// The command that installs ONNX Runtime where the search finds it.
+/// The command that installs ONNX Runtime where it is searched.
 pub const SETUP_COMMAND: &str = "pipelines/setup.sh";
 
 /// Why a model cannot be used. `Display` names the cause and the cure.
@@ -31,34 +31,34 @@ pub enum ModelError {
         /// What is wrong with it.
         cause: String,
     },
-    /// A description that cannot be read: unknown key, unknown value, bad number, bad file.
+    /// A description that cannot be read: unknown key, unknown value, bad number, unreadable file.
     Description {
         /// Where it was read: `model-description`, or the side file's path.
         origin: String,
         /// What is wrong with it.
         cause: String,
     },
-    /// Two sources say different things about the model.
+    /// Two sources contradict each other about the model.
     Contradiction {
         /// What they disagree about.
         what: String,
-        /// The first source and what it says.
+        /// The first source and its value.
         first: String,
-        /// The second source and what it says.
+        /// The second source and its value.
         second: String,
     },
-    /// The model loads, but its inputs or outputs, or what it says of itself, are not fit for what it was opened for.
+    /// The model loads, but its inputs, outputs or metadata do not fit its purpose.
     Unfit {
         /// The file.
         path: PathBuf,
-        /// What it is not fit for: "detection", "embedding faces".
+        /// The purpose: "detection", "embedding faces".
         purpose: &'static str,
         /// What does not fit.
         cause: String,
     },
     /// A picture whose planes are shorter than its geometry needs, or of no size.
     Picture(String),
-    /// ONNX Runtime refused to run the model, or the model gave what it had not declared.
+    /// ONNX Runtime refused to run the model, or the outputs were not as declared.
     Inference(String),
 }
 

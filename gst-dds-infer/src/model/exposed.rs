@@ -2,18 +2,18 @@
 
 #![forbid(unsafe_code)]
 
-//! Tensors inside a model made outputs, without a library for ONNX files.
+//! Makes tensors inside a model outputs, without a library for ONNX files.
 //!
 //! A parser of protobuf merges a message that occurs twice (Protocol Buffers' encoding, "last one wins"). A second
-//! `graph` behind the model that holds nothing but the names of outputs therefore adds those to the model's own. ONNX
-//! Runtime works out their types.
+//! `graph` appended to the model that holds only names of outputs therefore adds them to the model's own. ONNX Runtime
+//! infers their types.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use super::ModelError;
 
-/// Fields of onnx.proto, version 3: numbers that never change.
+/// Field numbers of onnx.proto, version 3; they never change.
 mod field {
     pub const MODEL_GRAPH: u64 = 7;
     pub const GRAPH_NODE: u64 = 1;
@@ -24,16 +24,17 @@ mod field {
     pub const VALUE_NAME: u64 = 1;
 }
 
-/// A model with more outputs than its file gives it.
+/// A model with more outputs than in its file.
 #[derive(Debug, PartialEq)]
 pub(super) struct Exposed {
-    /// The whole model, as the file would hold it.
+    /// The whole model, in the format of the file.
     pub model: Vec<u8>,
-    /// Outputs behind its own.
+    /// Number of outputs added after its own.
     pub added: usize,
 }
 
-/// The model of a file with these tensors as outputs; `None` where it has them all, so that the file itself will do.
+/// Adds these tensors to the outputs of a model; `None` where all are outputs already, so that the file itself will
+/// do.
 ///
 /// # Errors
 /// [`ModelError::ModelFile`] when the file cannot be read, has no such tensor, or keeps its weights in another file,
@@ -95,7 +96,7 @@ fn add(mut model: Vec<u8>, names: &[String]) -> Result<Option<Exposed>, String> 
     Ok(Some(Exposed { model, added }))
 }
 
-/// Contents of the fields of one number that hold bytes.
+/// Contents of all length-delimited fields of this number.
 fn messages(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
     Fields(message).filter_map(move |(n, value)| match value {
         Value::Bytes(bytes) if n == number => Some(bytes),
@@ -109,7 +110,7 @@ enum Value<'a> {
     Other,
 }
 
-/// The fields of a message; ends at the first that is damaged, which ONNX Runtime will report.
+/// Fields of a message; ends at the first damaged one, which ONNX Runtime will report.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -152,7 +153,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Appends a field that holds bytes.
+/// Appends a length-delimited field.
 fn write(message: &mut Vec<u8>, number: u64, content: &[u8]) {
     for mut value in [number << 3 | 2, content.len() as u64] {
         while value >= 0x80 {
@@ -176,7 +177,7 @@ mod tests {
         bytes
     }
 
-    /// Nodes giving a and b, of which b is an output; `tensor` is its weights.
+    /// A model of two nodes with outputs a and b, of which b is a model output; `tensor` holds its weights.
     fn model(tensor: &[u8]) -> Vec<u8> {
         let node = |name: &[u8]| message(&[(1, b"images"), (field::NODE_OUTPUT, name), (4, b"Relu")]);
         let output = message(&[(field::VALUE_NAME, b"b")]);

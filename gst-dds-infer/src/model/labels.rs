@@ -92,7 +92,7 @@ const COCO: [&str; 80] = [
     "toothbrush",
 ];
 
-/// The 19 training classes of Cityscapes in the order of their numbers; a 20th is what belongs to none.
+/// The 19 training classes of Cityscapes in the order of their numbers; the 20th is for pixels of none.
 const CITYSCAPES: [&str; 20] = [
     "road",
     "sidewalk",
@@ -141,7 +141,7 @@ const VOC: [&str; 21] = [
     "tv monitor",
 ];
 
-/// The labels that segmentations of so many classes usually have, and where they come from.
+/// The usual labels of a segmentation with this number of classes, and their origin.
 pub(super) fn of_segmentation(classes: usize) -> Option<(Vec<String>, String)> {
     let (labels, origin) = match classes {
         19 | 20 => (&CITYSCAPES[..classes], "Cityscapes"),
@@ -182,8 +182,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>, ModelError> {
     Ok(labels)
 }
 
-/// A file's content as text, without the mark that some editors put in front. A NUL is no text, and would not survive
-/// GLib's strings.
+/// A file's content as text, without a byte order mark. NUL is refused: GLib's strings would end at it.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
     let mut text = String::from_utf8(bytes)
         .ok()
@@ -195,10 +194,10 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Most labels that are taken from a model: a bound on what a damaged file can make us allocate.
+/// Most labels taken from a model: bounds what a damaged file can allocate.
 const MAX_LABELS: usize = 100_000;
 
-/// A list of strings, or a dictionary from numbers to strings, where it is JSON.
+/// Reads a JSON list of strings, or dictionary from numbers to strings.
 fn from_json(text: &str) -> Option<Vec<String>> {
     let name = |value: &Value| value.as_str().map(str::to_owned);
     match serde_json::from_str(text).ok()? {
@@ -218,7 +217,7 @@ fn from_json(text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Labels with those that are missing called by their numbers.
+/// Fills missing labels with their numbers.
 fn numbered(labels: Vec<Option<String>>) -> Vec<String> {
     let named = labels.into_iter().enumerate();
     named.map(|(i, l)| l.unwrap_or_else(|| format!("class {i}"))).collect()

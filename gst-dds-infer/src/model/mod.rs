@@ -3,8 +3,8 @@
 //! Detectors and segmenters: ONNX Runtime loading, model description, pre-processing, decoding and non-maximum
 //! suppression.
 //!
-//! Nothing here knows of GStreamer elements: a [`Picture`] of borrowed planes goes in, [`Detection`]s in pixels of that
-//! picture or a [`Segmentation`] of it come out. [`Model::open`] finds out which of both a model gives.
+//! Nothing here depends on GStreamer elements: a [`Picture`] of borrowed planes goes in, [`Detection`]s in pixels of
+//! that picture or a [`Segmentation`] of it come out. [`Model::open`] determines which of both a model gives.
 //!
 //! ```no_run
 //! use gstddsinfer::model::{Detector, InferSettings, ModelSettings, Picture};
@@ -22,24 +22,24 @@
 //!
 //! # Tasks
 //!
-//! | task | outputs by which it is known | read by |
+//! | task | recognised by its outputs | read by |
 //! |---|---|---|
 //! | `segmentation` | [1, C, h, w] floating point scores of C classes, 2 to 256; or class numbers [1, h, w] as integers, [1, 1, h, w] as any; h and w no larger than the input; several outputs if all have this size, of which the first counts | [`Segmenter`] |
 //! | `face` | the twelve of YuNet: `cls_`, `obj_`, `bbox_` and `kps_` with 8, 16 and 32 | [`Detector`], which gives landmarks too |
-//! | `detection` | anything else; the table of families below says what is understood | [`Detector`] |
+//! | `detection` | anything else; see the table of families below | [`Detector`] |
 //!
 //! [`ModelSettings::task`] and then `dds-task` win over the outputs; a named family is a detector. A task that does not
 //! fit the outputs is an error.
 //!
 //! # Describing a model
 //!
-//! Sources, the first that says something wins: the property `model-description`, GStreamer's `.modelinfo` side file,
-//! the metadata inside the ONNX file (as Ultralytics writes it), the shapes of the outputs. A source that contradicts
-//! the model itself, or itself, is an error. One that cannot be read is an error too, but where nobody chose it (the
-//! metadata), or where a stronger one says the same (the side file): there it is left out with a warning.
+//! Sources, strongest first: the property `model-description`, GStreamer's `.modelinfo` side file, the metadata inside
+//! the ONNX file (as Ultralytics writes it), the shapes of the outputs. A source that contradicts the model or itself
+//! is an error. So is one that cannot be read, unless the user did not choose it (the metadata) or a stronger source
+//! sets the same field (the side file): then it is left out with a warning.
 //!
-//! What a model declares dynamic in its outputs may change with every picture: rows of boxes, none among them, and the size of
-//! a map. What it declares fixed and does not give is an error.
+//! Dimensions of outputs that the model declares dynamic may change with every picture: rows of boxes, down to none,
+//! and the size of a map. A fixed dimension that comes out different is an error.
 //!
 //! The property is a list of `key=value` separated by commas, with an optional name in front and optional types, as in
 //! a GstStructure: `model, dds-family=yolox, dds-mean=<0, 0, 0>`. The same keys stand in the section `[modelinfo]` of
@@ -66,7 +66,7 @@
 //! for yunet, else `class N`. Ultralytics' own tools centre the letterbox; a convolutional network finds the same at
 //! the top left, the default here.
 //!
-//! Of GStreamer's own keys, those understood are a tensor's `id` (`yolo-v8-out`, `yolo-26-end2end-out`,
+//! Of GStreamer's own keys, these are understood: a tensor's `id` (`yolo-v8-out`, `yolo-26-end2end-out`,
 //! `ssd-mobilenet-v1-variant-1-out-*`), `dir`, `dims` and, for the input, `ranges`.
 //!
 //! # Tensors inside a model
@@ -77,11 +77,11 @@
 //!
 //! # The ONNX Runtime library
 //!
-//! It is loaded once per process, on the first [`Model::open`] (or [`Detector::open`]) that finds one, version 1.20 or newer. Searched are,
-//! in this order: [`ModelSettings::library`], and nothing else if it is set; the variable `ORT_DYLIB_PATH`, and nothing
-//! else if it is set (both take a file, a directory or a name for the loader); the directory of this plugin; the
-//! directory `onnxruntime` beside that one; `$XDG_DATA_HOME/gst-dds/onnxruntime` (`~/.local/share/gst-dds/onnxruntime`);
-//! the loader's own places, by the names `libonnxruntime.so.1`, `libonnxruntime.so` and `libonnxruntime.so.1.NN`.
+//! It is loaded once per process, by the first [`Model::open`] (or [`Detector::open`]) that finds one, version 1.20 or
+//! newer. It is searched in this order: [`ModelSettings::library`], alone if set; the variable `ORT_DYLIB_PATH`, alone
+//! if set (both take a file, a directory or a name for the loader); the directory of this plugin; the directory
+//! `onnxruntime` beside that one; `$XDG_DATA_HOME/gst-dds/onnxruntime` (`~/.local/share/gst-dds/onnxruntime`); the
+//! loader's own paths, by the names `libonnxruntime.so.1`, `libonnxruntime.so` and `libonnxruntime.so.1.NN`.
 
 mod boxes;
 mod decode;

@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-//! What every model needs whatever it finds: its session, its description, the input it takes and the outputs it gives.
+//! The part that all tasks share: ONNX Runtime's session, the merged description, the input and the outputs.
 //!
-//! [`Network::open`] loads a model and merges what is known of it; [`Network::probe`] runs it once on a blank picture,
-//! which shows the true shapes of its outputs, and that it runs at all. Whoever reads the outputs settles then how
-//! pictures become inputs ([`Network::feed`]) and runs it with [`Network::infer`].
+//! [`Network::open`] loads a model and merges its descriptions; [`Network::probe`] runs it once on a blank picture,
+//! which proves that it runs and shows the true shapes of its outputs. The task then sets the input rules
+//! ([`Network::feed`]) and runs it with [`Network::infer`].
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,20 +21,20 @@ use super::preprocess::{Buffer, Element, Order, Placement, Preprocessor};
 use super::runtime::{Provider, Runtime, chain};
 use super::{ModelError, ModelSettings, Picture, Task, exposed, labels};
 
-/// Side at which a model of dynamic size is tried out when it is opened.
+/// Input side for the probe of a model of dynamic size.
 pub(super) const PROBE_SIDE: usize = 320;
-/// Largest input in pixels, 0.8 GB of f32: beyond it is a damaged model or a mistake.
+/// Largest input in pixels, 0.8 GB of f32: more means a damaged model or a mistake.
 const MAX_PIXELS: usize = 1 << 26;
 /// Sides of dynamic inputs are multiples of this: the coarsest stride of the common families.
 const STEP: usize = 32;
 
-/// What every model here is for.
+/// Purpose of a model before its task is known.
 const PICTURES: &str = "pictures";
 
-/// A loaded model of which nothing is known yet but how to feed it.
+/// ONNX Runtime's session with the model's description and input rules.
 pub(super) struct Network {
     file: PathBuf,
-    /// What it is for, for errors.
+    /// Purpose, for error texts.
     purpose: &'static str,
     session: Session,
     input: Input,
@@ -45,16 +45,16 @@ pub(super) struct Network {
     provider: String,
     library: &'static str,
     warnings: Vec<String>,
-    /// Outputs that the model has by itself; those after them were asked for.
+    /// Number of outputs in the model's file; extra outputs come after them.
     own_outputs: usize,
 }
 
-/// What one run gave, in the runtime's memory; [`Outputs::collect`] reads it.
+/// Outputs of one run, in the runtime's memory; [`Outputs::collect`] reads them.
 pub(super) struct Run {
     values: Vec<DynValue>,
     /// Width and height of the input.
     pub size: (usize, usize),
-    /// Where the picture lay in the input.
+    /// Placement of the picture in the input.
     pub placement: Placement,
     /// Time spent turning the picture into the input.
     pub preprocess: Duration,
@@ -62,13 +62,13 @@ pub(super) struct Run {
     pub run: Duration,
 }
 
-/// What the model wants to be fed.
+/// The model's input as declared.
 struct Input {
     element: Element,
     order: Order,
     /// With a leading batch dimension of 1.
     batched: bool,
-    /// Width and height; `None` where the frame decides.
+    /// Width and height; `None` where it follows the frame.
     size: [Option<usize>; 2],
 }
 
@@ -99,7 +99,7 @@ impl Input {
     }
 }
 
-/// Outputs of the run at hand as f32; buffers are kept from run to run.
+/// Outputs of the current run as f32; buffers are reused from run to run.
 #[derive(Default)]
 pub(super) struct Outputs {
     dims: Vec<Vec<usize>>,
@@ -153,7 +153,7 @@ impl Network {
         check_outputs(&session).map_err(unfit)?;
 
         let labels = fields.labels.clone();
-        // The values of a blank picture matter little: any family's rules do.
+        // The values of a blank picture hardly matter: any family's rules do.
         let assumed = fields.family.as_ref().map_or(Family::Yolov8, |s| s.value);
         let rules = fields.input_rules(&assumed.defaults());
         Ok(Self {
@@ -192,7 +192,7 @@ impl Network {
         })
     }
 
-    /// Settles how pictures become inputs: as described, and where nothing is, as `own` has it, the defaults of `name`.
+    /// Sets the input rules: as described, else `own`, the defaults of `name`.
     ///
     /// # Errors
     /// [`ModelError::Unfit`] when the input takes bytes and the rules give fractions.
@@ -208,7 +208,7 @@ impl Network {
         Ok(())
     }
 
-    /// Runs the model on one picture, at the size that it has or that follows from the picture's.
+    /// Runs the model on one picture, at its fixed input size or at the one that follows from the picture.
     ///
     /// # Errors
     /// [`ModelError::Picture`] for a picture too large for a model of dynamic size, [`ModelError::Inference`] when ONNX
@@ -218,7 +218,7 @@ impl Network {
         self.infer_at(picture, size)
     }
 
-    /// As [`Network::infer`], on an input of this width and height. A picture of the same size is taken as it is.
+    /// As [`Network::infer`], on an input of this width and height. A picture of the same size is not resized.
     ///
     /// # Errors
     /// As [`Network::infer`].
@@ -242,7 +242,7 @@ impl Network {
         })
     }
 
-    /// The bare ONNX Runtime call on the input made last, which had this size.
+    /// Repeats the bare ONNX Runtime call on the last input, which had this size.
     pub(super) fn run_again(&mut self, size: (usize, usize)) -> Result<Duration, ModelError> {
         let start = Instant::now();
         let values = self.run(size).map_err(ModelError::Inference)?;
@@ -251,7 +251,7 @@ impl Network {
         Ok(time)
     }
 
-    /// One call of ONNX Runtime on the tensor made last, which is borrowed, not copied.
+    /// Calls ONNX Runtime on the last tensor, which is borrowed, not copied.
     fn run(&mut self, size: (usize, usize)) -> Result<Vec<DynValue>, String> {
         let shape = self.input.shape(size);
         let value: SessionInputValue<'_> = match self.preprocessor.buffer() {
@@ -276,7 +276,7 @@ impl Network {
             .map(|(outlet, value)| {
                 let dims: Vec<usize> = dims(value).collect();
                 let declared = outlet.dtype().tensor_shape().map(|s| &**s).unwrap_or_default();
-                // A model may leave out how many dimensions there are.
+                // A model may leave its rank undeclared.
                 let dynamic = if declared.len() == dims.len() {
                     declared.iter().map(|n| *n < 0).collect()
                 } else {
@@ -292,15 +292,15 @@ impl Network {
             .collect()
     }
 
-    /// As [`Network::infos`], without the tensors that were asked for besides ([`ModelSettings::extra_outputs`]).
+    /// As [`Network::infos`], without the extra outputs ([`ModelSettings::extra_outputs`]).
     pub(super) fn own_infos(&self, run: &Run) -> Vec<OutputInfo> {
         let mut infos = self.infos(run);
         infos.truncate(self.own_outputs);
         infos
     }
 
-    /// The labels and where they come from: given ones, which must be as many as there are `classes` where that is
-    /// known, or the `usual` ones for so many classes with their origin, or none.
+    /// The labels and their origin: given ones, whose number must equal `classes` where that is known, or the `usual`
+    /// ones for this number, or none.
     ///
     /// # Errors
     /// [`ModelError::Contradiction`] when the numbers differ.
@@ -322,7 +322,7 @@ impl Network {
         }
     }
 
-    /// One line for the log; `reader` says what reads the outputs and why, `labels` how many there are and from where.
+    /// One line for the log; `reader` describes the decoder and why it was chosen, `labels` their number and origin.
     pub(super) fn summary(&self, reader: &str, labels: &str) -> String {
         let side = |s: Option<usize>| s.map_or("any".into(), |s| s.to_string());
         let InputRules { color, resize, .. } = self.preprocessor.rules();
@@ -338,12 +338,12 @@ impl Network {
         )
     }
 
-    /// Says what the model is for, for errors: "detection".
+    /// Sets the purpose for error texts: "detection".
     pub(super) fn is_for(&mut self, purpose: &'static str) {
         self.purpose = purpose;
     }
 
-    /// The error for a model that loads but is not of the kind that is wanted.
+    /// The error for a model that loads but does not fit its purpose.
     pub(super) fn unfit(&self, cause: String) -> ModelError {
         ModelError::Unfit {
             path: self.file.clone(),
@@ -357,7 +357,7 @@ impl Network {
         self.input.size_for(picture)
     }
 
-    /// Number of outputs that the model has by itself; those after them were asked for.
+    /// Number of outputs in the model's file; extra outputs come after them.
     pub(super) fn own_outputs(&self) -> usize {
         self.own_outputs
     }
@@ -367,7 +367,7 @@ impl Network {
         &self.fields
     }
 
-    /// Holds a named task against those that the caller can do with.
+    /// Checks a named task against the tasks that the caller supports.
     ///
     /// # Errors
     /// [`ModelError::Contradiction`] when it is another.
@@ -382,13 +382,13 @@ impl Network {
         }
     }
 
-    /// Leaves out what nobody but the model itself says of a detector: this one is none.
+    /// Drops detector fields that come from the model's own metadata only: this model is no detector.
     pub(super) fn is_no_detector(&mut self) {
         self.fields.family.take_if(|said| said.by_the_model_itself());
         self.labels.take_if(|said| said.by_the_model_itself());
     }
 
-    /// Number of labels that somebody gave, if anybody.
+    /// Number of labels given by a source, if any.
     pub(super) fn given_labels(&self) -> Option<usize> {
         self.labels.as_ref().map(|l| l.value.len())
     }
@@ -398,13 +398,13 @@ impl Network {
         &self.file
     }
 
-    /// What went otherwise than asked without being an error, one sentence each.
+    /// Deviations from the settings that are no errors, one sentence each.
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 }
 
-/// A readable file with something in it; ONNX Runtime's own messages for these are obscure.
+/// Checks that the file is readable and not empty; ONNX Runtime's own messages for these cases are obscure.
 fn check_file(path: &Path) -> Result<(), ModelError> {
     let fail = |cause: String| {
         Err(ModelError::ModelFile {
@@ -423,7 +423,7 @@ fn check_file(path: &Path) -> Result<(), ModelError> {
     }
 }
 
-/// Whether a library named by the user is the one in use.
+/// Whether the library that the user named is the one in use.
 fn same(asked: &Path, used: &str) -> bool {
     let used = PathBuf::from(used);
     asked == used
@@ -438,7 +438,7 @@ fn is_float(ty: TensorElementType) -> bool {
     )
 }
 
-/// Holds the declared outputs to be tensors; shapes are known only after a run.
+/// Checks that the declared outputs are tensors; shapes are known only after a run.
 fn check_outputs(session: &Session) -> Result<(), String> {
     for outlet in session.outputs() {
         if !matches!(outlet.dtype(), ValueType::Tensor { .. }) {
@@ -451,7 +451,7 @@ fn check_outputs(session: &Session) -> Result<(), String> {
     Ok(())
 }
 
-/// Holds the side file's notes on tensors against the model.
+/// Checks the side file's tensor sections against the model.
 fn check_notes(session: &Session, fields: &Fields) -> Result<(), ModelError> {
     let origin = fields
         .side_file
@@ -495,7 +495,7 @@ enum Failure {
     Contradiction(Box<ModelError>),
 }
 
-/// What everybody but the model itself says of it, from the strongest source to the weakest.
+/// Merges all descriptions but the model's own metadata, strongest source first.
 fn described(settings: &ModelSettings, warnings: &mut Vec<String>) -> Result<Fields, ModelError> {
     let label_file = match &settings.label_file {
         Some(path) => Some(Said {
@@ -511,7 +511,7 @@ fn described(settings: &ModelSettings, warnings: &mut Vec<String>) -> Result<Fie
     Ok(stronger.or(side_file))
 }
 
-/// What the model says of itself.
+/// Reads the model's own metadata.
 fn metadata(
     file: &Path,
     session: &Session,
@@ -522,7 +522,7 @@ fn metadata(
         Ok(m) => {
             let is_described = described.task.is_some() || described.family.is_some();
             let fields = Fields::from_metadata(file, is_described, |key| m.custom(key), warnings)?;
-            // The runtime's bindings give no text that is not UTF-8.
+            // The runtime's bindings return UTF-8 only.
             let unread = m.custom("names").is_none() && m.custom_keys().is_ok_and(|k| k.contains(&"names".to_owned()));
             if unread {
                 warnings.push("the model's metadata has names that are not UTF-8 and are left out".into());
@@ -539,7 +539,7 @@ fn metadata(
     }
 }
 
-/// Finds out what the input takes.
+/// Reads the declaration of the input.
 fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
     let unfit = |cause: String| Err(Failure::Unfit(cause));
     let [outlet] = session.inputs() else {
@@ -607,7 +607,7 @@ fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
 }
 
 impl Outputs {
-    /// Views of all outputs. Only what is not f32 is copied.
+    /// Views of all outputs. Only tensors of other types than f32 are copied.
     pub(super) fn collect<'a>(&'a mut self, run: &'a Run) -> Result<Vec<Tensor<'a>>, String> {
         let count = run.values.len();
         self.dims.resize_with(count, Vec::new);
@@ -621,7 +621,7 @@ impl Outputs {
             self.dims[i].extend(dims(value));
             let converted = &mut self.converted[i];
             converted.clear();
-            // The runtime may give no memory at all for a tensor without elements.
+            // The runtime may return a null pointer for a tensor without elements.
             if self.dims[i].contains(&0) {
                 continue;
             }
@@ -653,7 +653,7 @@ fn slice<T: ort::value::PrimitiveTensorElementType>(value: &DynValue) -> Result<
     value.try_extract_tensor::<T>().map(|t| t.1).map_err(|e| chain(&e))
 }
 
-/// The shape of a value; empty for what is no tensor.
+/// The shape of a value; empty if it is not a tensor.
 fn dims(value: &DynValue) -> impl Iterator<Item = usize> {
     let shape = value.dtype().tensor_shape().map(|s| &**s).unwrap_or_default();
     shape.iter().map(|d| usize::try_from(*d).unwrap_or(0))

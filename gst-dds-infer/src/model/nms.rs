@@ -18,7 +18,7 @@ pub(super) struct Candidate {
     pub objectness: Option<f32>,
     pub class: u32,
     pub landmarks: Option<Landmarks>,
-    /// Number of its row of scores in the model's outputs, where [`super::decode::Decoder::rows`] counts them.
+    /// Index of its row of scores in the model's outputs, if [`super::decode::Decoder::rows`] counts them.
     pub row: usize,
 }
 
@@ -33,11 +33,11 @@ impl Candidate {
     }
 }
 
-/// Leaves the best `max` candidates by descending score, without those that overlap a better one of their class by more
-/// than `iou` (1 or more: none are dropped for overlap). Equal scores keep the model's order, so that the result is the
-/// same every time. Works in place.
+/// Keeps the best `max` candidates by descending score, without those that overlap a better one of their class by more
+/// than `iou` (1 or more: overlap drops none). Equal scores keep the model's order, so that the result is
+/// deterministic. Works in place.
 pub(super) fn suppress(candidates: &mut Vec<Candidate>, iou: f32, max: usize) {
-    // A stable sort, because of equal scores. Decoders let no NaN through.
+    // A stable sort, for equal scores. Decoders let no NaN through.
     candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut kept = 0;
     for i in 0..candidates.len() {

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! Models of any task.
+//! Opens models of any task.
 
 use super::decode::OutputInfo;
 use super::description::Family;
@@ -10,8 +10,8 @@ use super::network::{Network, PROBE_SIDE, Run};
 use super::segmenter::{self, Segmenter};
 use super::{Detector, ModelError, ModelSettings, Task};
 
-/// The task that was named, or that of a named family, or the one that the shapes of the outputs speak of. What is
-/// neither segmentation nor faces is taken for a detector, which refuses what it does not know.
+/// The named task, or that of a named family, or the one that the shapes of the outputs suggest. Anything but
+/// segmentation and faces is treated as detection, which refuses unknown outputs.
 ///
 /// # Errors
 /// [`ModelError::Contradiction`] when a family of detectors is named together with another task.
@@ -29,7 +29,7 @@ fn settle(network: &Network, probe: &Run) -> Result<Task, ModelError> {
     }
 }
 
-/// The task by the model's own outputs, for an input of this width and height.
+/// Guesses the task from the model's own outputs, for an input of this width and height.
 fn guess(infos: &[OutputInfo], input: (usize, usize)) -> Task {
     if segmenter::speak_of_classes(infos, input) {
         Task::Segmentation
@@ -40,7 +40,7 @@ fn guess(infos: &[OutputInfo], input: (usize, usize)) -> Task {
     }
 }
 
-/// The outputs of YuNet: class score, objectness, box and landmarks for each of three strides.
+/// Whether these are the outputs of YuNet: class score, objectness, box and landmarks for each of three strides.
 fn speak_of_faces(infos: &[OutputInfo]) -> bool {
     const KINDS: [&str; 4] = ["cls_", "obj_", "bbox_", "kps_"];
     let of_kind = |kind: &str| infos.iter().filter(|o| o.name.starts_with(kind)).count();
@@ -56,7 +56,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// Loads the ONNX Runtime library (once per process) and the model, and settles its task: [`ModelSettings::task`],
+    /// Loads the ONNX Runtime library (once per process) and the model, and determines its task: [`ModelSettings::task`],
     /// then `dds-task`, then the shapes of the outputs on a blank picture.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Model {
         }
     }
 
-    /// A detector of faces: one that gives landmarks, by which it is told from others.
+    /// Builds a detector of faces, which must give landmarks.
     fn of_faces(network: Network, probe: &Run) -> Result<Self, ModelError> {
         let said = network.fields().task.clone();
         let detector = Detector::reading(network, probe)?;
@@ -90,7 +90,7 @@ impl Model {
         }
     }
 
-    /// What the model finds.
+    /// Task of the model.
     pub fn task(&self) -> Task {
         match self {
             Self::Detector(d) if d.has_landmarks() => Task::Face,
@@ -107,7 +107,7 @@ impl Model {
         }
     }
 
-    /// What went otherwise than asked without being an error, one sentence each.
+    /// Deviations from the settings that are no errors, one sentence each.
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::Detector(d) => d.warnings(),

@@ -17,7 +17,7 @@ pub enum PixelLayout {
     Bgr,
 }
 
-/// Matrix between YUV and RGB (ITU-R BT.601 or BT.709). Without meaning for RGB and BGR.
+/// Matrix between YUV and RGB (ITU-R BT.601 or BT.709). Ignored for RGB and BGR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorMatrix {
     /// ITU-R BT.601, the usual matrix of standard definition.
@@ -27,7 +27,7 @@ pub enum ColorMatrix {
     Bt709,
 }
 
-/// Range of YUV samples. Without meaning for RGB and BGR.
+/// Range of YUV samples. Ignored for RGB and BGR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorRange {
     /// Luma 16 to 235, chroma 16 to 240.
@@ -37,7 +37,7 @@ pub enum ColorRange {
     Full,
 }
 
-/// A borrowed picture. Made by [`Picture::new`] only, which checks that the planes hold the picture.
+/// A borrowed picture; [`Picture::new`] has checked that the planes hold all its pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
     width: u32,
@@ -49,7 +49,7 @@ pub struct Picture<'a> {
     strides: [usize; 3],
 }
 
-/// No side of a picture may be larger: keeps every product of sizes far from overflow.
+/// Largest side of a picture in pixels: keeps products of sizes far from overflow.
 const MAX_SIDE: u32 = 32768;
 
 impl<'a> Picture<'a> {
@@ -115,7 +115,7 @@ impl<'a> Picture<'a> {
         Self::new(PixelLayout::Bgr, width, height, [data, &[], &[]], [stride, 0, 0])
     }
 
-    /// The same picture with its YUV samples meant in this matrix and range (default: BT.601, limited).
+    /// The same picture with its YUV samples in this matrix and range (default: BT.601, limited).
     pub fn with_colorimetry(self, matrix: ColorMatrix, range: ColorRange) -> Self {
         Self { matrix, range, ..self }
     }

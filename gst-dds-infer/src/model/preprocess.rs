@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! From a picture's planes to the model's input in one pass over the output rows.
+//! Converts a picture's planes to the model's input in one pass over the output rows.
 //!
 //! Each output row is made from the few source rows under it: a vertical pass over whole source rows (which the
 //! compiler turns into vector code), a horizontal pass, then colour matrix, normalisation and clamping in one step that
@@ -10,10 +10,10 @@
 //!
 //! Resampling is bilinear with pixel centres at half-integers, as OpenCV's `INTER_LINEAR`; a side that shrinks by more
 //! than two is averaged over the covered area instead, as `INTER_AREA`, because two taps would then skip samples.
-//! Chroma samples count as lying in the centre of their 2x2 pixels, as OpenCV and most training pipelines have it.
+//! Chroma samples are taken to lie in the centre of their 2x2 pixels, as OpenCV and most training pipelines have it.
 //!
-//! Tables and buffers are made when the geometry changes; a frame of the same geometry allocates nothing on its thread.
-//! Large inputs are made by several threads, band by band, as the inference that follows runs on several as well.
+//! Tables and buffers are built when the geometry changes; a frame of the same geometry allocates nothing on its
+//! thread. Large inputs are split into bands among several threads, since inference runs on several as well.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ pub(super) enum Order {
     Packed,
 }
 
-/// The tensor.
+/// The input tensor.
 #[derive(Debug)]
 pub(super) enum Buffer {
     F32(Vec<f32>),
@@ -49,7 +49,7 @@ pub(super) enum Buffer {
     U8(Vec<u8>),
 }
 
-/// Where the picture lies in the input: input = picture * scale + offset, in pixels.
+/// Placement of the picture in the input: input = picture * scale + offset, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Placement {
     pub scale: (f32, f32),
@@ -58,12 +58,12 @@ pub(super) struct Placement {
 
 /// Pixels of picture and input together below which a further thread costs more than it saves.
 const PIXELS_PER_THREAD: usize = 1 << 19;
-/// More threads than this only wait for memory.
+/// Further threads would only wait for memory.
 const MAX_THREADS: usize = 4;
 /// Rows of a band; even, because two rows share their chroma.
 const BAND: usize = 32;
 
-/// Makes inputs of one model.
+/// Fills the inputs of one model.
 pub(super) struct Preprocessor {
     rules: InputRules,
     element: Element,
@@ -71,7 +71,7 @@ pub(super) struct Preprocessor {
     threads: usize,
     geometry: Option<Geometry>,
     buffer: Buffer,
-    /// One for each thread.
+    /// Scratch rows of each thread.
     rows: Vec<Rows>,
 }
 
@@ -82,9 +82,9 @@ struct Rows {
     source: Vec<f32>,
     luma: Vec<f32>,
     chroma: [Vec<f32>; 2],
-    /// What chroma adds to each channel, for the two output rows that share it.
+    /// Offset of chroma to each channel, for the two output rows that share it.
     tint: [Vec<f32>; 3],
-    /// The finished row where the tensor is not planar f32.
+    /// The finished row, unless the tensor is planar f32.
     out: [Vec<f32>; 3],
 }
 
@@ -113,7 +113,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From `from` samples to `to`, where an output sample covers `scale` input samples.
+    /// Resamples `from` samples to `to`; an output sample covers `scale` input samples.
     fn new(from: usize, to: usize, scale: f64) -> Self {
         if from == to && scale == 1.0 || from == 1 {
             // One tap of weight 1: a copy.
@@ -144,7 +144,7 @@ impl Axis {
 
     fn area(from: usize, to: usize, scale: f64) -> Self {
         if from == 2 {
-            // All of two samples.
+            // Each output sample covers exactly two input samples.
             return Self {
                 taps: 2,
                 first: vec![0; to],
@@ -162,7 +162,7 @@ impl Axis {
             if sum > 0.0 {
                 weights.extend((start..start + taps).map(|n| (share(n).max(0.0) / sum) as f32));
             } else {
-                // Rounding has put the last position behind the last sample.
+                // Rounding has moved the last position past the last sample.
                 weights.extend((0..taps).map(|n| if n + 1 == taps { 1.0 } else { 0.0 }));
             }
         }
@@ -178,7 +178,7 @@ impl Geometry {
         let (scale, size) = match resize {
             Resize::Stretch => (ratio, input),
             Resize::Letterbox | Resize::LetterboxCenter => {
-                // An input made to measure is only rounded up: the picture goes in as it is.
+                // An input sized for this picture is only rounded up: no scaling.
                 let s = if dynamic {
                     ratio.0.min(ratio.1).min(1.0)
                 } else {
@@ -192,7 +192,7 @@ impl Geometry {
             Resize::LetterboxCenter => ((input_w - size.0) / 2, (input_h - size.1) / 2),
             Resize::Letterbox | Resize::Stretch => (0, 0),
         };
-        // As OpenCV: the step follows from the rounded sizes, not from the scale.
+        // As in OpenCV, the step follows from the rounded sizes, not from the scale.
         let step = (w as f64 / size.0 as f64, h as f64 / size.1 as f64);
         let half = |n: usize| n.div_ceil(2);
         Self {
@@ -217,7 +217,7 @@ fn is_yuv(layout: PixelLayout) -> bool {
 }
 
 impl Preprocessor {
-    /// `threads` is the most to use; 0 means one for each processor.
+    /// `threads` is the maximum; 0 means one per processor.
     pub(super) fn new(rules: InputRules, element: Element, order: Order, threads: usize) -> Self {
         let threads = match threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
@@ -239,12 +239,12 @@ impl Preprocessor {
         }
     }
 
-    /// How inputs are made.
+    /// Rules of the input.
     pub(super) fn rules(&self) -> &InputRules {
         &self.rules
     }
 
-    /// The tensor made last.
+    /// The tensor of the last picture.
     pub(super) fn buffer(&self) -> &Buffer {
         &self.buffer
     }
@@ -274,7 +274,7 @@ impl Preprocessor {
         }
     }
 
-    /// Makes the tensor of `input` (width, height) pixels from a picture. With `dynamic`, the input's size was made for
+    /// Fills the tensor of `input` (width, height) pixels from a picture. `dynamic`: the input's size follows from
     /// this picture, which is then not enlarged.
     pub(super) fn run(&mut self, picture: &Picture<'_>, input: (usize, usize), dynamic: bool) -> Placement {
         let size = (picture.width() as usize, picture.height() as usize);
@@ -317,7 +317,7 @@ impl Preprocessor {
         let bands = Mutex::new(Bands::new(tensor, geometry));
         let work = |rows: &mut Rows| {
             loop {
-                // Not `while let`, which would keep the lock during the work.
+                // Not `while let`, which would keep the lock while it works.
                 let band = bands.lock().unwrap_or_else(|e| e.into_inner()).next();
                 let Some((range, target)) = band else { break };
                 source.make(range, rows, &mut Sink::Planar { geometry, target });
@@ -328,7 +328,7 @@ impl Preprocessor {
         } else {
             thread::scope(|scope| {
                 for rows in others {
-                    // Where there is no thread to be had, its bands are left to the others.
+                    // If a thread cannot be spawned, the others take its bands.
                     let _ = thread::Builder::new()
                         .name("ddsinfer-input".into())
                         .spawn_scoped(scope, || work(rows));
@@ -340,7 +340,7 @@ impl Preprocessor {
     }
 }
 
-/// What the rows are made of.
+/// Source planes and the tables to resample them.
 struct Source<'a> {
     picture: &'a Picture<'a>,
     geometry: &'a Geometry,
@@ -349,7 +349,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Makes a range of rows; it starts at an even row.
+    /// Fills a range of rows, which starts at an even row.
     fn make(&self, range: Range<usize>, rows: &mut Rows, sink: &mut Sink<'_>) {
         if self.geometry.yuv {
             yuv(self.picture, self.geometry, &self.colors, range, rows, sink);
@@ -361,7 +361,7 @@ impl Source<'_> {
 
 /// The picture's rows in a planar tensor, cut into bands.
 struct Bands<'a> {
-    /// What is left of the channels.
+    /// Remaining rows of the channels.
     planes: [&'a mut [f32]; 3],
     width: usize,
     row: usize,
@@ -417,9 +417,9 @@ impl Rows {
     }
 }
 
-/// Where finished rows go.
+/// Destination of finished rows.
 enum Sink<'a> {
-    /// The channels of a band of a planar f32 tensor, whose rows are made in place.
+    /// The channels of a band of a planar f32 tensor, filled in place.
     Planar {
         geometry: &'a Geometry,
         target: [&'a mut [f32]; 3],
@@ -433,8 +433,8 @@ enum Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Lets `make` fill the three channels of one row of the picture: `y` counts from the top of the picture, `in_band`
-    /// from that of the band.
+    /// Calls `make` to fill the three channels of one row of the picture: `y` counts from the top of the picture,
+    /// `in_band` from the top of the band.
     fn row(&mut self, y: usize, in_band: usize, scratch: &mut [Vec<f32>; 3], make: impl FnOnce([&mut [f32]; 3])) {
         match self {
             Self::Planar { geometry, target } => {
@@ -627,14 +627,14 @@ fn packed(
     }
 }
 
-/// Not f32::clamp, which checks its bounds each time.
+/// Not f32::clamp, which checks its bounds on every call.
 #[inline(always)]
 fn clamp(value: f32, low: f32, high: f32) -> f32 {
     let value = if value < low { low } else { value };
     if value > high { high } else { value }
 }
 
-/// Between `a` (share 0) and `b` (share 1).
+/// Interpolates between `a` (share 0) and `b` (share 1).
 #[inline(always)]
 fn mix(a: f32, b: f32, share: f32) -> f32 {
     a + share * (b - a)
@@ -672,9 +672,9 @@ fn vertical((plane, stride): (&[u8], usize), axis: &Axis, y: usize, out: &mut [f
     }
 }
 
-/// A row of `STEP` interleaved components, taken apart and resampled.
+/// Deinterleaves a row of `STEP` components and resamples it.
 fn horizontal<const STEP: usize>(source: &[f32], axis: &Axis, out: [&mut [f32]; STEP]) {
-    // Equal lengths, so that one check covers all.
+    // Equal lengths, so that one bounds check covers all.
     let width = axis.first.len();
     let mut out = out.map(|o| &mut o[..width]);
     let starts = axis.first.iter().map(|i| *i as usize * STEP);
@@ -689,7 +689,7 @@ fn horizontal<const STEP: usize>(source: &[f32], axis: &Axis, out: [&mut [f32]; 
         2 => {
             let mut done = 0;
             if STEP == 1 {
-                // Four at once, with all checks before all loads: this shape becomes vector arithmetic.
+                // Four at once, all checks before all loads: this shape vectorises.
                 let n = source.len();
                 let blocks = axis.first.chunks_exact(4).zip(axis.weights.chunks_exact(4));
                 for (o, (i, w)) in out[0].chunks_exact_mut(4).zip(blocks) {
@@ -765,7 +765,7 @@ mod tests {
         }
     }
 
-    /// Straight from the definition of the conversion, one pixel.
+    /// One pixel, straight from the definition of the conversion.
     fn to_rgb(y: u8, u: u8, v: u8, kr: f32, kb: f32, limited: bool) -> [f32; 3] {
         let (y, u, v) = (f32::from(y), f32::from(u) - 128.0, f32::from(v) - 128.0);
         let (y, u, v) = if limited {
@@ -866,7 +866,7 @@ mod tests {
     fn a_flat_picture_stays_flat_at_every_size() {
         for (w, h) in [(1, 1), (2, 1), (3, 7), (64, 48), (101, 77)] {
             let (cw, ch) = (usize::div_ceil(w, 2), usize::div_ceil(h, 2));
-            // Planes as short as they may be: the last row without its stride.
+            // The shortest planes allowed: the last row without its stride.
             let luma = vec![100u8; (w + 3) * (h - 1) + w];
             let uv = [90u8, 160].repeat((cw + 2) * (ch - 1) + cw);
             let (u, v) = (

@@ -2,10 +2,10 @@
 
 //! ONNX Runtime: finding the shared library, the one environment of the process, sessions.
 //!
-//! `ort` panics on any first use without its library, so that nothing of `ort` is touched before [`Runtime::get`] has
-//! loaded one. One environment may exist per process; it lives in a static and every detector shares it.
+//! `ort` panics on any use before its library is loaded, so nothing of `ort` is touched before [`Runtime::get`] has
+//! loaded one. One environment may exist per process; it lives in a static that every session shares.
 
-// The directory of this very library is known to the dynamic loader only.
+// Only the dynamic loader knows the directory of this library.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -33,8 +33,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
-/// Oldest library accepted is 1.20; names up to this minor version are tried, for distributions whose library carries
-/// it in its name (Debian 13: `libonnxruntime.so.1.21`).
+/// Oldest library accepted is 1.20; names up to this minor version are tried, for distributions that put it into the
+/// name (Debian 13: `libonnxruntime.so.1.21`).
 const MINORS: std::ops::RangeInclusive<u32> = 20..=60;
 
 /// The loaded library and its environment.
@@ -44,12 +44,12 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    /// The runtime of this process, loaded on the first successful call. A failed call may be repeated.
+    /// The runtime of this process, loaded by the first successful call. A failed call may be repeated.
     ///
     /// Order: `library` (the property) alone if given; else the variable `ORT_DYLIB_PATH` alone if set; else the
     /// directory of this plugin, `../onnxruntime` beside it, `$XDG_DATA_HOME/gst-dds/onnxruntime` (by default
-    /// `~/.local/share/gst-dds/onnxruntime`), and last the system's names. What a user names is never replaced by
-    /// something else in silence.
+    /// `~/.local/share/gst-dds/onnxruntime`), and last the system's names. A library that the user names is never
+    /// silently replaced by another.
     pub(super) fn get(library: Option<&Path>) -> Result<&'static Self, ModelError> {
         RUNTIME.get_or_try_init(|| Self::load(library))
     }
@@ -69,7 +69,7 @@ impl Runtime {
             }) {
                 match init_from(&candidate) {
                     Ok(builder) => return Self::start(builder, candidate),
-                    // Most of the system's names are unknown anywhere; one line for all of them will do.
+                    // Most of the system's names do not exist; one line for all of them will do.
                     Err(reason) if matches!(place, Place::System) && reason.contains("No such file") => {}
                     Err(reason) => tried.push((place.describe(&candidate), reason)),
                 }
@@ -89,7 +89,7 @@ impl Runtime {
                 |level, _category: &str, _id: &str, place: &str, message: &str| match level {
                     LogLevel::Verbose => gst::trace!(CAT, "{place}: {message}"),
                     LogLevel::Info => gst::debug!(CAT, "{place}: {message}"),
-                    // Graph optimiser notes arrive as warnings: nothing that a user can or needs to act on.
+                    // Notes of the graph optimiser arrive as warnings; users cannot and need not act on them.
                     LogLevel::Warning => gst::info!(CAT, "{place}: {message}"),
                     LogLevel::Error | LogLevel::Fatal => gst::warning!(CAT, "{place}: {message}"),
                 },
@@ -103,8 +103,8 @@ impl Runtime {
         })
     }
 
-    /// A session of a model file, or of its `bytes` as somebody has changed them, with the first of `providers` that ONNX Runtime accepts. Every refusal is a line in
-    /// `warnings`; the last resort is the CPU.
+    /// Creates a session for a model file, or for its `bytes` as changed by [`super::exposed`], with the first of
+    /// `providers` that ONNX Runtime accepts. Every refusal is a line in `warnings`; the last resort is the CPU.
     pub(super) fn session(
         &self,
         file: &Path,
@@ -137,7 +137,7 @@ impl Runtime {
                 accepted.push("cpu");
                 Ok((session, accepted.join(",")))
             }
-            // Some providers find out that they cannot work only when the session is made.
+            // Some providers fail only when the session is created.
             Err(e) if !accepted.is_empty() => {
                 warnings.push(format!(
                     "execution provider {} refused the model: {}",
@@ -158,7 +158,7 @@ impl Runtime {
                 .with_optimization_level(GraphOptimizationLevel::All)
                 .map_err(|e| chain(&e))?;
             // Threads that spin while they wait for the next operation or frame cost a live pipeline more than they
-            // save: the decoder and the camera next door want the processor.
+            // save: decoder and camera need the same processor.
             let builder = builder.with_intra_op_spinning(false).map_err(|e| chain(&e))?;
             let builder = builder.with_log_level(LogLevel::Warning).map_err(|e| chain(&e))?;
             if threads == 0 {
@@ -170,11 +170,11 @@ impl Runtime {
     }
 }
 
-/// A bare ONNX Runtime session of a model that is none of [`super::Task`], on the processor, set up as those are. `threads`
-/// as [`super::ModelSettings::threads`]; the library is searched as theirs is.
+/// Creates a bare ONNX Runtime session for a model that is none of [`super::Task`], on the CPU, set up as for those.
+/// `threads` as [`super::ModelSettings::threads`]; the library is searched in the same places.
 ///
 /// # Errors
-/// A library or a model that does not load.
+/// The library or the model does not load.
 pub fn open_session(file: &Path, threads: u32) -> Result<Session, ModelError> {
     let runtime = Runtime::get(None)?;
     let (session, _) = runtime.session(file, None, &[], threads, &mut Vec::new())?;
@@ -228,7 +228,7 @@ impl Provider {
         }
     }
 
-    /// What registers it; `None` for the CPU, which is always there and takes whatever is left.
+    /// The provider's registration; `None` for the CPU, which is always there and takes the rest.
     fn dispatch(self) -> Option<ExecutionProviderDispatch> {
         let dispatch = match self {
             Self::Cpu => return None,
@@ -241,13 +241,13 @@ impl Provider {
     }
 }
 
-/// One place of the search.
+/// One place to search.
 enum Place {
-    /// What the user named, and how.
+    /// A path that the user named, and by which setting.
     Given(&'static str, PathBuf),
     /// A directory to look into.
     Directory(PathBuf),
-    /// Names for the system's loader.
+    /// The names for the system's loader.
     System,
 }
 
@@ -271,8 +271,8 @@ impl Place {
     fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         match self {
             Self::Given(_, path) if path.is_dir() => libraries_in(path),
-            // A bare name is meant for the loader; anything else must be absolute, or `ort` takes it as relative to
-            // the executable.
+            // A bare name is for the loader; any other path must be absolute, or `ort` takes it as relative to the
+            // executable.
             Self::Given(_, path) if path.components().count() == 1 && !path.exists() => Ok(vec![path.clone()]),
             Self::Given(_, path) => std::path::absolute(path).map(|p| vec![p]).map_err(|e| e.to_string()),
             Self::Directory(path) => libraries_in(path),
@@ -303,7 +303,7 @@ fn system_name() -> String {
     )
 }
 
-/// The search in order.
+/// Places to search, in order.
 fn places(library: Option<&Path>) -> Vec<Place> {
     if let Some(path) = library.filter(|p| !p.as_os_str().is_empty()) {
         return vec![Place::Given("property onnxruntime-library", path.to_owned())];
@@ -340,11 +340,11 @@ fn libraries_in(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(names.into_iter().map(|n| directory.join(n)).collect())
 }
 
-/// Directory of the shared library (or executable) that holds this code.
+/// Directory of the shared library (or executable) that contains this code.
 fn own_directory() -> Option<PathBuf> {
     let address: fn() -> Option<PathBuf> = own_directory;
-    // SAFETY: an all-zero Dl_info is valid (null pointers), dladdr only looks the address up and fills it; the name it
-    // gives is a NUL terminated string that lives as long as the library, which is executing this.
+    // SAFETY: an all-zero Dl_info is valid (null pointers); dladdr only looks the address up and fills it. The name it
+    // returns is a NUL terminated string that lives as long as the library, which is executing this.
     let name = unsafe {
         let mut info: libc::Dl_info = std::mem::zeroed();
         if libc::dladdr(address as *const libc::c_void, &mut info) == 0 || info.dli_fname.is_null() {
@@ -352,19 +352,19 @@ fn own_directory() -> Option<PathBuf> {
         }
         CStr::from_ptr(info.dli_fname).to_str().ok()?
     };
-    // A symbolic link in the plugin directory counts as the place of its target: that is where the user put the rest.
+    // A symbolic link in the plugin directory counts as its target: the user put the rest there.
     let file = std::fs::canonicalize(name).ok()?;
     Some(file.parent()?.to_owned())
 }
 
-/// `ort::init_from` with its panics (a library with a broken entry point, no /proc) made into errors.
+/// `ort::init_from` with its panics (a library with a broken entry point, no /proc) turned into errors.
 fn init_from(path: &Path) -> Result<ort::environment::EnvironmentBuilder, String> {
     if path.is_absolute() && !path.exists() {
         return Err("no such file".into());
     }
     match catch_unwind(AssertUnwindSafe(|| ort::init_from(path))) {
         Ok(Ok(builder)) => Ok(builder),
-        // The loader's own words are hidden one level down.
+        // The loader's own message is one level down.
         Ok(Err(ort::LoadDynamicError::Dlopen { error, .. })) => Err(chain(&error)),
         Ok(Err(e)) => Err(chain(&e)),
         Err(_) => Err("is not a working ONNX Runtime library".into()),

@@ -6,7 +6,7 @@
 //!
 //! Two layouts of outputs are known: scores [1, C, h, w] of C classes, raw or as probabilities, of which the best wins;
 //! and finished maps [1, h, w] or [1, 1, h, w] of class numbers. Where a model gives several maps of one size
-//! (torchvision's `out` and `aux`), the first counts.
+//! (torchvision's `out` and `aux`), the first is read.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,9 +18,9 @@ use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::preprocess::Placement;
 use super::{ModelError, ModelSettings, Picture, Task, labels};
 
-/// Class numbers are bytes.
+/// Class numbers are stored in bytes.
 const MAX_CLASSES: usize = 256;
-/// Cells whose best class is found together: a vector register of the oldest 64-bit processors.
+/// Cells decoded together: a vector register of the oldest 64-bit processors.
 const LANES: usize = 4;
 
 /// Mean and standard deviation of ImageNet, with which nearly all published segmenters were trained.
@@ -33,10 +33,10 @@ const DEFAULTS: InputDefaults = InputDefaults {
     std: [0.229, 0.224, 0.225],
 };
 
-/// What may change from one frame to the next.
+/// Settings that may change from one frame to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentSettings {
-    /// Whether [`Segmentation::uncertainty`] and [`Segmentation::runners_up`] are wanted; without them they are empty,
+    /// Whether to compute [`Segmentation::uncertainty`] and [`Segmentation::runners_up`]; without them they are empty,
     /// and reading the scores takes a third of the time. Default true.
     pub uncertainty: bool,
 }
@@ -47,9 +47,9 @@ impl Default for SegmentSettings {
     }
 }
 
-/// The classes of one frame: `width` x `height` cells, row by row from the top left, that together cover the picture.
+/// The classes of one frame: `width` x `height` cells, row by row from the top left, that cover the picture.
 ///
-/// A cell is `picture width / width` pixels wide and `picture height / height` high, mostly no whole number. Cells of
+/// A cell is `picture width / width` pixels wide and `picture height / height` high, usually not a whole number. Cells of
 /// the model's output that lie in the padding of a letterboxed picture are left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Segmentation {
@@ -67,8 +67,8 @@ pub struct Segmentation {
 }
 
 impl Segmentation {
-    /// A map from elsewhere, of as many certain cells as there are `classes`; `None` where those are not `width` x
-    /// `height`, or there are none.
+    /// A map from elsewhere, every cell certain; `None` unless `classes` has `width` x `height` elements and at least
+    /// one.
     pub fn new(width: usize, height: usize, classes: Vec<u8>) -> Option<Self> {
         let fits = !classes.is_empty() && width.checked_mul(height) == Some(classes.len());
         fits.then(|| Self {
@@ -79,8 +79,7 @@ impl Segmentation {
         })
     }
 
-    /// The same map with the second best classes and the uncertainty of its cells; `None` where there are more or fewer
-    /// of either.
+    /// The same map with the second best class and the uncertainty of each cell; `None` if either has another length.
     pub fn with_uncertainty(self, runners_up: Vec<u8>, uncertainty: Vec<u8>) -> Option<Self> {
         let cells = self.classes.len();
         (runners_up.len() == cells && uncertainty.len() == cells).then_some(Self {
@@ -105,13 +104,13 @@ impl Segmentation {
         &self.classes
     }
 
-    /// The second best class of each cell. Empty where there is none: a model that gives finished maps, or a map that was
-    /// asked for without uncertainty.
+    /// The second best class of each cell. Empty for a model whose output is a finished map, or if uncertainty was not
+    /// asked for.
     pub fn runners_up(&self) -> &[u8] {
         &self.runners_up
     }
 
-    /// 255 * (1 - (p - q)) of each cell, p and q being the probabilities of its best and second best class (DDS, SIGCOMM
+    /// 255 * (1 - (p - q)) of each cell, p and q the probabilities of its best and second best class (DDS, SIGCOMM
     /// 2020, section 4). Empty where [`Segmentation::runners_up`] is, which stands for 0 everywhere.
     pub fn uncertainty(&self) -> &[u8] {
         &self.uncertainty
@@ -162,7 +161,7 @@ impl Segmentation {
     }
 }
 
-/// How the output is to be read.
+/// Layout of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Logits,
@@ -171,14 +170,14 @@ enum Layout {
     Map,
 }
 
-/// A loaded segmentation model. Moves between threads; one thread uses it at a time.
+/// A loaded segmentation model. It may move between threads; one thread uses it at a time.
 pub struct Segmenter {
     network: Network,
     output: usize,
     layout: Layout,
-    /// Number of classes, where the output tells it.
+    /// Number of classes, if the shape of the output has it.
     classes: Option<usize>,
-    /// What the output has for every picture, and the size of the input for which it has.
+    /// The output's fixed dimensions, and the input size for which they hold.
     lasting: Lasting,
     planned: (usize, usize),
     labels: Vec<String>,
@@ -193,7 +192,7 @@ const _: () = {
 };
 
 impl Segmenter {
-    /// As [`super::Detector::open`], for a model that finds the class of every cell.
+    /// As [`super::Detector::open`], for a model of semantic segmentation.
     ///
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
@@ -204,7 +203,7 @@ impl Segmenter {
         Self::reading(network, &run)
     }
 
-    /// The segmenter that reads this model's outputs, of which `probe` is the run on a blank picture.
+    /// Builds the segmenter for this model's outputs; `probe` is the run on a blank picture.
     pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
         network.is_for("segmentation");
         let infos = network.own_infos(probe);
@@ -237,7 +236,7 @@ impl Segmenter {
             Some(_) if network.fields().probabilities() => Layout::Probabilities,
             Some(_) => Layout::Logits,
         };
-        // Rows of boxes have the shape of a map.
+        // Rows of boxes can have the shape of a map.
         let mut values = Outputs::default();
         let tensors = values.collect(probe).map_err(|e| network.unfit(e))?;
         let mut cells = tensors.get(output).map_or(&[][..], |t| t.data).iter();
@@ -286,7 +285,7 @@ impl Segmenter {
     ///
     /// # Errors
     /// [`ModelError::Picture`] for a picture too large for a model of dynamic size, [`ModelError::Inference`] when ONNX
-    /// Runtime refuses, the model gives what it did not declare, or a class number is not 0 to 255.
+    /// Runtime refuses, the output is not as declared, or a class number is not 0 to 255.
     pub fn infer(&mut self, picture: &Picture<'_>, settings: &SegmentSettings) -> Result<Segmentation, ModelError> {
         let run = self.network.infer(picture)?;
         let start = Instant::now();
@@ -335,7 +334,7 @@ impl Segmenter {
         }
     }
 
-    /// The class that stands for none of the others, known by its label (`background`, `void`, `unlabeled`, `ignore`).
+    /// The class of pixels of no other class, recognised by its label (`background`, `void`, `unlabeled`, `ignore`).
     pub fn background(&self) -> Option<u8> {
         const NAMES: [&str; 5] = ["background", "void", "unlabeled", "unlabelled", "ignore"];
         let is_none = |l: &String| NAMES.iter().any(|n| l.eq_ignore_ascii_case(n));
@@ -343,12 +342,12 @@ impl Segmenter {
         Some(class as u8)
     }
 
-    /// What went otherwise than asked without being an error, as [`super::Detector::warnings`].
+    /// Deviations from the settings that are no errors, as [`super::Detector::warnings`].
     pub fn warnings(&self) -> &[String] {
         self.network.warnings()
     }
 
-    /// One line for the log: output, input, pre-processing, labels, execution provider and where each came from.
+    /// One line for the log: output, input, pre-processing, labels, execution provider and the source of each.
     pub fn summary(&self) -> &str {
         &self.summary
     }
@@ -360,8 +359,8 @@ impl Segmenter {
     }
 }
 
-/// Whether outputs for an input of this width and height are those of a segmentation: all of them maps of one size, no
-/// larger than the input (unlike a super resolution's pictures), and not rows of boxes.
+/// Whether these outputs, for an input of this width and height, are a segmentation's: all of them maps of one size,
+/// no larger than the input (unlike the pictures of a super resolution), and not rows of boxes.
 pub(super) fn speak_of_classes(infos: &[OutputInfo], input: (usize, usize)) -> bool {
     let Some(((first, size), rest)) = infos
         .iter()
@@ -376,7 +375,7 @@ pub(super) fn speak_of_classes(infos: &[OutputInfo], input: (usize, usize)) -> b
     plain && size.0 <= input.0 && size.1 <= input.1 && classes_of(first).is_some() && rest.iter().all(|r| r.1 == size)
 }
 
-/// Number of classes of an output that can be a segmentation, itself `None` for a map of class numbers.
+/// Number of classes of an output that can be a segmentation; the inner `None` for a map of class numbers.
 fn classes_of(output: &OutputInfo) -> Option<Option<usize>> {
     size_of(&output.dims)?;
     match output.dims[..] {
@@ -393,7 +392,7 @@ fn size_of(dims: &[usize]) -> Option<(usize, usize)> {
     }
 }
 
-/// Where the wanted cells lie in a tensor.
+/// Position of the wanted cells in a tensor.
 #[derive(Debug, Clone, PartialEq)]
 struct Grid {
     /// Cells in a row of the tensor, rows in a class.
@@ -403,8 +402,8 @@ struct Grid {
 }
 
 impl Grid {
-    /// As [`Grid::of`], of a model that declares what lasts, for inputs of one size or, where the second is false, but for
-    /// the size of the map.
+    /// As [`Grid::of`], for the fixed dimensions that the model declares. If the input's size is dynamic (second value
+    /// false), so is the size of the map.
     fn declared(
         tensor: &Tensor<'_>,
         classes: Option<usize>,
@@ -414,15 +413,15 @@ impl Grid {
             return None;
         }
         let classes = match (classes, tensor.dims, lasting) {
-            // Declared dynamic, the number of classes may change too.
+            // Declared dynamic, the number of classes may change as well.
             (Some(_), [_, c, _, _], [_, None, _, _]) if (2..=MAX_CLASSES).contains(c) => Some(*c),
             (classes, ..) => classes,
         };
         Self::of(tensor, classes)
     }
 
-    /// All cells; `None` for a tensor of another shape than the model had before. A model of dynamic size may change the
-    /// size of its map.
+    /// All cells; `None` if the tensor has another shape than before. A model of dynamic size may change the size of
+    /// its map.
     fn of(tensor: &Tensor<'_>, classes: Option<usize>) -> Option<Self> {
         let (w, h) = size_of(tensor.dims)?;
         let own = if tensor.dims.len() == 4 { tensor.dims[1] } else { 1 };
@@ -433,7 +432,7 @@ impl Grid {
         })
     }
 
-    /// Those whose centres lie in the picture; at least one each way.
+    /// Cells whose centres lie in the picture; at least one each way.
     fn of_picture(self, picture: (usize, usize), run: &Run) -> Self {
         let range = |cells: usize, input: usize, pixels: usize, scale: f32, offset: f32| {
             let cell = cells as f32 / input as f32;
@@ -451,9 +450,9 @@ impl Grid {
 }
 
 /// e to the power of `x`, 0 or less, with a relative error below 1e-4 (a fortieth of a step of the uncertainty map):
-/// the power of two by the exponent bits, the rest by a polynomial. Every operation has a vector form.
+/// the power of two by the exponent bits, the rest by a polynomial. Every operation vectorises.
 fn exp(x: f32) -> f32 {
-    // Adding this rounds to whole numbers, which then stand in the lowest bits.
+    // Adding this rounds to whole numbers, left in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let power = x * std::f32::consts::LOG2_E;
     let power = if power < -126.0 { -126.0 } else { power };
@@ -465,7 +464,7 @@ fn exp(x: f32) -> f32 {
 
 /// Finds the best class of every cell, the first among equals, and with `DOUBTS` the second best and the uncertainty.
 ///
-/// A few neighbouring cells at a time go through all classes, so that what is known of them stays in vector registers.
+/// Each few neighbouring cells go through all classes together, so that their state stays in vector registers.
 fn best<const DOUBTS: bool>(scores: &[f32], layout: Layout, grid: &Grid, map: &mut Segmentation) {
     let plane = grid.size.0 * grid.size.1;
     let cells = map.width * map.height;
@@ -478,14 +477,14 @@ fn best<const DOUBTS: bool>(scores: &[f32], layout: Layout, grid: &Grid, map: &m
         for start in grid.columns.clone().step_by(LANES) {
             let n = LANES.min(grid.columns.end - start);
             let first = row * grid.size.0 + start;
-            // The lowest finite numbers: infinities would have no difference.
+            // The lowest finite numbers: a difference of infinities is NaN.
             let (mut tops, mut seconds) = ([f32::MIN; LANES], [f32::MIN; LANES]);
-            // As wide as the scores, which keeps the loop in vector form.
+            // As wide as the scores, which keeps the loop vectorised.
             let (mut classes, mut runners_up) = ([0u32; LANES], [0u32; LANES]);
             for (class, scores) in scores.chunks_exact(plane).enumerate() {
                 let (class, scores) = (class as u32, lanes(&scores[first..first + n]));
                 for i in 0..LANES {
-                    // Comparisons instead of f32::max: one instruction each, and what is no number never wins.
+                    // Comparisons instead of f32::max: one instruction each, and NaN never wins.
                     let (wins, follows) = (scores[i] > tops[i], scores[i] > seconds[i]);
                     if DOUBTS {
                         runners_up[i] = if wins {
@@ -522,7 +521,7 @@ fn best<const DOUBTS: bool>(scores: &[f32], layout: Layout, grid: &Grid, map: &m
                     }
                 }
                 for i in 0..LANES {
-                    // The sum is about 1 or more, but for scores of minus infinity only.
+                    // The sum is about 1 or more, unless scores are minus infinity.
                     let sum = if sums[i] < 0.5 { 0.5 } else { sums[i] };
                     gaps[i] = (1.0 - exp(seconds[i] - tops[i])) / sum;
                 }
@@ -531,14 +530,14 @@ fn best<const DOUBTS: bool>(scores: &[f32], layout: Layout, grid: &Grid, map: &m
                     gaps[i] = tops[i] - seconds[i];
                 }
             }
-            // What is no number is not certain.
+            // NaN means not certain.
             let doubts = gaps[..n].iter().map(|gap| ((1.0 - gap.max(0.0)) * 255.0 + 0.5) as u8);
             map.uncertainty.extend(doubts);
         }
     }
 }
 
-/// Up to [`LANES`] numbers as that many.
+/// Up to [`LANES`] numbers, padded to that many.
 fn lanes(numbers: &[f32]) -> [f32; LANES] {
     <[f32; LANES]>::try_from(numbers).unwrap_or_else(|_| {
         let mut padded = [0.0; LANES];
@@ -547,7 +546,7 @@ fn lanes(numbers: &[f32]) -> [f32; LANES] {
     })
 }
 
-/// Takes class numbers as they are.
+/// Takes class numbers unchanged.
 fn numbers(values: &[f32], grid: &Grid, map: &mut Segmentation) -> Result<(), String> {
     map.classes.reserve_exact(map.width * map.height);
     for row in grid.rows.clone() {

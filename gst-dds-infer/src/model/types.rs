@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! What goes into a model and comes out of it.
+//! Settings and results of models.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,15 +24,16 @@ pub struct Detection {
     pub score: f32,
     /// Class-free objectness, 0 to 1, where the model has one (YOLOv5, YOLOv7, YOLOX, YuNet) or `dds-objectness` names one.
     pub objectness: Option<f32>,
-    /// Class number, an index into [`Detector::labels`](super::Detector::labels).
+    /// Class number: index into [`Detector::labels`](super::Detector::labels).
     pub class: u32,
 }
 
 /// Five points of a face, `[x, y]` in pixels of the input picture, not clipped to it: right eye, left eye, tip of the
-/// nose, right and left corner of the mouth, as the person has them: the right eye lies at the left of the picture.
+/// nose, right and left corner of the mouth. Right and left are the person's: the right eye lies at the left of the
+/// picture.
 pub type Landmarks = [[f32; 2]; 5];
 
-/// What [`Model::open`](super::Model::open) needs; none of it changes while a model lives.
+/// Settings of [`Model::open`](super::Model::open); none changes while a model is open.
 #[derive(Debug, Clone, Default)]
 pub struct ModelSettings {
     /// The ONNX model.
@@ -41,26 +42,26 @@ pub struct ModelSettings {
     pub label_file: Option<PathBuf>,
     /// `key=value` pairs separated by commas, e.g. `dds-family=yolox, dds-color=bgr`. Wins over the `.modelinfo` file.
     pub description: Option<String>,
-    /// The ONNX Runtime shared library; `None` searches.
+    /// The ONNX Runtime shared library; `None` searches for it.
     pub library: Option<PathBuf>,
     /// Comma separated execution providers in the order to try: `cpu`, `cuda`, `tensorrt`, `openvino`. Empty means `cpu`.
     pub execution_providers: String,
-    /// What the model finds; `None` leaves it to the description and the outputs.
+    /// Task of the model; `None` takes it from the description and the outputs.
     pub task: Option<Task>,
-    /// Names of tensors inside the model that become outputs too; one that is an output already is none the more.
+    /// Names of tensors inside the model to make outputs too; one that is an output already changes nothing.
     pub extra_outputs: Vec<String>,
     /// Threads of ONNX Runtime inside one operation; 0 lets ONNX Runtime choose.
     pub threads: u32,
 }
 
-/// What may change from one frame to the next.
+/// Settings that may change from one frame to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InferSettings {
-    /// Detections scoring less are dropped, 0 to 1.
+    /// Detections of a lower score are dropped, 0 to 1.
     pub floor: f32,
     /// Two boxes of one class that overlap by more (intersection over union, 0 to 1) are one object.
     pub iou_threshold: f32,
-    /// At most so many detections, best first.
+    /// Most detections of one frame, best first.
     pub max_detections: usize,
 }
 

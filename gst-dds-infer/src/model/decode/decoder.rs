@@ -2,19 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-//! What a decoder is, and what families of them share.
+//! The decoder trait, and code that several families share.
 
 use super::tensors::{Activation, OutputInfo, Tensor, lasts};
 use crate::model::description::Fields;
 use crate::model::nms::Candidate;
 
-/// What the shape alone does not tell.
+/// What a decoder needs beside the shapes of the outputs.
 pub(in crate::model) struct Context<'a> {
     /// Width and height of the model's input.
     pub input: (usize, usize),
     /// The merged description.
     pub fields: &'a Fields,
-    /// Number of labels that somebody gave, if anybody.
+    /// Number of labels given by a source, if any.
     pub labels: Option<usize>,
     /// The values of the outputs for a blank picture, in the order of the outputs.
     pub probe: &'a [Tensor<'a>],
@@ -40,14 +40,14 @@ pub(in crate::model) trait Decoder: Send {
     /// Appends every box with a score of at least `floor`, in pixels of the model's input.
     ///
     /// # Errors
-    /// When the tensors do not have the shape that they were declared with.
+    /// When the tensors do not have their declared shape.
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String>;
 
-    /// Number of classes, where the shape tells.
+    /// Number of classes, if the shape has it.
     fn classes(&self) -> Option<usize>;
 
-    /// Rows of scores in these outputs, each of which gives a box at most; `None` where boxes have an objectness of their
-    /// own or none that they could be told by.
+    /// Number of rows of scores in these outputs, each of which gives at most one box; `None` if boxes have an
+    /// objectness of their own, or none can be assigned to them.
     fn rows(&self, _outputs: &[Tensor<'_>]) -> Option<usize> {
         None
     }
@@ -57,13 +57,13 @@ pub(in crate::model) trait Decoder: Send {
         true
     }
 
-    /// A word or two on the variant, for the log.
+    /// Short name of the variant, for the log.
     fn variant(&self) -> &'static str {
         ""
     }
 }
 
-/// The only output, of shape [1, `a`, `b`].
+/// Dimensions of the only output, of shape [1, `a`, `b`].
 pub(super) fn single(outputs: &[OutputInfo]) -> Result<(usize, usize), String> {
     let [output] = outputs else {
         return Err(format!("it has one output, this model {}", outputs.len()));
@@ -77,7 +77,7 @@ pub(super) fn single(outputs: &[OutputInfo]) -> Result<(usize, usize), String> {
     }
 }
 
-/// The best class of a row of scores and its score; the first among equals. `None` for no scores or NaN only.
+/// Best class of a row and its score, the first among equals; `None` for an empty row or NaN only.
 pub(super) fn best(scores: &[f32]) -> Option<(u32, f32)> {
     let mut found = None;
     let mut top = f32::NEG_INFINITY;
@@ -95,7 +95,7 @@ pub(super) fn centred(cx: f32, cy: f32, w: f32, h: f32) -> [f32; 4] {
     [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0]
 }
 
-/// Appends a box, unless a number in it is infinite or no number: then the network has nothing to say there.
+/// Appends a box, unless a number in it is infinite or NaN: the network found nothing there.
 pub(super) fn push(found: &mut Vec<Candidate>, corners: [f32; 4], score: f32, objectness: Option<f32>, class: u32) {
     let [x1, y1, x2, y2] = corners;
     if corners.iter().all(|c| c.is_finite()) && score.is_finite() {
@@ -113,7 +113,7 @@ pub(super) fn push(found: &mut Vec<Candidate>, corners: [f32; 4], score: f32, ob
     }
 }
 
-/// As [`push`], a box of row `row` without objectness.
+/// As [`push`], for row `row`, without objectness.
 pub(super) fn push_row(found: &mut Vec<Candidate>, row: usize, corners: [f32; 4], score: f32, class: u32) {
     let before = found.len();
     push(found, corners, score, None, class);
@@ -132,7 +132,7 @@ pub(super) fn objectness_rows(
 ) {
     let raw_floor = activation.raw_floor(floor);
     for (n, row) in data.chunks_exact(columns).enumerate() {
-        // No class score is above 1, so that objectness alone bounds the score.
+        // No class score exceeds 1, so that objectness alone bounds the score.
         if row[4] < raw_floor || row[4].is_nan() {
             continue;
         }
@@ -151,7 +151,7 @@ pub(super) fn objectness_rows(
     }
 }
 
-/// The tensor of an output that must still have the dimensions that last.
+/// The tensor of an output, which must have its fixed dimensions.
 pub(super) fn expect<'a>(
     outputs: &'a [Tensor<'a>],
     index: usize,

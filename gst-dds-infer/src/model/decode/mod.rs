@@ -2,11 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-//! From a model's output tensors to boxes, one file per family.
+//! Decodes a model's output tensors to boxes, one file per family.
 //!
-//! A family's `fit` looks at the shapes of all outputs once and gives a [`Decoder`], or the reason why they are not
-//! its own. The decoder then reads the runtime's memory in place: a cheap comparison of raw scores first, arithmetic only for
-//! what passes it.
+//! A family's `fit` checks the shapes of all outputs once and returns a [`Decoder`], or the reason why they are not
+//! the family's. The decoder then reads the runtime's memory in place: a cheap comparison of raw scores first,
+//! arithmetic only for scores that pass it.
 
 mod decoder;
 mod nanodet;
@@ -38,7 +38,7 @@ pub(super) fn fit(family: Family, outputs: &[OutputInfo], context: &Context<'_>)
     }
 }
 
-/// The family that the shapes of the outputs speak of.
+/// Guesses the family from the shapes of the outputs.
 pub(super) fn guess(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Family, String> {
     if fit(Family::Ssd, outputs, context).is_ok() {
         return Ok(Family::Ssd);
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::model::description::Fields;
 
-    /// Outputs of every family for 64x64 pixels: names, shapes, whether floating point.
+    /// Outputs of each family for 64x64 pixels: names, shapes, whether floating point.
     fn outputs(family: Family) -> Vec<OutputInfo> {
         let output = |name: &str, dims: &[usize], float| OutputInfo {
             name: name.into(),
@@ -199,7 +199,7 @@ mod tests {
                 }
                 crate::model::nms::suppress(&mut found, 0.45, 10);
                 proptest::prop_assert!(found.len() <= 10);
-                // Another shape than the declared one is an error.
+                // A shape other than the declared one is an error.
                 let wrong: Vec<Tensor<'_>> = tensors.iter().map(|t| Tensor { dims: &[1, 2, 3], data: &t.data[..1] }).collect();
                 proptest::prop_assert!(decoder.decode(&wrong, floor, &mut found).is_err());
                 proptest::prop_assert!(decoder.decode(&[], floor, &mut found).is_err());

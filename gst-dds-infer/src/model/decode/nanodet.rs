@@ -23,16 +23,16 @@ struct Level {
     stride: usize,
     cells_x: usize,
     cells: usize,
-    /// Number of the output with class scores and of the one with distances, the same for a single output.
+    /// Index of the output with class scores and of the one with distances; equal for a single output.
     scores: usize,
     distances: usize,
-    /// First row of this level in the output, and counted over all levels.
+    /// First row of this level in the output, and over all levels.
     first: usize,
     row: usize,
 }
 
 struct Nanodet {
-    /// Of each output; a grid has as many rows as it has cells, however it is declared.
+    /// Fixed dimensions of each output; a grid has one row per cell, however it is declared.
     dims: Vec<Lasting>,
     /// Numbers in a row of each output.
     columns: Vec<usize>,
@@ -128,7 +128,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
     }))
 }
 
-/// The two outputs of one stride, told apart by their width, or by their names if the model has 32 classes.
+/// The two outputs of one stride, distinguished by their width, or by their names if the model has 32 classes.
 fn pair(
     outputs: &[OutputInfo],
     shapes: &[(usize, usize)],

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 //! SSD as TensorFlow's Object Detection API exports it: `detection_boxes` [1, K, 4] (top, left, bottom, right, 0 to 1),
-//! `detection_classes` [1, K], `detection_scores` [1, K] and, mostly, `num_detections` [1]. One box per object already.
-//! Outputs are known by name, or by the ids that a `.modelinfo` file gives them.
+//! `detection_classes` [1, K], `detection_scores` [1, K] and usually `num_detections` [1]. One box per object already.
+//! Outputs are recognised by name, or by their ids in a `.modelinfo` file.
 
 use super::decoder::{Context, Decoder, expect, push};
 use super::tensors::{Lasting, OutputInfo, Tensor};
@@ -14,7 +14,7 @@ struct Ssd {
     boxes: usize,
     classes: usize,
     scores: usize,
-    /// Of boxes, classes and scores.
+    /// Fixed dimensions of boxes, classes and scores.
     lasting: [Lasting; 3],
     count: Option<usize>,
     input: (f32, f32),

@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-//! What comes out of a model: tensors, and scores in them.
+//! Output tensors of a model, and scores in them.
 
-/// One output of the model: where it is and what it looks like.
+/// Name and shape of one output of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::model) struct OutputInfo {
     pub name: String,
-    /// What it had in one run.
+    /// Its dimensions in one run.
     pub dims: Vec<usize>,
-    /// Which of them the model declares dynamic: the next picture may have another.
+    /// Which of them the model declares dynamic: they may differ for the next picture.
     pub dynamic: Vec<bool>,
-    /// Whether its numbers are floating point (integers are class numbers and counts).
+    /// Whether its elements are floating point (integers are class numbers and counts).
     pub float: bool,
 }
 
@@ -22,7 +22,7 @@ impl OutputInfo {
         self.dynamic.get(dimension).copied().unwrap_or_default()
     }
 
-    /// The dimensions that every picture has; `None` for those that may change.
+    /// The fixed dimensions; `None` for dynamic ones.
     pub(in crate::model) fn lasting(&self) -> Lasting {
         let varies = (0..self.dims.len()).map(|d| self.varies(d));
         self.dims
@@ -36,7 +36,7 @@ impl OutputInfo {
 /// Dimensions of an output, `None` where any number will do.
 pub(in crate::model) type Lasting = Vec<Option<usize>>;
 
-/// Whether dimensions are those that every picture has.
+/// Whether these dimensions match the fixed ones.
 pub(in crate::model) fn lasts(dims: &[usize], lasting: &[Option<usize>]) -> bool {
     dims.len() == lasting.len()
         && dims
@@ -45,7 +45,7 @@ pub(in crate::model) fn lasts(dims: &[usize], lasting: &[Option<usize>]) -> bool
             .all(|(n, lasting)| lasting.is_none_or(|l| l == *n))
 }
 
-/// One output of one run: row-major numbers, `dims` multiply to `data.len()`.
+/// One output of one run: row-major elements, `dims` multiply to `data.len()`.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Tensor<'a> {
     pub dims: &'a [usize],

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 //! Detectors of torchvision (Faster R-CNN, RetinaNet, SSD, FCOS): boxes [K, 4] (left, top, right, bottom in input
-//! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so that
-//! they are known by rank and type. One box per object already.
+//! pixels), labels [K] as integers, scores [K]; K changes with every picture. The order of the outputs varies, so
+//! they are recognised by rank and type. One box per object already.
 
 use super::decoder::{Context, Decoder, expect, push_row};
 use super::tensors::{Lasting, OutputInfo, Tensor};
@@ -14,7 +14,7 @@ struct Torchvision {
     boxes: usize,
     labels: usize,
     scores: usize,
-    /// Of boxes, labels and scores.
+    /// Fixed dimensions of boxes, labels and scores.
     lasting: [Lasting; 3],
     first_class: u32,
 }

@@ -15,7 +15,7 @@ struct Yolov10 {
     columns: usize,
 }
 
-/// Whether an output can be nothing else: a list without a batch, as long as there are objects.
+/// Whether an output can only be a list: without a batch, one row per object.
 pub(super) fn is_list(output: &OutputInfo) -> bool {
     output.float && output.varies(0) && matches!(output.dims[..], [_, 6 | 7])
 }
@@ -39,7 +39,7 @@ pub(super) fn fit(outputs: &[OutputInfo], _context: &Context<'_>) -> Result<Box<
         ));
     }
     let mut lasting = output.lasting();
-    // However it is declared: one picture goes in, and a row stays a row.
+    // Whatever is declared, one picture goes in and the length of a row is fixed.
     let last = lasting.len() - 1;
     lasting[last] = Some(columns);
     if last == 2 {

@@ -26,7 +26,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
     let channel_first = match (cells.contains(&b), cells.contains(&a)) {
         (true, _) => true,
         (false, true) => false,
-        // Weak boxes are left out within the model: of two dimensions the one that changes counts boxes.
+        // The model drops weak boxes itself: of two dimensions, the dynamic one counts boxes.
         _ if output.varies(2) && !output.varies(1) => true,
         _ if output.varies(1) && !output.varies(2) => false,
         _ => {
@@ -79,7 +79,7 @@ impl Decoder for Yolov8 {
             top.fill(f32::NEG_INFINITY);
             for class in scores.chunks_exact(anchors) {
                 for (t, s) in top.iter_mut().zip(&class[start..start + n]) {
-                    // Not f32::max: this form is one vector instruction, and NaN never gets in.
+                    // Not f32::max: this form is one vector instruction, and NaN never wins.
                     *t = if *s > *t { *s } else { *t };
                 }
             }

@@ -27,7 +27,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
         ));
     }
     let expected = context.cells(&STRIDES);
-    // Rows of pixels need no cells of a grid to be read by.
+    // Decoded rows need no grid.
     let free = outputs[0].varies(1) && context.fields.decoded() == Some(true);
     if rows != expected && !free {
         return Err(format!(
@@ -55,8 +55,8 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
     }))
 }
 
-/// Tells pixels from offsets by their size: the cells at the right edge lie hundreds of pixels, but an offset or two,
-/// from zero.
+/// Distinguishes pixels from offsets by their size: cells at the right edge lie hundreds of pixels from zero, but only
+/// an offset or two.
 fn looks_decoded(context: &Context<'_>, columns: usize) -> Result<bool, String> {
     let Some(output) = context.probe.first() else {
         return Ok(false);

@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-//! YuNet, a face detector with five landmarks. For each stride s of 8, 16 and 32 pixels four outputs, told by their
-//! names: `cls_s` and `obj_s` [1, n, 1], `bbox_s` [1, n, 4], `kps_s` [1, n, 10], one row per cell of the grid, row-major.
+//! YuNet, a face detector with five landmarks. For each stride s of 8, 16 and 32 pixels four outputs, recognised by
+//! name: `cls_s` and `obj_s` [1, n, 1], `bbox_s` [1, n, 4], `kps_s` [1, n, 10], one row per cell of the grid,
+//! row-major.
 //!
 //! Score = sqrt(cls * obj). Centre and landmarks are offsets from the cell's corner in cells, sizes logarithms of cells.
 
@@ -13,13 +14,13 @@ use crate::model::nms::Candidate;
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 
-/// The outputs of one stride: name, and numbers per cell.
+/// Outputs of one stride: name, and numbers per cell.
 const PARTS: [(&str, usize); 4] = [("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)];
 
 struct Level {
     stride: f32,
     cells_x: usize,
-    /// Number and shape of each of [`PARTS`] among the outputs.
+    /// Index and shape of each of [`PARTS`] among the outputs.
     parts: [(usize, [usize; 3]); 4],
 }
 
@@ -68,7 +69,7 @@ pub(super) fn fit(outputs: &[OutputInfo], context: &Context<'_>) -> Result<Box<d
 
 impl Decoder for Yunet {
     fn decode(&mut self, outputs: &[Tensor<'_>], floor: f32, found: &mut Vec<Candidate>) -> Result<(), String> {
-        // Neither factor is above 1, so that each alone must reach the square.
+        // Neither factor exceeds 1, so each alone must reach the square.
         let raw_floor = self.activation.raw_floor(floor * floor);
         let probability = |raw: f32| self.activation.apply(raw).clamp(0.0, 1.0);
         for level in &self.levels {

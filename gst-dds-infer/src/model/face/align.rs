@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! Turns a face upright: from five landmarks to the picture of a fixed size that embedders are trained on.
+//! Aligns a face: maps five landmarks to a picture of the fixed size on which embedders are trained.
 //!
 //! The similarity transform (turn, scale, shift, no mirroring) that brings the landmarks closest to the template, in the
 //! sense of least squares, is that of Umeyama, "Least-squares estimation of transformation parameters between two point
@@ -25,9 +25,9 @@ pub const TEMPLATE: Landmarks = [
 /// Side in pixels that [`TEMPLATE`] is for.
 pub const TEMPLATE_SIDE: u32 = 112;
 
-/// Landmarks that lie closer together than this, in pixels from their mean (root mean square), tell no direction.
+/// Least spread of landmarks in pixels (root mean square distance from their mean) that gives a direction.
 const MIN_SPREAD: f64 = 0.5;
-/// Landmarks farther out than this, in pixels, are a mistake: no picture is so large.
+/// Landmarks farther out than this, in pixels, are an error: no picture is so large.
 const MAX_COORDINATE: f32 = 1e6;
 /// Most samples along each side that one pixel of the aligned face averages.
 const MAX_SAMPLES: usize = 6;
@@ -42,8 +42,8 @@ pub struct Similarity {
 }
 
 impl Similarity {
-    /// The transform that brings `from` closest to `to`; `None` where no direction can be told: points that fall
-    /// together, or are not finite.
+    /// The transform that brings `from` closest to `to`; `None` where the direction is undefined: points that coincide
+    /// or are not finite.
     pub fn between(from: &Landmarks, to: &Landmarks) -> Option<Self> {
         let usable = |v: &f32| v.is_finite() && v.abs() <= MAX_COORDINATE;
         if !from.as_flattened().iter().all(usable) || !to.as_flattened().iter().all(usable) {
@@ -67,7 +67,7 @@ impl Similarity {
             return None;
         }
         let (a, b) = (real / spread, imaginary / spread);
-        // Points without order, such as mirrored ones, may fit best when shrunk to nothing.
+        // Unordered points, such as mirrored ones, may fit best when shrunk to nothing.
         if a.hypot(b) < 1e-4 {
             return None;
         }
@@ -85,17 +85,17 @@ impl Similarity {
         Self::between(landmarks, &TEMPLATE.map(|p| p.map(|v| v * scale)))
     }
 
-    /// Where a point goes.
+    /// Transforms a point.
     pub fn apply(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         [self.a * x - self.b * y + self.tx, self.b * x + self.a * y + self.ty]
     }
 
-    /// Pixels that one pixel becomes.
+    /// Number of pixels that one pixel becomes, along a line.
     pub fn scale(&self) -> f64 {
         self.a.hypot(self.b)
     }
 
-    /// The transform back.
+    /// The inverse transform.
     pub fn inverse(&self) -> Self {
         let square = self.a * self.a + self.b * self.b;
         let (a, b) = (self.a / square, -self.b / square);
@@ -108,16 +108,15 @@ impl Similarity {
     }
 }
 
-/// Fills `aligned` with `side` x `side` pixels R G B of the picture as `transform` (from the picture to the aligned face)
-/// places them; what lies outside the picture is black.
+/// Fills `aligned` with `side` x `side` RGB pixels of the picture, placed by `transform` (from the picture to the
+/// aligned face); pixels outside the picture are black.
 ///
-/// Sampled bilinearly, whole numbers being pixel centres, as OpenCV's `warpAffine`. A face that shrinks by more than two
-/// is averaged over several samples instead, because one would skip pixels. Only what is needed of the picture is read
-/// and converted.
+/// Samples bilinearly with pixel centres at whole numbers, as OpenCV's `warpAffine`. A face that shrinks by more than
+/// two is averaged over several samples, because one would skip pixels. Only the pixels needed are read and converted.
 pub(in crate::model) fn warp(picture: &Picture<'_>, transform: &Similarity, side: u32, aligned: &mut Vec<u8>) {
     let sampler = Sampler::new(picture);
     let back = transform.inverse();
-    // Along one axis; each covers two pixels, and some overlap keeps fine stripes from beating with the samples.
+    // Along one axis; each covers two pixels, and some overlap avoids moire from fine stripes.
     let shrinks_by = back.scale();
     let samples = if shrinks_by <= 2.0 {
         1
@@ -142,7 +141,7 @@ pub(in crate::model) fn warp(picture: &Picture<'_>, transform: &Similarity, side
     }
 }
 
-/// Reads single points of a picture as RGB.
+/// Samples single points of a picture as RGB.
 struct Sampler<'a> {
     picture: &'a Picture<'a>,
     colors: YuvColors,
@@ -192,12 +191,13 @@ impl<'a> Sampler<'a> {
     }
 }
 
-/// How much of the two samples around a position lies inside 0 to `size` - 1: 1 inside, falling to 0 one sample outside.
+/// Share of the two samples around a position that lies inside 0 to `size` - 1: 1 inside, falling to 0 one sample
+/// outside.
 fn inside(position: f32, size: usize) -> f32 {
     (position + 1.0).min(size as f32 - position).clamp(0.0, 1.0)
 }
 
-/// Interpolates components of a plane of `step` interleaved ones; positions outside are moved to the edge.
+/// Interpolates components of a plane of `step` interleaved ones; positions outside are clamped to the edge.
 fn bilinear<const N: usize>(
     (plane, stride): (&[u8], usize),
     (width, height): (usize, usize),
@@ -335,7 +335,7 @@ mod tests {
             l
         };
         let mirrored = {
-            // Four corners of a square in the wrong sense: every turn fits as badly as any other.
+            // Four corners of a square in reverse order: every rotation fits equally badly.
             let square = |s: f32| [[-1.0, -1.0], [s, -1.0], [0.0, 0.0], [-1.0, 1.0], [s, 1.0]];
             (
                 square(1.0),

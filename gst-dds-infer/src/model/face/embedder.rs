@@ -9,10 +9,10 @@ use crate::model::description::{ColorOrder, InputDefaults, Resize};
 use crate::model::network::{Network, Outputs};
 use crate::model::{Landmarks, ModelError, ModelSettings, Picture};
 
-/// Sides in pixels of an input that a face can be aligned to.
+/// Input sides in pixels to which a face can be aligned.
 const SIDES: std::ops::RangeInclusive<usize> = 16..=1024;
 
-/// As ArcFace, MobileFaceNet and their kin are trained: (x - 127.5) / 127.5 in RGB.
+/// Training of ArcFace, MobileFaceNet and their kin: (x - 127.5) / 127.5 in RGB.
 const DEFAULTS: InputDefaults = InputDefaults {
     color: ColorOrder::Rgb,
     resize: Resize::Stretch,
@@ -22,25 +22,25 @@ const DEFAULTS: InputDefaults = InputDefaults {
     std: [127.5; 3],
 };
 
-/// A model that turns an aligned face into a vector: those of one person lie close together. One face at a time.
+/// A model that maps an aligned face to a vector: vectors of one person lie close together. One face at a time.
 ///
-/// Its input is a square picture, [1, 3, 112, 112] in the published models, its output one vector [1, D]. The keys of the
-/// model's description apply but for those of detectors; without any, its input is (x - 127.5) / 127.5 in RGB.
+/// Its input is a square picture, [1, 3, 112, 112] in the published models, its output one vector [1, D]. The keys of
+/// a model's description apply except those of detectors; by default its input is (x - 127.5) / 127.5 in RGB.
 pub struct Embedder {
     network: Network,
     side: usize,
     dimension: usize,
-    /// The model declares that the vector may have another length.
+    /// The model declares the length of the vector dynamic.
     varies: bool,
     summary: String,
     outputs: Outputs,
     aligned: Vec<u8>,
 }
 
-/// What one face gave.
+/// Result for one face.
 #[derive(Debug, Clone, Default)]
 pub struct Embedded {
-    /// The vector, of length 1; `None` where the landmarks tell no direction or the model gives no number.
+    /// The vector, of length 1; `None` if the landmarks give no direction or the output is not finite.
     pub embedding: Option<Vec<f32>>,
     /// Time spent in cutting the face out of the picture.
     pub align: Duration,
@@ -122,7 +122,7 @@ impl Embedder {
     /// Aligns the face with these landmarks, in pixels of the picture, and embeds it.
     ///
     /// # Errors
-    /// [`ModelError::Inference`] when ONNX Runtime refuses or the model gives what it did not declare.
+    /// [`ModelError::Inference`] when ONNX Runtime refuses or the output is not as declared.
     pub fn embed(&mut self, picture: &Picture<'_>, landmarks: &Landmarks) -> Result<Embedded, ModelError> {
         let start = Instant::now();
         let side = self.side as u32;
@@ -136,7 +136,7 @@ impl Embedder {
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
         let values = tensors.first().map(|t| t.data).unwrap_or_default();
         if values.len() != self.dimension && self.varies {
-            // Nothing that could be compared.
+            // There is nothing to compare.
             return Ok(Embedded {
                 embedding: None,
                 align: cut - start,
@@ -162,7 +162,7 @@ impl Embedder {
         self.dimension
     }
 
-    /// What went otherwise than asked without being an error, one sentence each.
+    /// Deviations from the settings that are no errors, one sentence each.
     pub fn warnings(&self) -> &[String] {
         self.network.warnings()
     }

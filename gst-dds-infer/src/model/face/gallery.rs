@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-//! The faces that are known by name.
+//! Faces known by name.
 //!
-//! Two sources, told by what the path is:
+//! The path is one of two sources:
 //!
 //! - A directory of pictures, JPEG or PNG: `NAME.jpg` or `NAME.png`, several of one person as `NAME_1.jpg`, `NAME_2.jpg`,
 //!   ... (an underscore and digits at the end are not part of the name), or sub-directories `NAME/*.jpg` with any file
-//!   names. Names are Unicode and taken as they are. Each picture gives its largest face. Hidden files are passed over;
-//!   every other file that gives no face is a warning.
+//! names. Names are Unicode and taken as they are. Each picture gives its largest face. Hidden files are ignored; any
+//! other file without a face is a warning.
 //! - A file of embeddings, JSON: `{"version": 1, "dimension": 128, "faces": [{"name": "Ada", "embedding": [0.1, ...]}]}`.
 //!   Several faces may have one name. [`Gallery::save`] writes it, so that a directory is read and embedded only once.
 //!
@@ -31,11 +31,11 @@ pub const MAX_FACES: usize = 4096;
 const MAX_FILE: u64 = 64 << 20;
 /// Longest embedding.
 const MAX_DIMENSION: usize = 8192;
-/// Longest name in bytes: what file systems hold.
+/// Longest name in bytes: the limit of file systems.
 const MAX_NAME: usize = 255;
 /// Largest side of a picture in pixels.
 const MAX_SIDE: u32 = 16384;
-/// The version of the file that is read and written here.
+/// Version of the file format read and written here.
 const VERSION: u64 = 1;
 
 /// The known identity that is closest to a face.
@@ -54,7 +54,7 @@ pub struct Match {
 pub struct Gallery {
     dimension: usize,
     names: Vec<Arc<str>>,
-    /// Number of the identity of each face.
+    /// Index of the identity of each face.
     identity: Vec<usize>,
     /// Embeddings of length 1, one after the other.
     embeddings: Vec<f32>,
@@ -71,8 +71,8 @@ impl Gallery {
         }
     }
 
-    /// Adds a face to the identity of this name, which is made where there is none. The embedding may have any length but 0
-    /// in space; it is brought to 1.
+    /// Adds a face to the identity of this name, which is created if missing. The embedding may have any length in
+    /// space but 0; it is normalised to 1.
     ///
     /// # Errors
     /// A sentence: a name without letters or longer than 255 bytes, an embedding of another dimension or without a
@@ -108,9 +108,9 @@ impl Gallery {
         Ok(())
     }
 
-    /// The identity closest to a face, whatever the distance: the caller decides from which similarity on it is the same
-    /// person. `None` for an empty gallery or an embedding of another dimension. Takes time in proportion to the number of
-    /// faces times the dimension.
+    /// The identity closest to a face, at any distance: the caller chooses the similarity from which on it is the same
+    /// person. `None` for an empty gallery or an embedding of another dimension. Takes time in proportion to the
+    /// number of faces times the dimension.
     pub fn closest(&self, embedding: &[f32]) -> Option<Match> {
         let embedding = normalised(embedding).filter(|e| e.len() == self.dimension)?;
         let mut best: Option<(usize, f32)> = None;
@@ -150,7 +150,7 @@ impl Gallery {
         self.dimension
     }
 
-    /// The names of the identities, in the order in which they came.
+    /// Names of the identities, in order of addition.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|n| &**n)
     }
@@ -158,7 +158,7 @@ impl Gallery {
     /// Reads a file of embeddings.
     ///
     /// # Errors
-    /// [`FaceError::Gallery`] when it is missing, too large, no such file, or empty.
+    /// [`FaceError::Gallery`] when it is missing, too large, not such a file, or empty.
     pub fn load(file: &Path) -> Result<Self, FaceError> {
         let fail = |cause: String| FaceError::Gallery {
             path: file.to_owned(),
@@ -221,7 +221,7 @@ impl Gallery {
         Ok(gallery)
     }
 
-    /// Writes a file of embeddings, which [`Gallery::load`] reads.
+    /// Writes a file of embeddings that [`Gallery::load`] reads.
     ///
     /// # Errors
     /// [`FaceError::Gallery`] when it cannot be written.
@@ -232,7 +232,7 @@ impl Gallery {
         })
     }
 
-    /// One face per line, so that a person can read and edit it.
+    /// Writes one face per line, so that a person can read and edit it.
     fn to_json(&self) -> String {
         let mut text = format!(
             "{{\"version\": {VERSION}, \"dimension\": {}, \"faces\": [",
@@ -240,7 +240,7 @@ impl Gallery {
         );
         let faces = self.embeddings.chunks_exact(self.dimension.max(1)).zip(&self.identity);
         for (number, (embedding, identity)) in faces.enumerate() {
-            // A string as JSON has it; numbers by hand, as the shortest that give the same f32 again.
+            // The name is escaped by serde; numbers are written as the shortest text that reads back as the same f32.
             let name = Value::from(&*self.names[*identity]);
             let numbers: Vec<String> = embedding.iter().map(|v| format!("{v:?}")).collect();
             let comma = if number == 0 { "" } else { "," };
@@ -253,12 +253,12 @@ impl Gallery {
         text
     }
 
-    /// Reads a directory of pictures. `embed` gives the embedding of the largest face in a picture, or `None` where there is
-    /// none. The second result are the warnings, one sentence each.
+    /// Reads a directory of pictures. `embed` returns the embedding of the largest face in a picture, or `None` if it
+    /// has none. The second result holds the warnings, one sentence each.
     ///
     /// # Errors
     /// [`FaceError::Gallery`] when the directory cannot be read or gives no face at all; [`FaceError::Model`] when the
-    /// models fail otherwise than on a picture.
+    /// models fail for another reason than a picture.
     pub fn from_directory(
         directory: &Path,
         dimension: usize,
@@ -275,7 +275,7 @@ impl Gallery {
             let problem = match decode(file) {
                 Ok(picture) => match embed(&picture) {
                     Ok(Some(embedding)) => gallery.add(name, &embedding).err(),
-                    // This picture's fault, as far as is known: others may do.
+                    // Only this picture is at fault, as far as known: others may work.
                     Err(error @ (ModelError::Picture(_) | ModelError::Inference(_))) => Some(error.to_string()),
                     Err(error) => return Err(error.into()),
                     Ok(None) => Some("no face is found in it; use a larger or sharper picture, or remove it".into()),
@@ -297,7 +297,7 @@ impl Gallery {
     }
 }
 
-/// Sum of products, in eight parts that the compiler turns into vector code.
+/// Dot product, in eight partial sums that the compiler vectorises.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     let (blocks_a, blocks_b) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -315,7 +315,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The pictures of a directory with the names of their identities, in the order of their paths.
+/// Pictures of a directory with the names of their identities, in the order of their paths.
 fn pictures(directory: &Path, warnings: &mut Vec<String>) -> Result<Vec<(String, PathBuf)>, String> {
     let mut found = Vec::new();
     for path in entries(directory)? {
@@ -352,7 +352,7 @@ fn pictures(directory: &Path, warnings: &mut Vec<String>) -> Result<Vec<(String,
     Ok(found)
 }
 
-/// What lies in a directory and is not hidden, in order.
+/// Entries of a directory that are not hidden, in order.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let hidden = |p: &PathBuf| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
     let entries = std::fs::read_dir(directory).map_err(|e| e.to_string())?;
@@ -382,10 +382,10 @@ fn identity(stem: &str) -> &str {
     }
 }
 
-/// A picture file as RGB, upright as its EXIF data has it.
+/// Decodes a picture file to RGB, turned upright by its EXIF data.
 fn decode(file: &Path) -> Result<RgbImage, String> {
     let reader = ImageReader::open(file).map_err(|e| e.to_string())?;
-    // By content: a PNG that is called .jpg is still a picture.
+    // By content: a PNG named .jpg is still a picture.
     let mut reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-//! Face recognition: a detector with landmarks finds faces, each is turned upright and embedded, and the embedding is
+//! Face recognition: a detector with landmarks finds faces, each is aligned and embedded, and the embedding is
 //! compared with those of a gallery of known people.
 //!
 //! ```no_run
@@ -43,35 +43,35 @@ use image::imageops::{self, FilterType};
 
 use super::{Detection, Detector, InferSettings, Landmarks, ModelError, ModelSettings, Picture};
 
-/// Score from which on a face in a picture of the gallery is one: YuNet's published threshold.
+/// Score from which on a picture of the gallery shows a face: YuNet's published threshold.
 const GALLERY_SCORE: f32 = 0.6;
-/// Longest sides in pixels at which a picture of the gallery is searched: a detector finds neither a face that fills a
-/// photograph of many megapixels nor, when that is shrunk too far, one in a group.
+/// Longest sides in pixels at which a picture of the gallery is searched: a detector misses a face that fills a
+/// photograph of many megapixels and, when that is shrunk too far, one in a group.
 const GALLERY_SIDES: [u32; 3] = [320, 640, 1280];
 
-/// What [`FaceRecogniser::open`] needs.
+/// Settings of [`FaceRecogniser::open`].
 #[derive(Debug, Clone, Default)]
 pub struct FaceSettings {
     /// A detector that gives landmarks: YuNet.
     pub detector: ModelSettings,
     /// A model that embeds aligned faces.
     pub embedder: ModelSettings,
-    /// A directory of pictures or a file of embeddings, as told in [`Gallery::load`] and [`Gallery::from_directory`];
+    /// A directory of pictures or a file of embeddings, as described at [`Gallery::load`] and [`Gallery::from_directory`];
     /// without one, faces are embedded but match nobody.
     pub gallery: Option<PathBuf>,
 }
 
-/// What may change from one frame to the next.
+/// Settings that may change from one frame to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RecogniseSettings {
     /// Detections from this score on are faces and are embedded, 0 to 1. Default 0.6.
     pub threshold: f32,
-    /// Faces whose box is narrower or lower, in pixels, are not embedded: of so few pixels an embedder makes up a face.
-    /// Default 24.
+    /// Faces whose box is narrower or lower, in pixels, are not embedded: an embedder invents a face from so few
+    /// pixels. Default 24.
     pub min_size: f32,
     /// Most faces to embed in one frame, those of the highest scores, so that a crowd takes a bounded time. Default 64.
     pub max_faces: usize,
-    /// Whether to hand the embeddings out. Default false.
+    /// Whether to return the embeddings. Default false.
     pub keep_embeddings: bool,
 }
 
@@ -96,13 +96,13 @@ pub struct FaceInference {
     /// Embeddings of each, where [`RecogniseSettings::keep_embeddings`] asks for them: of length 1, `None` where the face
     /// was not embedded.
     pub embeddings: Vec<Option<Vec<f32>>>,
-    /// The closest identity of each, however far; `None` where the face was not embedded or there is no gallery.
+    /// The closest identity of each, at any distance; `None` where the face was not embedded or there is no gallery.
     pub matches: Vec<Option<Match>>,
     /// Faces not embedded because they are smaller than [`RecogniseSettings::min_size`].
     pub too_small: usize,
     /// Faces not embedded because of [`RecogniseSettings::max_faces`].
     pub left_out: usize,
-    /// Faces not embedded because their landmarks, or what the embedder gave, made no sense.
+    /// Faces not embedded because their landmarks, or the embedder's output, made no sense.
     pub senseless: usize,
     /// Time spent turning the picture into the detector's input.
     pub preprocess: Duration,
@@ -118,7 +118,7 @@ pub struct FaceInference {
     pub compare: Duration,
 }
 
-/// Detector, embedder and gallery. Moves between threads; one thread uses it at a time.
+/// Detector, embedder and gallery. It may move between threads; one thread uses it at a time.
 pub struct FaceRecogniser {
     detector: Detector,
     embedder: Embedder,
@@ -162,7 +162,7 @@ impl FaceRecogniser {
         Ok(recogniser)
     }
 
-    /// Replaces the gallery with that of a directory of pictures or a file of embeddings. The old one stays on an error.
+    /// Replaces the gallery with one from a directory of pictures or a file of embeddings. The old one stays on an error.
     ///
     /// # Errors
     /// Every [`FaceError`].
@@ -199,7 +199,7 @@ impl FaceRecogniser {
         for side in GALLERY_SIDES {
             let scale = (side as f32 / longest as f32).min(1.0);
             if scale == 1.0 && side != GALLERY_SIDES[0] {
-                // The same as at a smaller side.
+                // The picture is no larger: the same search as at a smaller side.
                 continue;
             }
             let faces = if scale < 1.0 {
@@ -227,7 +227,7 @@ impl FaceRecogniser {
             );
             w.max(0.0) * h.max(0.0) >= 0.5 * area(largest)
         };
-        // The size at which the detector is surest has the best landmarks.
+        // The size at which the detector scores highest has the best landmarks.
         let best = found.iter().filter(|f| same(f.0)).max_by(|a, b| a.1.total_cmp(&b.1));
         match best {
             Some((_, _, landmarks)) => Ok(self.embedder.embed(&picture, landmarks)?.embedding),
@@ -235,7 +235,7 @@ impl FaceRecogniser {
         }
     }
 
-    /// Finds the faces of one picture and whom they match best.
+    /// Finds the faces of one picture and their closest identities.
     ///
     /// # Errors
     /// As [`Detector::infer`].
@@ -263,7 +263,7 @@ impl FaceRecogniser {
         let mut embedded = 0;
         for (i, face) in result.detections.iter().enumerate() {
             if face.score < recognise.threshold {
-                // The rest scores no better.
+                // The list is sorted: the rest scores lower.
                 break;
             }
             if (face.x2 - face.x1).min(face.y2 - face.y1) < recognise.min_size {
@@ -310,7 +310,7 @@ impl FaceRecogniser {
         self.gallery.as_ref()
     }
 
-    /// What went otherwise than asked without being an error, one sentence each: of the models, then of the gallery.
+    /// Deviations from the settings that are no errors, one sentence each: of the models, then of the gallery.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         let models = self.detector.warnings().iter().chain(self.embedder.warnings());
         models.chain(&self.warnings).map(String::as_str)
