@@ -2,9 +2,9 @@
 
 //! Does a picture follow the one before it? What the coded pictures say of that themselves.
 //!
-//! Decoders tell missing references by `frame_num` in H.264 (ISO/IEC 14496-10, 7.4.3) and by the picture order count in
-//! H.265 (ISO/IEC 23008-2, 8.3.1). Both begin with 0 at an IDR picture, and rise by one a picture in streams in which all
-//! are references, shown as they are coded: those of our cameras.
+//! Decoders detect missing references by `frame_num` in H.264 (ISO/IEC 14496-10, 7.4.3) and by the picture order count
+//! in H.265 (ISO/IEC 23008-2, 8.3.1). Both start at 0 with an IDR picture and rise by one per picture, if all pictures
+//! are references and are shown in coding order, as in streams of our cameras.
 
 #![forbid(unsafe_code)]
 
@@ -22,15 +22,15 @@ const H265_PPS: u8 = 34;
 const SEQUENCE_SETS: u32 = 32;
 const PICTURE_SETS: u32 = 256;
 
-/// What a slice header is read with, of a sequence parameter set.
+/// Fields of a sequence parameter set needed to parse a slice header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sequence {
-    /// Bits of the picture's number.
+    /// Bits of the picture number.
     bits: u32,
     separate_planes: bool,
 }
 
-/// The same of a picture parameter set.
+/// Fields of a picture parameter set needed for the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Picture {
     sequence: u32,
@@ -38,17 +38,17 @@ struct Picture {
     extra_bits: u32,
 }
 
-/// Follows the pictures' numbers.
+/// Tracks picture numbers.
 #[derive(Debug, Default)]
 pub struct PictureOrder {
     sequences: BTreeMap<u32, Sequence>,
     pictures: BTreeMap<u32, Picture>,
-    /// The number of the newest picture that others may refer to.
+    /// Number of the newest reference picture.
     newest: Option<u32>,
 }
 
 impl PictureOrder {
-    /// Takes a parameter set (NAL unit without start code); others are ignored, as are those that cannot be read.
+    /// Takes a parameter set (NAL unit without start code); others are ignored, as are unreadable ones.
     pub fn parameter_set(&mut self, codec: Codec, nal: &[u8]) {
         let Some(kind) = codec.nal_type(nal) else { return };
         let rbsp = unescape(nal.get(codec.header_bytes()..).unwrap_or_default());
@@ -73,8 +73,8 @@ impl PictureOrder {
         }
     }
 
-    /// Takes the beginning of a picture's first slice (NAL unit without start code). Whether the picture follows the one
-    /// before it, or begins anew; `None` where that cannot be told.
+    /// Takes the beginning of a picture's first slice (NAL unit without start code). Returns whether the picture
+    /// follows the one before it or is an IDR picture; `None` if that is unknown.
     pub fn follows(&mut self, codec: Codec, slice: &[u8], idr: bool) -> Option<bool> {
         if idr {
             self.newest = Some(0);
@@ -82,7 +82,7 @@ impl PictureOrder {
         }
         let found = self.number(codec, slice);
         let before = self.newest;
-        // What nothing refers to (nal_ref_idc 0) has the number of the next picture too.
+        // A picture that is no reference (nal_ref_idc 0) has the number of the next picture too.
         if codec != Codec::H264 || slice.first().is_some_and(|header| header >> 5 & 3 != 0) {
             self.newest = found.map(|(number, _)| number);
         }
@@ -90,12 +90,12 @@ impl PictureOrder {
         Some(number == before?.wrapping_add(1) & ((1 << bits) - 1))
     }
 
-    /// Nothing is known of the picture before the next one.
+    /// Forgets the last picture: the next one may follow anything.
     pub fn forget(&mut self) {
         self.newest = None;
     }
 
-    /// The number in the header of a first slice that is not of an IDR picture, and its bits.
+    /// The picture number in the header of a first slice that is not of an IDR picture, and its bits.
     fn number(&self, codec: Codec, slice: &[u8]) -> Option<(u32, u32)> {
         let rbsp = unescape(slice.get(codec.header_bytes()..)?);
         let mut bits = RbspReader::new(&rbsp);
@@ -106,11 +106,11 @@ impl PictureOrder {
                 bits.ue()?;
             }
             Codec::H265 => {
-                // Only the first segment of a picture has what follows.
+                // Only the first segment of a picture has the fields below.
                 if bits.take(1)? == 0 {
                     return None;
                 }
-                // no_output_of_prior_pics_flag of pictures with which decoding may start.
+                // no_output_of_prior_pics_flag of random access pictures.
                 if matches!(codec.nal_type(slice)?, 16..=23) {
                     bits.take(1)?;
                 }
@@ -142,7 +142,7 @@ fn h265_sequence(bits: &mut RbspReader<'_>) -> Option<(u32, Sequence)> {
     bits.take(4)?;
     let layers = bits.take(3)?;
     bits.take(1)?;
-    // profile_tier_level: 88 bits of the profile, 8 of the level, then the same of each sub-layer that has them.
+    // profile_tier_level: 88 bits of profile, 8 of level, then the same for each sub-layer that has them.
     bits.skip(96)?;
     if layers > 0 {
         let mut present = Vec::new();
@@ -156,7 +156,7 @@ fn h265_sequence(bits: &mut RbspReader<'_>) -> Option<(u32, Sequence)> {
     }
     let id = bits.ue()?;
     let separate_planes = bits.ue()? == 3 && bits.take(1)? == 1;
-    // Width, height, and what is cut off at each side.
+    // Width, height, and the conformance window.
     bits.ue()?;
     bits.ue()?;
     if bits.take(1)? == 1 {
@@ -171,7 +171,7 @@ fn h265_sequence(bits: &mut RbspReader<'_>) -> Option<(u32, Sequence)> {
     Some((id, Sequence { bits, separate_planes }))
 }
 
-/// `pic_parameter_set_rbsp` of both, as far as it is needed.
+/// `pic_parameter_set_rbsp` of both, as far as needed.
 fn picture(bits: &mut RbspReader<'_>, codec: Codec) -> Option<(u32, Picture)> {
     let (id, sequence) = (bits.ue()?, bits.ue()?);
     let mut set = Picture {
@@ -219,7 +219,7 @@ pub fn parameter_sets(codec: Codec, record: &[u8]) -> Vec<&[u8]> {
         }
         Some(())
     };
-    // A record that is cut off still has what it has.
+    // A truncated record still gives the sets before its end.
     let _ = read();
     sets
 }
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Writes what [`RbspReader`] reads.
+    /// Writes the syntax that [`RbspReader`] reads.
     #[derive(Default)]
     struct Writer {
         bytes: Vec<u8>,
@@ -273,7 +273,8 @@ mod tests {
     const H264_P: [u8; 1] = [0x41];
     const H265_P: [u8; 2] = [1 << 1, 1];
 
-    /// An order that knows one sequence of 4-bit numbers, and how a P slice of a number begins.
+    /// A tracker that knows one sequence of 4-bit numbers, and a function that returns the beginning of a P slice of a
+    /// number.
     fn stream(codec: Codec) -> (PictureOrder, impl Fn(u32) -> Vec<u8>) {
         let mut order = PictureOrder::default();
         match codec {
@@ -293,7 +294,7 @@ mod tests {
                 order.parameter_set(codec, &Writer::default().ue(5).ue(3).nal(&[0x68]));
             }
             Codec::H265 => {
-                // Two sub-layers of which the first tells its level, and a window.
+                // Two sub-layers, the first with its level, and a window.
                 let sps = Writer::default().bits(0, 4).bits(1, 3).bits(1, 1);
                 let sps = (0..6).fold(sps, |w, _| w.bits(0x5a5a, 16));
                 let sps = sps

@@ -8,7 +8,7 @@ use gst_video::{VideoColorMatrix, VideoColorRange, VideoFormat};
 
 use crate::overlay::canvas::{Component, Layout, Meaning};
 
-/// Formats whose samples are whole bytes or pairs of them, the low one first.
+/// Formats whose samples are one byte, or two in little-endian order.
 pub const FORMATS: [VideoFormat; 43] = [
     VideoFormat::I420,
     VideoFormat::Nv12,
@@ -55,7 +55,7 @@ pub const FORMATS: [VideoFormat; 43] = [
     VideoFormat::A42010le,
 ];
 
-/// Where the samples of a picture lie and what they mean.
+/// Layout of a picture's samples, and their meaning.
 pub fn layout(info: &gst_video::VideoInfo) -> Layout {
     let format = info.format_info();
     let components = (0..format.n_components() as usize).map(|c| Component {
@@ -79,7 +79,7 @@ pub fn layout(info: &gst_video::VideoInfo) -> Layout {
     }
 }
 
-/// What the component of this number is made of. Weights as in ITU-R BT.601, BT.709, BT.2020, SMPTE 240M and FCC.
+/// Meaning of the component of this number. Weights as in ITU-R BT.601, BT.709, BT.2020, SMPTE 240M and FCC.
 fn meaning(info: &gst_video::VideoInfo, component: usize) -> Meaning {
     if component == 3 {
         return Meaning::Opacity;
@@ -104,7 +104,7 @@ fn meaning(info: &gst_video::VideoInfo, component: usize) -> Meaning {
     } else {
         (219.0, 16.0, 224.0)
     };
-    // Cb is the part of blue beyond luma, Cr that of red.
+    // Cb is blue minus luma, Cr red minus luma.
     let beyond = |own: usize| {
         let reach = 2.0 * (1.0 - luma[own]);
         let part = |c: usize| (f32::from(u8::from(c == own)) - luma[c]) * chroma / reach;
@@ -129,7 +129,7 @@ mod tests {
     use crate::overlay::canvas::{Area, Canvas, Color, Plane};
     use gst_video::prelude::*;
 
-    /// The colours after a conversion by GStreamer.
+    /// The colours after GStreamer's conversion.
     fn converted(info: &gst_video::VideoInfo, color: Color) -> [u8; 3] {
         let layout = layout(info);
         let mut buffer = gst::Buffer::from_mut_slice(vec![0; info.size()]);
@@ -166,8 +166,8 @@ mod tests {
                 let gray = info.n_components() == 1;
                 let wanted = [color.red, color.green, color.blue].map(|c| if gray { light } else { f32::from(c) });
                 for (seen, wanted) in seen.iter().zip(wanted) {
-                    // GStreamer's fast converters are coarse; a gray picture's white is of video range or full, as the
-                    // release decides.
+                    // GStreamer's fast converters are coarse; white of a gray picture has limited or full range,
+                    // depending on the release.
                     let slack = if gray { 20.0 } else { 8.0 };
                     assert!(
                         (f32::from(*seen) - wanted).abs() <= slack,

@@ -38,7 +38,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-/// A stream's format, its results, and what its current frame shows.
+/// A stream's format, its results, and the scene of its current frame.
 #[derive(Default)]
 struct State {
     format: Option<(gst_video::VideoInfo, Layout)>,
@@ -54,7 +54,7 @@ pub struct DdsOverlay {
     state: Mutex<State>,
 }
 
-/// Around properties, which the bindings leave to abort.
+/// Guards property access: the bindings let a panic there abort.
 static PROPERTY_GUARD: Guard = Guard::new("a property of ddsoverlay");
 
 #[glib::object_subclass]
@@ -129,12 +129,12 @@ impl BaseTransformImpl for DdsOverlay {
         let mut state = self.state.lock().unwrap();
         let layout = format::layout(&info);
         state.format = Some((info, layout));
-        // Of another picture.
+        // The results belong to another picture size.
         state.hold.clear();
         Ok(())
     }
 
-    /// Frames leave in the memory they came in: what suits downstream suits us, passing or drawing.
+    /// Frames are drawn on in place: an allocation that suits downstream suits here too.
     fn propose_allocation(
         &self,
         _decide_query: Option<&gst::query::Allocation>,
@@ -153,7 +153,7 @@ impl BaseTransformImpl for DdsOverlay {
         self.parent_sink_event(event)
     }
 
-    /// Decides what the frame shows. A frame that shows nothing need not be writable: it passes.
+    /// Chooses the scene of the frame. A frame with nothing to draw passes and need not be writable.
     fn before_transform(&self, buffer: &gst::BufferRef) {
         let settings = self.settings.lock().unwrap().clone();
         let nothing = {
@@ -184,7 +184,7 @@ impl BaseTransformImpl for DdsOverlay {
             return Err(gst::FlowError::NotNegotiated);
         };
         let Ok(mut frame) = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, info) else {
-            // Nothing is lost but the drawing.
+            // Only the drawing is lost.
             gst::warning!(CAT, imp = self, "A frame cannot be written; it passes as it is");
             return Ok(gst::FlowSuccess::Ok);
         };

@@ -12,7 +12,7 @@ use crate::overlay::canvas::Area;
 use crate::overlay::hold::Found;
 use crate::results;
 
-/// Reads objects from region of interest metas, of whatever detector, and regions and damage from the results of `ddsinfer`.
+/// Reads objects from region of interest metas of any detector, and regions and damage from the results of `ddsinfer`.
 /// `size` is that of the picture.
 pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
     let mut objects = Vec::new();
@@ -22,7 +22,7 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
         let (x, y, width, height) = meta.rect();
         let area = Area::new(x.into(), y.into(), width.into(), height.into());
         let detection = meta.param("detection");
-        // An encoder's own words, without anything found: somebody wants quality there.
+        // A meta for an encoder, without a detection: it asks for quality there.
         if detection.is_none() && meta.params().any(|p| p.name().starts_with("roi/")) {
             asked.push(area);
             continue;
@@ -48,15 +48,15 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
         (None, false) => Some((asked, false)),
         (None, true) => None,
     };
-    // Where the results say so, no meta means that nothing is there.
+    // With results on the frame, no meta means that nothing was found.
     Found {
         objects: (looked || told.is_some()).then_some(objects),
         feedback,
     }
 }
 
-/// Whom or what a classifier saw in the region, and how sure it is: the identity of a face that `ddsinfer` compared, or
-/// the label of a classification as DL Streamer writes it.
+/// Label and score of a classifier for the region: the identity of a face that `ddsinfer` compared, or the label of a
+/// classification as DL Streamer writes it.
 fn recognised(meta: &gst_video::VideoRegionOfInterestMeta) -> Option<(String, Option<f64>)> {
     if let Some(face) = meta.param("face") {
         let name = text::field(face, "identity")?.to_owned();

@@ -57,12 +57,12 @@ impl Settings {
         }
     }
 
-    /// How long results are held, nanoseconds.
+    /// How long results are shown, nanoseconds.
     pub fn hold(&self) -> u64 {
         u64::from(self.hold_ms) * 1_000_000
     }
 
-    /// Takes a property's new value.
+    /// Sets a property.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         fn get<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
             value.get().expect("type checked by the property's ParamSpec")
@@ -81,7 +81,7 @@ impl Settings {
         }
     }
 
-    /// A property's value.
+    /// Returns a property.
     pub fn get(&self, name: &str) -> glib::Value {
         match name {
             "draw-boxes" => self.draw_boxes.to_value(),
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-/// The table: what gst-inspect shows.
+/// The properties, as gst-inspect lists them.
 pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
     let d = Settings::default();
     let switch = |name, nick, blurb, default| {

@@ -2,16 +2,16 @@
 
 //! Regions on faces of which the answer is undecided: whether there is a face, or whose it is.
 //!
-//! Better quality can change the answer only there, as with other objects ([`super::undecided`]). A face is recognised
-//! where its similarity to the closest identity reaches a threshold; what lies clearly above is known, what lies clearly
-//! below is nobody known, and neither needs bits.
+//! Better quality can change the result only there, as with other objects ([`super::undecided`]). A face is recognised
+//! if its similarity to the closest identity reaches a threshold; a face clearly above is known, one clearly below is
+//! a stranger, and neither needs bits.
 
 use super::policy::{Candidate, PolicySettings};
 use super::undecided;
 use crate::model::face::Match;
 use crate::model::{BoundingBox, Detection};
 
-/// Which found faces are undecided.
+/// Rule for faces whose identity is undecided.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FacePolicy {
     /// Similarity (cosine) from which on a face is the identity that it matches, -1 to 1: the middle of the undecided
@@ -20,14 +20,14 @@ pub struct FacePolicy {
     pub threshold: f32,
     /// Half width of the undecided band. Default 0.1.
     pub band: f32,
-    /// A face is undecided too where a second identity is less than this behind the best, and the best is not below the
+    /// A face is undecided too if a second identity is less than this below the best, and the best is not below the
     /// band. Default 0.05; 0 turns this off.
     pub margin: f32,
-    /// A found face without a match counts as undecided where its box is narrower or lower than this many pixels: it was
-    /// too small to be recognised, and quality may let it be. Default 0, which turns this off: no quality adds pixels.
+    /// A found face without a match is undecided if its box is narrower or lower than this many pixels: it was too
+    /// small to be recognised, and quality may help. Default 0, which turns this off: no quality adds pixels.
     pub small: f32,
     /// Pixels added on every side of a face as a part of its box's width and height, on top of
-    /// [`PolicySettings::padding`]: an embedder looks at more than the box. Default 0.1.
+    /// [`PolicySettings::padding`]: an embedder uses more than the box. Default 0.1.
     pub enlarge_ratio: f32,
 }
 
@@ -43,9 +43,9 @@ impl Default for FacePolicy {
     }
 }
 
-/// Candidates of one frame, in the order of `detections`; `matches` belong to them by their order and may be fewer.
+/// Candidates of one frame, in the order of `detections`; `matches` correspond by index and may be fewer.
 ///
-/// A face counts where its score is undecided by the rule of detections, or where it is found and its match is undecided.
+/// A face counts if its score is undecided by the rule of detections, or if it is found and its match is undecided.
 /// Both distances are relative to their bands, so that they compare.
 pub(super) fn candidates(
     settings: &PolicySettings,
@@ -81,7 +81,7 @@ pub(super) fn candidates(
     found
 }
 
-/// How far from undecided the identity of a found face is, 0 to 1; `None` where it is decided.
+/// Distance of a found face's identity from undecided, 0 to 1; `None` if it is decided.
 fn doubt(policy: &FacePolicy, detection: &Detection, found: Option<&Match>) -> Option<f32> {
     let Some(found) = found else {
         let size = (detection.x2 - detection.x1).min(detection.y2 - detection.y1);
@@ -89,7 +89,7 @@ fn doubt(policy: &FacePolicy, detection: &Detection, found: Option<&Match>) -> O
     };
     let within = |distance: f32, limit: f32| (distance < limit).then(|| distance / limit);
     let known = within((found.similarity - policy.threshold).abs(), policy.band);
-    // Two strangers are equally far from everybody: that is decided.
+    // Two strangers at equal distance: the face is decided, as nobody known.
     let second = found
         .second_similarity
         .filter(|_| found.similarity >= policy.threshold - policy.band)
@@ -165,7 +165,7 @@ mod tests {
                 "{similarity}"
             );
         }
-        // No face is found: what it matches does not count.
+        // No face is found: its match does not count.
         assert_eq!(distance(&policy, 0.3, matching(0.4, None)), None);
     }
 
@@ -231,7 +231,7 @@ mod tests {
         // 6 pixels left and right, 8 above and below, then the grid of 8.
         assert_eq!((x, y, width, height), (96, 40, 56, 80));
         assert_eq!((found[0].motion.dx, found[0].motion.dy), (8, 0));
-        // The paper's rule knows no identities.
+        // The paper's rule ignores identities.
         feedback.set_settings(PolicySettings {
             policy: Policy::Paper,
             ..settings

@@ -2,10 +2,10 @@
 
 //! From detections to the regions in which the camera should spend its bits.
 //!
-//! One [`Feedback`] belongs to one stream. Each inferred, undamaged frame is given to [`Feedback::regions`] in order; the
-//! result is the whole wish list of that frame, the most valuable region first, quantised as the wire has it. Rectangles
-//! lie where the objects are in that frame. Each carries its motion per captured frame, by which the camera moves it to
-//! where the object is when the feedback applies.
+//! One [`Feedback`] belongs to one stream. Each inferred, undamaged frame is passed to [`Feedback::regions`] in order;
+//! the result is the complete state of that frame, the most valuable region first, quantised as on the wire.
+//! Rectangles are the objects' positions in that frame. Each carries its motion per captured frame, by which the
+//! camera moves it to the object's position when the feedback applies.
 //!
 //! ```
 //! use gstddsinfer::feedback::{Feedback, PolicySettings};
@@ -47,7 +47,7 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// For a stream of which no frame was seen yet.
+    /// For a new stream.
     pub fn new(settings: PolicySettings) -> Self {
         Self {
             settings,
@@ -66,7 +66,7 @@ impl Feedback {
         &self.settings
     }
 
-    /// Forgets the previous frame: at a new stream, a flush, or after damaged frames, whose boxes tell no motion.
+    /// Forgets the previous frame: at a new stream, a flush, or after damaged frames, whose boxes give no motion.
     pub fn reset(&mut self) {
         self.motion.reset();
     }
@@ -79,10 +79,10 @@ impl Feedback {
     /// Regions for one inferred frame, most valuable first (closest to the threshold; equally close ones in the order
     /// of `detections`).
     ///
-    /// - `frame_number`: the camera's number of this frame. Where it is not above that of the previous call, nothing
-    ///   is known of motion.
+    /// - `frame_number`: the camera's number of this frame. If it is not above that of the previous call, motion is
+    /// unknown.
     /// - `frame_interval`: captured frames from that of the previous call to this one, so that motion is per captured
-    ///   frame however many are skipped between; 0 where the two are not related.
+    ///   frame however many are skipped between; 0 if the two are not related.
     /// - `detections`: all of the frame from a score of about 0.05 up. The weak ones matter: an undecided box often
     ///   takes its motion from a weaker one.
     /// - `width`, `height`: size of the frame in pixels, to which regions are clipped.
@@ -101,11 +101,11 @@ impl Feedback {
         self.regions_of(candidates, frame_number, frame_interval, detections, width, height)
     }
 
-    /// As [`Feedback::regions`], for faces: also those that are found while it is undecided whose they are.
+    /// As [`Feedback::regions`], for faces: adds faces whose identity is undecided.
     ///
     /// - `matches`: the closest identity of each of `detections`, in their order.
     ///
-    /// With [`Policy::Paper`], faces are objects like any other, and `matches` are not looked at.
+    /// With [`Policy::Paper`], faces are objects like any other, and `matches` are ignored.
     #[allow(clippy::too_many_arguments, reason = "those of `regions` and two more")]
     pub fn face_regions(
         &mut self,
@@ -124,7 +124,7 @@ impl Feedback {
         self.regions_of(candidates, frame_number, frame_interval, detections, width, height)
     }
 
-    /// The regions of what a policy chose; `detections` are those of the whole frame, for the motion of the next.
+    /// The regions of a policy's candidates; `detections` are those of the whole frame, for the motion of the next.
     fn regions_of(
         &mut self,
         mut candidates: Vec<Candidate>,
@@ -148,7 +148,7 @@ impl Feedback {
         regions
     }
 
-    /// `None` where nothing of the box lies inside the frame.
+    /// `None` if the box lies outside the frame.
     fn region(&self, candidate: &Candidate, frame_interval: u32, width: u32, height: u32) -> Option<Region> {
         let settings = &self.settings;
         let (dx, dy) = candidate.grow;
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn motion_comes_from_any_box_of_the_previous_frame_in_quarter_pixels_per_captured_frame() {
         let mut feedback = Feedback::new(PolicySettings::default());
-        // Too weak to be a region, good enough to tell where the object was.
+        // Too weak for a region, but enough for the motion of the next frame.
         assert_eq!(
             feedback.regions(10, 0, &[detection(100.0, 100.0, 140.0, 140.0, 0.06)], 640, 480),
             []

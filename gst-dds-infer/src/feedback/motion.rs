@@ -4,7 +4,7 @@
 
 use crate::model::BoundingBox;
 
-/// The boxes of the previous inferred frame, to tell how fast those of the next one move.
+/// Boxes of the previous inferred frame, from which the motion of the next one's is estimated.
 #[derive(Clone, Debug, Default)]
 pub struct MotionEstimator {
     previous: Option<(u64, Vec<BoundingBox>)>,
@@ -16,14 +16,14 @@ impl MotionEstimator {
         self.previous = None;
     }
 
-    /// Makes `boxes` of frame number `frame` the previous ones. Give all boxes of the frame, weak ones included: an
+    /// Makes `boxes` of frame number `frame` the previous ones. Pass all boxes of the frame, weak ones included: an
     /// object that is undecided now was often weaker before.
     pub fn remember(&mut self, frame: u64, boxes: Vec<BoundingBox>) {
         self.previous = Some((frame, boxes));
     }
 
-    /// Forgets the previous frame unless it comes before `frame`: numbers that stand still or go back are another run
-    /// of the camera, or a repeated frame.
+    /// Forgets the previous frame unless it comes before `frame`: a number that repeats or goes back means a restarted
+    /// camera or a repeated frame.
     pub fn expect_after(&mut self, frame: u64) {
         if self.previous.as_ref().is_some_and(|(previous, _)| *previous >= frame) {
             self.previous = None;
@@ -94,7 +94,7 @@ mod tests {
     fn an_overlap_of_one_fifth_is_no_match_and_more_is() {
         let mut motion = MotionEstimator::default();
         motion.remember(1, vec![bounding_box(0.0, 0.0, 30.0, 10.0)]);
-        // 10 of 50 pixels of length are common.
+        // 10 of 50 pixels overlap.
         assert_eq!(
             motion.velocity(&bounding_box(20.0, 0.0, 50.0, 10.0), 1, 0.2, 12.0),
             (0.0, 0.0)

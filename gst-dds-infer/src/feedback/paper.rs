@@ -13,16 +13,16 @@
 //! h. candidates are grown by a part of their size and clamped to the frame
 //! i. of candidates of one group that overlap, the more confident one stays
 //!
-//! The paper's detector has a region proposal network. One-stage detectors have not: their boxes are the proposals,
+//! The paper's detector has a region proposal network. One-stage detectors have none: their boxes are the proposals,
 //! with the model's objectness where it gives one, else with the sum of the scores of all classes found in that place.
 
 use super::policy::{Candidate, ClassGroup, PaperSettings, PolicySettings};
 use crate::model::{BoundingBox, Detection};
 
-/// Boxes of several classes that overlap by more are one place, for the sum of their scores.
+/// Boxes of several classes that overlap by more are one place, whose scores are summed.
 const SAME_PLACE_IOU: f32 = 0.9;
 
-/// A box on its way through the rule. `group` is `None` for proposals, which all bear the label "object".
+/// A box at some step of the rule. `group` is `None` for proposals, which share the label "object".
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Labelled {
     bounding_box: BoundingBox,
@@ -133,7 +133,7 @@ pub(super) fn candidates(
     let (accepted, mut candidates): (Vec<Labelled>, Vec<Labelled>) = cleaned(paper, &boxes)
         .into_iter()
         .partition(|d| d.confidence > paper.accept_threshold && d.group.is_some_and(|group| paper.is_target(group)));
-    // Step g, before f: the order of the two does not matter, and only proposals are asked here.
+    // Step g before f: their order does not matter, and only proposals are tested here.
     let covered = |p: &Labelled| {
         accepted
             .iter()
@@ -411,7 +411,7 @@ mod tests {
             run(paper.clone(), &[proposal(100.0, 0.6), proposal(120.0, 0.8)]).len(),
             2
         );
-        // Another label stays.
+        // A box of another label stays.
         let person = Detection {
             class: 1,
             objectness: Some(0.2),

@@ -26,10 +26,10 @@ pub struct PolicySettings {
     pub threshold: f32,
     /// Half width of the undecided band, 0 to 1. Default 0.1. Undecided policy only.
     pub band: f32,
-    /// Whether boxes whose objectness lies in the band are undecided too, whatever their score. Default false: the
-    /// figures that this rule is known by were measured with scores alone, and every further region costs bits. Worth
-    /// trying for models that give objectness and many similar classes, whose scores are low although something is
-    /// there. Undecided policy only; the paper's rule always uses objectness.
+    /// Whether boxes whose objectness lies in the band are undecided too, whatever their score. Default false: this
+    /// rule's published figures were measured with scores alone, and every further region costs bits. Worth trying for
+    /// models that give objectness and many similar classes, whose scores are low although something is there.
+    /// Undecided policy only; the paper's rule always uses objectness.
     pub use_objectness: bool,
     /// Pixels added on every side of a box. Default 2: rectangles grow outward to the wire's grid besides. Undecided
     /// policy only; the paper's rule has
@@ -47,8 +47,8 @@ pub struct PolicySettings {
     /// Least overlap (intersection over union, exclusive) with a box of the previous inferred frame to take its motion
     /// from, 0 to 1. Default 0.2.
     pub motion_iou: f32,
-    /// Fastest motion in pixels per captured frame and direction. Default 12: what is faster is a wrong match more
-    /// often than a fast object. The wire holds up to 31.75.
+    /// Fastest motion in pixels per captured frame and direction. Default 12: faster motion is more often a wrong
+    /// match than a fast object. The wire carries up to 31.75.
     pub max_speed: f32,
     /// Thresholds of [`Policy::Paper`].
     pub paper: PaperSettings,
@@ -73,18 +73,18 @@ impl Default for PolicySettings {
     }
 }
 
-/// A box that a policy chose.
+/// A box chosen by a policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Candidate {
-    /// The object: its motion is looked up by this.
+    /// The object; its motion is looked up by this box.
     pub bounding_box: BoundingBox,
     /// Pixels to add left and right, above and below.
     pub grow: (f32, f32),
-    /// How far from being undecided: the smaller, the more valuable.
+    /// Distance from undecided: the smaller, the more valuable.
     pub distance: f32,
 }
 
-/// A group of classes that count as one label (step a).
+/// A group of classes treated as one label (step a).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClassGroup {
     /// Car, bus, train, truck.
@@ -93,13 +93,13 @@ pub enum ClassGroup {
     Person,
     /// Traffic light, fire hydrant, stop sign, parking meter.
     Roadside,
-    /// A class that is in none of the groups, by its number.
+    /// A class in none of the groups, by its number.
     Other(u32),
 }
 
 impl ClassGroup {
-    /// The group of a label, case ignored; `None` where it is in none of them. The groups of the DDS implementation
-    /// (COCO categories 3, 6, 7, 8 / 1, 2, 4 / 10, 11, 13, 14) plus the names that other data sets give to the same.
+    /// The group of a label, ignoring case; `None` if it is in none of them. The groups of the DDS implementation
+    /// (COCO categories 3, 6, 7, 8 / 1, 2, 4 / 10, 11, 13, 14) plus the names of the same classes in other data sets.
     pub fn of_label(label: &str) -> Option<Self> {
         match label.trim().to_ascii_lowercase().as_str() {
             "car" | "bus" | "train" | "truck" | "van" | "vehicle" => Some(Self::Vehicle),
@@ -110,7 +110,7 @@ impl ClassGroup {
     }
 }
 
-/// Thresholds of the paper's rule. The defaults are those of the published implementation.
+/// Thresholds of the paper's rule. The defaults are from the published implementation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaperSettings {
     /// Group of each class number (step a). Classes beyond the end are groups of their own. See
@@ -123,11 +123,11 @@ pub struct PaperSettings {
     pub proposal_threshold: f32,
     /// Largest area of a proposal as a part of the frame, 0 to 1 (step b). Default 0.04.
     pub proposal_max_area: f32,
-    /// Detections scoring less are dropped, 0 to 1 (step c). Default 0.3.
+    /// Detections of a lower score are dropped, 0 to 1 (step c). Default 0.3.
     pub detection_threshold: f32,
     /// Detections of one group that overlap by more are joined, 0 to 1 (step c). Default 0.3.
     pub join_iou: f32,
-    /// Detections of a target group scoring more are accepted, 0 to 1 (step d, `prune_score`). Default 0.5.
+    /// Detections of a target group with a higher score are accepted, 0 to 1 (step d, `prune_score`). Default 0.5.
     pub accept_threshold: f32,
     /// Largest area of a candidate as a part of the frame, 0 to 1 (step f, `size_obj`). Default 0.01; the paper's text
     /// has 0.04.

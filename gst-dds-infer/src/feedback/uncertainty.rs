@@ -5,12 +5,12 @@
 //! The rule of the DDS paper (SIGCOMM 2020, section 4, and the authors' `application/semantic_segmentation.py`):
 //!
 //! 1. The uncertainty of a cell is 1 minus the gap between its two best probabilities.
-//! 2. Large connected areas of one class need no help: their uncertainty counts as 0.
+//! 2. Large connected areas of one class need no better quality: their uncertainty counts as 0.
 //! 3. The square window with the largest sum of uncertainty is chosen, then the next that does not overlap it, and so on
 //!    up to a fixed number, so that feedback has about the same size for every frame.
 //!
-//! Beyond the paper, any number of classes may be of interest at once, and windows that are certain enough are not asked
-//! for.
+//! Unlike in the paper, any number of classes may be of interest at once, and windows below a least uncertainty are
+//! not requested.
 //!
 //! ```
 //! use gstddsinfer::feedback::uncertainty::{UncertaintySettings, windows};
@@ -40,15 +40,15 @@ pub struct UncertaintySettings {
     /// Side of a window in pixels of the picture, rounded to whole steps of 8 pixels, the wire's grid. Default 80, as the
     /// paper (there at the size of the model's input).
     pub window: u32,
-    /// Fraction of the picture, 0 to 1, above which a connected area of one class needs no help. Default 0.04: the paper
+    /// Fraction of the picture, 0 to 1, above which a connected area of one class needs no better quality. Default 0.04: the paper
     /// has the rule, but no value; this is its limit for boxes. 1 switches the rule off.
     pub high_object_size: f32,
-    /// Least mean uncertainty of a window, 0 to 1. Default 0.05: below, more quality has nothing to settle.
+    /// Least mean uncertainty of a window, 0 to 1. Default 0.05: below it, more quality changes nothing.
     pub least: f32,
     /// Classes whose cells may ask for quality, as the best or the second best class. Default empty: all but
     /// `background`.
     pub classes: Vec<u8>,
-    /// Classes that stand for none: their areas are never large objects, and doubt between two of them does not count.
+    /// Background classes: their areas are never large objects, and doubt between two of them does not count.
     /// Default empty.
     pub background: Vec<u8>,
 }
@@ -66,10 +66,10 @@ impl Default for UncertaintySettings {
     }
 }
 
-/// A part of the picture that is uncertain.
+/// A window of the picture that is uncertain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
-    /// Where, in pixels of the picture; the left and upper edge on the wire's grid.
+    /// Position in pixels of the picture; the left and upper edge lie on the wire's grid.
     pub rect: Rect,
     /// Mean uncertainty of its pixels, 0 to 1, without those of large objects.
     pub uncertainty: f32,
@@ -78,7 +78,7 @@ pub struct Window {
 /// The windows of a picture of `width` x `height` pixels, the least certain first; they do not overlap. A picture smaller
 /// than a window is one.
 pub fn windows(settings: &UncertaintySettings, map: &Segmentation, width: u32, height: u32) -> Vec<Window> {
-    // A map without uncertainty asks for nothing.
+    // A map without uncertainty requests nothing.
     if width == 0 || height == 0 || map.uncertainty().is_empty() {
         return Vec::new();
     }
@@ -87,7 +87,7 @@ pub fn windows(settings: &UncertaintySettings, map: &Segmentation, width: u32, h
     tiles.windows(settings)
 }
 
-/// [`windows`] as regions of one wish list, standing still, quantised as the wire has it.
+/// [`windows`] as regions of one feedback state, without motion, quantised as on the wire.
 pub fn regions(
     settings: &UncertaintySettings,
     map: &Segmentation,
@@ -109,7 +109,7 @@ pub fn regions(
         .collect()
 }
 
-/// The uncertainty of each cell that counts, 0 elsewhere.
+/// The uncertainty of each cell that counts, 0 for the others.
 fn doubts(settings: &UncertaintySettings, map: &Segmentation) -> Vec<u8> {
     let mut wanted = [false; 256];
     let mut object = [true; 256];
@@ -134,19 +134,19 @@ fn doubts(settings: &UncertaintySettings, map: &Segmentation) -> Vec<u8> {
     doubts
 }
 
-/// Equal neighbours in one row of the map.
+/// A run of equal neighbours in one row of the map.
 struct Run {
     start: usize,
     end: usize,
-    /// A run of the same component that is nearer to its root; the root names itself.
+    /// A run of the same component nearer to its root; the root points to itself.
     parent: usize,
     /// Cells of the component, at the root.
     cells: usize,
 }
 
-/// Zeroes what lies in a connected area (by edges, not corners) of one class of more than `limit` cells.
+/// Zeroes connected areas (by edges, not corners) of one class of more than `limit` cells.
 ///
-/// Union-find over runs instead of cells: a map has far fewer of them.
+/// Union-find over runs instead of cells: a map has far fewer runs.
 fn clear_large(doubts: &mut [u8], map: &Segmentation, limit: f64, is_object: impl Fn(u8) -> bool) {
     fn root(runs: &mut [Run], mut run: usize) -> usize {
         while runs[run].parent != run {
@@ -203,26 +203,27 @@ fn clear_large(doubts: &mut [u8], map: &Segmentation, limit: f64, is_object: imp
     }
 }
 
-/// The sum of one pixel of full uncertainty: a pixel's share of a cell is rounded to 1/256 of a step of that.
+/// Weight of one pixel of full uncertainty: a pixel's share of a cell is rounded to 1/256 of a step.
 const ONE: u64 = 255 << 8;
 
-/// Sums of uncertainty over the tiles of the picture, of 8x8 pixels as the wire's grid has them (the last ones of a row
-/// or column may be cut off).
+/// Sums of uncertainty over the tiles of the picture, 8x8 pixels as in the wire's grid (the last ones of a row or
+/// column may be cut off).
 struct Tiles {
     picture: (u32, u32),
     columns: usize,
     rows: usize,
-    /// Sums over all tiles above and left of each corner, in pixels times [`ONE`]. Whole numbers, because of equal sums.
+    /// Sums over all tiles above and left of each corner, in pixels times [`ONE`]. Integers, so that equal sums
+    /// compare equal.
     integral: Vec<u64>,
 }
 
 impl Tiles {
-    /// From cells that cover the picture, `width` in a row.
+    /// Sums cells that cover the picture, `width` in a row.
     fn of(doubts: &[u8], width: usize, picture: (u32, u32)) -> Self {
         let height = doubts.len() / width;
         let grid = GRID as usize;
         let (columns, rows) = (picture.0.div_ceil(GRID) as usize, picture.1.div_ceil(GRID) as usize);
-        // Pixels and cells of a tile. Where a tile is smaller than a cell, that is one cell for several tiles.
+        // Pixels and cells of a tile. A tile smaller than a cell shares it with other tiles.
         let span = |tile: usize, pixels: u32, cells: usize| {
             let pixels = pixels as usize;
             let (from, to) = (tile * grid, ((tile + 1) * grid).min(pixels));
@@ -276,7 +277,7 @@ impl Tiles {
                         continue;
                     }
                     let sum = bottom[x + wide] + top[x] - bottom[x] - top[x + wide];
-                    // Windows wholly within large objects have no sum, and are never the best.
+                    // Windows wholly within large objects sum to 0 and are never the best.
                     if sum > best.map_or(0, |b| b.2) {
                         best = Some((x, y, sum));
                     }
@@ -342,7 +343,7 @@ mod tests {
               0,   0,   0,   0,   0,   0,
         ];
         let found = windows(&settings(16), &map(6, &[0; 24], &doubts), 48, 32);
-        // The best but one overlaps the best; what is left of it is the third.
+        // The best but one overlaps the best; the rest of it is the third.
         assert_eq!(places(&found), [(0, 0), (32, 8), (0, 16)]);
         assert!((found[0].uncertainty - 790.0 / 4.0 / 255.0).abs() < 1e-6, "{found:?}");
         assert!(found.iter().all(|w| w.rect.width == 16 && w.rect.height == 16));

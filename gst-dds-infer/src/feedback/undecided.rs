@@ -2,7 +2,7 @@
 
 //! Regions only where the answer is undecided: boxes whose score lies close to the decision threshold.
 //!
-//! Better quality can change the answer only there. Boxes far above the threshold are found at background quality
+//! Better quality can change the result only there. Boxes far above the threshold are found at background quality
 //! already, boxes far below it are mostly nothing, and both cost bits: measured on street and traffic clips, this rule
 //! needs 0.5 to 0.8 of the bits of uniform quality at equal F1, while regions on all boxes need as many or more.
 

@@ -42,7 +42,7 @@ impl Color {
     }
 }
 
-/// A rectangle in pixels of the picture, which it may leave. Edges `right` and `bottom` are one past the last pixel.
+/// A rectangle in pixels of the picture, beyond which it may reach. Edges `right` and `bottom` are one past the last pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
     /// First column.
@@ -71,7 +71,7 @@ impl Area {
         self.left >= self.right || self.top >= self.bottom
     }
 
-    /// What two rectangles have in common.
+    /// Intersection of two rectangles.
     pub fn common(&self, other: &Self) -> Self {
         Self {
             left: self.left.max(other.left),
@@ -92,21 +92,21 @@ impl Area {
     }
 }
 
-/// What a component holds.
+/// Meaning of a component's samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Meaning {
-    /// A weighted sum of red, green and blue (each 0 to 1), plus `offset`, as samples of 8 bits (0 to 255) have it.
+    /// A weighted sum of red, green and blue (each 0 to 1), plus `offset`, as for samples of 8 bits (0 to 255).
     Mix {
         /// Weights of red, green and blue.
         weights: [f32; 3],
         /// Value of black.
         offset: f32,
     },
-    /// How opaque the pixel is.
+    /// Opacity of the pixel.
     Opacity,
 }
 
-/// Where the samples of one component (Y, U, red, ...) lie.
+/// Position of the samples of one component (Y, U, red, ...).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Component {
     /// Number of the plane.
@@ -119,11 +119,11 @@ pub struct Component {
     pub w_sub: u32,
     /// Pixels per sample down, as a power of two.
     pub h_sub: u32,
-    /// Bits of a sample: 8 in one byte, more in two bytes, the low one first.
+    /// Bits of a sample: 8 in one byte, more in two bytes, little-endian.
     pub depth: u32,
     /// Unused low bits of a sample.
     pub shift: u32,
-    /// What it holds.
+    /// Meaning of its samples.
     pub meaning: Meaning,
 }
 
@@ -147,12 +147,12 @@ pub struct Plane<'a> {
     pub stride: usize,
 }
 
-/// A picture that is drawn on. Samples that a plane is too short for are left out.
+/// A picture to draw on. Samples beyond the end of a plane are left out.
 #[derive(Debug)]
 pub struct Canvas<'a> {
     /// Format.
     pub layout: &'a Layout,
-    /// Planes, as the layout counts them.
+    /// Planes, in the layout's order.
     pub planes: Vec<Plane<'a>>,
 }
 
@@ -168,7 +168,7 @@ impl Component {
             Meaning::Mix { weights, offset } => {
                 let parts = [color.red, color.green, color.blue].map(|part| f32::from(part) / 255.0);
                 let mixed = offset + weights.iter().zip(parts).map(|(w, p)| w * p).sum::<f32>();
-                // Samples of more bits are those of 8 times a power of two, but for full range, whose ends are one short.
+                // Samples of more bits are scaled from 8 by a power of two; full range ends one short of it.
                 if offset == 0.0 && (weights.iter().sum::<f32>() - 255.0).abs() < 0.5 {
                     mixed / 255.0 * largest
                 } else {
@@ -186,7 +186,7 @@ impl Canvas<'_> {
         Area::new(0, 0, self.layout.width as i64, self.layout.height as i64)
     }
 
-    /// Mixes a colour into a rectangle, as far as it lies in the picture.
+    /// Blends a colour into a rectangle, clipped to the picture.
     pub fn fill(&mut self, area: Area, color: Color) {
         let inside = area.common(&self.area());
         if inside.is_empty() {
@@ -214,7 +214,7 @@ impl Canvas<'_> {
         });
     }
 
-    /// Mixes a colour into the pixels that a mask with its corner at (`left`, `top`) covers.
+    /// Blends a colour into the pixels covered by a mask with its corner at (`left`, `top`).
     pub fn stamp(&mut self, left: i64, top: i64, mask: &Mask, color: Color) {
         let area = Area::new(left, top, mask.width as i64, mask.height as i64);
         let inside = area.common(&self.area());
@@ -247,8 +247,8 @@ impl Canvas<'_> {
         });
     }
 
-    /// Mixes a colour into every sample of `inside`. `cover` writes how far each sample of a row is covered, 0 to [`ALL`]:
-    /// of a component, the row of this number, in these columns, all counted in samples.
+    /// Blends a colour into every sample of `inside`. `cover` writes the coverage of each sample of a row, 0 to
+    /// [`ALL`], given the component, the number of the row and the columns, all counted in samples.
     fn mix(&mut self, inside: Area, color: Color, cover: impl Fn(&Component, usize, Range<usize>, &mut [u32])) {
         if color.alpha == 0 {
             return;
@@ -312,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Luma that becomes 200 and chroma of half the size that becomes 100.
+    /// Luma with weight 200, and chroma of half the size with weight 100.
     fn layout(width: usize, height: usize) -> Layout {
         Layout {
             width,

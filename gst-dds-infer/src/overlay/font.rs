@@ -17,7 +17,7 @@ const NARROW: f32 = 0.78;
 /// Width of a space in columns of the bitmap.
 const SPACE: usize = 4;
 
-/// How far each pixel of a rectangle is covered.
+/// Coverage of each pixel of a rectangle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mask {
     /// Width in pixels.
@@ -28,7 +28,7 @@ pub struct Mask {
     pub cover: Vec<u8>,
 }
 
-/// The bitmap of a letter: eight rows from the top, the lowest bit at the left. Letters that the font lacks are `?`.
+/// The bitmap of a letter: eight rows from the top, the lowest bit at the left. Letters missing in the font are `?`.
 pub fn bitmap(letter: char) -> [u8; 8] {
     let letter = if letter.is_control() { '?' } else { letter };
     font8x8::BASIC_FONTS
@@ -40,7 +40,7 @@ pub fn bitmap(letter: char) -> [u8; 8] {
         .unwrap_or_default()
 }
 
-/// Letters of one height, each made once.
+/// Letters of one height, each rendered once.
 #[derive(Debug, Default)]
 pub struct Font {
     height: usize,
@@ -67,7 +67,7 @@ impl Font {
         let height = self.height.max(1);
         let gap = (height + CELL / 2) / CELL;
         for letter in text.chars() {
-            // A stream of names in a script with many letters must not grow this without end.
+            // Bounds the cache: names in a script with many letters would grow it without end.
             if self.letters.len() > 1024 {
                 self.letters.clear();
             }
@@ -120,7 +120,7 @@ fn shaped(letter: char, height: usize) -> Mask {
     Mask { width, height, cover }
 }
 
-/// Part of a pixel that is inked: pixel `at` of `of` covers so much of `length` fine dots from `start` on, down and across.
+/// Coverage of a pixel: pixel `at` of `of` covers `length` fine dots from `start` on, down and across.
 fn share(fine: &[Vec<bool>], down: (usize, usize, usize, usize), across: (usize, usize, usize, usize)) -> f32 {
     let span = |(at, of, start, length): (usize, usize, usize, usize)| {
         let step = length as f32 / of as f32;
@@ -137,7 +137,7 @@ fn share(fine: &[Vec<bool>], down: (usize, usize, usize, usize), across: (usize,
         .clamp(0.0, 1.0)
 }
 
-/// A bitmap of twice the size, its stairs cut to slopes (the Scale2x rule).
+/// A bitmap of twice the size, with its stairs smoothed to slopes (the Scale2x rule).
 fn doubled(small: Vec<Vec<bool>>) -> Vec<Vec<bool>> {
     let size = small.len();
     let at = |x: usize, y: usize| small.get(y).and_then(|row| row.get(x)).copied().unwrap_or(false);

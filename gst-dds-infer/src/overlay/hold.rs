@@ -7,16 +7,16 @@
 use super::canvas::Area;
 use super::{Mark, Scene};
 
-/// What one frame brings.
+/// Results of one frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Objects, where something looked for them; empty where nothing was there.
+    /// Objects; empty if none were found, `None` if no detector ran.
     pub objects: Option<Vec<Mark>>,
-    /// Regions that were asked for and whether the picture is damaged, where the server tells.
+    /// Requested regions and whether the picture is damaged, if the server reports them.
     pub feedback: Option<(Vec<Area>, bool)>,
 }
 
-/// A result and when it was found, nanoseconds.
+/// A result and its time, nanoseconds.
 #[derive(Debug)]
 struct Kept<T> {
     value: T,
@@ -30,23 +30,24 @@ pub struct Hold {
     feedback: Option<Kept<(Vec<Area>, bool)>>,
 }
 
-/// What a frame shows: what was found on it, and what on an earlier one.
+/// What to draw on a frame: its own results, and those of an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Showing {
-    /// Found on this frame.
+    /// Results of this frame.
     pub fresh: Scene,
-    /// Found on an earlier one.
+    /// Results of an earlier frame.
     pub held: Scene,
 }
 
 impl Hold {
-    /// Forgets everything: another picture follows.
+    /// Drops all results: another picture follows.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Takes what a frame of time `now` (nanoseconds; `None`: without a time) brings, and gives what it shows. What is older
-    /// than `limit` nanoseconds, or newer than the frame, is forgotten, so that nothing is held where frames have no time.
+    /// Takes the results of a frame of time `now` (nanoseconds; `None`: without a time) and returns what to draw on
+    /// it. Results older than `limit` nanoseconds, or newer than the frame, are dropped, so nothing is kept if frames
+    /// have no time.
     pub fn show(&mut self, found: Found, now: Option<u64>, limit: u64) -> Showing {
         let mut showing = Showing::default();
         let valid = |at: Option<u64>| {
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(showing.fresh, Scene::default());
         assert_eq!((label(&showing.held), showing.held.regions.len()), (Some("a"), 1));
         assert!(nothing(&hold.show(Found::default(), Some(1501), 500)));
-        // Not even where time goes back to it.
+        // Not even if time goes back to it.
         assert!(nothing(&hold.show(Found::default(), Some(1400), 500)));
     }
 

@@ -2,8 +2,8 @@
 
 //! What was found, drawn on the picture: boxes with their names, the regions that were asked for, and damage.
 //!
-//! Lines lie around a box and names above it, so that what is in it can be seen. [`canvas`] knows the formats, [`font`] the
-//! letters, [`hold`] how long results are shown.
+//! Lines lie around a box and names above it, so that its content stays visible. [`canvas`] knows the formats,
+//! [`font`] the letters, [`hold`] how long results are shown.
 
 #![forbid(unsafe_code)]
 
@@ -19,64 +19,64 @@ use font::Font;
 pub struct Mark {
     /// Its box.
     pub area: Area,
-    /// What it is; may be empty.
+    /// Its name; may be empty.
     pub label: String,
-    /// How sure that is, in hundredths.
+    /// Its confidence in percent.
     pub percent: Option<u32>,
 }
 
-/// What is to be seen on one frame.
+/// What to draw on one frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scene {
-    /// Objects, the most important first: their names find room first.
+    /// Objects, the most important first: their names are placed first.
     pub objects: Vec<Mark>,
-    /// Where quality was asked for.
+    /// Regions for which quality was requested.
     pub regions: Vec<Area>,
-    /// The picture is not what the camera coded.
+    /// The picture differs from what the camera coded.
     pub damaged: bool,
 }
 
-/// How it is drawn.
+/// How to draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// Boxes of objects.
     pub boxes: bool,
-    /// Regions that were asked for.
+    /// Requested regions.
     pub regions: bool,
     /// Names beside the boxes.
     pub labels: bool,
-    /// Scores behind the names.
+    /// Confidence after the names.
     pub scores: bool,
-    /// Of boxes, and beside their names.
+    /// Colour of boxes, and of the marks beside their names.
     pub box_color: Color,
-    /// Of regions.
+    /// Colour of regions.
     pub region_color: Color,
-    /// Of names, which stand on a dark ground.
+    /// Colour of names, on a dark background.
     pub label_color: Color,
     /// Width of the lines around boxes in pixels; 0: by the height of the picture.
     pub line_width: u32,
-    /// Size of the letters, as a multiple of what suits the height of the picture.
+    /// Size of the letters, as a multiple of the default for the height of the picture.
     pub text_scale: f32,
 }
 
 impl Look {
-    /// Whether anything of a scene is drawn.
+    /// Whether anything of a scene would be drawn.
     pub fn shows(&self, scene: &Scene) -> bool {
         let objects = (self.boxes || self.labels) && !scene.objects.is_empty();
         objects || scene.damaged || (self.regions && !scene.regions.is_empty())
     }
 }
 
-/// Opacity of what was found on an earlier frame.
+/// Opacity of results of an earlier frame.
 pub const HELD: f32 = 0.55;
-/// Behind names.
+/// Background of names.
 const GROUND: Color = Color::from_argb(0xb40c_1014);
 /// Opacity of the wash over a region.
 const WASH: f32 = 0.14;
-/// Around a damaged picture.
+/// Frame of a damaged picture.
 const DAMAGE: Color = Color::from_argb(0xffe0_2020);
 const WHITE: Color = Color::from_argb(0xffff_ffff);
-/// Between a box and the picture, so that it is seen on its own colour.
+/// Dark edge between a box and the picture, so that it shows on its own colour.
 const EDGE: Color = Color::from_argb(0x7800_0000);
 
 /// Draws scenes.
@@ -86,7 +86,7 @@ pub struct Painter {
 }
 
 impl Painter {
-    /// Draws `scene` on `canvas` with `strength` (0 to 1, [`HELD`] for what was found on an earlier frame) of its opacity.
+    /// Draws `scene` on `canvas` with `strength` (0 to 1, [`HELD`] for results of an earlier frame) of its opacity.
     pub fn draw(&mut self, canvas: &mut Canvas, scene: &Scene, look: &Look, strength: f32) {
         let height = canvas.layout.height as f32;
         let line = match look.line_width {
@@ -133,9 +133,9 @@ impl Painter {
         }
     }
 
-    /// A line of text beside a box: above it, else below, else at its side or in it, where no other text is; none at all
-    /// where there is no room, for two on each other can both not be read. Colours: of its ground, of its
-    /// letters, of its mark at the left.
+    /// Draws a line of text beside a box: above it, else below, else at its side or in it, where no other text is.
+    /// Without room it is left out, since two overlapping texts are both unreadable. Colours: of its background, of
+    /// its letters, of its mark at the left.
     fn tag(
         &mut self,
         canvas: &mut Canvas,
@@ -150,11 +150,11 @@ impl Painter {
         let mask = self.font.line(text);
         let margin = (mask.height as i64 / 6).max(1);
         let bar = margin.max(2);
-        // The font keeps its lowest row for the tails of few letters.
+        // The lowest row of the font is for the descenders of few letters.
         let (width, height) = (mask.width as i64 + bar + 4 * margin, mask.height as i64 + 2 * margin);
         let picture = canvas.area();
         let fitted = |x: i64, y: i64| {
-            // Left and top win where it is larger than the picture.
+            // Left and top win if it is larger than the picture.
             Area::new(
                 x.min(picture.right - width).max(0),
                 y.min(picture.bottom - height).max(0),
@@ -199,7 +199,7 @@ fn draw_box(canvas: &mut Canvas, area: Area, line: i64, color: Color, strength: 
     frame(canvas, inner, 1, edge);
 }
 
-/// A region that was asked for: a light wash and corners, within it.
+/// Draws a requested region: a light wash and corners, within it.
 fn draw_region(canvas: &mut Canvas, area: Area, line: i64, color: Color) {
     let inside = area.common(&canvas.area());
     if inside.is_empty() {
@@ -229,7 +229,7 @@ fn draw_region(canvas: &mut Canvas, area: Area, line: i64, color: Color) {
     }
 }
 
-/// Fills the `line` outermost pixels of a rectangle; gives what is within.
+/// Fills the `line` outermost pixels of a rectangle; returns the rest inside.
 fn frame(canvas: &mut Canvas, outer: Area, line: i64, color: Color) -> Area {
     let inner = outer.grown(-line);
     if inner.is_empty() {
@@ -338,7 +338,7 @@ mod tests {
         };
         let pixels = painted(100, 100, &scene, &plain, 1.0);
         let at = |x: usize, y: usize| pixels[y * 100 + x];
-        // Line of two pixels, dark edge of one, nothing else.
+        // A line of two pixels, dark edges of one, nothing else.
         assert_eq!(
             [at(36, 45), at(37, 45), at(38, 45), at(39, 45), at(41, 45)],
             [100, 53, 255, 255, 100]
