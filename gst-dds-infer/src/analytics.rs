@@ -2,8 +2,8 @@
 
 //! Objects as GstAnalytics metas, which GStreamer has from 1.24 on.
 //!
-//! The library is opened at run time, so that one binary serves older GStreamer too. This is the only file that speaks with
-//! it. Signatures are those of `gst/analytics/*.h` of 1.24, where all functions used here came; 1.26 has the same.
+//! The library is opened at run time, so that one binary serves older GStreamer too. Only this file calls it.
+//! Signatures are from `gst/analytics/*.h` of 1.24, which introduced all functions used here; 1.26 has the same.
 
 #![allow(unsafe_code)]
 
@@ -23,7 +23,7 @@ const LIBRARY: &str = "libgstanalytics-1.0.so.0";
 /// A `GstAnalyticsRelationMeta`.
 type Relations = c_void;
 
-/// A `GstAnalyticsMtd`: which entry of which meta.
+/// A `GstAnalyticsMtd`: an entry of a meta.
 #[repr(C)]
 struct Entry {
     id: c_uint,
@@ -56,14 +56,14 @@ pub struct Analytics {
 /// The library, opened by the first call.
 ///
 /// # Errors
-/// Why there is none.
+/// Why it is not available.
 pub fn library() -> Result<&'static Analytics, &'static str> {
     static ANALYTICS: LazyLock<Result<Analytics, String>> = LazyLock::new(Analytics::open);
     ANALYTICS.as_ref().map_err(String::as_str)
 }
 
 impl Analytics {
-    /// Opens the library beside GStreamer's own, else wherever the system has it.
+    /// Opens the library beside GStreamer's own, else from the system's paths.
     fn open() -> Result<Self, String> {
         let (major, minor, ..) = gst::version();
         if (major, minor) < (1, 24) {
@@ -93,7 +93,7 @@ impl Analytics {
         let add_object = symbol(c"gst_analytics_relation_meta_add_od_mtd")?;
         let add_class = symbol(c"gst_analytics_relation_meta_add_one_cls_mtd")?;
         let relate = symbol(c"gst_analytics_relation_meta_set_relation")?;
-        // SAFETY: the addresses are those of functions of these names, whose signatures the header tells.
+        // SAFETY: the addresses are of functions of these names, with the signatures of the header.
         unsafe {
             Ok(Self {
                 get: std::mem::transmute::<*mut c_void, FromBuffer>(get),
@@ -105,8 +105,8 @@ impl Analytics {
         }
     }
 
-    /// Adds the objects to the relation meta of a buffer, which gets one where it has none: one object detection each and,
-    /// for a recognised face, the classification that it relates to. Gives the ids of the detections, in order.
+    /// Adds the objects to the relation meta of a buffer, which is added if missing: one object detection each and,
+    /// for a recognised face, the related classification. Returns the ids of the detections, in order.
     pub fn attach(&self, buffer: &mut gst::BufferRef, objects: &[Object]) -> Option<Vec<u32>> {
         let buffer = buffer.as_mut_ptr();
         // SAFETY: the buffer is writable and outlives the call; the meta belongs to it.
@@ -125,7 +125,7 @@ impl Analytics {
                 id: 0,
                 meta: std::ptr::null_mut(),
             };
-            // SAFETY: the meta is that of the buffer, which nobody else changes meanwhile; the entry is written only.
+            // SAFETY: the meta belongs to the buffer, which nobody else changes meanwhile; the entry is only written.
             let added = unsafe {
                 (self.add_object)(
                     meta,
@@ -147,8 +147,8 @@ impl Analytics {
                 id: 0,
                 meta: std::ptr::null_mut(),
             };
-            // SAFETY: as above; both ids are of entries of this meta. Readers look from the object on; a classification
-            // alone tells its object too.
+            // SAFETY: as above; both ids are of entries of this meta. Readers search from the object on; a
+            // classification also relates to its object.
             unsafe {
                 if (self.add_class)(meta, likeness, quark(name), &mut class) != glib::ffi::GFALSE {
                     (self.relate)(meta, RELATE_TO, entry.id, class.id);
@@ -168,7 +168,7 @@ struct Plain<'a> {
     rect: [c_int; 4],
     /// 0 to 1.
     confidence: f32,
-    /// Whose face it is, and how alike, 0 to 1.
+    /// Identity of the face, and similarity, 0 to 1.
     name: Option<(&'a str, f32)>,
 }
 
@@ -188,17 +188,17 @@ impl<'a> Plain<'a> {
     }
 }
 
-/// A quark. Its string stays in memory for good: labels and identities are few.
+/// A quark. Its string is never freed: labels and identities are few.
 fn quark(text: &str) -> glib::ffi::GQuark {
-    // What follows a NUL would be lost in C.
+    // C would cut the text at a NUL.
     glib::Quark::from_str(text.split('\0').next().unwrap_or_default()).into_glib()
 }
 
-/// Directory of the GStreamer that this process runs on.
+/// Directory of GStreamer's library in this process.
 fn beside_gstreamer() -> Option<PathBuf> {
     let version: unsafe extern "C" fn(*mut c_uint, *mut c_uint, *mut c_uint, *mut c_uint) = gst::ffi::gst_version;
-    // SAFETY: an all-zero Dl_info is valid (null pointers), dladdr only looks the address up and fills it; the name it
-    // gives is a NUL terminated string that lives as long as the library, which is in use.
+    // SAFETY: an all-zero Dl_info is valid (null pointers); dladdr only looks the address up and fills it. The name it
+    // returns is a NUL terminated string that lives as long as the library, which is in use.
     let name: *const c_char = unsafe {
         let mut info: libc::Dl_info = std::mem::zeroed();
         if libc::dladdr(version as *const c_void, &mut info) == 0 || info.dli_fname.is_null() {

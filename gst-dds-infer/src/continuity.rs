@@ -2,8 +2,9 @@
 
 //! Did everything arrive? What RTP packets tell of those that did not.
 //!
-//! Depayloaders and parsers hardly tell of losses: of a stream that lost 3 % of its packets one buffer in 60 said so. The
-//! sequence numbers do. They are read in front of the depayloader, and joined to access units by time.
+//! Depayloaders and parsers hardly report losses: of a stream that lost 3 % of its packets one buffer in 60 was
+//! flagged. Sequence numbers show them. They are read in front of the depayloader, and matched to access units by
+//! time.
 
 #![forbid(unsafe_code)]
 
@@ -13,12 +14,12 @@ const HEADER_BYTES: usize = 12;
 /// Follows the sequence numbers of one RTP stream.
 #[derive(Debug, Default)]
 pub struct RtpContinuity {
-    /// The sequence number that the first packet of the stream has, where somebody says so.
+    /// Sequence number of the stream's first packet, if the caps have it.
     base: Option<u16>,
     newest: Option<Packet>,
-    /// RTP time of the access unit behind the newest hole.
+    /// RTP time of the access unit after the newest hole.
     behind_hole: Option<u32>,
-    /// Access units up to this presentation time may lack packets; `u64::MAX` where times do not tell.
+    /// Access units up to this presentation time may lack packets; `u64::MAX` if times are unknown.
     doubtful: Option<u64>,
     /// Access units keep the times of their packets.
     timed: bool,
@@ -32,7 +33,7 @@ struct Packet {
 }
 
 impl Packet {
-    /// `None` for what is no RTP packet.
+    /// `None` if these bytes are no RTP packet.
     fn read(bytes: &[u8]) -> Option<Self> {
         let header = bytes.first_chunk::<HEADER_BYTES>()?;
         let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -45,16 +46,16 @@ impl Packet {
 }
 
 impl RtpContinuity {
-    /// The stream's caps: `base`, the number of its first packet where they have it; `timed`, whether
-    /// its packets hold the video itself, so that access units get their presentation times.
+    /// The stream's caps: `base`, the number of its first packet if they have it; `timed`, whether its packets hold
+    /// the video itself, so that access units keep their presentation times.
     pub fn set_caps(&mut self, base: Option<u16>, timed: bool) {
         self.base = base;
         self.timed = timed;
     }
 
-    /// Takes one packet, of which the header is enough, with its presentation time in nanoseconds.
+    /// Takes one packet, at least its header, with its presentation time in nanoseconds.
     pub fn packet(&mut self, bytes: &[u8], pts: Option<u64>) {
-        // What is no packet is nothing that a depayloader reads.
+        // Depayloaders ignore anything but RTP packets.
         let Some(packet) = Packet::read(bytes) else { return };
         let follows = match self.newest {
             Some(last) if last.ssrc == packet.ssrc && last.number == packet.number => return,
@@ -74,13 +75,13 @@ impl RtpContinuity {
         }
     }
 
-    /// Whether no packet is missing of the access unit of this presentation time.
+    /// Whether all packets of the access unit of this presentation time were received.
     pub fn vouches(&self, pts: Option<u64>) -> bool {
         let seen = self.newest.is_some();
         seen && self.doubtful.is_none_or(|until| pts.is_some_and(|pts| pts > until))
     }
 
-    /// Time begins anew: what was in doubt is gone.
+    /// Handles a new start of time: doubtful access units are gone.
     pub fn flush(&mut self) {
         self.newest = None;
         self.behind_hole = None;
@@ -102,7 +103,7 @@ mod tests {
     }
 
     /// A stream that begins with number 65534, three packets an access unit, one access unit a second; the packets in
-    /// `lost` do not come.
+    /// `lost` are not received.
     fn stream(base: Option<u16>, lost: &[u32]) -> RtpContinuity {
         let mut stream = RtpContinuity::default();
         stream.set_caps(base, true);
@@ -120,7 +121,7 @@ mod tests {
     fn a_stream_without_a_hole_is_vouched_for_from_its_first_packet_where_that_is_known() {
         assert_eq!(vouched(&stream(Some(65534), &[])), [true; 4]);
         assert!(stream(Some(65534), &[]).vouches(None));
-        // Packets in front of the first one that was seen may have been lost.
+        // Packets before the first received one may have been lost.
         assert_eq!(vouched(&stream(None, &[])), [false, true, true, true]);
         assert_eq!(vouched(&stream(Some(65534), &[0])), [false, true, true, true]);
         assert!(!RtpContinuity::default().vouches(Some(5)));

@@ -2,10 +2,10 @@
 
 //! Which decoded frame is which, and is it whole?
 //!
-//! Decoders conceal damage and do not tell: of 60 frames decoded after 3 % packet loss, 55 were damaged and none was
-//! flagged. So the access units are read before they are decoded. The camera writes into each one a counter of access
-//! units and the number and bytes of its slices; what does not add up is damage, and damage stays, by prediction, until
-//! the next whole recovery point. Decoded frames are joined to access units by presentation time.
+//! Decoders conceal damage and do not report it: of 60 frames decoded after 3 % packet loss, 55 were damaged and none
+//! was flagged. So access units are parsed before they are decoded. The camera writes into each one a counter of
+//! access units and the number and bytes of its slices; any mismatch is damage, and prediction carries damage on until
+//! the next whole recovery point. Decoded frames are matched to access units by presentation time.
 
 #![forbid(unsafe_code)]
 
@@ -18,18 +18,18 @@ use dds_protocol::nal::{self, Codec, Format, NalKind, SliceCount};
 
 use crate::order::PictureOrder;
 
-/// What is known of one decoded frame.
+/// Record of one decoded frame.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FrameRecord {
-    /// What the camera says of it; `None` for streams that are not ours, and where the message was lost.
+    /// The camera's identity of it; `None` for foreign streams, or if the message was lost.
     pub identity: Option<FrameIdentity>,
-    /// It, or a frame it is predicted from, is not what the camera coded.
+    /// It, or a frame it is predicted from, differs from what the camera coded.
     pub damaged: bool,
-    /// What a camera of two passes adds; empty otherwise.
+    /// Extension fields of a two-pass camera; empty otherwise.
     pub extension: Extension,
 }
 
-/// Answer of [`IdentityTracker::lookup`].
+/// Result of [`IdentityTracker::lookup`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// The frame's access unit was seen.
@@ -38,23 +38,23 @@ pub enum Lookup {
     Unknown,
 }
 
-/// Whose stream it is.
+/// Origin of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// Too little was seen.
+    /// Too few access units were seen.
     #[default]
     Undecided,
     /// It carries frame identities.
     Ours,
-    /// [`FOREIGN_AFTER`] access units came without.
+    /// [`FOREIGN_AFTER`] access units had no identity.
     Foreign,
 }
 
-/// Access units without identity after which a stream counts as not ours.
+/// Access units without identity after which a stream is foreign.
 pub const FOREIGN_AFTER: u32 = 30;
-/// Key frames are asked for at most this often.
+/// Shortest time between two requests for a key frame.
 pub const KEY_UNIT_INTERVAL_NS: u64 = 500_000_000;
-/// Records kept for frames that the decoder has not given yet: far above any decoder's delay.
+/// Records kept for frames still in the decoder: far above any decoder's delay.
 const MAX_RECORDS: usize = 256;
 
 /// Counts since construction.
@@ -66,25 +66,25 @@ pub struct TrackerStats {
     pub identified: u64,
     /// Of those, with none.
     pub without_identity: u64,
-    /// Of those, with one of ours that cannot be read.
+    /// Of those, with an identity of ours that cannot be read.
     pub unreadable: u64,
-    /// Access units that never came, by the counter.
+    /// Access units missing by the counter.
     pub gaps: u64,
-    /// Access units whose slices are not those promised.
+    /// Access units whose slices do not match their identity.
     pub mismatches: u64,
     /// Access units marked as damaged.
     pub tainted: u64,
     /// Times that a whole recovery point ended damage.
     pub recoveries: u64,
-    /// Changes of the stream id: the camera's encoder started anew.
+    /// Changes of the stream id: the camera's encoder restarted.
     pub restarts: u64,
     /// Frames whose access unit was not seen.
     pub unknown_lookups: u64,
-    /// Key frames asked for.
+    /// Key frames requested.
     pub key_unit_requests: u64,
 }
 
-/// An access unit that comes in pieces: what was seen of it so far.
+/// An access unit received in pieces: its content so far.
 #[derive(Debug)]
 struct Pieces {
     unit: AccessUnitSummary,
@@ -103,14 +103,14 @@ impl Pieces {
         }
     }
 
-    /// Whether `unit` is the first NAL unit of the next access unit. The time alone does not tell: it may be missing, and
-    /// after a loss two pictures may share one.
+    /// Whether `unit` is the first NAL unit of the next access unit. The time alone does not decide: it may be
+    /// missing, and after a loss two pictures may share one.
     fn ends_before(&self, codec: Codec, unit: &[u8], pts: Option<u64>, identity: Option<&FrameIdentity>) -> bool {
         let has_slices = self.unit.slices.slices > 0;
         if pts.is_some() && pts != self.pts && (has_slices || self.pts.is_some()) {
             return true;
         }
-        // An access unit carries one identity; where its slices are lost the next identity ends it.
+        // An access unit carries one identity; if its slices are lost, the next identity ends it.
         if let (Some(Ok(here)), Some(next)) = (&self.unit.identity, identity)
             && here != next
         {
@@ -131,33 +131,33 @@ impl Pieces {
     }
 }
 
-/// Follows one encoded stream.
+/// Tracks identity and damage of one encoded stream.
 #[derive(Debug)]
 pub struct IdentityTracker {
     origin: Origin,
-    /// Access units in a row without identity.
+    /// Consecutive access units without identity.
     anonymous: u32,
-    /// Stream id and access unit counter that should come next.
+    /// Stream id and access unit counter of the next access unit.
     expected: Option<(u32, u32)>,
     tainted: bool,
-    /// An IDR picture without identity that came whole, and nothing with identity since: what comes may count from
-    /// anywhere.
+    /// A whole IDR picture without identity was received, and no identity since: the counter may continue from any
+    /// value.
     fresh: bool,
     /// The newest identity.
     latest: Option<FrameIdentity>,
-    /// Slices of the newest access unit, where it came without identity.
+    /// Slices of the newest access unit, if it has no identity.
     nameless: Option<SliceCount>,
-    /// The transport says that nothing is missing.
+    /// The transport reports that nothing is missing.
     vouched: bool,
-    /// Access units for which it cannot say so.
+    /// Number of access units for which it cannot.
     doubtful: u8,
-    /// What the pictures say of that themselves.
+    /// Picture order, from the slice headers.
     order: PictureOrder,
     records: VecDeque<(Option<u64>, FrameRecord)>,
-    /// Every access unit since the beginning was whole and its frame was found: the decoder gives one for each.
+    /// Every access unit so far was whole and its frame was found: the decoder outputs one frame for each.
     in_step: bool,
     pieces: Option<Pieces>,
-    /// Of the pieces.
+    /// Codec of the pieces.
     codec: Option<Codec>,
     last_request: Option<u64>,
     stats: TrackerStats,
@@ -170,7 +170,7 @@ impl Default for IdentityTracker {
 }
 
 impl IdentityTracker {
-    /// A tracker of a stream of which nothing was seen: damaged until its first recovery point.
+    /// A tracker of a new stream: damaged until its first recovery point.
     pub fn new() -> Self {
         Self {
             origin: Origin::Undecided,
@@ -192,34 +192,34 @@ impl IdentityTracker {
         }
     }
 
-    /// Whether the transport vouches that what is pushed from here on is all that was sent. Only then is an access unit
-    /// without identity no damage: somebody who remuxed the stream left the message out. Initially false.
+    /// Sets whether the transport vouches that everything sent from here on is received. Only then is an access unit
+    /// without identity no damage: a remuxer has dropped the message. Initially false.
     pub fn vouch(&mut self, whole: bool) {
         self.vouched = whole;
     }
 
-    /// Something may be missing about here: the access unit that comes in, the next one and the one after it are not
-    /// vouched for. Parsers put the flag on either side of the hole.
+    /// Marks a possible loss: the access unit being received and the two after it are not vouched for. Parsers put the
+    /// flag on either side of the hole.
     pub fn discontinuity(&mut self) {
         self.doubtful = 2 + u8::from(self.pieces.is_some());
     }
 
-    /// A parameter set that comes beside the stream.
+    /// Takes a parameter set from outside the stream, as in caps.
     pub fn parameter_set(&mut self, codec: Codec, nal: &[u8]) {
         self.order.parameter_set(codec, nal);
     }
 
-    /// Takes one access unit on its way into the decoder. `corrupted`: somebody upstream already says so.
+    /// Takes one access unit on its way into the decoder. `corrupted`: upstream has flagged it.
     pub fn push(&mut self, access_unit: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         self.end_of_pieces();
         let vouched = self.vouched;
         self.record(codec, codec.summarize(access_unit, format), pts, corrupted, vouched);
     }
 
-    /// Takes a piece of an access unit (streams with one NAL unit a buffer): whole NAL units, one or more. An access unit
-    /// counts once the next one begins (another presentation time, or a NAL unit that only the start of an access unit
-    /// can have) or its frame is looked up. Pieces without a time belong to the access unit before them, or take the
-    /// time of the slices behind them. `corrupted`: somebody upstream already says so.
+    /// Takes a piece of an access unit (streams with one NAL unit a buffer): one or more whole NAL units. An access
+    /// unit counts once the next one begins (another presentation time, or a NAL unit that only the start of an access
+    /// unit can have) or its frame is looked up. Pieces without a time belong to the access unit before them, or take
+    /// the time of the slices behind them. `corrupted`: upstream has flagged it.
     pub fn push_piece(&mut self, piece: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         let mut empty = true;
         self.codec = Some(codec);
@@ -255,19 +255,19 @@ impl IdentityTracker {
     fn record(&mut self, codec: Codec, unit: AccessUnitSummary, pts: Option<u64>, corrupted: bool, vouched: bool) {
         let mut identity = unit.identity.as_ref().and_then(|i| i.as_ref().ok().copied());
         let has_slices = unit.slices.slices > 0;
-        // A message that was doubled into the next access unit says nothing of that one.
+        // A message that was duplicated into the next access unit does not describe that one.
         let doubled = identity.is_some_and(|i| self.latest == Some(i) && !unit.slices.are_those_of(&i));
         for set in &unit.parameter_sets {
             self.order.parameter_set(codec, set);
         }
         if !has_slices && (identity.is_none() || doubled) {
-            // Parameter sets alone make no frame.
+            // Parameter sets alone are no frame.
             return;
         }
         if doubled {
             identity = None;
         }
-        // A message that was moved behind the slices comes by itself, or with the next access unit.
+        // A message moved behind its slices comes alone or in the next access unit.
         if let Some(late) = identity
             && self.nameless.is_some_and(|slices| slices.are_those_of(&late))
             && !unit.slices.are_those_of(&late)
@@ -303,7 +303,7 @@ impl IdentityTracker {
         }
         let damaged = match self.origin {
             Origin::Ours => self.tainted,
-            // Nothing is promised of other streams.
+            // Foreign streams carry nothing to check.
             Origin::Undecided | Origin::Foreign => corrupted,
         };
         self.stats.tainted += u64::from(damaged);
@@ -319,7 +319,7 @@ impl IdentityTracker {
         self.records.push_back((pts, record));
     }
 
-    /// An access unit of which nobody says what belongs to it. `whole`: as far as the transport knows.
+    /// An access unit without identity. `whole`: nothing is missing, as far as the transport knows.
     fn anonymous(&mut self, unit: &AccessUnitSummary, whole: bool) {
         self.anonymous = self.anonymous.saturating_add(1);
         if self.anonymous >= FOREIGN_AFTER {
@@ -327,7 +327,7 @@ impl IdentityTracker {
             self.expected = None;
         }
         if !whole {
-            // In a stream of ours its message was lost, and who knows what else.
+            // In our stream its message was lost, and perhaps more.
             self.tainted = true;
             self.fresh = false;
             return;
@@ -342,7 +342,7 @@ impl IdentityTracker {
         }
     }
 
-    /// The access unit before had this identity, and all that it promises.
+    /// Assigns this identity to the previous access unit, and checks it.
     fn identified_late(&mut self, identity: FrameIdentity, extension: Extension) {
         self.begin_ours(None);
         self.anonymous = 0;
@@ -369,8 +369,8 @@ impl IdentityTracker {
         }
     }
 
-    /// The stream turns out to be ours. What was seen of it counts, unless that looked like another stream, which the
-    /// picture does not follow.
+    /// The stream turns out to be ours. Its access units so far count, unless they seem to be of another stream, which
+    /// the picture does not follow.
     fn begin_ours(&mut self, follows: Option<bool>) {
         if self.origin == Origin::Foreign && follows != Some(true) {
             self.tainted = true;
@@ -379,7 +379,8 @@ impl IdentityTracker {
         self.origin = Origin::Ours;
     }
 
-    /// Another access unit was due. `follows`: the picture follows the one before it, as far as it says so itself.
+    /// Another access unit was expected. `follows`: whether the picture follows the one before it, if its header shows
+    /// that.
     fn out_of_order(&mut self, (stream, counter): (u32, u32), identity: &FrameIdentity, follows: Option<bool>) {
         if stream != identity.stream_id {
             self.stats.restarts += 1;
@@ -388,8 +389,8 @@ impl IdentityTracker {
         }
         let missing = identity.access_unit.wrapping_sub(counter);
         let forward = missing < u32::MAX / 2;
-        // A counter that went back tells nothing of how many are missing; behind a key frame without identity it is a
-        // recording that is played again, and what is missing may lie before the key frame.
+        // A counter that went back does not give the number missing; after a key frame without identity it is a
+        // recording played again, and the loss may lie before the key frame.
         self.stats.gaps += if forward { u64::from(missing) } else { 1 };
         self.tainted |= !self.fresh || (forward && follows != Some(true));
     }
@@ -410,7 +411,7 @@ impl IdentityTracker {
         {
             self.out_of_order(expected, identity, follows);
         }
-        // Behind a key frame without identity no counter tells of what is missing.
+        // After a key frame without identity no counter shows losses.
         self.tainted |= self.fresh && follows == Some(false);
         self.expected = Some((identity.stream_id, identity.access_unit.wrapping_add(1)));
         self.fresh = false;
@@ -426,15 +427,15 @@ impl IdentityTracker {
         }
     }
 
-    /// What is known of a decoded frame, by its presentation time. Access units before it that gave no frame are
-    /// forgotten only as room is needed: decoders may reorder.
+    /// The record of a decoded frame, by its presentation time. Earlier access units without a frame are dropped only
+    /// when room is needed: decoders may reorder.
     pub fn lookup(&mut self, pts: Option<u64>) -> Lookup {
         self.lookup_told(pts, None)
     }
 
-    /// The same, where a parser has told which frame it is. Of two access units with one time, as recorders write them,
-    /// decoders move the second to the next one's time; it counts where it still waits from before that. Later ones do
-    /// not: parsers of GStreamer 1.22 that cut by NAL unit attach to the wrong frame.
+    /// As [`Self::lookup`], with the frame that a parser attached. If two access units have one time, as recorders
+    /// write them, decoders move the second to the next one's time; the attached frame counts if it is still waiting
+    /// from before. Later ones do not: parsers of GStreamer 1.22 that split by NAL unit attach to the wrong frame.
     pub fn lookup_told(&mut self, pts: Option<u64>, told: Option<&FrameIdentity>) -> Lookup {
         let index = match pts {
             Some(_) => self.records.iter().position(|(at, _)| *at == pts),
@@ -447,15 +448,15 @@ impl IdentityTracker {
                 .map(|identity| (identity.stream_id, identity.access_unit))
                 == own
         };
-        // Where the stream has no times at all the decoder makes some up. While nothing else waits it can be no other's, and
-        // while none was left out the frames come as the access units did.
+        // If the stream has no times at all, the decoder invents them. While only one record waits it must be this
+        // frame's, and while none was left out frames come in the order of access units.
         let untimed = self.records.iter().all(|(at, _)| at.is_none()) && (self.in_step || self.records.len() == 1);
         let index = index.or((untimed && !self.records.is_empty()).then_some(0));
         let index = match (index, own.and_then(|_| self.records.iter().position(waits))) {
             (Some(at), Some(before)) => Some(at.min(before)),
             (index, _) => index,
         };
-        // With pieces the last access unit may still be open when its frame comes.
+        // With pieces, the last access unit may still be open when its frame arrives.
         let open = |p: &Pieces| pts.is_none() || p.pts == pts || (p.pts.is_none() && self.records.is_empty());
         if index.is_none() && self.pieces.as_ref().is_some_and(open) {
             self.end_of_pieces();
@@ -463,7 +464,8 @@ impl IdentityTracker {
         }
         match index.and_then(|i| self.records.remove(i)) {
             Some((at, mut record)) => {
-                // After a loss two access units may share a time, and the decoder may give a frame for the second only.
+                // After a loss two access units may share a time, and the decoder may output a frame for the second
+                // only.
                 let twins = self.records.iter().filter(|(other, _)| at.is_some() && *other == at);
                 record.damaged |= twins.into_iter().any(|(_, twin)| twin.damaged);
                 Lookup::Known(record)
@@ -476,12 +478,12 @@ impl IdentityTracker {
         }
     }
 
-    /// Access units that went into the decoder and whose frames were not looked up yet.
+    /// Access units sent to the decoder whose frames were not looked up yet.
     pub fn waiting(&self) -> usize {
         self.records.len()
     }
 
-    /// Time jumps: what waits will not come, and what comes builds on something not seen.
+    /// Handles a jump of time: waiting frames will not come, and new ones refer to unknown ones.
     pub fn flush(&mut self) {
         self.records.clear();
         self.pieces = None;
@@ -496,21 +498,21 @@ impl IdentityTracker {
         self.last_request = None;
     }
 
-    /// Something else says that data is missing here (a gap event, a decoder's error): damaged until the next whole
-    /// recovery point. Ends the access unit that comes in pieces; frames already recorded stay as they are.
+    /// Handles a loss reported from outside (a gap event, a decoder's error): damaged until the next whole recovery
+    /// point. Ends the access unit in progress; frames already recorded keep their marks.
     pub fn lost(&mut self) {
         self.end_of_pieces();
         self.tainted = true;
         self.fresh = false;
     }
 
-    /// Whether only a key frame helps: the stream is ours and damaged, or was joined between key frames.
+    /// Whether the stream needs a key frame: it is ours and damaged, or was joined between key frames.
     pub fn needs_key_unit(&self) -> bool {
         self.origin == Origin::Ours && self.tainted
     }
 
-    /// Whether a key frame should be asked for at `now` (nanoseconds of stream time): our stream is damaged, or was
-    /// joined between key frames, and the last request was [`KEY_UNIT_INTERVAL_NS`] ago. Gives the number of the request,
+    /// Whether to request a key frame at `now` (nanoseconds of stream time): our stream is damaged, or was joined
+    /// between key frames, and the last request is [`KEY_UNIT_INTERVAL_NS`] ago. Returns the number of the request,
     /// from 1.
     pub fn key_unit_due(&mut self, now: u64) -> Option<u32> {
         let recent = self
@@ -524,7 +526,7 @@ impl IdentityTracker {
         Some(u32::try_from(self.stats.key_unit_requests).unwrap_or(u32::MAX))
     }
 
-    /// Whose stream it is.
+    /// Origin of the stream.
     pub fn origin(&self) -> Origin {
         self.origin
     }
@@ -592,7 +594,7 @@ mod tests {
         out
     }
 
-    /// How a test hands its access units over.
+    /// How a test passes its access units on.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Delivery {
         Whole,
@@ -603,7 +605,7 @@ mod tests {
     const DELIVERIES: [Delivery; 3] = [Delivery::Whole, Delivery::Pieces, Delivery::PiecesWithoutTime];
     const FORMATS: [Format; 2] = [Format::ByteStream, Format::LengthPrefixed(4)];
 
-    /// Runs a stream of access units, some of which are damaged, and returns for each frame that came out whether it was
+    /// Runs a stream of access units, some of which are damaged, and returns for each frame output whether it was
     /// marked.
     fn run(stream: &[Option<Vec<Vec<u8>>>], format: Format, delivery: Delivery) -> Vec<Option<bool>> {
         let mut tracker = IdentityTracker::new();
@@ -657,7 +659,7 @@ mod tests {
         }
     }
 
-    /// Calls `check` for one and four slices, both formats and every way of delivery.
+    /// Calls `check` for one and four slices, both formats and each kind of delivery.
     fn in_every_form(check: impl Fn(usize, &dyn Fn(&[Option<Vec<Vec<u8>>>]) -> Vec<Option<bool>>)) {
         for slices in [1, 4] {
             for format in FORMATS {
@@ -693,7 +695,7 @@ mod tests {
                     stream[n].as_mut().unwrap().remove(unit);
                     let mut marks = run(&stream);
                     if (n, unit) == (0, 0) {
-                        // Nothing is known of the stream yet: not ours, as far as can be told.
+                        // The stream is undecided, so not treated as ours.
                         assert_eq!(marks[0].take(), Some(false));
                     }
                     assert_marked(&marks, n, n, "NAL unit lost");
@@ -730,7 +732,7 @@ mod tests {
                     let next = stream[n + 1].take().unwrap();
                     stream[n].as_mut().unwrap().extend(next);
                     assert_marked(&run(&stream, format, Delivery::Whole), n + 1, n, "merged");
-                    // The second identity lost too: nothing but too many slices.
+                    // The second identity is lost too: only the number of slices is too high.
                     stream[n].as_mut().unwrap().remove(slices + 1);
                     assert_marked(&run(&stream, format, Delivery::Whole), n + 1, n, "merged, one identity");
                 }
@@ -916,7 +918,7 @@ mod tests {
         let mut tracker = IdentityTracker::new();
         for n in 0..2 {
             let mut all = vec![vec![0x09, 0xf0]];
-            // Of the second one identity and first slice are lost.
+            // The second one has lost identity and first slice.
             all.extend(units(n, 4).split_off(2 * n));
             for unit in all {
                 tracker.push_piece(
@@ -1043,7 +1045,7 @@ mod tests {
         assert!(pushed(&mut tracker, &pack(&units(1, 1), Format::ByteStream)).damaged);
         assert!(!pushed(&mut tracker, &pack(&units(10, 1), Format::ByteStream)).damaged);
         assert!(!tracker.needs_key_unit());
-        // A piece that holds nothing but says that something is missing.
+        // An empty piece that only flags a loss.
         tracker.push_piece(&[], Codec::H264, Format::ByteStream, None, true);
         assert!(pushed(&mut tracker, &pack(&units(11, 1), Format::ByteStream)).damaged);
     }
@@ -1150,7 +1152,7 @@ mod tests {
     fn a_frame_that_was_moved_to_the_next_ones_time_keeps_its_own_identity() {
         let mut tracker = IdentityTracker::new();
         let mut told = Vec::new();
-        // The decoder gives 0, 7 for the first two, as a recorder wrote one time for both, and 7 for the third.
+        // The decoder outputs 0, 7 for the first two, as a recorder wrote one time for both, and 7 for the third.
         for (n, pts) in [(0, 0), (1, 0), (2, 7), (3, 14)] {
             let unit = pack(&units(n, 1), Format::ByteStream);
             told.push(
@@ -1168,7 +1170,7 @@ mod tests {
         };
         assert_eq!(frame(0, Some(&told[0])), Some(told[0].frame));
         assert_eq!(frame(7, Some(&told[1])), Some(told[1].frame));
-        // What a parser attached to the wrong frame moves none.
+        // A frame that a parser attached wrongly moves none.
         assert_eq!(frame(7, Some(&told[3])), Some(told[2].frame));
         assert_eq!(frame(14, Some(&told[1])), Some(told[3].frame));
     }
@@ -1198,8 +1200,8 @@ mod tests {
         assert!(!damaged(&mut tracker, 20, false));
     }
 
-    /// `FRAMES` access units of `slices` slices as a file has them: all that was written is there. `change` gets the NAL
-    /// units of each and what it may carry over to the next.
+    /// `FRAMES` access units of `slices` slices as in a file: nothing is missing. `change` edits the NAL units of each
+    /// and may carry some over to the next.
     fn remuxed(
         slices: usize,
         mut change: impl FnMut(usize, &mut Vec<Vec<u8>>, &mut Vec<Vec<u8>>),
@@ -1214,7 +1216,7 @@ mod tests {
             .collect()
     }
 
-    /// Who each frame is and whether it is marked, of a stream that the transport vouches for.
+    /// Number and mark of each frame, of a stream that the transport vouches for.
     fn play(stream: &[Option<Vec<Vec<u8>>>], delivery: Delivery) -> Vec<(Option<u64>, bool)> {
         let mut tracker = IdentityTracker::new();
         tracker.vouch(true);
@@ -1277,7 +1279,7 @@ mod tests {
         for (what, change) in changes {
             for slices in [1, 4] {
                 for delivery in DELIVERIES {
-                    // Singly, a message between two slices cannot be told from the beginning of the next access unit.
+                    // Delivered singly, a message between two slices looks like the beginning of the next access unit.
                     if (what, slices) == ("behind the first slice", 4) && delivery != Delivery::Whole {
                         continue;
                     }
@@ -1301,7 +1303,7 @@ mod tests {
         let dropped = |n: usize, all: &mut Vec<Vec<u8>>| drop(n.is_multiple_of(GOP).then(|| all.remove(0)));
         for delivery in DELIVERIES {
             for lost in (2..FRAMES).filter(|n| !n.is_multiple_of(GOP)) {
-                // A whole access unit, which the counter tells of.
+                // A whole access unit; the counter shows it.
                 let mut stream = remuxed(4, |n, all, _| dropped(n, all));
                 stream[lost] = None;
                 let marks: Vec<bool> = play(&stream, delivery).iter().map(|f| f.1).collect();
@@ -1310,7 +1312,7 @@ mod tests {
                     let expected: Vec<bool> = (0..FRAMES - 1).map(|n| (lost..end).contains(&n)).collect();
                     assert_eq!(marks, expected, "access unit {lost}, {delivery:?}");
                 }
-                // A slice, which the message tells of.
+                // A slice; the message shows it.
                 let stream = remuxed(4, |n, all, _| {
                     dropped(n, all);
                     if n == lost {
@@ -1321,7 +1323,7 @@ mod tests {
                 let expected: Vec<bool> = (0..FRAMES).map(|n| (lost..=end).contains(&n)).collect();
                 assert_eq!(marks, expected, "slice of {lost}, {delivery:?}");
             }
-            // The beginning of a key frame of which no message tells.
+            // The beginning of a key frame; no message shows it.
             let stream = remuxed(4, |n, all, _| {
                 dropped(n, all);
                 if n == 20 {
@@ -1330,7 +1332,7 @@ mod tests {
             });
             let marks: Vec<bool> = play(&stream, delivery).iter().map(|f| f.1).collect();
             assert!(marks[..19].iter().all(|m| !m), "{delivery:?}: {marks:?}");
-            // Without times the rest of it goes with the access unit before.
+            // Without times the rest of it joins the access unit before.
             let rest = &marks[20 - usize::from(delivery == Delivery::PiecesWithoutTime)..];
             let expected: Vec<bool> = (0..20).map(|n| n < 10).collect();
             assert_eq!(rest[..20], expected, "{delivery:?}");
@@ -1347,7 +1349,7 @@ mod tests {
                 if n.is_multiple_of(GOP) {
                     all.remove(0);
                 }
-                // The second key frame comes with a hole in front of it, or by a way that is not known.
+                // The second key frame comes after a hole, or by an unknown transport.
                 tracker.vouch(hole || n != GOP);
                 if hole && n == GOP {
                     tracker.discontinuity();
@@ -1372,7 +1374,7 @@ mod tests {
                 pack(&all, Format::ByteStream)
             })
         };
-        // Another camera's, the same one played again, and a part of it that lies before.
+        // Another camera's, the same one played again, and an earlier part of it.
         for second in [(8, 0, 15), (9, 0, 15), (9, 10, 25)] {
             let mut tracker = IdentityTracker::new();
             tracker.vouch(true);
@@ -1381,7 +1383,7 @@ mod tests {
                 assert!(!pushed(&mut tracker, &unit).damaged, "{second:?}, frame {n}");
             }
         }
-        // A later part of the same stream looks as if what lies between was lost.
+        // A later part of the same stream looks like a loss of the part between.
         let mut tracker = IdentityTracker::new();
         tracker.vouch(true);
         let marks: Vec<bool> = stream(9, 0, 5)
@@ -1394,7 +1396,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_found_where_the_stream_has_no_times() {
-        // With decoders that give each frame at once, and those that keep some.
+        // With decoders without delay, and with delay.
         for delay in [0, 3] {
             let mut tracker = IdentityTracker::new();
             for n in 0..FRAMES + delay {
@@ -1411,7 +1413,7 @@ mod tests {
             }
         }
         let mut tracker = IdentityTracker::new();
-        // Of those behind a loss the decoder may leave one out.
+        // The decoder may leave out one frame after a loss.
         for n in [0, 2, 3] {
             let unit = pack(&units(n, 1), Format::ByteStream);
             tracker.push(&unit, Codec::H264, Format::ByteStream, None, false);

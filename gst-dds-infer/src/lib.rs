@@ -3,10 +3,10 @@
 //! GStreamer plugin of the server side of gst-dds: the elements `ddsinfer`, `ddsoverlay`, which draws its results, and
 //! `ddsrtprecv`, which receives one RTP stream in front of it.
 //!
-//! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns
-//! their answers into regions, [`segmentation`] puts maps of classes into few words, [`identity`] tells which decoded
-//! frames are whole, [`continuity`] and [`order`] whether something is missing, [`rtp`] keeps to one stream of many,
-//! [`overlay`] draws on pictures of any format, [`server`] decides what is inferred, asked for and waited for.
+//! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns their
+//! results into regions, [`segmentation`] encodes maps of classes compactly, [`identity`] decides which decoded frames
+//! are whole, [`continuity`] and [`order`] detect losses, [`rtp`] selects one stream of many, [`overlay`] draws on
+//! pictures of any format, [`server`] decides what is inferred, requested and waited for.
 
 mod analytics;
 pub mod continuity;

@@ -2,11 +2,12 @@
 
 //! Two passes over one frame, one result: the rule of the DDS paper (SIGCOMM 2020, section 3; published implementation).
 //!
-//! 1. What the first pass was sure of stays; everything the second pass found is added. The second pass looks at the
-//!    whole picture, refined regions and all, so it usually finds the sure objects again.
+//! 1. Confident objects of the first pass stay; all objects of the second pass are added. The second pass covers the
+//!    whole picture, including refined regions, so it usually finds the confident objects again.
 //! 2. Of two boxes of one class that overlap, the one of the second pass stays; of one pass, the more confident one.
-//! 3. With [`MergeSettings::join`], boxes below its floor go, and chains of overlapping boxes of one class become their
-//!    bounding box with the confidence of the left-most one.
+//! 3. With [`MergeSettings::join`], boxes below its floor are dropped, and chains of overlapping boxes of one class
+//! become
+//!    their bounding box with the confidence of the left-most one.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,7 @@ impl Pass {
 /// Step 3 of the rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Join {
-    /// Boxes below go, 0 to 1.
+    /// Boxes of a lower score are dropped, 0 to 1.
     pub floor: f32,
     /// Boxes of one class that overlap by more (intersection over union, 0 to 1) are joined.
     pub iou: f32,
@@ -43,16 +44,16 @@ pub struct Join {
 /// Thresholds of the rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MergeSettings {
-    /// First-pass objects scoring above are kept, 0 to 1 (paper: 0.5).
+    /// First-pass objects of a higher score are kept, 0 to 1 (paper: 0.5).
     pub accept: f32,
     /// Boxes of one class that overlap by more are one object, 0 to 1 (paper: 0.5).
     pub duplicate_iou: f32,
-    /// Whether chains of overlapping boxes are joined (paper: 0.3 and 0.3). Joining costs objects that stand close.
+    /// Whether chains of overlapping boxes are joined (paper: 0.3 and 0.3). Joining loses objects close together.
     pub join: Option<Join>,
 }
 
 impl MergeSettings {
-    /// The values of the published implementation.
+    /// Values of the published implementation.
     pub const PAPER: Self = Self {
         accept: 0.5,
         duplicate_iou: 0.5,
@@ -60,14 +61,14 @@ impl MergeSettings {
     };
 }
 
-/// An object of the common result.
+/// An object of the merged result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Merged {
-    /// What it is.
+    /// The object.
     pub detection: Detection,
-    /// Who found it.
+    /// The pass that found it.
     pub pass: Pass,
-    /// Its place in that pass's list.
+    /// Its index in that pass's list.
     pub index: usize,
 }
 
@@ -132,12 +133,12 @@ fn joined(mut items: Vec<Merged>, join: &Join) -> Vec<Merged> {
         for j in i + 1..items.len() {
             let (a, b) = (&items[i].detection, &items[j].detection);
             if b.x1 >= a.x2 {
-                // Sorted by left edge: none further right touches it.
+                // Sorted by left edge: none further right overlaps it.
                 break;
             }
             if a.class == b.class && iou(a, b) > join.iou {
                 let (a, b) = (root(&mut group, i), root(&mut group, j));
-                // The left-most member leads.
+                // The left-most member is the root.
                 group[a.max(b)] = a.min(b);
             }
         }

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use crate::model::{Detection, Landmarks};
 
 /// Name of the [`gst::meta::CustomMeta`] on every inferred frame. Its structure has the fields of the element message
-/// ([`FrameResult::to_structure`]); rectangles in it are in pixels of a picture of its `width` x `height`, also behind
-/// elements that scale. It has no tags, so that elements keep it as long as they keep any meta.
+/// ([`FrameResult::to_structure`]); rectangles in it are in pixels of a picture of its `width` x `height`, also after
+/// elements that scale. It has no tags, so that elements keep it whenever they keep any meta.
 pub const META: &str = "ddsinfer-results";
 
-/// Makes [`META`] known to GStreamer, once.
+/// Registers [`META`] with GStreamer, once.
 pub fn register_meta() {
     if !gst::meta::CustomMeta::is_registered(META) {
         gst::meta::CustomMeta::register_simple(META);
@@ -40,7 +40,7 @@ pub struct Object {
     pub class: u32,
     /// Confidence, 0 to 1.
     pub score: f32,
-    /// That anything is there at all, whatever its class, 0 to 1, where the model tells.
+    /// Objectness regardless of class, 0 to 1, if the model gives one.
     pub objectness: Option<f32>,
     /// Left edge.
     pub x: u32,
@@ -50,19 +50,19 @@ pub struct Object {
     pub width: u32,
     /// Height.
     pub height: u32,
-    /// The pass that found it: 1, or 2 where a refined picture was looked at.
+    /// The pass that found it: 1, or 2 for a refined picture.
     pub pass: u32,
-    /// Whose face it is, where faces are compared with a gallery.
+    /// Identity of the face, if faces are compared with a gallery.
     pub face: Option<Face>,
     /// Right eye, left eye, tip of the nose, right and left corner of the mouth of a face, `[x, y]` in pixels of the frame,
     /// where the model gives them.
     pub landmarks: Option<Landmarks>,
 }
 
-/// Whom a face looks like.
+/// Closest identity of a face.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Face {
-    /// The identity, where it is similar enough.
+    /// The identity, if it is similar enough.
     pub identity: Option<String>,
     /// Cosine of the angle to the closest identity, -1 to 1.
     pub similarity: f32,
@@ -73,28 +73,28 @@ pub struct Face {
 pub struct Classes {
     /// Number, name and share of the picture (0 to 1) of each class that occurs, the largest first.
     pub areas: Vec<(u32, String, f64)>,
-    /// The map itself, as [`crate::segmentation::map_json`] writes it, where it is wanted.
+    /// The map itself, as written by [`crate::segmentation::map_json`], if it is wanted.
     pub map: Option<Value>,
 }
 
-/// What became of the second pass of a frame.
+/// Outcome of the second pass of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Refined {
-    /// None was asked for.
+    /// None was requested.
     #[default]
     No,
-    /// It came and was looked at.
+    /// It arrived and was inferred.
     Yes,
-    /// The camera refused it: it had the frame no more.
+    /// The camera refused it: it no longer had the frame.
     Refused,
-    /// It did not come in time.
+    /// It did not arrive in time.
     Late,
-    /// It came damaged.
+    /// It arrived damaged.
     Damaged,
 }
 
 impl Refined {
-    /// As results write it; `None` where none was asked for.
+    /// Name in results; `None` if none was requested.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::No => None,
@@ -106,23 +106,23 @@ impl Refined {
     }
 }
 
-/// Everything said of one inferred frame.
+/// Result of one inferred frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameResult {
-    /// What the camera says of the frame.
+    /// The camera's identity of the frame.
     pub identity: Option<FrameIdentity>,
     /// Presentation time of the buffer, nanoseconds.
     pub pts_ns: Option<u64>,
-    /// Capture to result, milliseconds; `None` where the clocks are not known to agree, and for recordings.
+    /// Capture to result, milliseconds; `None` if the clocks are not known to agree, and for recordings.
     pub age_ms: Option<f64>,
-    /// UNIX time at which the first pass was done, nanoseconds; 0 where the clock does not tell.
+    /// UNIX time at the end of the first pass, nanoseconds; 0 if unknown.
     pub first_pass_ns: u64,
-    /// Capture to the end of the first pass, milliseconds; `None` as `age_ms`. Objects of the first pass are so old,
-    /// those of the second `age_ms`.
+    /// Capture to the end of the first pass, milliseconds; `None` as `age_ms`. It is the age of objects of the first
+    /// pass, `age_ms` of those of the second.
     pub first_pass_age_ms: Option<f64>,
-    /// What became of the second pass.
+    /// Outcome of the second pass.
     pub refined: Refined,
-    /// The picture is not what the camera coded.
+    /// The picture differs from what the camera coded.
     pub damaged: bool,
     /// Width of the frame in pixels.
     pub width: u32,
@@ -130,13 +130,13 @@ pub struct FrameResult {
     pub height: u32,
     /// Time spent in the model, pre- and post-processing included, milliseconds.
     pub inference_ms: f64,
-    /// What is there.
+    /// The objects.
     pub objects: Vec<Object>,
-    /// The classes of its parts, where the model tells.
+    /// Classes of the picture, of a segmentation model.
     pub classes: Option<Classes>,
-    /// Generation of the feedback that the frame gave.
+    /// Generation of the frame's feedback.
     pub generation: Option<u16>,
-    /// Where that feedback asks for quality.
+    /// Regions of that feedback.
     pub regions: Vec<Rect>,
 }
 
@@ -182,14 +182,14 @@ pub fn objects_of(
         .collect()
 }
 
-/// JSON has no NaN and no infinity; digits beyond use are left out.
+/// Rounds for JSON, which has no NaN and no infinity and needs no further digits.
 fn rounded(value: f64, decimals: i32) -> Value {
     let scale = 10f64.powi(decimals);
     json!((value * scale).round() / scale)
 }
 
 impl FrameResult {
-    /// Milliseconds from capture to `now` (UNIX nanoseconds); `None` where the camera does not know the time of capture.
+    /// Milliseconds from capture to `now` (UNIX nanoseconds); `None` if the camera does not know the time of capture.
     pub fn age_at(&self, now: u64) -> Option<f64> {
         let captured = self.identity?.capture_time_ns;
         (captured != 0 && now != 0).then(|| (now as f64 - captured as f64) / 1e6)
@@ -273,14 +273,14 @@ impl FrameResult {
     /// | `capture-time-ns` | uint64 | UNIX time of capture, nanoseconds; absent where the camera does not know it |
     /// | `age-ms` | double | capture to result, milliseconds; absent where the clocks are not known to agree |
     /// | `first-pass-age-ms` | double | capture to the end of the first pass, milliseconds; absent as `age-ms` |
-    /// | `refinement` | string | what became of the second pass: `done`, `refused`, `late`, `damaged`; absent where none was asked for |
-    /// | `damaged` | boolean | the picture is not what the camera coded |
+    /// | `refinement` | string | outcome of the second pass: `done`, `refused`, `late`, `damaged`; absent if none was requested |
+    /// | `damaged` | boolean | the picture differs from what the camera coded |
     /// | `width`, `height` | uint | size of the frame, pixels |
     /// | `inference-ms` | double | time spent in the model, milliseconds |
-    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2); `objectness` (double, 0 to 1; absent where the model does not tell); with a gallery `similarity` (double) and `identity` (string, absent for a stranger) |
+    /// | `objects` | array of `object` | `label` (string), `class` (uint), `score` (double, 0 to 1), `x`, `y`, `width`, `height` (uint, pixels), `pass` (uint, 1 or 2); `objectness` (double, 0 to 1; absent if the model gives none); with a gallery `similarity` (double) and `identity` (string, absent for a stranger) |
     /// | `classes` | array of `class` | of a segmenter: `class` (uint), `label` (string), `area` (double, 0 to 1), the largest first |
-    /// | `generation` | uint | feedback that the frame gave, 0 to 65535; absent where it gave none |
-    /// | `regions` | array of `region` | where that feedback asks for quality: `x`, `y`, `width`, `height` (uint, pixels) |
+    /// | `generation` | uint | generation of the frame's feedback, 0 to 65535; absent if it has none |
+    /// | `regions` | array of `region` | regions of that feedback: `x`, `y`, `width`, `height` (uint, pixels) |
     pub fn to_structure(&self) -> gst::Structure {
         let objects = self.objects.iter().map(|o| {
             gst::Structure::builder("object")

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::model::Segmentation;
 
-/// Most cells that a written map may claim to have, so that a damaged one costs no memory: 8192 x 8192.
+/// Most cells that a written map may claim, so that a damaged one allocates little: 8192 x 8192.
 const MAX_CELLS: usize = 1 << 26;
 
 /// The share of the picture that one class covers.
@@ -36,7 +36,7 @@ pub fn areas(map: &Segmentation) -> Vec<ClassArea> {
     areas
 }
 
-/// The map as JSON: `{"width": 4, "height": 2, "runs": [[0, 5], [13, 3]]}`, runs as of [`runs`]. [`from_map_json`] reads
+/// The map as JSON: `{"width": 4, "height": 2, "runs": [[0, 5], [13, 3]]}`, runs as in [`runs`]. [`from_map_json`] reads
 /// it back.
 pub fn map_json(map: &Segmentation) -> Value {
     let runs: Value = runs(map.classes())
@@ -45,10 +45,10 @@ pub fn map_json(map: &Segmentation) -> Value {
     json!({"width": map.width(), "height": map.height(), "runs": runs})
 }
 
-/// Reads what [`map_json`] wrote. Uncertainty and times are not in it.
+/// Reads the JSON of [`map_json`], which has neither uncertainty nor times.
 ///
 /// # Errors
-/// One sentence that says what is wrong with it.
+/// One sentence with the reason.
 pub fn from_map_json(value: &Value) -> Result<Segmentation, String> {
     let number = |key: &str| {
         let number = value[key].as_u64().and_then(|n| usize::try_from(n).ok());
@@ -76,8 +76,8 @@ pub fn from_map_json(value: &Value) -> Result<Segmentation, String> {
         .ok_or_else(|| format!("its runs have {found} cells, not {width}x{height}"))
 }
 
-/// Run-length encoding of cells in row-major order: class and number of equal neighbours. A run goes on from the end of
-/// a row to the start of the next.
+/// Run-length encoding of cells in row-major order: class and number of equal neighbours. A run may continue from the
+/// end of a row to the start of the next.
 pub fn runs(classes: &[u8]) -> impl Iterator<Item = (u8, usize)> {
     classes.chunk_by(|a, b| a == b).map(|run| (run[0], run.len()))
 }
@@ -85,7 +85,7 @@ pub fn runs(classes: &[u8]) -> impl Iterator<Item = (u8, usize)> {
 /// The DDS authors' measure of a segmentation (SIGCOMM 2020 artifact, `examine_segmentation.py`): cells where both maps
 /// agree and are not background, over cells where at least one is not, 0 to 1.
 ///
-/// `None` without any such cell (the frame does not count), or for maps of different sizes. Without a `background` class
+/// `None` without any such cell (the frame does not count), or if the maps differ in size. Without a `background` class
 /// all cells count.
 pub fn agreement(a: &[u8], b: &[u8], background: Option<u8>) -> Option<f64> {
     if a.len() != b.len() {
@@ -109,7 +109,7 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Nothing seen yet. Cells that have the class `ignored` in the reference do not count.
+    /// Without frames. Cells of class `ignored` in the reference do not count.
     pub fn new(ignored: Option<u8>) -> Self {
         Self {
             counts: vec![[0; 3]; 256],
@@ -117,7 +117,7 @@ impl Overlap {
         }
     }
 
-    /// Adds one frame; `false`, and nothing is added, for maps of different sizes.
+    /// Adds one frame; `false`, without adding it, if the maps differ in size.
     pub fn add(&mut self, reference: &[u8], other: &[u8]) -> bool {
         if reference.len() != other.len() {
             return false;
@@ -148,7 +148,7 @@ impl Overlap {
 
 /// Cells of each class.
 fn counts(classes: &[u8]) -> [u64; 256] {
-    // Four counters in turn: long runs of one class would wait for one.
+    // Four counters in turn: a long run of one class would otherwise serialise on one.
     let mut counts = [[0u64; 256]; 4];
     for cells in classes.chunks(4) {
         for (counts, class) in counts.iter_mut().zip(cells) {

@@ -57,42 +57,42 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 static PROPERTY_GUARD: Guard = Guard::new("a property of ddsrtprecv");
 
 const DEFAULT_LATENCY_MS: u32 = 20;
-/// Of one kind of trouble at most this many are logged: all of them come from the network.
+/// Most warnings logged of one kind: the network can cause any number of them.
 const LOGGED: u64 = 10;
 
-/// A stream that takes the place.
+/// A newly selected stream.
 struct Takeover {
     ssrc: u32,
-    /// SSRC of the one before it.
+    /// SSRC of the stream before it.
     former: Option<u32>,
-    /// What is known of it.
+    /// Its caps, if known.
     caps: Option<gst::Caps>,
     packets: Vec<gst::Buffer>,
-    /// Packets without payload mean nothing to the depayloader.
+    /// The depayloader ignores packets without payload.
     takes_empty: bool,
-    /// Time of the former one's last packet. Those that waited beside it came before, and time never goes back.
+    /// Time of the former stream's last packet. Packets that waited meanwhile are older, and time never goes back.
     from: Option<gst::ClockTime>,
 }
 
-/// What it is made of.
+/// The elements inside.
 #[derive(Debug)]
 struct Parts {
     session: gst::Element,
     jitter_buffer: gst::Element,
 }
 
-/// No lock is held while anything is pushed, sent or posted, and never two.
+/// No lock is kept while anything is pushed, sent or posted, and two are never held together.
 pub struct DdsRtpRecv {
     rtp_sink: gst::GhostPad,
     rtcp_sink: gst::GhostPad,
     src: gst::GhostPad,
     rtcp_src: gst::GhostPad,
-    /// Empty where one of the elements is not installed.
+    /// Empty if one of the elements is not installed.
     parts: OnceLock<Parts>,
     missing: Mutex<Option<&'static str>>,
     latency: Mutex<u32>,
     state: Mutex<State>,
-    /// The jitter buffer is being emptied, which nobody behind it need know.
+    /// The jitter buffer is being reset, which downstream need not know.
     resetting: AtomicBool,
     began: Instant,
 }
@@ -283,7 +283,7 @@ impl ElementImpl for DdsRtpRecv {
         }
         let done = self.parent_change_state(transition)?;
         if transition == gst::StateChange::PausedToReady {
-            // What waits holds buffers of a pool upstream.
+            // Waiting packets hold buffers of a pool upstream.
             self.state.lock().unwrap().selector.flush();
         }
         Ok(done)
@@ -297,7 +297,7 @@ impl DdsRtpRecv {
         let make = |name: &'static str| gst::ElementFactory::make(name).build().map_err(|_| name);
         let session = make("rtpsession")?;
         let jitter_buffer = make("rtpjitterbuffer")?;
-        // A key frame has come: nobody need prove any more that it sends.
+        // A key frame was received: no source needs probation any more.
         session.set_property("probation", 0u32);
         jitter_buffer.set_property("latency", *self.latency.lock().unwrap());
         let obj = self.obj();
@@ -343,7 +343,7 @@ impl DdsRtpRecv {
         };
         if dds_protocol::rtcp::is_rtcp(&map) {
             drop(map);
-            // On a shared port; the session tells the two apart as well.
+            // The port is shared; the session separates RTP and RTCP as well.
             return match self.own_rtcp(buffer) {
                 Some(own) => gst::ProxyPad::chain_default(pad, Some(&*self.obj()), own),
                 None => Ok(gst::FlowSuccess::Ok),
@@ -457,8 +457,8 @@ impl DdsRtpRecv {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// Makes the jitter buffer forget the former stream: it would take the sequence numbers of the next one for late or lost
-    /// ones of the same. Nothing behind it is flushed, so that a recording goes on.
+    /// Resets the jitter buffer: it would take the sequence numbers of the next stream for late or lost packets of the
+    /// former. Nothing downstream is flushed, so that a recording goes on.
     fn reset_jitter_buffer(&self) {
         let Some(sink) = self
             .parts
@@ -472,13 +472,13 @@ impl DdsRtpRecv {
         sink.send_event(gst::event::FlushStart::new());
         sink.send_event(gst::event::FlushStop::new(false));
         self.resetting.store(false, Ordering::SeqCst);
-        // It forgets that as well.
+        // The reset drops the segment as well.
         if let Some(segment) = segment {
             sink.send_event(segment);
         }
     }
 
-    /// What the session may hear of an RTCP compound.
+    /// The part of an RTCP compound that the session may receive.
     fn own_rtcp(&self, mut buffer: gst::Buffer) -> Option<gst::Buffer> {
         let own = {
             let map = buffer.map_readable().ok()?;
@@ -520,7 +520,7 @@ impl DdsRtpRecv {
         }
     }
 
-    /// Asks a stream for a key frame that the session knows nothing of yet.
+    /// Requests a key frame from a stream that the session does not know yet.
     fn ask_for_key_unit(&self, ssrc: u32) {
         let Some(parts) = self.parts.get() else { return };
         let session = parts.session.property::<Option<glib::Object>>("internal-session");
@@ -609,7 +609,8 @@ impl DdsRtpRecv {
         }
     }
 
-    /// An event on its way upstream. The session asks for key frames by SSRC and payload type, which decoders do not know.
+    /// Completes an event on its way upstream: the session requests key frames by SSRC and payload type, which
+    /// decoders do not know.
     fn addressed(&self, event: gst::Event) -> gst::Event {
         let is_request = event.type_() == gst::EventType::CustomUpstream
             && event.structure().is_some_and(|s| s.name() == "GstForceKeyUnit");

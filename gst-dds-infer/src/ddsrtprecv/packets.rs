@@ -11,8 +11,8 @@ use gst_net::gio;
 
 use crate::rtp::packet::Packet;
 
-/// A packet without payload in front of the first one of a stream whose SSRC the session knows: it refuses a packet whose
-/// number does not follow from the former ones, and believes the second (RFC 3550, A.1).
+/// A packet without payload, put before the first one of a stream whose SSRC the session knows: it refuses a packet
+/// whose number does not follow the former ones, and accepts the second (RFC 3550, A.1).
 pub(super) fn prefix(first: &gst::Buffer) -> Option<gst::Buffer> {
     let map = first.map_readable().ok()?;
     let packet = Packet::parse(&map).ok()?;
@@ -27,14 +27,15 @@ pub(super) fn prefix(first: &gst::Buffer) -> Option<gst::Buffer> {
     Some(prefix)
 }
 
-/// Who sent a packet, where its source tells.
+/// Address of a packet's sender, if its source gives it.
 pub(super) fn sender(buffer: &gst::BufferRef) -> Option<SocketAddr> {
     let address = buffer.meta::<gst_net::NetAddressMeta>()?.addr();
     let address = address.downcast::<gio::InetSocketAddress>().ok()?;
     Some(SocketAddr::from(address))
 }
 
-/// The session takes one SSRC from two addresses for a collision and refuses the second; that was decided here.
+/// Removes the address: the session takes one SSRC from two addresses for a collision and refuses the second, which
+/// the selector has decided already.
 pub(super) fn without_address(buffer: &mut gst::Buffer) {
     if buffer.meta::<gst_net::NetAddressMeta>().is_some()
         && let Some(meta) = buffer.make_mut().meta_mut::<gst_net::NetAddressMeta>()

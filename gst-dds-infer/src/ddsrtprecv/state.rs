@@ -10,7 +10,7 @@ use crate::rtp::selector::{Format, StreamSelector};
 
 use super::stream::Stream;
 
-/// Counts that are not of the selector.
+/// Counts beside the selector's.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stats {
     pub malformed: u64,
@@ -24,13 +24,13 @@ pub(super) struct Stats {
 pub(super) struct State {
     pub selector: StreamSelector<Option<SocketAddr>, gst::Buffer>,
     pub stream: Option<Stream>,
-    /// Payload type of the stream that is handed on.
+    /// Payload type of the selected stream.
     pub payload_type: u8,
-    /// SSRC of the stream that took the place last.
+    /// SSRC of the stream selected last.
     pub ssrc: Option<u32>,
-    /// Key frames are known, so that depayloaders pass over packets without payload.
+    /// Key frames are recognised, so depayloaders ignore packets without payload.
     pub key_frames: bool,
-    /// Time stamp of the packet that was handed on last.
+    /// Time stamp of the last packet passed on.
     pub last: Option<gst::ClockTime>,
     pub stats: Stats,
 }

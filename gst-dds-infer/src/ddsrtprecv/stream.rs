@@ -8,19 +8,19 @@ use dds_protocol::nal::Codec;
 
 use crate::rtp::selector::Format;
 
-/// What the caps say.
+/// What the caps describe.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub caps: gst::Caps,
     pub payload_type: Option<u8>,
-    /// Senders take picture loss indications.
+    /// The sender accepts picture loss indications.
     pub takes_pli: bool,
 }
 
 /// Reads caps.
 ///
 /// # Errors
-/// What is wrong with them, and what to do.
+/// The reason and the cure, in words.
 pub(super) fn read(caps: &gst::Caps) -> Result<(Stream, Format), String> {
     let s = caps.structure(0).ok_or("the caps are empty")?;
     if let Ok(media) = s.get::<&str>("media")
@@ -35,7 +35,7 @@ pub(super) fn read(caps: &gst::Caps) -> Result<(Stream, Format), String> {
         _ => return Err("the caps have no clock-rate: add clock-rate=90000 to those of the source".into()),
     }
     let is_set = |field: &str| s.has_field(field);
-    // In the interleaved mode of RFC 6184 packets of several pictures mix.
+    // In the interleaved mode of RFC 6184, packets of several pictures mix.
     let interleaved = s.get::<&str>("packetization-mode").is_ok_and(|mode| mode == "2");
     let name = s.get::<&str>("encoding-name").unwrap_or_default();
     let format = match name {
@@ -57,7 +57,7 @@ pub(super) fn read(caps: &gst::Caps) -> Result<(Stream, Format), String> {
     Ok((stream, format))
 }
 
-/// The same caps for the stream of this SSRC.
+/// The caps with this SSRC.
 pub(super) fn with_ssrc(caps: &gst::Caps, ssrc: u32) -> gst::Caps {
     let mut caps = caps.clone();
     caps.make_mut().set("ssrc", ssrc);

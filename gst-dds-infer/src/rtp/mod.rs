@@ -2,9 +2,9 @@
 
 //! One RTP stream out of all that arrives on a port.
 //!
-//! Anybody can send to a UDP port, and a camera that restarts comes back under another SSRC. [`selector`] selects the one
-//! stream that is handed on: it reads [`packet`] headers, looks for key frames in [`payload`]s, and [`rtcp`] of that stream
-//! alone comes through. All of it is a function of bytes and time.
+//! Anyone can send to a UDP port, and a camera that restarts returns under another SSRC. [`selector`] selects the one
+//! stream to pass on: it reads [`packet`] headers and looks for key frames in [`payload`]s; only [`rtcp`] of that
+//! stream passes. All of it is a function of bytes and time.
 
 #![forbid(unsafe_code)]
 

@@ -2,20 +2,20 @@
 
 //! RTP packets (RFC 3550, 5.1 and 5.3.1).
 
-/// What an RTP packet says, all lengths checked.
+/// Fields of an RTP packet, all lengths checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Synchronization source.
     pub ssrc: u32,
     /// Sequence number.
     pub sequence_number: u16,
-    /// Time of the media.
+    /// RTP timestamp.
     pub timestamp: u32,
-    /// The last packet of a picture, in video.
+    /// In video, set on the last packet of a picture.
     pub marker: bool,
     /// Payload type.
     pub payload_type: u8,
-    /// Without header, extension and padding; may be empty.
+    /// Payload without header, extension and padding; may be empty.
     pub payload: &'a [u8],
 }
 
@@ -27,7 +27,7 @@ pub enum Malformed {
     Version,
     /// Header, list of contributing sources or extension run over the end.
     Truncated,
-    /// The padding count is zero or larger than what there is.
+    /// The padding count is zero or exceeds the rest of the packet.
     Padding,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Packet<'a> {
     /// Reads a datagram.
     ///
     /// # Errors
-    /// [`Malformed`] where a receiver could not tell what is payload.
+    /// [`Malformed`] if the payload cannot be located.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let (header, rest) = datagram.split_first_chunk::<12>().ok_or(Malformed::Truncated)?;
         let &[first, second, q0, q1, t0, t1, t2, t3, s0, s1, s2, s3] = header;
@@ -112,7 +112,7 @@ mod tests {
     fn sources_extension_and_padding_are_no_payload() {
         let bytes = with(0xb1, &[0, 0, 0, 1, 0xbe, 0xde, 0, 1, 9, 9, 9, 9, 0x41, 0x9a, 0, 0, 3]);
         assert_eq!(Packet::parse(&bytes).unwrap().payload, &[0x41, 0x9a]);
-        // Nothing but padding is a packet too: it keeps a path open.
+        // A packet of padding only is valid: it keeps a path open.
         assert!(Packet::parse(&with(0xa0, &[0, 0, 3])).unwrap().payload.is_empty());
         assert!(Packet::parse(&with(0x80, &[])).unwrap().payload.is_empty());
     }

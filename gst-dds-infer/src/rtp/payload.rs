@@ -4,8 +4,8 @@
 
 use dds_protocol::nal::{self, Codec, NalKind};
 
-/// SEI payload type of a recovery point (ISO/IEC 14496-10 D.1.8, ISO/IEC 23008-2 D.2.8): streams that refresh their picture
-/// bit by bit have no other place to begin.
+/// SEI payload type of a recovery point (ISO/IEC 14496-10 D.1.8, ISO/IEC 23008-2 D.2.8): the only point of random
+/// access in streams with intra refresh.
 const RECOVERY_POINT: u32 = 6;
 
 /// A slice that begins in a payload.
@@ -13,7 +13,7 @@ const RECOVERY_POINT: u32 = 6;
 pub struct Slice {
     /// The first one of its picture.
     pub first: bool,
-    /// Decoding may start with its picture.
+    /// Decoding may start at its picture.
     pub key: bool,
 }
 
@@ -22,18 +22,18 @@ pub struct Slice {
 pub struct Contents {
     /// The first slice that begins here.
     pub slice: Option<Slice>,
-    /// A delimiter, or the parameter set that comes before all others: nothing of its access unit does.
+    /// A delimiter, or the parameter set that precedes all others: nothing of its access unit comes before.
     pub opens: bool,
     /// Sequence or picture parameter sets.
     pub parameters: bool,
-    /// A recovery point is announced.
+    /// A recovery point SEI message.
     pub recovery: bool,
-    /// Part of a NAL unit that began before.
+    /// The rest of a NAL unit that began before.
     pub continues: bool,
 }
 
 impl Contents {
-    /// Looks into a payload. What cannot be read holds nothing.
+    /// Parses a payload; an unreadable one gives the default.
     pub fn of(codec: Codec, payload: &[u8]) -> Self {
         let mut contents = Self::default();
         let Some(kind) = codec.nal_type(payload) else {
@@ -53,7 +53,7 @@ impl Contents {
                     rest = behind;
                 }
             }
-            // FU-A, FU: the type is in a header of their own, and the rest of the NAL unit's header in that of the payload.
+            // FU-A, FU: the type is in the FU header, the rest of the NAL unit's header in the payload's.
             (Codec::H264, 28) | (Codec::H265, 49) => match payload.get(header..) {
                 Some([fragment, data @ ..]) if fragment & 0x80 != 0 => {
                     let mut unit = [0; 3];
@@ -66,7 +66,7 @@ impl Contents {
                 }
                 _ => contents.continues = true,
             },
-            // Interleaved packets, and what is reserved.
+            // Interleaved packets, and reserved types.
             (Codec::H264, 0 | 25..) | (Codec::H265, 50..) => (),
             _ => contents.add(codec, payload, true),
         }
@@ -79,7 +79,7 @@ impl Contents {
             NalKind::Slice { idr } => {
                 // First bit of the slice header: `first_mb_in_slice` is 0, or `first_slice_segment_in_pic_flag`.
                 let first = unit.get(codec.header_bytes()).is_some_and(|byte| byte & 0x80 != 0);
-                // CRA and BLA pictures begin a stream as well.
+                // Decoding may start at CRA and BLA pictures as well.
                 let key = idr || codec == Codec::H265 && matches!(nal_type, 16..=21);
                 self.slice.get_or_insert(Slice { first, key });
             }

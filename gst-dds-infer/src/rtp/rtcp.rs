@@ -17,21 +17,21 @@ const EXTENDED_REPORT: u8 = 207;
 /// Format of a picture loss indication (RFC 4585, 6.3.1).
 const PICTURE_LOSS: u8 = 1;
 
-/// What of a compound is of one stream.
+/// The part of a compound that belongs to one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filtered {
     /// The packets of the stream, in order.
     pub own: Vec<u8>,
-    /// Packets of others, which are left out.
+    /// Number of packets of others, left out.
     pub foreign: usize,
-    /// The stream says goodbye.
+    /// The stream has sent BYE.
     pub bye: bool,
 }
 
-/// Picks the packets that speak for `ssrc` out of a compound; `None`: for nobody. Reduced-size RTCP (RFC 5506) is read too.
+/// Filters the packets of `ssrc` out of a compound; `None`: of no stream. Reduced-size RTCP (RFC 5506) is read too.
 ///
 /// # Errors
-/// [`Malformed`] where the compound is broken anywhere; nothing of it is used then.
+/// [`Malformed`] if any part of the compound is broken; then none of it is used.
 pub fn filter(compound: &[u8], ssrc: Option<u32>) -> Result<Filtered, Malformed> {
     let mut filtered = Filtered::default();
     let mut rest = compound;
@@ -59,7 +59,7 @@ pub fn filter(compound: &[u8], ssrc: Option<u32>) -> Result<Filtered, Malformed>
                 let mut named = sources.chunks_exact(4).map(be32);
                 if ssrc.is_some_and(|ssrc| named.any(|named| named == ssrc)) {
                     filtered.bye = true;
-                    // Those beside it are none of the session's sources.
+                    // Other SSRCs in the BYE are unknown to the session.
                     filtered.own.extend([0x81, BYE, 0, 1]);
                     filtered.own.extend(ssrc.unwrap_or_default().to_be_bytes());
                 } else {
@@ -73,7 +73,7 @@ pub fn filter(compound: &[u8], ssrc: Option<u32>) -> Result<Filtered, Malformed>
                         let sender = body.first_chunk::<4>().ok_or(Malformed::Truncated)?;
                         ssrc == Some(u32::from_be_bytes(*sender))
                     }
-                    // Whose it is nobody can tell.
+                    // The sender of these is unknown.
                     _ => false,
                 };
                 if own {
@@ -114,7 +114,8 @@ fn describes_only(body: &[u8], chunks: u8, ssrc: Option<u32>) -> Result<bool, Ma
     Ok(only)
 }
 
-/// A compound that asks `media` for a key frame: an empty receiver report of `sender`, and a picture loss indication.
+/// A compound that requests a key frame of `media`: an empty receiver report of `sender`, and a picture loss
+/// indication.
 pub fn picture_loss(sender: u32, media: u32) -> Vec<u8> {
     let mut compound = Vec::with_capacity(20);
     compound.extend([0x80, RECEIVER_REPORT, 0, 1]);
@@ -186,7 +187,7 @@ mod tests {
                 (0, compound.len(), false)
             );
         }
-        // Beside the stream's own.
+        // Mixed with packets of others.
         let mixed = [report(OTHER), report(OWN), description(&[OTHER])].concat();
         let filtered = filter(&mixed, Some(OWN)).unwrap();
         assert_eq!((filtered.own, filtered.foreign), (report(OWN), 2));

@@ -2,14 +2,14 @@
 
 //! Which of the RTP streams that arrive is selected, and so handed on.
 //!
-//! A stream is an SSRC from one address. The selected one stays selected while its packets come, for [`HOLD`] after the last
-//! of them, and until its BYE (packets that the BYE has overtaken still pass). Then the first stream is selected of which
-//! one whole key frame has come: from the first packet of the access unit, parameter sets in front included, to its last
-//! one. Streams that wait are kept from their newest whole key frame on, so that a camera that restarts is seen from there
-//! and not from its next one.
+//! A stream is an SSRC from one address. The selected one stays selected while its packets arrive, for [`HOLD`] after
+//! the last of them, and until its BYE (packets overtaken by the BYE still pass). Then the first stream is selected of
+//! which one whole key frame has arrived: from the first packet of the access unit, including parameter sets in front,
+//! to its last one. Candidates are kept from their newest whole key frame on, so that a restarted camera is decoded
+//! from there and not from its next one.
 //!
-//! Everybody can send. What waits is bounded in streams and bytes; a flood of sources can neither push out one that goes on
-//! sending nor keep it out for long.
+//! Anyone can send. Candidates are bounded in number and bytes; a flood of sources can neither displace one that goes
+//! on sending nor keep it out for long.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,87 +19,87 @@ use dds_protocol::nal::Codec;
 use super::packet::Packet;
 use super::payload::Contents;
 
-/// How long a stream of which nothing comes stays selected.
+/// How long a silent stream stays selected.
 pub const HOLD: Duration = Duration::from_secs(1);
-/// How long after a BYE packets of its stream may still come: it goes by another port, and overtakes them.
+/// How long after a BYE packets of its stream may still arrive: it uses another port, and overtakes them.
 pub const OVERTAKEN: Duration = Duration::from_millis(250);
-/// Age of a key frame from which a stream is no longer taken over: what lies behind it would be looked at far too late.
+/// Age of a key frame from which on a stream is not selected: its packets would be decoded far too late.
 pub const KEEP: Duration = Duration::from_secs(2);
-/// Streams that wait.
+/// Most candidates.
 pub const MAX_CANDIDATES: usize = 512;
-/// Memory in packets of one stream that waits, and of all of them.
+/// Memory in packets of one candidate, and of all.
 pub const MAX_CANDIDATE_BYTES: usize = 8 << 20;
 /// See [`MAX_CANDIDATE_BYTES`].
 pub const MAX_BYTES: usize = 16 << 20;
 
-/// What a packet costs beside its bytes.
+/// Cost of a packet beside its bytes.
 const PACKET_OVERHEAD: usize = 512;
-/// Where all places are taken a stream that is silent for this time gives its own to another one: those of a flood come
-/// once, cameras send more often.
+/// If all places are taken, a stream silent for this time yields its place: those of a flood send once, cameras more
+/// often.
 const IDLE: Duration = Duration::from_millis(250);
-/// Between two requests for key frames, of one stream and of all.
+/// Shortest time between two requests for key frames, of one stream and of all.
 const ASK_ONE: Duration = Duration::from_millis(500);
 const ASK_ANY: Duration = Duration::from_millis(100);
-/// Packets that may come late, and still be sorted in.
+/// Most packets by which one may be late and still be put in order.
 const REORDER: usize = 64;
-/// A jump of the sequence number by more is another beginning.
+/// A larger jump of the sequence number is a restart.
 const MAX_JUMP: i16 = 1000;
 
-/// How to find out whether a stream can be joined.
+/// How to decide whether a stream can be joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Key frames are known; `parameters`: caps bring parameter sets, so that streams need not.
+    /// Key frames are recognised; `parameters`: caps bring parameter sets, so that streams need not.
     Video {
         /// The standard.
         codec: Codec,
         /// Parameter sets are known from elsewhere.
         parameters: bool,
     },
-    /// Any whole frame will do, between two ends of frames: decoders of these ask for what they need.
+    /// Any whole frame will do, between two ends of frames: their decoders request what they need.
     Other,
 }
 
-/// What becomes of a packet.
+/// Decision about a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<P> {
-    /// Of the selected stream.
+    /// It belongs to the selected stream.
     Pass,
-    /// Of a stream that waits.
+    /// It belongs to a candidate and waits.
     Kept,
-    /// Of a stream that there is no place for, or too late to be sorted in.
+    /// There is no place for its stream, or it is too late to be put in order.
     Dropped,
-    /// The stream is selected from here on, with these packets in order. This one is among them.
+    /// Its stream is selected from here on, with these packets in order, including this one.
     Takeover {
-        /// Of the stream.
+        /// SSRC of the stream.
         ssrc: u32,
         /// From the beginning of the key frame on.
         packets: Vec<P>,
     },
 }
 
-/// A verdict, and what is to be done beside it.
+/// A verdict, and whether to request a key frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome<P> {
-    /// Of the packet.
+    /// Verdict on the packet.
     pub verdict: Verdict<P>,
-    /// A key frame should be asked of the stream with this SSRC: no stream is selected, and none is known.
+    /// SSRC of the stream from which to request a key frame: no stream is selected, and no key frame is known.
     pub ask: Option<u32>,
 }
 
 /// Counts since construction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SelectorStats {
-    /// Packets of streams while they were selected, and those that were handed on when they became it.
+    /// Packets of selected streams, including those passed on at their selection.
     pub passed: u64,
-    /// Packets of other streams: dropped, or waiting.
+    /// Packets of other streams: dropped or waiting.
     pub foreign: u64,
-    /// Of those, the ones of streams that there was no place for.
+    /// Of those, packets of streams without a place.
     pub crowded: u64,
-    /// Streams that became the selected one.
+    /// Selections of another stream.
     pub takeovers: u64,
-    /// Streams that said goodbye while they were selected.
+    /// Streams that sent BYE while selected.
     pub byes: u64,
-    /// Key frames that should have been asked for.
+    /// Requests for key frames.
     pub asks: u64,
 }
 
@@ -113,7 +113,7 @@ struct Origin<A> {
 struct Selected<A> {
     origin: Origin<A>,
     last: Duration,
-    /// When it said goodbye, where no other has been selected since.
+    /// Time of its BYE, unless another stream was selected since.
     left: Option<Duration>,
 }
 
@@ -135,19 +135,19 @@ struct Candidate<A, P> {
     last: Duration,
     packets: u64,
     newest: i64,
-    /// In order of their numbers.
+    /// Waiting packets, in order of their numbers.
     kept: VecDeque<Entry<P>>,
     bytes: usize,
-    /// What is kept begins with a whole key frame.
+    /// They begin with a whole key frame.
     whole: bool,
-    /// Time stamp of the picture that began last as key frames do.
+    /// Time stamp of the last picture that begins like a key frame.
     key: Option<u32>,
-    /// Time stamp of the picture that was looked at last, and how often.
+    /// Time stamp of the last picture that was searched, and how often.
     looked: Option<(u32, usize)>,
     asked: Option<Duration>,
 }
 
-/// Selects one stream. `A` tells senders with one SSRC apart, `P` is a packet.
+/// Selects one stream. `A` distinguishes senders with one SSRC, `P` is a packet.
 #[derive(Debug)]
 pub struct StreamSelector<A, P> {
     format: Format,
@@ -158,7 +158,7 @@ pub struct StreamSelector<A, P> {
 }
 
 impl<A: Copy + Eq, P> StreamSelector<A, P> {
-    /// Without a selected stream.
+    /// A selector without a selected stream.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -169,7 +169,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
         }
     }
 
-    /// Packets are of another format from here on.
+    /// Sets the format of packets from here on.
     pub fn set_format(&mut self, format: Format) {
         if self.format != format {
             self.format = format;
@@ -185,7 +185,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             .map(|h| h.origin.ssrc)
     }
 
-    /// Streams that wait, and the memory in their packets.
+    /// Candidates, and the memory in their packets.
     pub fn waiting(&self) -> (usize, usize) {
         (self.candidates.len(), self.candidates.iter().map(|c| c.bytes).sum())
     }
@@ -195,12 +195,12 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
         self.stats
     }
 
-    /// Forgets the streams that wait: time jumps.
+    /// Forgets all candidates: time jumps.
     pub fn flush(&mut self) {
         self.candidates.clear();
     }
 
-    /// A stream says goodbye at `now`. Returns whether it was selected.
+    /// Takes a BYE at `now`. Returns whether its stream was selected.
     pub fn bye(&mut self, now: Duration, ssrc: u32) -> bool {
         let selected = self
             .selected
@@ -211,7 +211,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
         held
     }
 
-    /// Takes a packet at `now`, a time that never goes back. `size`: the memory it holds; `keep` gives it away.
+    /// Takes a packet at `now`, which never decreases. `size`: its memory; `keep` returns the packet to store.
     pub fn push(
         &mut self,
         now: Duration,
@@ -289,12 +289,12 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             .is_none_or(|selected| selected.left.is_some() || now.saturating_sub(selected.last) >= HOLD)
     }
 
-    /// Forgets streams that are silent.
+    /// Drops silent candidates.
     fn sweep(&mut self, now: Duration) {
         self.candidates.retain(|c| now.saturating_sub(c.last) <= KEEP);
     }
 
-    /// The place of a stream that waits, a new one where there is room or one that nobody will miss.
+    /// Place of a candidate: its own, a free one, or that of one silent for [`IDLE`].
     fn place(&mut self, now: Duration, origin: Origin<A>) -> Option<usize> {
         if let Some(index) = self.candidates.iter().position(|c| c.origin == origin) {
             return Some(index);
@@ -321,7 +321,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
         Some(self.candidates.len() - 1)
     }
 
-    /// Keeps to [`MAX_BYTES`].
+    /// Drops packets beyond [`MAX_BYTES`].
     fn bound(&mut self) {
         while self.waiting().1 > MAX_BYTES {
             let Some(largest) = self.candidates.iter_mut().max_by_key(|c| c.bytes) else {
@@ -379,7 +379,7 @@ impl<A, P> Candidate<A, P> {
             packet: keep(),
         };
         self.kept.insert(index, entry);
-        // It may complete its own picture, or be the first one behind another.
+        // It may complete its own picture, or be the first one after another.
         let pictures = [Some(index), index.checked_sub(1)];
         let start = pictures.into_iter().flatten().find_map(|i| {
             let last = self.end_of(i)?;
@@ -404,10 +404,10 @@ impl<A, P> Candidate<A, P> {
         self.bytes -= self.kept.drain(..count).map(|entry| entry.bytes).sum::<usize>();
     }
 
-    /// Keeps what may still be handed on.
+    /// Drops packets that cannot be passed on any more.
     fn trim(&mut self, now: Duration) {
         self.whole &= self.kept.front().is_some_and(|e| now.saturating_sub(e.at) <= KEEP);
-        // Pictures that cannot become whole key frames any more.
+        // Pictures that can no longer become whole key frames.
         while !self.whole && self.kept.len() > REORDER && self.kept[REORDER].timestamp != self.kept[0].timestamp {
             self.drop_front(1);
         }
@@ -421,7 +421,7 @@ impl<A, P> Candidate<A, P> {
         self.kept[i].number == self.kept[i - 1].number + 1
     }
 
-    /// The last packet of the picture that the packet at `index` belongs to, if it has come.
+    /// The last packet of the picture of the packet at `index`, if it has arrived.
     fn end_of(&self, index: usize) -> Option<usize> {
         let kept = &self.kept;
         let mut last = index;
@@ -432,7 +432,8 @@ impl<A, P> Candidate<A, P> {
         ends.then_some(last)
     }
 
-    /// Whether a picture may be looked at once more: it costs a step a packet, and an end can be sent with each.
+    /// Whether a picture may be searched once more: a search costs a step per packet, and an end can be sent with
+    /// each.
     fn looks(&mut self, timestamp: u32) -> bool {
         match &mut self.looked {
             Some((at, times)) if *at == timestamp => *times += 1,
@@ -441,7 +442,7 @@ impl<A, P> Candidate<A, P> {
         self.looked.is_some_and(|(_, times)| times <= REORDER)
     }
 
-    /// Where the key frame begins that the packet at `index` belongs to, up to the one at `last`, if all of it has come.
+    /// First packet of the key frame of the packet at `index`, up to the one at `last`, if all of it has arrived.
     fn whole_from(&self, index: usize, last: usize, format: Format) -> Option<usize> {
         let kept = &self.kept;
         let timestamp = kept[index].timestamp;
@@ -465,14 +466,14 @@ impl<A, P> Candidate<A, P> {
         let known = begins.opens || first > 0 && follows(first) || parameters;
         let recovers = |at: usize| kept.range(first..=at).any(|e| e.contents.recovery);
         let slice = (first..=last).find_map(|at| kept[at].contents.slice.map(|slice| (at, slice)));
-        // What continues came apart from what it continues.
+        // A fragment has arrived without its beginning.
         let torn = begins.continues && !(first > 0 && follows(first));
         slice
             .is_some_and(|(at, slice)| known && !torn && slice.first && (slice.key || recovers(at)))
             .then_some(first)
     }
 
-    /// Whether a key frame should be asked for: the stream is more than a stray packet, and none is on its way.
+    /// Whether to request a key frame: the stream is more than a stray packet, and no key frame is arriving.
     fn needs_key(&self, now: Duration) -> bool {
         let on_its_way = self
             .kept
@@ -498,7 +499,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A packet of a stream, without its SSRC; the pictures of a stream are numbered.
+    /// A packet of a stream, without its SSRC; pictures are numbered.
     #[derive(Clone, Debug, PartialEq, Eq)]
     struct Sent {
         number: u16,
@@ -512,7 +513,7 @@ mod tests {
     const KEY: [&[u8]; 3] = [&[0x7c, 0x85, 0x88], &[0x7c, 0x05, 0x11], &[0x7c, 0x45, 0x22]];
     const INTER: &[u8] = &[0x41, 0x9a];
 
-    /// Packets of pictures of which every `gop`th is a key frame of five packets, the others one.
+    /// Packets of pictures; every `gop`th picture is a key frame of five packets, the others one.
     fn stream(first: u16, pictures: u32, gop: u32) -> Vec<Sent> {
         let mut sent: Vec<Sent> = Vec::new();
         for picture in 0..pictures {
@@ -535,7 +536,7 @@ mod tests {
         sent
     }
 
-    /// A selector of which a packet is its number.
+    /// A selector whose packets are numbers.
     type Tested = StreamSelector<u16, u16>;
 
     fn push_from(selector: &mut Tested, now: Duration, ssrc: u32, address: u16, sent: &Sent) -> Outcome<u16> {
@@ -558,7 +559,7 @@ mod tests {
         sent.iter().map(|sent| push(selector, now, ssrc, sent)).collect()
     }
 
-    /// Packets that were handed on.
+    /// Packets that were passed on.
     fn handed(verdicts: &[Verdict<u16>], sent: &[Sent]) -> Vec<u16> {
         let one = |(verdict, sent): (&Verdict<u16>, &Sent)| match verdict {
             Verdict::Pass => vec![sent.number],
@@ -572,7 +573,7 @@ mod tests {
         sent.iter().map(|s| s.number).collect()
     }
 
-    /// Stream 1 is selected at 0 ms.
+    /// A selector with stream 1 selected at 0 ms.
     fn held() -> Tested {
         let mut selector = StreamSelector::new(H264);
         push_all(&mut selector, ms(0), 1, &stream(100, 1, 10));
@@ -582,7 +583,7 @@ mod tests {
 
     #[test]
     fn the_first_whole_key_frame_takes_a_free_way_and_all_of_it_is_handed_on() {
-        // Across the wrap of the numbers, too.
+        // Also across the wrap of sequence numbers.
         for first in [0, 7, 65533] {
             let mut selector = StreamSelector::new(H264);
             let sent = stream(first, 20, 10);
@@ -633,7 +634,7 @@ mod tests {
         let mut order = numbers(&sent);
         order.sort_by_key(|n| n.wrapping_add(10));
         assert_eq!(handed(&verdicts, &sent), order);
-        // Twice the same is once.
+        // A duplicate counts once.
         let mut selector = StreamSelector::new(H264);
         let sent: Vec<_> = stream(1, 1, 10).into_iter().flat_map(|s| [s.clone(), s]).collect();
         let verdicts = push_all(&mut selector, ms(0), 1, &sent[..9]);
@@ -650,7 +651,7 @@ mod tests {
             }
             sent
         };
-        // Without either, those of the first picture may be lost; the second one follows a packet that was seen.
+        // Without either, packets of the first picture may be lost; the second one follows a received packet.
         let mut selector = StreamSelector::new(H264);
         push_all(&mut selector, ms(0), 1, &bare(5)[..3]);
         assert_eq!(selector.selected(), None);
@@ -663,7 +664,7 @@ mod tests {
         let mut selector = StreamSelector::new(known);
         push_all(&mut selector, ms(0), 1, &bare(5)[..3]);
         assert_eq!(selector.selected(), Some(1));
-        // Those of the time of the picture before are handed on with the picture.
+        // Parameter sets with the time of the picture before are passed on with the picture.
         let mut selector = StreamSelector::new(H264);
         let mut sent = stream(0, 1, 1);
         (sent[0].picture, sent[1].picture, sent[1].marker) = (9, 9, true);
@@ -718,7 +719,7 @@ mod tests {
             .unwrap();
         let at = 300 + 33 * sent[first].picture;
         assert!((1000..1034).contains(&at), "at {at} ms");
-        // The former one is a stranger now.
+        // The former one is foreign now.
         assert_eq!(push(&mut selector, ms(1700), 1, &stream(101, 2, 10)[5]), Verdict::Kept);
     }
 
@@ -763,7 +764,7 @@ mod tests {
         assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Pass);
         assert_eq!(selector.selected(), None);
         assert_eq!(push(&mut selector, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Kept);
-        // Another stream that is selected in between ends that.
+        // The selection of another stream in between ends that.
         let mut selector = held();
         assert!(selector.bye(ms(100), 1));
         push_all(&mut selector, ms(110), 2, &stream(9000, 1, 1));
@@ -820,17 +821,17 @@ mod tests {
         let mut selector = held();
         assert!(sent[5..20].iter().all(|s| ask(&mut selector, 500, s).is_none()));
         assert_eq!(ask(&mut selector, 1000, &sent[20]), Some(2));
-        // Not again before half a second has passed, nor for a stray packet.
+        // Not again within half a second, nor for a stray packet.
         assert!(sent[21..40].iter().all(|s| ask(&mut selector, 1490, s).is_none()));
         assert_eq!(ask(&mut selector, 1500, &sent[40]), Some(2));
         let mut selector = StreamSelector::new(H264);
         assert_eq!(ask(&mut selector, 0, &sent[5]), None);
         assert_eq!(ask(&mut selector, 0, &sent[6]), Some(2));
-        // Not while one comes in.
+        // Not while one is arriving.
         let mut selector = StreamSelector::new(H264);
         assert!(sent[..5].iter().all(|s| ask(&mut selector, 0, s).is_none()));
         assert_eq!(selector.stats().asks, 0);
-        // All streams together ten times a second at most.
+        // For all streams together at most ten times a second.
         let mut selector = StreamSelector::new(H264);
         let mut asked = 0;
         for ssrc in 0..1000 {
@@ -840,7 +841,7 @@ mod tests {
             }
         }
         assert!((5..=10).contains(&asked), "{asked}");
-        // Decoders of other codecs ask for themselves.
+        // Decoders of other codecs request them themselves.
         let mut selector = StreamSelector::new(Format::Other);
         assert!(sent[5..9].iter().all(|s| ask(&mut selector, 0, s).is_none()));
     }
@@ -857,7 +858,7 @@ mod tests {
             })
         };
         let sent: Vec<_> = (0..3).flat_map(frame).collect();
-        // The first one may lack its beginning.
+        // The first picture may lack its beginning.
         let verdicts = push_all(&mut selector, ms(0), 1, &sent[1..]);
         assert_eq!(handed(&verdicts, &sent[1..]), [3, 4, 5, 6, 7, 8]);
     }
@@ -870,7 +871,7 @@ mod tests {
             let mut random = seed;
             let (mut number, mut picture, mut asked, mut taken) = (400u16, 0u32, false, None);
             let mut due = 0u64;
-            // A source a tenth of a millisecond, which comes once, with a packet as it begins a key frame.
+            // A new source every tenth of a millisecond, with one packet like the beginning of a key frame.
             for i in 0..150_000u64 {
                 let now = Duration::from_micros(100 * i);
                 push(&mut selector, now, 10 + i as u32, &stream(0, 1, 1)[0]);
@@ -878,7 +879,7 @@ mod tests {
                 if 100 * i < due {
                     continue;
                 }
-                // The camera, as punctual as one is, codes a key frame when it is asked.
+                // The camera, with its usual jitter, codes a key frame when one is requested.
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 due += frame_us * 9 / 10 + (random >> 33) % (frame_us / 5);
                 let mut packets = match std::mem::take(&mut asked) {
@@ -907,7 +908,7 @@ mod tests {
         let mut selector = held();
         let mut now = ms(0);
         for round in 0..4000u32 {
-            // Key frames that never end, under as many sources as there are places.
+            // Key frames without end, from as many sources as there are places.
             for ssrc in 2..20 {
                 let sent = Sent {
                     number: round as u16,
@@ -926,7 +927,7 @@ mod tests {
                 now += ms(1);
             }
         }
-        // And it is given back when they fall silent.
+        // Their memory is freed when they fall silent.
         push(&mut selector, ms(10_000), 1, &stream(105, 3, 10)[5]);
         assert_eq!(selector.waiting(), (0, 0));
     }
