@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Objects as GstAnalytics metas, which GStreamer has from 1.24 on.
+//! Objects as GstAnalytics metas, available from GStreamer 1.24 on.
 //!
 //! The library is opened at run time, so that one binary serves older GStreamer too. Only this file calls it.
 //! Signatures are from `gst/analytics/*.h` of 1.24, which introduced all functions used here; 1.26 has the same.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Did everything arrive? What RTP packets tell of those that did not.
+//! Detects lost RTP packets by their sequence numbers.
 //!
 //! Depayloaders and parsers hardly report losses: of a stream that lost 3 % of its packets one buffer in 60 was
 //! flagged. Sequence numbers show them. They are read in front of the depayloader, and matched to access units by

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which decoded frame is which, and is it whole?
+//! Identifies decoded frames, and detects which of them are damaged.
 //!
 //! Decoders conceal damage and do not report it: of 60 frames decoded after 3 % packet loss, 55 were damaged and none
 //! was flagged. So access units are parsed before they are decoded. The camera writes into each one a counter of

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Two passes over one frame, one result: the rule of the DDS paper (SIGCOMM 2020, section 3; published implementation).
+//! Merges two passes over one frame by the rule of the DDS paper (SIGCOMM 2020, section 3; published implementation).
 //!
 //! 1. Confident objects of the first pass stay; all objects of the second pass are added. The second pass covers the
 //!    whole picture, including refined regions, so it usually finds the confident objects again.
 //! 2. Of two boxes of one class that overlap, the one of the second pass stays; of one pass, the more confident one.
 //! 3. With [`MergeSettings::join`], boxes below its floor are dropped, and chains of overlapping boxes of one class
-//! become
-//!    their bounding box with the confidence of the left-most one.
+//!    become their bounding box with the confidence of the left-most one.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Does a picture follow the one before it? What the coded pictures say of that themselves.
+//! Detects from slice headers whether a picture follows the one before it.
 //!
 //! Decoders detect missing references by `frame_num` in H.264 (ISO/IEC 14496-10, 7.4.3) and by the picture order count
 //! in H.265 (ISO/IEC 23008-2, 8.3.1). Both start at 0 with an IDR picture and rise by one per picture, if all pictures

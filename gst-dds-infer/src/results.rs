@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What was seen in one frame, as a line of JSON and as the structure of an element message.
+//! Results of one frame, as a line of JSON and as the structure of an element message.
 
 #![forbid(unsafe_code)]
 

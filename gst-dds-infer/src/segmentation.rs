@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What is told of a segmentation: the share of each class, the map itself in few words, how far two maps agree.
+//! Evaluates a segmentation: the share of each class, the map in a compact form, the agreement of two maps.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The server's core through an hour of video: a model of a camera and of a bad network around it, all on one virtual clock,
-//! seeded. Nothing sleeps.
+//! The server's core through an hour of video: models of a camera and of a bad network around it, all on one virtual
+//! clock, seeded. Nothing sleeps.
 
 mod server_half;
 
@@ -30,15 +30,15 @@ const KEY_FRAMES: u64 = 50;
 /// Frames that the camera keeps for a second pass.
 const KEPT: u64 = 25;
 
-/// What happens around the server.
+/// Conditions around the server.
 #[derive(Clone, Copy, Debug)]
 struct World {
     seed: u64,
     frames: u64,
     two_passes: bool,
-    /// Frames and feedback that are lost, of a thousand.
+    /// Frames and feedback lost, per thousand.
     loss: u64,
-    /// Every so many frames the server is replaced, and the camera in between; 0: never.
+    /// After so many frames the server is replaced, and the camera in between; 0: never.
     replacements: u64,
 }
 
@@ -59,7 +59,7 @@ impl Random {
     }
 }
 
-/// What is under way.
+/// Packets in flight.
 #[derive(Clone, Debug)]
 enum Parcel {
     Captured(u64),
@@ -69,7 +69,7 @@ enum Parcel {
     Wake,
 }
 
-/// What an hour came to.
+/// Counts of an hour.
 #[derive(Debug, Default, PartialEq)]
 struct Report {
     out: u64,
@@ -92,19 +92,19 @@ struct Hour {
     contents: BTreeMap<u64, Parcel>,
     server: Server,
     stream_id: u32,
-    /// Frames of all streams, and of this one, so far.
+    /// Frames of all streams, and of the current one, so far.
     captured: u64,
     number: u64,
-    /// When the server is called next.
+    /// Time of the server's next call.
     wake: Option<Duration>,
-    /// The newest feedback that the camera has.
+    /// The newest feedback received by the camera.
     state: Option<(Duration, FeedbackState)>,
     /// The decoder's picture is damaged.
     damaged: bool,
-    /// Frames that came damaged.
+    /// Frames received damaged.
     damage: BTreeSet<FrameKey>,
     last_out: Option<Duration>,
-    /// Time and stream of the last state of feedback.
+    /// Time and stream of the last feedback state.
     last_sent: Option<(Duration, u32)>,
     report: Report,
 }
@@ -149,7 +149,7 @@ impl Hour {
             self.take(parcel);
             let next = self.server.run(self.now);
             self.watch();
-            // At the end the server repeats its last state for ever.
+            // At the end the server repeats its last state forever.
             if self.captured == self.world.frames && !self.server.core.is_busy() && self.parcels.is_empty() {
                 break;
             }
@@ -180,7 +180,7 @@ impl Hour {
         }
     }
 
-    /// The camera: one sure, one undecided and one hidden object, the second and third as good as they were asked for.
+    /// The camera: one certain, one undecided and one hidden object, the second and third coded as requested.
     fn capture(&mut self, index: u64) {
         let every = self.world.replacements;
         if every > 0 && index > 0 && index.is_multiple_of(every) {
@@ -188,7 +188,7 @@ impl Hour {
         }
         let key = (self.stream_id, self.number);
         let lost = self.random.next(1000) < self.world.loss;
-        // What follows a loss is damaged until the next key frame.
+        // Frames after a loss are damaged until the next key frame.
         self.damaged &= !self.number.is_multiple_of(KEY_FRAMES);
         self.damaged |= lost;
         let picture = Picture {
@@ -201,7 +201,7 @@ impl Hour {
             self.damage.insert(key);
         }
         if !lost {
-            // The way of the video keeps the order.
+            // The video's transport keeps the order.
             self.post(30 * MS, Parcel::First(picture));
         }
         self.number += 1;
@@ -267,7 +267,7 @@ impl Hour {
         }
         let newer = |(_, old): &(Duration, FeedbackState)| {
             let ahead = state.generation.0.wrapping_sub(old.generation.0);
-            // A server that was replaced begins anywhere.
+            // A server that was replaced may begin at any generation.
             (1..0x8000).contains(&ahead) || state.frame > old.frame + 2 * KEPT
         };
         if self.state.as_ref().is_none_or(newer) {
@@ -311,7 +311,7 @@ impl Hour {
         );
     }
 
-    /// In turn, another server comes and the camera starts anew.
+    /// Alternately, the server is replaced and the camera restarts.
     fn replace(&mut self, nth: u64) {
         self.report.replacements += 1;
         if nth.is_multiple_of(2) {
@@ -326,12 +326,12 @@ impl Hour {
         }
     }
 
-    /// What the server did, held against its promises.
+    /// Checks the server's actions against its promises.
     fn watch(&mut self) {
         let (frames, held) = self.server.core.waiting();
         assert!(frames <= CAPACITY_LIVE && held <= MOST_HELD, "{frames} and {held} wait");
         for (at, state) in std::mem::take(&mut self.server.sent) {
-            // Of a new stream it has nothing to say before its first whole frame.
+            // It sends nothing about a new stream before its first whole frame.
             let before = self.last_sent.filter(|(_, stream)| *stream == state.stream_id);
             let silence = before.map_or(Duration::ZERO, |(last, _)| at - last);
             self.report.longest_silence = self.report.longest_silence.max(silence);
@@ -372,7 +372,7 @@ fn server(world: World, random: &mut Random, now: Duration) -> Server {
         refine_deadline: DEADLINE,
     };
     let policy = PolicySettings {
-        // In the middle of the undecided object's score without and with better quality.
+        // Between the undecided object's scores without and with better quality.
         threshold: 0.4,
         band: 0.12,
         ..PolicySettings::default()
@@ -403,7 +403,7 @@ fn one_pass_is_steered_by_whole_frames_and_the_camera_always_hears_of_the_server
     let report = Hour::new(world(false)).run();
     assert!(report.out > HOUR * 9 / 10, "{report:?}");
     assert_eq!(report.refined.keys().collect::<Vec<_>>(), [&"no"]);
-    // Nothing waits in one pass: the way here, and one inference behind another.
+    // One pass never waits: the transport, and one inference behind another.
     assert!(report.oldest <= 30 * MS + 2 * INFERENCE, "{report:?}");
     assert!(report.longest_silence <= REPEAT, "{report:?}");
     // Without regions the undecided objects are not found.
@@ -422,7 +422,7 @@ fn two_passes_are_waited_for_within_the_deadline() {
         report.refined["late"] > 0 && report.refined["damaged"] > 0,
         "{report:?}"
     );
-    // The way here, inferences before it, the deadline, and its own second one with those before it.
+    // The transport, inferences before it, the deadline, and its own second one with those before it.
     assert!(report.oldest <= 30 * MS + DEADLINE + 8 * INFERENCE, "{report:?}");
     assert!(report.longest_silence <= REPEAT, "{report:?}");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where GStreamer has analytics metas (1.24), objects leave as those too, unless that is switched off, and upstream's
-//! overlay draws them; where it has none, nothing is missing but they.
+//! If GStreamer has analytics metas (1.24), objects are attached as those too, unless that is switched off, and
+//! upstream's overlay draws them; without them only they are missing.
 
 mod element;
 #[path = "common/onnx.rs"]
@@ -25,10 +25,10 @@ fn model() -> Model {
     Model::new(&[1, 3, 64, 64], vec![Output::new("output0", &[1, 6, 84], rows)])
 }
 
-/// What is on one frame: ids of its regions of interest, and the names of its metas' kinds.
+/// Metas of one frame: ids of its regions of interest, and the names of all meta types.
 type Seen = (Vec<i32>, Vec<String>);
 
-/// Runs three frames of black, with `more` behind the element; gives what was on them and their luma.
+/// Runs three black frames, with `more` after the element; returns their metas and luma.
 fn run(name: &str, properties: &str, more: &str) -> (Vec<Seen>, Vec<Vec<u8>>) {
     let folder = Folder::new(name);
     let pipeline = launch(&format!(
@@ -106,7 +106,7 @@ fn the_overlay_of_upstream_draws_the_boxes() {
     let ground = drawn[0][64 * 63 + 63];
     for pixels in drawn {
         let changed = |x: usize, y: usize| pixels[64 * y + x].abs_diff(ground) > 60;
-        // The left edges of both boxes, a pixel to and fro.
+        // The left edges of both boxes, within a pixel.
         for (left, middle) in [(10, 20), (38, 40)] {
             assert!((left - 2..left + 3).any(|x| changed(x, middle)), "no box at {left}");
         }

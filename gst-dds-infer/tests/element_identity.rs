@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frame identities are read on the encoded pad before the decoder, wherever the decoder sits; damage is marked until the
-//! next whole recovery point and drives no feedback; streams of others are told apart.
+//! Frame identities are read on the encoded pad before the decoder, wherever the decoder is; damage is marked until
+//! the next whole recovery point and drives no feedback; foreign streams are detected.
 
 mod element;
 
@@ -16,8 +16,8 @@ const STREAM: u32 = 0x1234_5678;
 const FRAMES: usize = 40;
 const GOP: usize = 10;
 
-/// `FRAMES` frames with a key frame every `GOP`, coded and named, then `rest`, which ends in a decoder named `d` or a
-/// `decodebin`, then ddsinfer `i` with its results on `r`.
+/// `FRAMES` frames with a key frame every `GOP`, coded and given identities, then `rest`, which ends in a decoder
+/// named `d` or a `decodebin`, then ddsinfer `i` with its results on `r`.
 fn stream(rest: &str, more: &str) -> gst::Pipeline {
     let pipeline = launch(&format!(
         "videotestsrc num-buffers={FRAMES} pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
@@ -83,7 +83,7 @@ fn a_decoder_that_is_plugged_late_is_found_and_no_frame_is_wrongly_named() {
     }
 }
 
-/// Drops the `lost`-th buffer between the naming and the decoder.
+/// Drops the `lost`-th buffer between encoder and decoder.
 fn lose(pipeline: &gst::Pipeline, lost: usize) {
     let count = Mutex::new(0);
     let pad = element(pipeline, "net").static_pad("sink").unwrap();
@@ -112,7 +112,7 @@ fn frames_after_a_loss_are_marked_up_to_the_next_key_frame_and_drive_no_feedback
             move |_, info| {
                 let event = info.event().unwrap();
                 *count.lock().unwrap() += usize::from(gst_video::UpstreamForceKeyUnitEvent::parse(event).is_ok());
-                // The encoder must not answer: its key frames would end the damage early.
+                // The encoder must not react: its key frames would end the damage early.
                 if event.type_() == gst::EventType::CustomUpstream {
                     info.data = None;
                     gst::PadProbeReturn::Handled

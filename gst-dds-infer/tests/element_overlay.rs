@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What was found is drawn where it is and nowhere else, in every format; results stay as long as they may and no longer;
-//! frames without results pass untouched.
+//! Results are drawn where they are and nowhere else, in every format; they stay as long as they may and no longer;
+//! frames without results pass unchanged.
 
 mod element;
 
@@ -16,7 +16,7 @@ use gstddsinfer::results;
 /// Odd, so that the last samples of chroma cover one pixel only.
 const SIZE: (u32, u32) = (97, 61);
 const BOX: (u32, u32, u32, u32) = (41, 31, 20, 13);
-/// What every byte is before anything is drawn.
+/// Value of every byte before drawing.
 const GROUND: u8 = 77;
 
 fn info(format: VideoFormat, (width, height): (u32, u32)) -> VideoInfo {
@@ -70,12 +70,12 @@ fn with_results(mut buffer: gst::Buffer, regions: &[(u32, u32, u32, u32)], damag
     buffer
 }
 
-/// Whether a frame was drawn on at all.
+/// Whether anything was drawn on a frame.
 fn drawn(buffer: &gst::Buffer) -> bool {
     buffer.map_readable().unwrap().iter().any(|byte| *byte != GROUND)
 }
 
-/// The samples of each component that are not as they were: their columns and rows of pixels.
+/// Changed samples of each component: their columns and rows of pixels.
 fn changed(buffer: &gst::Buffer, info: &VideoInfo) -> Vec<Vec<Area>> {
     let format = info.format_info();
     let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).unwrap();
@@ -167,7 +167,7 @@ fn frames_without_results_pass_uncopied_and_shared_frames_stay_as_they_are() {
         let shared = with_results(with_object(frame(&info, round), BOX), &[], false);
         harness.push(shared.clone()).unwrap();
         assert!(drawn(&harness.pull().unwrap()) && !drawn(&shared));
-        // An end to what is held.
+        // Flushed: nothing from before is drawn.
         harness.push(with_results(frame(&info, round), &[], false)).unwrap();
         assert!(!drawn(&harness.pull().unwrap()));
     }
@@ -178,7 +178,7 @@ fn held_results_are_dimmer_and_end_in_time_or_with_newer_ones() {
     let info = info(VideoFormat::Gray8, SIZE);
     let mut harness = harness(&info, &[("hold", 100u32.to_value())]);
     let overlay = harness.element().unwrap();
-    // Of the line left of the box.
+    // Part of the line left of the box.
     let at = BOX.1 as usize * info.stride()[0] as usize + BOX.0 as usize - 1 + 5 * info.stride()[0] as usize;
     let mut show = |buffer: gst::Buffer| {
         harness.push(buffer).unwrap();
@@ -192,7 +192,7 @@ fn held_results_are_dimmer_and_end_in_time_or_with_newer_ones() {
     assert_eq!(show(frame(&info, 100)).0, held);
     assert_eq!(show(frame(&info, 101)), (GROUND, false));
     assert!(show(found(200)).1 && show(frame(&info, 240)).1);
-    // Looked, and nothing was there.
+    // Inferred, and nothing was found.
     assert!(!show(with_results(frame(&info, 280), &[], false)).1);
     assert!(!show(frame(&info, 320)).1);
     assert!(show(found(400)).1);
@@ -243,7 +243,7 @@ fn damaged_pictures_are_framed_whoever_tells() {
         let last = (info.height() - 1) as usize * info.stride()[0] as usize;
         assert!(map[0] != GROUND && map[last] != GROUND);
     }
-    // And those behind it, as long as results are held.
+    // And on later frames, as long as results are shown.
     harness.push(frame(&info, 80)).unwrap();
     assert!(drawn(&harness.pull().unwrap()));
 }
@@ -348,7 +348,7 @@ fn results_are_on_their_frame_and_behind_a_scaler_regions_are_where_they_were() 
     let expected: Vec<_> = (0..9u64).map(|n| n.is_multiple_of(3).then_some(n)).collect();
     assert_eq!(*told.lock().unwrap(), expected);
     for (n, pixels) in out.lock().unwrap().iter().enumerate() {
-        // Washed over on its own frame and, dimmer, on the next; gone on the one after that.
+        // A wash on its own frame and, dimmer, on the next; none on the one after.
         let (within, outside) = (pixels[104 * 320 + 104], pixels[20 * 320 + 20]);
         let lit = within > outside + 4;
         assert_eq!(lit, n % 3 != 2, "frame {n}: {within} {outside}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The video leaves as it came: the same buffers, all of them, in order, with the events where they were.
+//! The video passes unchanged: the same buffers, all of them, in order, with the events in place.
 
 mod element;
 
@@ -214,7 +214,7 @@ fn a_sink_that_waits_for_its_time_does_not_stop_inference() {
     let pipeline = launch(&format!(
         "videotestsrc is-live=true num-buffers=50 ! {CAPS} ! ddsinfer name=i ! fakesink name=s sync=true"
     ));
-    // As behind a jitter buffer: the sink shows frames so late that others wait behind each of them.
+    // As after a jitter buffer: the sink shows frames so late that others wait after each of them.
     pipeline.set_latency(gst::ClockTime::from_mseconds(10 * MILLISECONDS));
     run_to_eos(&pipeline);
     let i = element(&pipeline, "i");

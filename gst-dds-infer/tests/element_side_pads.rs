@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The request pads `feedback` and `results` can neither keep the pipeline from prerolling nor stop the video, whatever
-//! hangs on them.
+//! The request pads `feedback` and `results` can neither keep the pipeline from prerolling nor stop the video,
+//! whatever is linked to them.
 
 mod element;
 
@@ -27,7 +27,7 @@ fn side_pads_that_have_nothing_to_say_do_not_block_preroll() {
         "i.feedback ! fakesink i.results ! fakesink",
         "i.results ! queue ! fakesink i.feedback ! queue ! fakesink",
     ] {
-        // Stream is nobody's and the model is never due: nothing is ever fed back.
+        // The stream is foreign and the model never due: nothing is ever fed back.
         let line = format!("{VIDEO} ! ddsinfer name=i inference-interval=1000 ! fakesink name=s {sides}");
         assert_eq!(frames(&line), 60, "{sides}");
     }
@@ -89,7 +89,7 @@ fn a_results_branch_that_fails_does_not_stop_the_video() {
 
 #[test]
 fn a_results_branch_that_nobody_reads_does_not_stop_the_video() {
-    // Far more lines than any queue holds, and the branch takes none.
+    // Far more lines than any queue takes, and the branch consumes none.
     let pipeline = launch(
         "videotestsrc num-buffers=2000 ! video/x-raw,format=I420,width=16,height=16 ! ddsinfer name=i ! fakesink name=s \
          i.results ! fakesink name=r",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Segmentation and face recognition in pipelines: models of which the answer is known are recognised, and their answers
-//! reach results, messages, metas, the pad `classes` and the camera.
+//! Segmentation and face recognition in pipelines: models with known output are recognised, and their results reach
+//! results, messages, metas, the pad `classes` and the camera.
 
 mod element;
 #[path = "common/onnx.rs"]
@@ -26,13 +26,13 @@ const SIDE: usize = 16;
 const LABELS: &str = "labels=road;car;sky, scores=probability";
 const VIDEO: &str = "videotestsrc num-buffers=10 ! video/x-raw,format=I420,width=160,height=128,framerate=30/1";
 
-/// The class of each cell: road, but for a car in columns 4 to 6 of rows 8 to 10 (3.5 % of the picture).
+/// The class of each cell: road, except a car in columns 4 to 6 of rows 8 to 10 (3.5 % of the picture).
 fn classes() -> Vec<u8> {
     let car = |i: usize| (4..7).contains(&(i % SIDE)) && (8..11).contains(&(i / SIDE));
     (0..SIDE * SIDE).map(|i| u8::from(car(i))).collect()
 }
 
-/// A model that sees [`classes`]; where there is a car, sky is nearly as likely, or not at all where it is `certain`.
+/// A model that outputs [`classes`]; for the car's cells sky is nearly as likely, or not at all if `certain`.
 fn segmenter(certain: bool) -> Model {
     let classes = classes();
     let of = |road: f32, car: f32| classes.iter().map(move |c| if *c == 1 { car } else { road });
@@ -73,7 +73,7 @@ fn embedder() -> Model {
     Model::new(&[1, 3, 112, 112], vec![output])
 }
 
-/// Gives the element `i` a model and the library that runs it.
+/// Sets a model, and the library that runs it, on the element `i`.
 fn model(pipeline: &gst::Pipeline, folder: &Folder, model: &Model, description: &str) -> gst::Element {
     let infer = element(pipeline, "i");
     set_path(&infer, "model-file", &folder.file("model.onnx", &model.bytes()));
@@ -90,7 +90,7 @@ fn set_path(infer: &gst::Element, property: &str, path: &Path) {
     infer.set_property(property, path.to_str().unwrap());
 }
 
-/// What the element says on the bus.
+/// The element's messages on the bus.
 #[derive(Clone, Default)]
 struct Said {
     results: Arc<Mutex<Vec<gst::Structure>>>,
@@ -118,7 +118,7 @@ impl Said {
     }
 }
 
-/// The one error with which the element refuses to start.
+/// The only error with which the element fails to start.
 fn refusal(pipeline: &gst::Pipeline) -> String {
     let said = Said::by(pipeline);
     assert!(pipeline.set_state(gst::State::Paused).is_err(), "it starts");
@@ -190,11 +190,11 @@ fn the_map_is_in_the_results_when_asked_for_and_reads_back() {
     }
 }
 
-/// What goes over the pad `classes`; pictures with time, duration and bytes.
+/// Content of the pad `classes`: pictures with time, duration and bytes.
 #[derive(Clone, Debug, PartialEq)]
 enum Passed {
     Event(gst::EventType),
-    /// Width, height, frames per second, shape of a pixel.
+    /// Width, height, frames per second, pixel aspect ratio.
     Caps(i32, i32, gst::Fraction, gst::Fraction),
     Picture(Option<gst::ClockTime>, Option<gst::ClockTime>, Vec<u8>),
 }
@@ -250,7 +250,7 @@ fn times_of(passed: &[Passed]) -> Vec<u64> {
     passed.iter().filter_map(time).collect()
 }
 
-/// Stream-start, caps, segment: what every pad begins with, in this order.
+/// Stream-start, caps, segment: the first events of each pad, in this order.
 fn assert_begins_well(passed: &[Passed]) {
     assert!(
         matches!(
@@ -459,7 +459,7 @@ fn the_pad_classes_can_be_requested_while_playing() {
         let pad = infer.request_pad_simple("classes").unwrap();
         let sink = gst::ElementFactory::make("fakesink").property("async", false).build();
         let sink = sink.unwrap();
-        // What the pad says before it is linked is said again.
+        // Events pushed before the pad is linked are repeated.
         let seen = watch(&sink.static_pad("sink").unwrap());
         pipeline.add(&sink).unwrap();
         sink.sync_state_with_parent().unwrap();
@@ -479,7 +479,7 @@ fn the_pad_classes_can_be_requested_while_playing() {
     pipeline.set_state(gst::State::Null).unwrap();
 }
 
-/// Regions that the element asks for, of each frame of a coded and named stream, and what it says.
+/// Regions that the element requests for each frame of a coded and named stream, and its messages.
 fn asked(test: &str, of: &Model, prepare: impl FnOnce(&gst::Element)) -> (Vec<Vec<feedback::Rect>>, Said) {
     let folder = Folder::new(test);
     let pipeline = launch(
@@ -604,20 +604,20 @@ fn a_tensor_that_the_model_does_not_have_is_one_error() {
     );
 }
 
-/// A pipeline of 64x64 gray frames that are given one by one.
+/// A pipeline of 64x64 gray frames, pushed one by one.
 struct Camera {
     pipeline: gst::Pipeline,
     source: gst_app::AppSrc,
     infer: gst::Element,
     said: Said,
     lines: Receiver<Value>,
-    /// Structures of the metas of each frame by name.
+    /// Structures of the metas of each frame, by name.
     metas: Receiver<Vec<gst::Structure>>,
     folder: Folder,
 }
 
 impl Camera {
-    /// Not yet started; `detector` finds the faces.
+    /// Not started yet; `detector` finds the faces.
     fn new(test: &str, detector: &Model, properties: &str) -> Self {
         let folder = Folder::new(test);
         let pipeline = launch(&format!(
@@ -725,7 +725,7 @@ fn faces_without_an_embedder_have_boxes_and_landmarks() {
     }
 }
 
-/// Name and similarity of the only face, as results, the message and the meta have them, which agree.
+/// Name and similarity of the only face; results, message and meta agree.
 fn identity(camera: &Camera, grey: u8) -> (Option<String>, f64) {
     let (line, metas) = camera.look(grey);
     let face = &line["objects"][0];
@@ -763,7 +763,7 @@ fn faces_of_a_gallery_are_named_in_results_messages_and_metas_and_strangers_are_
             .start(),
     );
 
-    // The same people as a file: directions that a bright and a dark face give.
+    // The same people as a file: the embeddings of a bright and a dark face.
     let camera = Camera::new("task-gallery-file", &yunet(), threshold).embed();
     let people = json!({"version": 1, "dimension": 2, "faces": [
         {"name": "Ada", "embedding": [1.0, 0.96]},
@@ -809,7 +809,7 @@ fn classes_of_interest_that_the_model_does_not_have_are_told_of_when_they_are_se
     let camera = Camera::new("task-set", &segmenter(false), "").start();
     camera.look(0);
     assert!(camera.said.warnings.lock().unwrap().is_empty());
-    // The model names no classes.
+    // The model has no labels.
     for (wanted, warnings) in [("class 2", 0), ("class 1, tree", 1), ("class 1, tree", 1), ("tree", 2)] {
         camera.infer.set_property("feedback-classes", wanted);
         camera.look(0);

@@ -30,7 +30,7 @@ fn error_of(settings: &ModelSettings) -> ModelError {
     }
 }
 
-/// The error for a model, checked to name the file and every word.
+/// The error for a model; checks that it names the file and every word.
 fn check(folder: &Folder, model: &Model, description: &str, words: &[&str]) {
     let description = Some(description.to_owned()).filter(|d| !d.is_empty());
     let text = error_of(&ModelSettings {
@@ -280,7 +280,7 @@ fn metadata_that_cannot_be_read_is_a_warning_and_vetoes_no_better_source() {
         });
         assert_eq!(detector.labels(), ["cow", "horse"], "{key}={value}");
     }
-    // Names of a wrong number contradict the model, unless somebody says them better.
+    // A wrong number of names contradicts the model, unless a stronger source gives them.
     let wrong = settings(folder.file("m.onnx", &yolov8().metadata("names", "['a']").bytes()));
     assert!(matches!(error_of(&wrong), ModelError::Contradiction { .. }));
     let (detector, _) = opened(&ModelSettings {
@@ -288,7 +288,7 @@ fn metadata_that_cannot_be_read_is_a_warning_and_vetoes_no_better_source() {
         ..wrong
     });
     assert_eq!(detector.labels(), ["cat", "dog"]);
-    // Whoever names the task has seen what the metadata says.
+    // A user who sets the task overrides the metadata.
     let task = yolov8().metadata("names", "{0: 'a', 1: 'b'}").metadata("task", "pose");
     let (detector, _) = opened(&ModelSettings {
         description: Some("family=yolov8".into()),
@@ -315,7 +315,7 @@ fn a_broken_side_file_is_left_out_where_a_better_source_says_the_same() {
 
     folder.file("m.modelinfo", b"[modelinfo\n");
     assert!(error_of(&settings(model.clone())).to_string().contains("m.modelinfo"));
-    // Labels are not all that it may have said.
+    // The metadata may hold more than labels.
     assert!(error_of(&with_labels()).to_string().contains("m.modelinfo"));
     let (_, warnings) = opened(&ModelSettings {
         description: Some("family=yolov8".into()),
@@ -323,7 +323,7 @@ fn a_broken_side_file_is_left_out_where_a_better_source_says_the_same() {
     });
     assert!(warnings.contains("m.modelinfo"), "{warnings}");
 
-    // A mark in front and line ends of another system are no damage; a directory of that name is no side file.
+    // A byte order mark and other line ends are no damage; a directory of that name is no side file.
     folder.file("m.modelinfo", b"\xef\xbb\xbf[modelinfo]\r\ndds-labels=a;b\r\n");
     std::fs::create_dir(folder.path("m.onnx.modelinfo")).unwrap();
     let (detector, warnings) = opened(&settings(model));
@@ -386,7 +386,7 @@ fn a_refused_execution_provider_is_a_warning_and_an_unknown_one_an_error() {
     let detector = Detector::open(&with("cpu")).unwrap();
     assert!(detector.warnings().is_empty(), "{:?}", detector.warnings());
     assert!(detector.summary().contains("on cpu,"), "{}", detector.summary());
-    // A library built for CUDA accepts it on a machine that has it; any other gives the reason.
+    // A library built for CUDA accepts it on a machine with CUDA; any other gives the reason.
     let detector = Detector::open(&with("cuda, cpu")).unwrap();
     let refused = detector
         .warnings()
@@ -424,7 +424,7 @@ fn pictures_with_short_planes_are_refused() {
 
 #[test]
 fn outputs_that_change_their_shape_with_the_picture_are_refused_at_the_picture() {
-    // Built for the trial size of 320x320; its outputs do not follow the frame.
+    // Built for the probe size of 320x320; its outputs do not follow the frame.
     let cells = 40 * 40 + 20 * 20 + 10 * 10;
     let output = Output::new("output0", &[1, 6, cells], vec![0.0; 6 * cells]);
     let folder = Folder::new("changing");
@@ -464,7 +464,7 @@ fn a_missing_library_lists_what_was_tried_and_the_cure_and_may_be_retried() {
         "alone_variable_names_no_library",
         &[("ORT_DYLIB_PATH", "/nonexistent/libonnxruntime.so")],
     );
-    // An empty home: only the system's own libraries are left, which a machine may have.
+    // An empty home: only the system's own libraries remain, which a machine may have.
     let folder = Folder::new("nohome");
     let home = folder.path("").display().to_string();
     alone(
@@ -479,7 +479,7 @@ fn alone_named_library_is_missing() {
     let folder = Folder::new("alone1");
     let file = folder.file("m.onnx", &yolov8().bytes());
     let not_a_library = folder.file("text.so", b"not a library");
-    // The loader takes any library; this one is there and is not ONNX Runtime.
+    // The loader accepts any library; this one exists and is not ONNX Runtime.
     let other = PathBuf::from("libgobject-2.0.so.0");
     for (library, word) in [
         (PathBuf::from("/nonexistent/libonnxruntime.so.1"), "no such file"),
@@ -502,7 +502,7 @@ fn alone_named_library_is_missing() {
         );
         assert!(text.contains("pipelines/setup.sh"), "{text}");
     }
-    // The failures have spoilt nothing.
+    // The failures have no lasting effect.
     let library = std::env::var("TEST_LIBRARY")
         .ok()
         .filter(|l| !l.is_empty())
@@ -514,7 +514,7 @@ fn alone_named_library_is_missing() {
         })
         .is_ok()
     );
-    // One library per process: a later wish is heard, and answered.
+    // One library per process: a later setting gets a warning.
     let late = ModelSettings {
         library: Some("/nonexistent/libonnxruntime.so.1".into()),
         ..settings(file)

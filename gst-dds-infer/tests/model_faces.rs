@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Faces are found with their landmarks, embedded and recognised: on models of which the answer is known, and on people.
+//! Faces are found with their landmarks, embedded and recognised: on models with known output, and on people.
 
 #[path = "common/onnx.rs"]
 mod onnx;
@@ -79,7 +79,7 @@ fn yunet_is_known_by_its_names_and_gives_faces_with_landmarks() {
     let folder = Folder::new("yunet");
     let model = yunet(&[
         one_face(0.64, 1.0),
-        // The same face once more, not as good; one too weak; one whose landmarks are no numbers.
+        // The same face again with a lower score; one too weak; one whose landmarks are not finite.
         (16, 4 * 2 + 2, 0.5, 0.5, [-0.5, 0.5, 2f32.ln(), 3f32.ln()], POINTS),
         (8, 3, 1.0, 0.001, [0.0; 4], POINTS),
         (32, 1, 0.25, 0.36, [0.5, 0.25, -0.7, -0.7], [f32::NAN; 10]),
@@ -102,7 +102,7 @@ fn yunet_is_known_by_its_names_and_gives_faces_with_landmarks() {
     let face = found.detections[0];
     near(face.score, 0.8);
     near(face.objectness.unwrap(), 1.0);
-    // Below 64 lies no picture.
+    // The picture does not reach below 64.
     for (own, wanted) in [face.x1, face.y1, face.x2, face.y2]
         .into_iter()
         .zip([16.0, 32.0, 80.0, 64.0])
@@ -181,7 +181,7 @@ fn outputs_that_are_almost_yunets_are_refused_with_the_reason() {
     }
 }
 
-/// Landmarks that lie on the template when scaled and shifted.
+/// Landmarks that match the template when scaled and shifted.
 fn face_at(x: f32, y: f32, scale: f32) -> Landmarks {
     align::TEMPLATE.map(|[tx, ty]| [x + scale * tx, y + scale * ty])
 }
@@ -563,7 +563,7 @@ fn wrong_galleries_are_refused_with_the_reason() {
     }
     assert!(recogniser.gallery().is_none());
 
-    // A picture in which nobody is found.
+    // A picture in which no face is found.
     let settings = models(&folder);
     let error = FaceRecogniser::open(&FaceSettings {
         detector: write(&folder, "blind.onnx", &yunet(&[])),
@@ -759,7 +759,7 @@ fn people_in_a_gallery_of_pictures_are_known_again() {
     let picture = |i: usize| Picture::rgb(width, height, &frames[i], 3 * width as usize).unwrap();
     let mut recogniser = people(&folder);
 
-    // Each face with what is around it, as people are photographed.
+    // Each face with its surroundings, as in a photograph.
     let scratch = Folder::new("crowd");
     let directory = scratch.path("people");
     std::fs::create_dir_all(&directory).unwrap();
@@ -784,7 +784,7 @@ fn people_in_a_gallery_of_pictures_are_known_again() {
         let same = known.iter().position(|k| overlap(k, &corners) > 0.4);
         let (Some(m), Some(i)) = (m, same) else { continue };
         println!("person {i} scores {:.2} and is {m:?}", d.score);
-        // The others are half hidden by somebody by now, turned away or a blur.
+        // The others are by then half hidden by somebody, turned away or blurred.
         if d.score >= 0.9 {
             assert_eq!(*m.name, *format!("person {i}"));
             assert!(m.similarity > 0.6 && m.second_similarity.unwrap() < 0.5, "{m:?}");

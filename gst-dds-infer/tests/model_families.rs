@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Every family of outputs is recognised and decoded to the right boxes, on models of which the answer is known.
+//! Each family of outputs is recognised and decoded to the right boxes, on models with known output.
 
 #[path = "common/onnx.rs"]
 mod onnx;
@@ -83,7 +83,8 @@ fn yolov5_gives_objectness_times_class_score() {
         7,
         &[
             (5, &[20.0, 10.0, 8.0, 4.0, 0.9, 0.1, 0.8]),
-            // Weaker box of the same class on the same place, a box with neither objectness nor, in the next, class.
+            // A weaker box of the same class in the same place, a box without objectness and, in the next, one without
+            // class.
             (6, &[20.5, 10.0, 8.0, 4.0, 0.8, 0.1, 0.8]),
             (7, &[40.0, 10.0, 8.0, 4.0, 0.04, 1.0, 1.0]),
             (8, &[40.0, 10.0, 8.0, 4.0, 1.0, 0.04, 0.04]),
@@ -139,7 +140,7 @@ fn yolov8_may_be_transposed_and_give_logits() {
 
 #[test]
 fn yolov10_rows_are_final() {
-    // Overlapping boxes of one class both stay: the model has chosen.
+    // Overlapping boxes of one class both stay: the model has suppressed already.
     let rows = table(
         10,
         6,
@@ -347,7 +348,7 @@ fn a_model_of_dynamic_size_takes_the_frame_rounded_up_to_32() {
         let mut detector = open(&rows(&size), "dynamic", description);
         assert_eq!(detector.input_size(100, 50), input);
         let own = detector.infer(&picture, &InferSettings::default()).unwrap().detections;
-        // A described size is a size like any other: the picture is enlarged to fit it.
+        // A described size is treated like any other: the picture is enlarged to fit it.
         let (scale, inside) = if description.is_empty() {
             (1.0, 100.0 * 50.0)
         } else {
@@ -489,7 +490,7 @@ fn the_shipped_model_opens_as_described() {
     assert!(detector.summary().starts_with("yolox raw"), "{}", detector.summary());
     assert_eq!(detector.labels()[0], "person");
     assert!(detector.warnings().is_empty());
-    // Nothing to see on a grey picture.
+    // A grey picture has no objects.
     assert_eq!(infer(&mut detector).iter().filter(|d| d.score >= 0.3).count(), 0);
 }
 
@@ -501,20 +502,20 @@ fn objects(detector: &mut Detector, grey: u8) -> Result<usize, String> {
     found.map(|f| f.detections.len()).map_err(|e| e.to_string())
 }
 
-/// Objects that the models below give of a white picture.
+/// Objects that the models below find in a white picture.
 const MOST: usize = 20;
 
-/// `MOST` rows by what gives the numbers of a row for its box.
+/// `MOST` rows; the function gives the numbers of a row for its box.
 fn list(row: impl Fn([f32; 4]) -> Vec<f32>) -> Vec<f32> {
     (0..MOST)
         .flat_map(|i| row([3.0 * i as f32, 4.0, 3.0 * i as f32 + 2.0, 12.0]))
         .collect()
 }
 
-/// What a model is, its outputs with the dimension of each that counts boxes, and a description.
+/// A model: outputs, with the dimension of each that counts boxes, and a description.
 type List = (&'static str, Vec<(Output, usize)>, &'static str);
 
-/// Models that leave out weak boxes themselves.
+/// Models that drop weak boxes themselves.
 fn lists() -> Vec<List> {
     let corners = || list(|b| b.to_vec());
     let centres = |[x1, y1, x2, y2]: [f32; 4]| [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1];
@@ -593,7 +594,7 @@ fn a_model_may_give_as_many_rows_as_it_declares_dynamic_none_too() {
     for (what, outputs, description) in lists() {
         let outputs = outputs.into_iter().map(|(output, axis)| output.part_of(axis)).collect();
         let model = Model::new(&INPUT, outputs);
-        // The blank picture of the opening has some rows, or none.
+        // The blank picture at opening has some rows, or none.
         for pad in [114, 0] {
             let description = format!("{description}resize=letterbox,pad={pad}");
             let mut detector = open(&model, "lists", &description);
@@ -626,7 +627,7 @@ fn rows_that_a_model_declares_fixed_and_does_not_give_are_an_error() {
             description: Some(format!("{named}resize=letterbox,pad=255")),
             ..settings(file)
         });
-        // A dense family is known by its rows, which are not those of a grid.
+        // A dense family is recognised by its rows, which are not those of a grid.
         let Ok(mut detector) = opened else {
             assert!(what.starts_with("YOLO"), "{what}");
             continue;

@@ -2,10 +2,10 @@
 
 //! Real models on real pictures find what the Python reference finds.
 //!
-//! Models and clips are not part of this repository: the folder `shared/data` beside it, or the one that the variable
-//! `DDS_TEST_DATA` names, holds them. Without it these tests say so and pass. The numbers are those of
-//! `reference_decoders.py` (and, for NanoDet, of its recipe in MANIFEST.md) on the first frame, converted by OpenCV: boxes
-//! of a score of at least 0.3, suppression at 0.45.
+//! Models and clips are not part of this repository: the folder `shared/data` beside it, or the one in the variable
+//! `DDS_TEST_DATA`, holds them. Without it these tests print a note and pass. The numbers are those of
+//! `reference_decoders.py` (and, for NanoDet, of its recipe in MANIFEST.md) on the first frame, converted by OpenCV:
+//! boxes of a score of at least 0.3, suppression at 0.45.
 
 #[path = "common/onnx.rs"]
 mod onnx;
@@ -135,7 +135,7 @@ fn check(model: &str, clip: &str, family: &str, expected: &[Expected]) {
         "the same picture again"
     );
 
-    // Two overlapping boxes of almost one score change places at the slightest difference in rounding: one in ten may.
+    // Two overlapping boxes of almost equal score swap at the slightest difference in rounding: one in ten may.
     let missing: Vec<&Expected> = expected
         .iter()
         .filter(|(corners, score, class)| {
@@ -147,7 +147,7 @@ fn check(model: &str, clip: &str, family: &str, expected: &[Expected]) {
         missing.len() <= expected.len() / 10,
         "{model}: {missing:?} are not in {found:?}"
     );
-    // Those below may be just above the reference's limit here.
+    // Scores below the reference's limit may be just above it here.
     let more = found.iter().filter(|d| d.score >= 0.35).count();
     assert!(more <= expected.len(), "{model}: {found:?}");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Segmentation models are recognised and read to the right classes and uncertainties, on models of which the answer is
-//! known and on a real one; tensors inside a model can be made outputs.
+//! Segmentation models are recognised and decoded to the right classes and uncertainties, on models with known output
+//! and on a real one; tensors inside a model can be made outputs.
 
 #[path = "common/onnx.rs"]
 mod onnx;
@@ -197,7 +197,7 @@ fn labels_follow_the_number_of_classes_unless_given() {
 
 #[test]
 fn a_map_of_dynamic_size_follows_the_picture() {
-    // 1 cell for whatever size; dimensions of the input are free.
+    // 1 cell for any size; dimensions of the input are dynamic.
     let output = Output::new("map", &[1, 1, 1, 1], vec![3.0]).element(I64);
     let mut segmenter = open(&Model::new(&[1, 3, 0, 0], vec![output]), "dynamic", "");
     assert_eq!(segmenter.input_size(100, 50), (128, 64));
@@ -233,7 +233,7 @@ fn a_map_that_a_model_declares_dynamic_may_change_its_size_and_one_declared_fixe
         Ok((4, 8)),
         "the next picture is whole again"
     );
-    // Classes too: those that are there count.
+    // Classes too: the present ones count.
     let mut segmenter = open(&Model::new(&INPUT, vec![scores().part_of(1)]), "dynamicclasses", plain);
     for grey in [255, 180, 255] {
         assert_eq!(infer(&mut segmenter, grey), Ok((4, 8)), "grey {grey}");
@@ -255,7 +255,7 @@ fn tasks_are_told_by_outputs_description_and_setting() {
     let error = AnyModel::open(&described(&folder, &Model::new(&INPUT, faces), ""));
     assert!(error.is_err_and(|e| e.to_string().contains("m.onnx")));
 
-    // A map of classes or rows of boxes: only somebody who knows can tell.
+    // A map of classes or rows of boxes: only a description can decide.
     let rows = Model::new(&INPUT, vec![Output::new("o", &[1, 32, 32], vec![1.0; 1024])]);
     assert_eq!(
         task(&described(&folder, &rows, "dds-task=segmentation")),
@@ -388,7 +388,7 @@ fn tensors_inside_a_model_become_outputs_by_name() {
         extra_outputs: names.iter().map(|n| (*n).to_owned()).collect(),
         ..described(&folder, &model, "")
     };
-    // The decoder sees the model's own outputs only; one that is an output already is no further one.
+    // The decoder reads the model's own outputs only; an output already present is not added again.
     for names in [
         &["output0_sum", "mean"][..],
         &["output0"],
@@ -436,7 +436,7 @@ fn an_output_may_be_the_objectness_of_detectors_that_have_none() {
             assert_eq!((found.len(), found[0].class, found[0].objectness), (1, 1, Some(0.75)));
         }
     }
-    // A tensor that is no output becomes one; raw scores of both.
+    // A tensor that is no output becomes one; both hold raw scores.
     let outputs = vec![boxes(), Output::new("told", &[CELLS], told.clone()).hidden()];
     let found = detect(&Model::new(&INPUT, outputs), "objectness=told, scores=logit");
     let nine = found.iter().find(|d| d.score > 0.6).unwrap();
@@ -485,7 +485,7 @@ fn an_output_may_be_the_objectness_of_detectors_that_have_none() {
     }
 }
 
-/// Shares of the classes by an independent program (argmax in NumPy of what ONNX Runtime gives for the frame converted
+/// Shares of the classes by an independent program (argmax in NumPy over ONNX Runtime's output for the frame converted
 /// and resized by OpenCV): truck, car, sky, road, building, vegetation, bus, traffic sign.
 const SHARES: [(u8, f64); 8] = [
     (14, 0.2842),
@@ -544,7 +544,7 @@ fn espnet_sees_what_the_reference_sees_in_a_street() {
     };
     let found = windows(&settings, &map, width, height);
     assert_eq!(found.len(), 4);
-    // The cars ahead in the distance are among them; the near ones, large and certain, are not.
+    // Distant cars ahead are among them; near ones, large and certain, are not.
     assert!(
         found
             .iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Formats that are drawn on, in the words of the overlay.
+//! Pixel formats that the overlay draws on, as [`Layout`]s.
 
 #![forbid(unsafe_code)]
 

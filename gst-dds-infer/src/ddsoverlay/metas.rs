@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the metas on a buffer say was found.
+//! Reads results from the metas of a buffer.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element `ddsoverlay`: draws on decoded video what `ddsinfer`, or another detector, found in it.
+//! The element `ddsoverlay`: draws the results of `ddsinfer`, or of another detector, on decoded video.
 
 mod format;
 mod imp;

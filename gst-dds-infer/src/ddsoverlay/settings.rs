@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The property table. Names that upstream's `objectdetectionoverlay` has are its.
+//! The property table. Properties that upstream's `objectdetectionoverlay` has too share its names.
 
 use std::sync::LazyLock;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element `ddsrtprecv`: receives one RTP stream, whichever cameras come and go, and hands it on by one pad.
+//! The element `ddsrtprecv`: receives one RTP stream, whichever cameras come and go, and passes it on by one pad.
 
 mod imp;
 mod packets;

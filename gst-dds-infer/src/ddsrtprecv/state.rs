@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What `ddsrtprecv` knows while it runs.
+//! State of `ddsrtprecv` while it runs.
 
 #![forbid(unsafe_code)]
 

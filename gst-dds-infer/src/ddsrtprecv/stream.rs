@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What caps say of the stream.
+//! Reads the stream's caps.
 
 #![forbid(unsafe_code)]
 

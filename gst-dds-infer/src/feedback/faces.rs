@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Regions on faces of which the answer is undecided: whether there is a face, or whose it is.
+//! Regions on faces whose result is undecided: whether there is a face, or whose it is.
 //!
 //! Better quality can change the result only there, as with other objects ([`super::undecided`]). A face is recognised
 //! if its similarity to the closest identity reaches a threshold; a face clearly above is known, one clearly below is

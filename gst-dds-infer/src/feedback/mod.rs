@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! From detections to the regions in which the camera should spend its bits.
+//! Turns detections into the regions in which the camera should spend its bits.
 //!
 //! One [`Feedback`] belongs to one stream. Each inferred, undamaged frame is passed to [`Feedback::regions`] in order;
 //! the result is the complete state of that frame, the most valuable region first, quantised as on the wire.
@@ -80,7 +80,7 @@ impl Feedback {
     /// of `detections`).
     ///
     /// - `frame_number`: the camera's number of this frame. If it is not above that of the previous call, motion is
-    /// unknown.
+    ///   unknown.
     /// - `frame_interval`: captured frames from that of the previous call to this one, so that motion is per captured
     ///   frame however many are skipped between; 0 if the two are not related.
     /// - `detections`: all of the frame from a score of about 0.05 up. The weak ones matter: an undecided box often

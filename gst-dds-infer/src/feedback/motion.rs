@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The constant velocity of a box from two inferred frames.
+//! Estimates the constant velocity of a box from two inferred frames.
 
 use crate::model::BoundingBox;
 

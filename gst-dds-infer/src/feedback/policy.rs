@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which boxes become regions: the policies' settings, and what they choose.
+//! Settings of the policies that choose which boxes become regions, and the boxes chosen.
 
 use dds_protocol::feedback::{MAX_REGIONS, Quality};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! From a segmentation to regions: the windows of the picture in which the classes are least certain.
+//! Turns a segmentation into regions: the windows of the picture in which the classes are least certain.
 //!
 //! The rule of the DDS paper (SIGCOMM 2020, section 4, and the authors' `application/semantic_segmentation.py`):
 //!

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Regions only where the answer is undecided: boxes whose score lies close to the decision threshold.
+//! Regions only where the result is undecided: boxes whose score lies close to the decision threshold.
 //!
 //! Better quality can change the result only there. Boxes far above the threshold are found at background quality
 //! already, boxes far below it are mostly nothing, and both cost bits: measured on street and traffic clips, this rule

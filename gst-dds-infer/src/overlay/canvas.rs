@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Colour mixed into the planes of a picture, whatever its format, without touching a sample that is not covered.
+//! Blends colours into the planes of a picture of any format, and leaves samples that are not covered unchanged.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Results that stay on the frames behind the one they were found on, for a time.
+//! Results that are shown on later frames for a time.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What was found, drawn on the picture: boxes with their names, the regions that were asked for, and damage.
+//! Draws results on a picture: boxes with their names, requested regions, and damage.
 //!
 //! Lines lie around a box and names above it, so that its content stays visible. [`canvas`] knows the formats,
 //! [`font`] the letters, [`hold`] how long results are shown.

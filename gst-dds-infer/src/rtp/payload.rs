@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which NAL units begin in an RTP payload of H.264 (RFC 6184) or H.265 (RFC 7798), as far as finding a key frame asks.
+//! Finds the NAL units that begin in an RTP payload of H.264 (RFC 6184) or H.265 (RFC 7798), as far as needed to
+//! detect key frames.
 
 use dds_protocol::nal::{self, Codec, NalKind};
 

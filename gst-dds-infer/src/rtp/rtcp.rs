@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! RTCP of one stream (RFC 3550, 6): an RTP session keeps a source for every SSRC that it hears of, so it hears of one.
+//! Filters RTCP to one stream (RFC 3550, 6): an RTP session keeps a source for every SSRC that it receives.
 
 use super::packet::Malformed;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which of the RTP streams that arrive is selected, and so handed on.
+//! Selects one of the RTP streams that arrive, to pass it on.
 //!
 //! A stream is an SSRC from one address. The selected one stays selected while its packets arrive, for [`HOLD`] after
 //! the last of them, and until its BYE (packets overtaken by the BYE still pass). Then the first stream is selected of

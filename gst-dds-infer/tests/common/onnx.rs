@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Tiny ONNX models with known answers, written as protobuf by hand, and where to find ONNX Runtime.
+//! Tiny ONNX models with known output, written as protobuf by hand, and the path of ONNX Runtime.
 //!
-//! Every output is `values + follows * mean(input)`: it depends on the input, as a real one does, and is known.
+//! Each output is `values + follows * mean(input)`: it depends on the input, as a real one does, and is known.
 
 // Each test crate uses its own part of this.
 #![allow(dead_code)]
@@ -60,7 +60,7 @@ pub struct Output {
     values: Vec<f32>,
     follows: Vec<f32>,
     hidden: bool,
-    /// The dimension of which only a part is given, and whether it is declared dynamic.
+    /// The dimension of which only a part is output, and whether it is declared dynamic.
     part: Option<(usize, bool)>,
 }
 
@@ -79,7 +79,7 @@ impl Output {
         }
     }
 
-    /// Of dimension `axis` only the first `mean(input)` of all are given, from 0 (none) to 1 (all).
+    /// Outputs only the first `mean(input)` of dimension `axis`, from 0 (none) to 1 (all).
     pub fn part_of(self, axis: usize) -> Self {
         Self {
             part: Some((axis, true)),
@@ -87,7 +87,7 @@ impl Output {
         }
     }
 
-    /// The same, by a model that declares that all are.
+    /// The same, declared as all.
     pub fn part_of_undeclared(self, axis: usize) -> Self {
         Self {
             part: Some((axis, false)),
@@ -99,7 +99,7 @@ impl Output {
         Self { element, ..self }
     }
 
-    /// A tensor inside the model, which is no output.
+    /// A tensor inside the model that is no output.
     pub fn hidden(self) -> Self {
         Self { hidden: true, ..self }
     }
@@ -229,7 +229,7 @@ fn value_info(name: &str, element: u64, dims: &[usize]) -> Message {
         .message(2, Message::default().message(1, tensor))
 }
 
-/// Model files of one test, removed with it.
+/// Model files of one test, removed at its end.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -256,7 +256,7 @@ impl Drop for Folder {
     }
 }
 
-/// The ONNX Runtime library of the tests: what `ORT_DYLIB_PATH` says, or `onnxruntime/` in the target directory, where
+/// The ONNX Runtime library of the tests: `ORT_DYLIB_PATH`, or `onnxruntime/` in the target directory, where
 /// `pipelines/setup.sh` puts it; `None` leaves it to the plugin's own search.
 pub fn library() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH") {
@@ -275,7 +275,7 @@ pub fn settings(model: PathBuf) -> ModelSettings {
     }
 }
 
-/// The folder of real models and clips; says so where there is none.
+/// The folder of real models and clips; prints a note if there is none.
 pub fn data() -> Option<PathBuf> {
     let folder = std::env::var_os("DDS_TEST_DATA").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the element tests share: the plugin, pipelines, and an encoder that names its frames without `ddsencode`.
+//! Shared code of the element tests: the plugin, pipelines, and an encoder that names its frames without `ddsencode`.
 #![allow(dead_code)] // Each test file uses its own part.
 
 use std::sync::{Arc, Mutex, Once};
@@ -9,7 +9,7 @@ use dds_protocol::identity::{FrameIdentity, StreamKind};
 use dds_protocol::nal::{self, Codec, Format};
 use gst::prelude::*;
 
-/// Longest that anything here may take.
+/// Longest time for any wait here.
 pub const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(30);
 
 /// Initialises GStreamer and the plugin, linked into the test.
@@ -30,7 +30,7 @@ pub fn element(pipeline: &gst::Pipeline, name: &str) -> gst::Element {
     pipeline.by_name(name).unwrap()
 }
 
-/// Waits for the end of the stream; panics with the element's own words on an error, or when nothing ends.
+/// Waits for the end of the stream; panics with the element's error, or after [`LONGEST`] without an end.
 pub fn wait_eos(pipeline: &gst::Pipeline) {
     let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
     let message = pipeline.bus().unwrap().timed_pop_filtered(LIMIT, &kinds);
@@ -47,7 +47,7 @@ pub fn run_to_eos(pipeline: &gst::Pipeline) {
     pipeline.set_state(gst::State::Null).unwrap();
 }
 
-/// Everything that goes over a pad: `buffer PTS-in-ms` and names of events, in order.
+/// Everything that passes a pad: `buffer PTS-in-ms` and names of events, in order.
 pub fn record(pad: &gst::Pad) -> Arc<Mutex<Vec<String>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
@@ -66,7 +66,7 @@ pub fn record(pad: &gst::Pad) -> Arc<Mutex<Vec<String>>> {
     seen
 }
 
-/// Bytes of every buffer that goes over a pad.
+/// Bytes of every buffer that passes a pad.
 pub fn collect(pad: &gst::Pad) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
@@ -119,7 +119,7 @@ pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
         let mut named = false;
         for unit in nal::nal_units(&data, Format::ByteStream) {
             let kind = unit[0] & 31;
-            // The encoder's own message would hide ours from parsers that keep only the last one.
+            // The encoder's own SEI message would hide ours from parsers that keep only the last one.
             if kind == 6 {
                 continue;
             }

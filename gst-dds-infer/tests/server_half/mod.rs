@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The server's half of a pair: the core, the policy of feedback and a model of a detector, on a clock that is given in.
+//! The server's half of a pair: the core, the feedback policy and a model of a detector, on a virtual clock.
 //!
 //! Pictures are lists of objects with the quantizer that each was coded with. The detector is a stated function:
 //!
 //! `score = clarity - 0.025 * (quantizer - 20)`, within 0 to 1; what scores less than 0.05 is not found.
 //!
-//! So an object of clarity 0.95 is sure at any quantizer (0.50 at 38), one of 0.75 is undecided at 38 (0.30) and found at 28
-//! (0.55), and one of 0.50 is not found at 38 (0.05) and undecided at 28 (0.30).
+//! So an object of clarity 0.95 is certain at any quantizer (0.50 at 38), one of 0.75 is undecided at 38 (0.30) and
+//! found at 28 (0.55), and one of 0.50 is not found at 38 (0.05) and undecided at 28 (0.30).
 #![allow(dead_code)] // Each test uses its own part.
 
 use std::time::Duration;
@@ -21,36 +21,36 @@ use gstddsinfer::server::{Action, Arrival, Core, Event, FrameKey, Inference, Out
 /// Width and height of all pictures in pixels.
 pub const SIZE: (u32, u32) = (640, 352);
 
-/// An object as the decoder gives it.
+/// An object in a decoded picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shown {
-    /// Where it is.
+    /// Its position.
     pub rect: Rect,
-    /// How easily it is found, 0 to 1.
+    /// How easily it is detected, 0 to 1.
     pub clarity: f32,
-    /// What its macroblocks were coded with.
+    /// Quantizer of its macroblocks.
     pub quantizer: u8,
 }
 
 /// A decoded picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// The frame that it is of; `None` where it is not known.
+    /// Identity of its frame; `None` if unknown.
     pub key: Option<FrameKey>,
-    /// When it was captured.
+    /// Time of capture.
     pub captured: Duration,
-    /// It is not what the camera coded.
+    /// It differs from what the camera coded.
     pub damaged: bool,
-    /// What is in it.
+    /// Its objects.
     pub objects: Vec<Shown>,
 }
 
-/// The stated function.
+/// Score by the function above.
 pub fn score(object: &Shown) -> f32 {
     (object.clarity - 0.025 * (f32::from(object.quantizer) - 20.0)).clamp(0.0, 1.0)
 }
 
-/// What the model finds in a picture.
+/// Detections of a picture.
 pub fn detections(picture: &Picture) -> Vec<Detection> {
     let mut found: Vec<Detection> = picture
         .objects
@@ -70,20 +70,20 @@ pub fn detections(picture: &Picture) -> Vec<Detection> {
     found
 }
 
-/// A frame that went out.
+/// A frame pushed downstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Result {
-    /// When it went out.
+    /// Time of the push.
     pub at: Duration,
     /// The picture, with the second pass in it.
     pub picture: Picture,
-    /// What became of its second pass.
+    /// Outcome of its second pass.
     pub refined: Refined,
-    /// Objects found, from the policy's threshold on; `None`: nobody looked.
+    /// Objects found, from the policy's threshold on; `None`: not inferred.
     pub found: Option<usize>,
 }
 
-/// What the core carries for a frame.
+/// The core's payload of a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     picture: Picture,
@@ -91,7 +91,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A frame that nobody has looked at.
+    /// A frame that was not inferred.
     pub fn new(picture: Picture) -> Self {
         Self { picture, found: None }
     }
@@ -99,22 +99,22 @@ impl Frame {
 
 /// The server on its clock.
 pub struct Server {
-    /// The decisions.
+    /// The core.
     pub core: Core<Frame, (), Picture>,
     repetition: Repetition,
     policy: Feedback,
-    /// Time that an inference takes.
+    /// Duration of an inference.
     inference: Duration,
-    /// What the model is at, and when it is done.
+    /// The running inference, and its end.
     model: Option<(Duration, Event<Frame, (), Picture>)>,
-    /// Feedback that was sent, with its time; to be taken out.
+    /// Feedback sent, with its time, for the test to drain.
     pub sent: Vec<(Duration, FeedbackState)>,
-    /// Frames that went out; to be taken out.
+    /// Frames pushed, for the test to drain.
     pub results: Vec<Result>,
 }
 
 impl Server {
-    /// A live server that is open. `before`: generation before its first one.
+    /// A live server with a linked feedback pad. `before`: generation before its first one.
     pub fn new(settings: Settings, policy: PolicySettings, inference: Duration, before: u16) -> Self {
         let mut core = Core::new(settings);
         core.handle(Duration::ZERO, Event::Open);
@@ -135,7 +135,7 @@ impl Server {
         self.core.handle(now, Event::Arrival(key, arrival))
     }
 
-    /// Does what is due by `now`; gives when to be called again at the latest.
+    /// Does what is due by `now`; returns the latest time for the next call.
     pub fn run(&mut self, now: Duration) -> Duration {
         let next = self.work(now);
         if let Some(state) = self.repetition.due(now) {
@@ -207,7 +207,7 @@ impl Server {
     }
 }
 
-/// Objects of the second pass take the place of those of the first.
+/// Objects of the second pass replace those of the first.
 fn paste(out: &mut Outgoing<Frame, ()>, refinement: &Picture) {
     for object in &mut out.frame.picture.objects {
         if let Some(refined) = refinement.objects.iter().find(|o| o.rect == object.rect) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Who watches: RTSP sessions, told apart into servers, which send feedback, and others, as recorders.
+//! Tracks who watches: RTSP sessions of servers, which send feedback, and of others, such as recorders.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use crate::steering::RELEASE_NS;
 struct Session {
     /// Addresses that its RTCP comes from.
     addresses: HashSet<String>,
-    /// When feedback of it was heard last; at first, when it began to play. `None` while it does not.
+    /// Time of its last feedback, initially of its PLAY request. `None` while it does not play.
     heard: Option<u64>,
 }
 
@@ -22,7 +22,7 @@ struct Session {
 pub struct Audience(HashMap<String, Session>);
 
 impl Audience {
-    /// A session is set up; its RTCP will come from there.
+    /// A session is set up; its RTCP will come from these addresses.
     pub fn set_up(&mut self, session: &str, addresses: impl IntoIterator<Item = String>) {
         self.0.entry(session.into()).or_default().addresses.extend(addresses);
     }
@@ -45,7 +45,7 @@ impl Audience {
         self.0.remove(session);
     }
 
-    /// A feedback packet has come from there, whether or not it steers.
+    /// A feedback packet was received from this address, whether or not it steers.
     pub fn feedback(&mut self, address: &str, now: u64) {
         let of_it = self
             .0
@@ -54,12 +54,12 @@ impl Audience {
         of_it.for_each(|session| session.heard = session.heard.map(|_| now));
     }
 
-    /// How many play.
+    /// Number of playing sessions.
     pub fn playing(&self) -> usize {
         self.0.values().filter(|session| session.heard.is_some()).count()
     }
 
-    /// Whether somebody plays who has sent no feedback for [`RELEASE_NS`].
+    /// Whether a session plays that has sent no feedback for [`RELEASE_NS`].
     pub fn has_recorders(&self, now: u64) -> bool {
         let mut heard = self.0.values().filter_map(|session| session.heard);
         heard.any(|heard| now.saturating_sub(heard) >= RELEASE_NS)
@@ -83,7 +83,7 @@ mod tests {
             audience.feedback("10.0.0.1:40000", time * MS);
             assert!(!audience.has_recorders(time * MS));
         }
-        // Feedback of somebody else keeps nobody a server.
+        // Another client's feedback does not make a session a server's.
         audience.feedback("10.0.0.9:5001", 21_000 * MS);
         assert!(!audience.has_recorders(21_499 * MS));
         assert!(audience.has_recorders(21_500 * MS));
@@ -94,7 +94,7 @@ mod tests {
         audience.play("recorder", 22_000 * MS);
         audience.feedback("10.0.0.1:5001", 24_000 * MS);
         assert_eq!((audience.playing(), audience.has_recorders(24_000 * MS)), (2, true));
-        // Who pauses needs nothing, and says PLAY again.
+        // A paused session needs nothing, and will send PLAY again.
         audience.pause("recorder");
         assert_eq!((audience.playing(), audience.has_recorders(24_000 * MS)), (1, false));
         audience.play("recorder", 24_000 * MS);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Who sends the RTSP request that is answered now: the bindings do not show the connection and the transport.
+//! The client of the current RTSP request: the bindings do not expose the connection and the transport.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +11,7 @@ use gst_rtsp_server::gst_rtsp::ffi as rtsp;
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{RTSPContext, ffi, gio};
 
-/// The query of the URL that a request names, as bytes: the client writes what it likes there, before it has logged in.
+/// Query of the URL in a request, as bytes: a client may write anything there, before it has logged in.
 pub fn query(context: &RTSPContext) -> Option<Vec<u8>> {
     let context: *mut ffi::GstRTSPContext = context.to_glib_none().0;
     // SAFETY: The context and the URL of the request that it is about are borrowed for this call.
@@ -20,16 +20,16 @@ pub fn query(context: &RTSPContext) -> Option<Vec<u8>> {
     (!url.query.is_null()).then(|| unsafe { CStr::from_ptr(url.query) }.to_bytes().to_vec())
 }
 
-/// While a SETUP request is answered, on its thread: the addresses that RTCP of this client comes from, as an RTP session
-/// writes them. That of the connection, and the ports of its UDP transport.
+/// During a SETUP request, on its thread: the addresses of this client's RTCP, in the format of an RTP session: that
+/// of the connection, and the ports of its UDP transport.
 pub fn rtcp_addresses() -> Vec<String> {
-    // SAFETY: The context belongs to this thread until the request is answered. Null without a request.
+    // SAFETY: The context belongs to this thread until the reply is sent. Null without a request.
     let Some(context) = (unsafe { ffi::gst_rtsp_context_get_current().as_ref() }) else {
         return Vec::new();
     };
     let mut addresses = Vec::new();
     if !context.conn.is_null() {
-        // SAFETY: The connection lives while its request is answered; the socket is borrowed from it and may be null.
+        // SAFETY: The connection lives during the request; the socket is borrowed from it and may be null.
         let socket: Option<gio::Socket> =
             unsafe { from_glib_none(rtsp::gst_rtsp_connection_get_read_socket(context.conn)) };
         let remote = socket.and_then(|socket| socket.remote_address().ok());
@@ -38,7 +38,7 @@ pub fn rtcp_addresses() -> Vec<String> {
         }
     }
     if !context.trans.is_null() {
-        // SAFETY: The stream's transport lives while its request is answered, and keeps what the call gives.
+        // SAFETY: The stream's transport lives during the request, and owns the result of the call.
         let transport = unsafe { ffi::gst_rtsp_stream_transport_get_transport(context.trans).as_ref() };
         if let Some(transport) = transport.filter(|t| !t.destination.is_null()) {
             // SAFETY: A string that ends in 0, of the transport.

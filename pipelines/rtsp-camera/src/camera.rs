@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the server, its media and the reports know of the camera.
+//! State of the camera shared by the server, its media and the reports.
 
 #![forbid(unsafe_code)]
 
@@ -22,10 +22,10 @@ use crate::standstill::{state_of, threads};
 use crate::steering::{Receiver, Refusal, Rule, Steering};
 use crate::watch::{self, Watch};
 
-/// Name of the element that pictures come in by.
+/// Name of the element that receives pictures.
 pub(crate) const INPUT: &str = "dds_input";
 
-/// What the server, its media and the reports share.
+/// State shared by the server, its media and the reports.
 pub struct Camera {
     pub(crate) source: Source,
     pub(crate) rule: Rule,
@@ -34,17 +34,17 @@ pub struct Camera {
     started: Instant,
     pub(crate) audience: Mutex<Audience>,
     watch: Mutex<Watch>,
-    /// Media that stood still and were made anew.
+    /// Stalled media that were rebuilt.
     pub(crate) rebuilt: AtomicU64,
-    /// Connections now and ever.
+    /// Connections now and in total.
     pub(crate) clients: AtomicU64,
     pub(crate) clients_ever: AtomicU64,
-    /// Media made: each has opened an encoder of its own.
+    /// Media created: each has opened an encoder of its own.
     pub(crate) media: AtomicU64,
     pub(crate) current: Mutex<Option<Current>>,
-    /// Who watches has logged in.
+    /// Clients have to log in.
     pub(crate) logins: bool,
-    /// Where there are viewers: who is none.
+    /// Addresses that may steer, if there are viewers.
     pub(crate) steerers: Option<Steerers>,
 }
 
@@ -76,16 +76,16 @@ pub(crate) struct Current {
     pub(crate) encoder: gst::Element,
     pub(crate) steering: Arc<Mutex<Steering>>,
     pub(crate) keys: Arc<Mutex<KeyFrames>>,
-    /// Somebody has played it: pictures flow.
+    /// A client has played it: pictures flow.
     pub(crate) played: bool,
-    /// Pictures that the encoder is done with.
+    /// Pictures that the encoder has finished with.
     pub(crate) done: Arc<AtomicU64>,
     /// The whole pipeline.
     pub(crate) pipeline: glib::WeakRef<gst::Bin>,
 }
 
 impl Camera {
-    /// A camera that nobody watches yet.
+    /// A camera without clients.
     pub fn new(source: Source, options: &Options, recipe: &Recipe) -> Arc<Self> {
         Arc::new(Self {
             source,
@@ -118,7 +118,7 @@ impl Camera {
         self.current.lock().unwrap().as_ref()?.pipeline.upgrade()
     }
 
-    /// Looks whether the media stands still: to be called some times a second. Then what is known of it is told.
+    /// Checks whether the media has stalled; call it several times a second. Returns a description of the stall.
     pub(crate) fn look(&self) -> Option<String> {
         let plays = self.audience.lock().unwrap().playing() > 0;
         let (done, played, pipeline) = {
@@ -154,7 +154,7 @@ impl Camera {
         })
     }
 
-    /// Somebody begins to play.
+    /// A session begins to play.
     pub(crate) fn join(&self, session: &str) {
         self.audience.lock().unwrap().play(session, self.now());
         let mut current = self.current.lock().unwrap();
@@ -165,7 +165,7 @@ impl Camera {
         }
     }
 
-    /// Everything worth knowing, as one JSON value.
+    /// Full report, as one JSON value.
     pub fn report(&self) -> serde_json::Value {
         let now = self.now();
         let current = self

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What clients are told of the streams.
+//! Completes the SDP of the streams.
 
 #![forbid(unsafe_code)]
 
@@ -10,8 +10,8 @@ use gst_dds_link::text;
 
 use crate::elements::guard;
 
-/// What the SDP says because the stream's caps do: that clients may ask for a key frame by RTCP (RFC 4585, section 4.2), and
-/// profile and level, which would be Baseline 1 without a word (RFC 6184, section 8.1; the payloader of 1.22 knows them
+/// Fields that the SDP takes from the stream's caps: that clients may request a key frame by RTCP (RFC 4585, section
+/// 4.2), and profile and level, which default to Baseline 1 (RFC 6184, section 8.1; the payloader of 1.22 reads them
 /// from `avc` only).
 pub(crate) fn complete_description(pad: &gst::Pad) {
     let guarded = guard("the probe on caps");
@@ -39,7 +39,7 @@ pub(crate) fn complete_description(pad: &gst::Pad) {
     });
 }
 
-/// The three bytes behind the header of the first sequence parameter set, in hexadecimal digits.
+/// The three bytes after the header of the first sequence parameter set, in hexadecimal digits.
 fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
     let sets = text::field(caps.structure(0)?, "sprop-parameter-sets")?;
     let sps = glib::base64_decode(sets.split(',').next()?);
@@ -49,7 +49,7 @@ fn profile_level_id(caps: &gst::CapsRef) -> Option<String> {
     (header & 0x1f == 7).then(|| format!("{profile:02x}{constraints:02x}{level:02x}"))
 }
 
-/// Profile, tier and level of an H.265 stream (RFC 7798, section 7.1), as its sequence parameter set has them; a description
+/// Profile, tier and level of an H.265 stream (RFC 7798, section 7.1), from its sequence parameter set; a description
 /// without them means Main at level 3.1.
 fn profile_tier_level(caps: &gst::CapsRef) -> Option<[(&'static str, String); 3]> {
     let sps = glib::base64_decode(caps.structure(0)?.get::<&str>("sprop-sps").ok()?.split(',').next()?);

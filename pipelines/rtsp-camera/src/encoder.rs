@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What `--encoder` asks for. It is read once, and opened once with a picture of the source's size before anybody is told of
-//! the camera: clients would hear no more of a mistake than a 503.
+//! The encoder of `--encoder`. It is read once, and opened once with a picture of the source's size before the camera
+//! is announced: clients would learn no more of a mistake than a 503.
 
 #![forbid(unsafe_code)]
 
@@ -18,17 +18,17 @@ use crate::steering::Rule;
 
 /// The encoder's name in its pipeline.
 pub const ENCODER: &str = "dds_encoder";
-/// Longest time in which the encoder must have coded its first pictures: on a busy machine, of a large size.
+/// Longest time for the first coded pictures: on a busy machine, of a large size.
 const OPENING: Duration = Duration::from_secs(20);
-/// Of its own the encoder makes no key frame for so many pictures: hours, and an interval that all libraries take.
+/// Key frame interval of the encoder itself, in pictures: hours, and within the range of all libraries.
 const NO_KEY_FRAMES: u32 = 1_000_000;
-/// Options of libx264 and libx265 that decide when there are key frames.
+/// Options of libx264 and libx265 that set when key frames are coded.
 const RHYTHM: [&str; 3] = ["keyint", "keyint-max", "intra-refresh"];
 
-/// The standard by which the video is coded.
+/// Standard of the coded video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
-    /// H.264, which every recorder reads.
+    /// H.264, supported by every recorder.
     H264,
     /// H.265.
     H265,
@@ -54,16 +54,16 @@ impl Codec {
     }
 }
 
-/// The encoder that the command line asks for.
+/// The encoder that the command line selects.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// What stands in the command line.
+    /// Its properties in the command line.
     asked: String,
-    /// It has a second stream.
+    /// It has a stream of second passes.
     pub two_pass: bool,
-    /// Who decides when there are key frames.
+    /// Rule of when key frames are coded.
     pub interval: Interval,
-    /// Sample layouts that it takes, as caps have them.
+    /// Sample layouts that it supports, as in caps.
     pub formats: &'static str,
     /// `--max-bitrate`.
     max_bitrate: Option<u32>,
@@ -74,14 +74,14 @@ pub struct Recipe {
 pub struct Opened {
     /// The element with its properties, in gst-launch syntax.
     pub line: String,
-    /// What it codes by.
+    /// Its standard.
     pub codec: Codec,
-    /// What was chosen, where the choice was left to it, and what it warns of.
+    /// Its choice, if it was free to choose, and its warnings.
     pub remarks: Vec<String>,
 }
 
 impl Recipe {
-    /// Reads `--encoder`, and what other options have to do with it.
+    /// Reads `--encoder`, and the options that depend on it.
     ///
     /// # Errors
     /// One sentence that names the option.
@@ -123,7 +123,7 @@ impl Recipe {
         let formats = match nick("encoder") {
             "x264" => "{I420,NV12}",
             "nvenc" => "{NV12,I420}",
-            // What all of them take.
+            // The layout that all of them support.
             _ => "I420",
         };
         Ok(Self {
@@ -135,7 +135,7 @@ impl Recipe {
         })
     }
 
-    /// The element for video of these caps. What the user wrote comes last, and wins.
+    /// The element for video of these caps. The user's properties come last, so they win.
     fn line(&self, caps: &gst::CapsRef) -> Result<String, String> {
         let mut line = format!("ddsencode name={ENCODER} ");
         if self.interval != Interval::Encoder {
@@ -151,7 +151,7 @@ impl Recipe {
     /// Opens the encoder, codes two grey pictures of these caps, and closes it again.
     ///
     /// # Errors
-    /// What the encoder says.
+    /// The encoder's error.
     pub fn open(&self, caps: &gst::Caps) -> Result<Opened, String> {
         let said = |words: String| format!("--encoder: {words}");
         let line = self.line(caps)?;
@@ -166,7 +166,7 @@ impl Recipe {
             .downcast::<gst::Pipeline>()
             .map_err(|_| said("not a pipeline".into()))?;
         let opened = self.code(&pipeline, caps, line);
-        // Its ports and devices are free again for those who watch.
+        // Frees its ports and devices for the clients' media.
         let _ = pipeline.set_state(gst::State::Null);
         opened.map_err(said)
     }
@@ -192,7 +192,7 @@ impl Recipe {
                 gst::PadProbeReturn::Ok
             });
         }
-        // Errors of this one come as messages.
+        // An error of this arrives as a message.
         let _ = pipeline.set_state(gst::State::Playing);
         for at in [0, 40] {
             let mut picture = gst::Buffer::from_mut_slice(vec![0x80; info.size()]);
@@ -227,7 +227,7 @@ impl Recipe {
     }
 }
 
-/// What `encoder=auto` tells of its choice.
+/// Choice of `encoder=auto`, as the encoder reports it.
 fn choice(message: &gst::StructureRef) -> Option<String> {
     if message.name() != "ddsencode-encoder" {
         return None;
@@ -239,9 +239,9 @@ fn choice(message: &gst::StructureRef) -> Option<String> {
     Some(format!("encoder={encoder} codes by {codec}{why}"))
 }
 
-/// The element with those properties, and nothing else.
+/// Creates the element with these properties, and refuses anything else.
 fn parse(properties: &str) -> Result<gst::Element, String> {
-    // A value out of its range is left out with no more than a warning of GLib's, and its handlers belong to the process.
+    // GLib ignores an out-of-range value with only a warning, and its log handlers are global to the process.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap();
     let warnings = Arc::new(Mutex::new(Vec::new()));
@@ -264,10 +264,11 @@ fn parse(properties: &str) -> Result<gst::Element, String> {
     })
 }
 
-/// Kilobits per second that this video does not need in honest use, and that hostile feedback would exceed.
+/// Rate in kbit/s that this video does not need in honest use, and that hostile feedback would exceed.
 ///
-/// A busy street takes about 0.07 bits a pixel at quantizer 30 in every macroblock, a key frame every 2 s included, and
-/// twice as much for each 6 quantizers less. The cap is three times that at the finest quantizer that was asked for.
+/// A busy street takes about 0.07 bits a pixel at quantizer 30 in every macroblock, a key frame every 2 s included,
+/// and twice as much for each 6 quantizers less. The cap is three times that at the finest quantizer that the settings
+/// allow.
 fn default_cap(encoder: &gst::Element, caps: &gst::CapsRef) -> u32 {
     let field = |name| {
         caps.structure(0)
@@ -277,11 +278,11 @@ fn default_cap(encoder: &gst::Element, caps: &gst::CapsRef) -> u32 {
     };
     let rate = caps.structure(0).and_then(|s| s.get::<gst::Fraction>("framerate").ok());
     let rate = rate.filter(|rate| rate.numer() > 0 && rate.denom() > 0);
-    // Of a source that does not tell.
+    // For a source without a known rate.
     let rate = rate.map_or(30.0, |rate| f64::from(rate.numer()) / f64::from(rate.denom()));
     let uint = |property: &str| encoder.property::<u32>(property);
     let finest = ["background-qp", "region-qp", "fallback-qp", "quantizer"].map(uint);
-    // quantizer counts where it is asked for only.
+    // quantizer counts only if it is set.
     let asked = if uint("quantizer") == encoder_default(encoder, "quantizer") {
         &finest[..3]
     } else {
@@ -290,7 +291,7 @@ fn default_cap(encoder: &gst::Element, caps: &gst::CapsRef) -> u32 {
     let finest = asked.iter().copied().min().unwrap_or(0);
     let bits = 0.2 * 2f64.powf((30.0 - f64::from(finest)) / 6.0).max(1.0);
     let pixels = f64::from(field("width")) * f64::from(field("height")) * rate;
-    // What somebody asks for must fit, whatever the size.
+    // A rate that the user sets must fit, whatever the size.
     let least = 2 * uint("bitrate").max(uint("bandwidth")).max(500);
     ((pixels * bits / 1000.0).ceil() as u32).max(least)
 }
@@ -345,7 +346,7 @@ mod tests {
                 "{words}"
             );
         }
-        // Of one pass, segments are not looked at.
+        // One pass ignores segments.
         assert_eq!(interval("segment-length=15"), Interval::Auto);
     }
 
@@ -402,7 +403,7 @@ mod tests {
         assert_eq!(cap(quantizers, Some(700), &caps(1280, 720, 30)), 700);
         assert_eq!(cap("max-bitrate=0", None, &caps(1280, 720, 30)), 0);
         assert_eq!(cap("max-bitrate=900", Some(700), &caps(1280, 720, 30)), 900);
-        // A rate that is not told counts as 30.
+        // An unknown rate counts as 30.
         assert_eq!(cap(quantizers, None, &caps(1280, 720, 0)), 5530);
     }
 

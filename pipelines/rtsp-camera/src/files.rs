@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What kind of pictures a file holds. It is read once, as fast as it goes, until that is clear.
+//! Determines the kind of a file's pictures. The file is read once, as fast as possible, until that is clear.
 
 #![forbid(unsafe_code)]
 
@@ -15,24 +15,24 @@ use crate::elements::{link_video, words};
 
 /// Longest time until the first picture.
 const FIRST: Duration = Duration::from_secs(10);
-/// Longest time until another one; where none comes, there is none. Of GIF files the end is not told.
+/// Longest time until the next one; without it, there is none. The end of GIF files is not signalled.
 const ANOTHER: Duration = Duration::from_secs(3);
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Pictures with their times.
     Video,
-    /// Pictures without, as in a plain row of JPEG pictures.
+    /// Pictures without times, as in a plain sequence of JPEG pictures.
     Untimed,
     /// One picture.
     Still(gst::Sample),
 }
 
-/// Reads the file as far as needed.
+/// Reads the file as far as needed to determine its kind.
 ///
 /// # Errors
-/// What is wrong with it.
+/// One sentence with the reason.
 pub fn look(path: &Path) -> Result<Kind, String> {
     let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if metadata.is_dir() {
@@ -69,7 +69,7 @@ pub fn look(path: &Path) -> Result<Kind, String> {
     }
 }
 
-/// The name of a format of pictures, by what its files begin with.
+/// Name of an image format, by the first bytes of the file.
 fn picture_format(head: &[u8]) -> Option<&'static str> {
     let known: [(&[u8], &str); 5] = [
         (b"GIF8", "GIF"),
@@ -96,7 +96,7 @@ fn first_pictures(pipeline: &gst::Pipeline, path: &Path) -> Result<Kind, String>
     input.set_property("location", path);
     link_video(&decoder, &first);
     let mut pictures = Vec::new();
-    // An error of this comes as a message.
+    // An error of this arrives as a message.
     let _ = pipeline.set_state(gst::State::Playing);
     let mut until = Instant::now() + FIRST;
     let mut ended = false;
@@ -130,7 +130,7 @@ fn first_pictures(pipeline: &gst::Pipeline, path: &Path) -> Result<Kind, String>
     }
 }
 
-/// Gives pictures that come to an element their times, `rate` a second, anew in each round.
+/// Sets the times of pictures that reach an element, `rate` a second, from 0 in each round.
 pub fn give_times(element: &gst::Element, rate: u32) {
     let Some(pad) = element.static_pad("sink") else { return };
     let count = AtomicU64::new(0);

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! When pictures are coded as key frames: recorders need them often, servers that steer hardly ever, and whoever joins needs
-//! one at once.
+//! Decides which pictures are coded as key frames: recorders need them often, servers that steer hardly ever, and a
+//! client that joins needs one at once.
 
 #![forbid(unsafe_code)]
 
-/// Nanoseconds of captured time between key frames while somebody watches who asks for nothing: recorders cut files, and
-/// keep what was before an event, at key frames.
+/// Nanoseconds of captured time between key frames while a client watches that requests none: recorders cut files, and
+/// keep the time before an event, at key frames.
 const FOR_RECORDERS: u64 = 2_000_000_000;
-/// The same while all who watch send feedback, and so ask for a key frame where they miss one.
+/// The same while all clients send feedback, and so request a key frame when they need one.
 const FOR_SERVERS: u64 = 10_000_000_000;
-/// Those who join within it share a key frame, so that joining cannot be used to flood the others.
+/// Clients that join within it share a key frame, so that joining cannot be used to flood the others.
 const SHARED: u64 = 1_000_000_000;
-/// Longest half interval between two pictures by which a key frame may come early, for the sake of an even spacing.
+/// Most by which a key frame may come early for even spacing: bounds half the interval between two pictures.
 const MOST_EARLY: u64 = 100_000_000;
 
-/// What `--key-interval` says.
+/// Value of `--key-interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Interval {
     /// By who watches.
@@ -23,16 +23,16 @@ pub enum Interval {
     Auto,
     /// Nanoseconds.
     Fixed(u64),
-    /// Nothing but for those who join: the encoder has a rhythm of its own.
+    /// Only for clients that join: the encoder has an interval of its own.
     Encoder,
 }
 
-/// Which streams are to begin anew with a picture.
+/// Streams that need a key frame at a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Ask {
-    /// The stream of whole pictures.
+    /// The stream of first passes.
     pub first: bool,
-    /// That of second passes, which only servers watch.
+    /// The stream of second passes, which only servers watch.
     pub second: bool,
 }
 
@@ -40,19 +40,19 @@ pub struct Ask {
 #[derive(Clone, Debug)]
 pub struct KeyFrames {
     interval: Interval,
-    /// The last picture that came by.
+    /// The last picture.
     picture: Option<u64>,
     /// The last key frame of each stream.
     first: Option<u64>,
     second: Option<u64>,
-    /// The last one that somebody who joined has caused.
+    /// The last key frame requested for a client that joined.
     joined: Option<u64>,
-    /// Somebody has joined since.
+    /// A client has joined since.
     waiting: bool,
 }
 
 impl KeyFrames {
-    /// Of a media that is just made.
+    /// For a new media.
     pub fn new(interval: Interval) -> Self {
         Self {
             interval,
@@ -64,19 +64,19 @@ impl KeyFrames {
         }
     }
 
-    /// Pictures begin to flow to the first who watches, whose key frame is the one that the stream begins with.
+    /// Pictures begin to flow to the first client, whose key frame is the first of the stream.
     pub fn open(&mut self) {
         self.joined = self.joined.max(self.first);
     }
 
-    /// Somebody joins.
+    /// A client joins.
     pub fn join(&mut self) {
         self.waiting = true;
     }
 
-    /// A picture taken at `at` is to be coded. `recorders`: somebody watches who sends no feedback.
+    /// A picture captured at `at` is to be coded. `recorders`: a client watches that sends no feedback.
     pub fn picture(&mut self, at: u64, recorders: bool) -> Ask {
-        // The picture nearest to the time, not the first one behind it: spacings do not add up to more than was asked for.
+        // The picture nearest to the time, not the first one after it: spacings do not exceed the interval on average.
         let step = self.picture.map_or(0, |before| at.saturating_sub(before));
         let early = (step / 2).min(MOST_EARLY);
         let passed = |since: Option<u64>, time: u64| since.is_none_or(|since| at.saturating_sub(since) + early >= time);
@@ -105,7 +105,7 @@ impl KeyFrames {
         ask
     }
 
-    /// The encoder has made the picture taken at `at` a key frame, whoever wanted it.
+    /// The encoder has coded the picture captured at `at` as a key frame, for whatever reason.
     pub fn coded(&mut self, at: u64) {
         self.first = self.first.max(Some(at));
     }
@@ -118,7 +118,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// Times in milliseconds of the key frames of the first stream, at 25 pictures a second up to `until`. The encoder
-    /// begins with one; each picture asked for is one.
+    /// begins with one; each requested one is coded.
     fn run(interval: Interval, until: u64, mut at: impl FnMut(u64, &mut KeyFrames) -> bool) -> Vec<u64> {
         let mut keys = KeyFrames::new(interval);
         let mut found = Vec::new();
@@ -137,16 +137,16 @@ mod tests {
         let every = |step| (0..30_000).step_by(step).collect::<Vec<u64>>();
         assert_eq!(run(Interval::Auto, 30_000, |_, _| true), every(2000));
         assert_eq!(run(Interval::Auto, 30_000, |_, _| false), every(10_000));
-        // A recorder that comes in the middle and goes.
+        // A recorder that joins in the middle and leaves.
         let found = run(Interval::Auto, 25_000, |time, _| (11_000..16_000).contains(&time));
-        // What is overdue comes at once.
+        // An overdue key frame comes at once.
         assert_eq!(found, [0, 10_000, 12_000, 14_000, 24_000]);
     }
 
     #[test]
     fn a_fixed_interval_holds_whoever_watches() {
         let fixed = Interval::Fixed(1500 * MS);
-        // The picture nearest to the time: no interval is longer for good.
+        // The picture nearest to the time: no interval is longer in the long run.
         assert_eq!(run(fixed, 6100, |_, _| false), [0, 1480, 2960, 4440, 5920]);
         assert_eq!(run(fixed, 6100, |_, _| true), [0, 1480, 2960, 4440, 5920]);
         assert_eq!(run(Interval::Encoder, 60_000, |_, _| true), [0]);
@@ -163,7 +163,7 @@ mod tests {
             });
             assert_eq!(found, [0, 1000, 3000, 4000, 6000], "{interval:?}");
         }
-        // However often somebody joins, no more than one a second.
+        // However often a client joins, at most one a second.
         let found = run(Interval::Auto, 10_000, |_, keys| {
             keys.join();
             true
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_first_who_watches_shares_what_the_stream_begins_with() {
-        // Nothing flows before somebody plays, 100 ms after the first picture.
+        // Nothing flows before a client plays, 100 ms after the first picture.
         let found = run(Interval::Auto, 5000, |time, keys| {
             match time {
                 120 => keys.open(),
@@ -190,7 +190,7 @@ mod tests {
         let mut keys = KeyFrames::new(Interval::Auto);
         let mut found = Vec::new();
         for time in (0..8000).step_by(40) {
-            // By RTCP, or a cut in the scene.
+            // Requested by RTCP, or a scene cut.
             if [0, 1000, 4000].contains(&time) {
                 keys.coded(time * MS);
             }
@@ -218,7 +218,7 @@ mod tests {
         keys.coded(0);
         let times = [0, 40, 60_000, 60_040, 61_960, 62_000];
         let found = times.map(|time| keys.picture(time * MS, true).first);
-        // The last but one is nearest to two seconds behind, with the gap that was before it.
+        // The last but one is nearest to two seconds later, including the gap before it.
         assert_eq!(found, [false, false, true, false, true, false]);
     }
 }

@@ -2,10 +2,10 @@
 
 //! The parts of `dds-rtsp-camera`: an RTSP camera that the neural networks at its receivers steer.
 //!
-//! Pure: [`options`] reads the command line, [`steering`] says whose feedback counts, [`audience`] who watches,
-//! [`keyframes`] which pictures are key frames, [`watch`] whether the media stands still. Around them: [`source`] hands out
-//! pictures, of a file by what `files` finds in it, [`encoder`] opens what codes them, [`server`] serves them by [`media`]
-//! that `wiring` connects to the [`camera`] that all share, and [`signals`] ends it all.
+//! Pure: [`options`] reads the command line, [`steering`] decides whose feedback counts, [`audience`] tracks who
+//! watches, [`keyframes`] decides which pictures are key frames, [`watch`] detects a stalled media. Around them:
+//! [`source`] sends pictures, of a file by the kind that `files` finds, [`encoder`] opens the encoder, [`server`]
+//! serves clients by [`media`] that `wiring` connects to the shared [`camera`], and [`signals`] ends the program.
 
 pub mod audience;
 mod caller;
@@ -25,7 +25,7 @@ pub mod steering;
 pub mod watch;
 mod wiring;
 
-/// Says what the user should know of, while all goes on.
+/// Prints a warning for the user; the program goes on.
 pub fn warn(words: impl std::fmt::Display) {
     eprintln!("dds-rtsp-camera: warning: {words}");
 }

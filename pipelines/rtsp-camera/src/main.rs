@@ -24,7 +24,7 @@ use dds_rtsp_camera::{signals, warn};
 const MAX_LOGINS: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    // What is no text could not be said back, and left out it would open the camera to all.
+    // Arguments that are not text could not be printed, and ignoring one could open the camera to all.
     let text = |of: &str, text: OsString| text.into_string().map_err(|_| format!("{of}: give text in UTF-8"));
     let environment = |name: &str| std::env::var_os(name).map(|value| text(name, value)).transpose();
     let secret = |path: &Path| gst_dds_link::secret::read(path, MAX_LOGINS);
@@ -51,7 +51,7 @@ fn failed(status: u8, error: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Prints the report. Who reads it may be gone; the camera goes on.
+/// Prints the report. The reader may be gone; the camera goes on.
 fn say(camera: &Camera) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{}", camera.report());
@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<(), String> {
         SocketAddr::new(options.address, server.bound_port() as u16),
         options.path
     );
-    // Behind the address, which programs that start this one wait for.
+    // After the address, which programs that start this one wait for.
     remarks.iter().for_each(|remark| eprintln!("dds-rtsp-camera: {remark}"));
     options.exposed.iter().for_each(warn);
     // It holds the private key.
@@ -103,7 +103,7 @@ fn run(options: &Options) -> Result<(), String> {
     main.run();
     say(&camera);
     listener.remove();
-    // Says goodbye to clients, so that they do not wait for a time-out.
+    // Closes the connections of clients, so that they need not wait for a time-out.
     server.client_filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));
     let broken = broken.lock().unwrap().take();
     broken.map_or(Ok(()), Err)

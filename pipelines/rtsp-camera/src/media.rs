@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One media for all clients, though what they are told of it depends on how they ask: recorders set up every track that
-//! they are told of, and wait for pictures on a sparse one.
+//! One media for all clients, though its description depends on their request: recorders set up every track in it, and
+//! wait for pictures on a sparse one.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ use gst_rtsp_server::{RTSPContext, RTSPMediaFactory, gst_rtsp, gst_sdp};
 
 use crate::caller;
 
-/// What in the URL's query asks for the second stream.
+/// Part of the URL's query that requests the second stream.
 const REFINE: &str = "refine=1";
 
 /// A factory of such media.
@@ -25,7 +25,7 @@ pub fn factory() -> RTSPMediaFactory {
     factory.upcast()
 }
 
-/// Whoever comes from now on gets a new media, though others may still have the one that there is.
+/// Makes clients that connect from now on get a new media, though others may still use the current one.
 pub fn retire() {
     imp::ENDED.fetch_add(1, Ordering::SeqCst);
 }
@@ -49,10 +49,10 @@ mod imp {
 
     /// Media that have ended.
     pub static ENDED: AtomicU64 = AtomicU64::new(0);
-    /// What media have said, and when; of one that says much, the latest.
+    /// Warnings that media have posted, and when; of repeated ones, the latest.
     static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
     const MOST_SAID: usize = 64;
-    /// The same is not said again for so long.
+    /// Time within which a warning is not printed again.
     const AGAIN: Duration = Duration::from_secs(60);
 
     fn say_once(words: String) {
@@ -77,8 +77,8 @@ mod imp {
     impl ObjectImpl for Factory {}
 
     impl RTSPMediaFactoryImpl for Factory {
-        /// The same for every query: one media. Another one from when it begins to end: who comes just when the last client
-        /// goes would be handed a media that cannot be used again, and be told 503.
+        /// The same key for every query: one media. It changes once the media begins to end: a client that connects
+        /// just when the last one leaves would get a media that cannot be reused, and a 503.
         fn gen_key(&self, _url: &gst_rtsp::RTSPUrl) -> Option<glib::GString> {
             Some(ENDED.load(Ordering::SeqCst).to_string().into())
         }
@@ -97,12 +97,12 @@ mod imp {
     impl ObjectImpl for Media {}
 
     impl RTSPMediaImpl for Media {
-        /// Clients hear no more of what goes wrong than a 503, or an end.
+        /// Clients learn no more of an error than a 503, or an end of stream.
         fn handle_message(&self, message: &gst::MessageRef) -> bool {
             let from = message.src().map(|src| src.name().to_string()).unwrap_or_default();
             match message.view() {
                 gst::MessageView::Error(error) => say_once(format!("{from}: {}", crate::elements::words(error))),
-                // Those of the server's own elements are about nothing that a user can mend.
+                // Warnings of the server's own elements are about nothing that a user can fix.
                 gst::MessageView::Warning(warning)
                     if message
                         .src()

@@ -13,7 +13,7 @@ use gst_dds_link::secret::Exposed;
 
 use crate::steering::Rule;
 
-/// What `--help` prints.
+/// Text of `--help`.
 pub const HELP: &str = "\
 usage: dds-rtsp-camera [SOURCE] [options]
 
@@ -59,36 +59,36 @@ options:
                       0: when it ends only (0)
   --help              this text";
 
-/// When there are key frames, beside those for clients that join.
+/// When to code key frames, beside those for clients that join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyInterval {
-    /// By who watches, or as the encoder is told.
+    /// By who watches, or as the encoder's properties set it.
     Auto,
-    /// After that time.
+    /// At this interval.
     Every(Duration),
 }
 
-/// Most kbit/s that the encoder's property takes.
+/// Limit of the encoder's property in kbit/s.
 const MOST_KBIT: u32 = 2_048_000;
 
 /// A name and its password.
 pub type Login = (String, String);
 
-/// Where pictures come from.
+/// Source of pictures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A pattern of `videotestsrc`.
     Pattern(String),
     /// A capture device.
     Device(PathBuf),
-    /// A file, in a loop.
+    /// A file, played in a loop.
     File(PathBuf),
 }
 
-/// The command line, read.
+/// The parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Where pictures come from.
+    /// Source of pictures.
     pub source: Source,
     /// Width and height in pixels.
     pub size: Option<(u32, u32)>,
@@ -96,9 +96,9 @@ pub struct Options {
     pub rate: Option<u32>,
     /// Properties of `ddsencode`.
     pub encoder: String,
-    /// When there are key frames.
+    /// When to code key frames.
     pub key_interval: KeyInterval,
-    /// Cap in kbit/s, 0 = none. `None`: by the video.
+    /// Cap in kbit/s, 0 = none. `None`: chosen by the video.
     pub max_bitrate: Option<u32>,
     /// Address to listen on.
     pub address: IpAddr,
@@ -106,11 +106,11 @@ pub struct Options {
     pub port: u16,
     /// Path of the URL, with its slash.
     pub path: String,
-    /// Name and password of those who watch and steer.
+    /// Name and password of clients that watch and steer.
     pub user: Option<Login>,
-    /// Names and passwords of those who only watch.
+    /// Names and passwords of clients that only watch.
     pub viewers: Vec<Login>,
-    /// Files of passwords that are open to others.
+    /// Password files that others can read.
     pub exposed: Vec<Exposed>,
     /// PEM file.
     pub certificate: Option<PathBuf>,
@@ -118,9 +118,9 @@ pub struct Options {
     pub tcp_only: bool,
     /// RTP/AVPF.
     pub avpf: bool,
-    /// Whose feedback counts.
+    /// Rule of whose feedback counts.
     pub steer: Rule,
-    /// Seconds between reports, 0 = none before the end.
+    /// Seconds between reports, 0 = only one at the end.
     pub report: u32,
 }
 
@@ -148,8 +148,8 @@ impl Default for Options {
     }
 }
 
-/// Reads the command line. `environment` gives what a variable says, `secret` what a file of passwords holds. `None`: help
-/// is asked for.
+/// Reads the command line. `environment` returns the value of a variable, `secret` the content of a password file.
+/// `None`: `--help` was given.
 ///
 /// # Errors
 /// One sentence that names the option.
@@ -232,7 +232,7 @@ pub fn parse(
         o.user = Some(login);
     }
     o.viewers.extend(viewers_by_line);
-    // Video in the clear beside an encrypted control connection would protect nothing.
+    // Video in the clear beside an encrypted control connection would be no protection.
     o.tcp_only |= o.certificate.is_some();
     check_logins(&o)?;
     Ok(Some(o))
@@ -240,7 +240,7 @@ pub fn parse(
 
 fn check_logins(o: &Options) -> Result<(), String> {
     let Some((user, _)) = &o.user else {
-        // Without a user anybody could watch, and steer.
+        // Without a user anyone could watch, and steer.
         return match o.viewers.is_empty() {
             true => Ok(()),
             false => Err("--viewer: name those who may steer as well, by --user-file or DDS_RTSP_USER".into()),
@@ -301,7 +301,7 @@ fn name_and_password(text: &str, option: &str) -> Result<Login, String> {
         .ok_or_else(|| format!("{option}: give NAME:PASSWORD, neither empty, no \" in the name"))
 }
 
-/// The lines NAME:PASSWORD of a file, one at least.
+/// The lines NAME:PASSWORD of a file, at least one.
 fn logins(
     option: &str,
     file: &str,

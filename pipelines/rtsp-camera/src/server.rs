@@ -26,14 +26,14 @@ use crate::{caller, media};
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("ddsrtspcamera", gst::DebugColorFlags::empty(), Some("RTSP camera")));
-/// Time for a goodbye to leave.
+/// Time for BYE packets to leave.
 const GOODBYE: Duration = Duration::from_millis(300);
-/// How often it is looked whether the media stands still.
+/// How often to check whether the media has stalled.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The role of those who watch and steer: who knows the user's password, or everybody where there is none.
+/// Role of clients that watch and steer: those with the user's password, or all if there is none.
 const STEERS: &str = "steers";
-/// The role of those who only watch.
+/// Role of clients that only watch.
 const WATCHES: &str = "watches";
 
 /// The media, as a line for `gst_rtsp_media_factory_set_launch`.
@@ -44,13 +44,13 @@ fn launch_line(encoder: &Opened, two_pass: bool) -> String {
         encoder.codec.track("pay0", 96)
     );
     if two_pass {
-        // A payload type of its own: by that a launch line tells the pads of rtspsrc apart.
+        // A payload type of its own: launch lines distinguish the pads of rtspsrc by it.
         line += &format!("{ENCODER}.refine ! {}", encoder.codec.track("pay1", 97));
     }
     line + ")"
 }
 
-/// Makes the server and listens. It serves while the main context iterates and the value lives.
+/// Creates the server and listens. It serves while the main context iterates and the value lives.
 ///
 /// # Errors
 /// One sentence that names the option to change.
@@ -92,7 +92,7 @@ pub fn listen(
     Ok((server, id))
 }
 
-/// Makes the media of all clients.
+/// Creates the factory of the media that all clients share.
 fn factory(options: &Options, encoder: &Opened, camera: &Arc<Camera>) -> RTSPMediaFactory {
     let factory = media::factory();
     factory.set_launch(&launch_line(encoder, camera.two_pass));
@@ -113,8 +113,8 @@ fn factory(options: &Options, encoder: &Opened, camera: &Arc<Camera>) -> RTSPMed
     factory
 }
 
-/// Ends sessions, and what is known of their clients. Those of clients that went without a word end here; until then they
-/// are sent to.
+/// Ends sessions, and forgets their clients. Sessions of clients that vanished end here at their time-out; until then
+/// they are sent to.
 fn end_sessions(pool: RTSPSessionPool, camera: &Arc<Camera>) {
     let (shared, guarded) = (camera.clone(), guard("session-removed"));
     pool.connect_session_removed(move |_, session| {
@@ -135,7 +135,7 @@ fn end_sessions(pool: RTSPSessionPool, camera: &Arc<Camera>) {
     });
 }
 
-/// Makes the media anew when it stands still.
+/// Rebuilds the media when it stalls.
 fn watch_media(server: &RTSPServer, camera: &Arc<Camera>) {
     let (shared, weak, guarded) = (camera.clone(), server.downgrade(), guard("the watch on the media"));
     glib::timeout_add(LOOK_EVERY, move || {
@@ -151,10 +151,10 @@ fn watch_media(server: &RTSPServer, camera: &Arc<Camera>) {
     });
 }
 
-/// Makes a new media for whoever comes from now on, and sends away those of the one that stands still. It may stand so that
-/// it cannot even be ended: then the thread that tries is lost with it, and nothing else.
+/// Creates a new media for clients that connect from now on, and disconnects those of the stalled one. It may be
+/// stalled so that it cannot be shut down: then only the thread that tries is lost with it.
 fn rebuild(server: &RTSPServer, pipeline: Option<gst::Bin>) {
-    // Those who come from here on are no part of it.
+    // Clients that connect from here on get another media.
     media::retire();
     let clients = server.client_filter(Some(&mut |_, _| RTSPFilterResult::Ref));
     let pool = server.session_pool();
@@ -166,31 +166,31 @@ fn rebuild(server: &RTSPServer, pipeline: Option<gst::Bin>) {
         guard("the end of clients").run((), || {
             clients.iter().for_each(|client| client.close());
             for session in &sessions {
-                // One that its client has taken along is gone already.
+                // A session that its client has removed is gone already.
                 let _ = pool.as_ref().map(|pool| pool.remove(session));
             }
         });
     });
 }
 
-/// Ends the RTP sessions, which say so to those who are sent to by UDP: they would wait for more until they lose patience.
+/// Ends the RTP sessions, which send BYE to UDP clients: otherwise they would wait until their time-out.
 fn say_goodbye(pipeline: Option<gst::Bin>) {
     let is_session = |e: &gst::Element| e.factory().is_some_and(|f| f.name() == "rtpsession");
     let elements = pipeline.map(|pipeline| pipeline.iterate_recurse());
     for session in elements.into_iter().flatten().flatten().filter(is_session) {
         if let Some(pad) = session.static_pad("send_rtp_sink") {
-            // It waits here where the session is what stands still.
+            // Blocks here if the session itself is stalled.
             pad.send_event(gst::event::Eos::new());
         }
     }
 }
 
-/// Where UDP ports are opened: at the address asked for. Without a pool gst-rtsp-server opens them at every address of the
-/// machine. `None` where every address is meant.
+/// Address for UDP ports: the one that the user chose. Without a pool gst-rtsp-server opens them at every address of
+/// the machine. `None` means every address.
 fn udp_ports(address: IpAddr) -> Option<RTSPAddressPool> {
     let (one, no_multicast) = (address.to_string(), 0);
     let pool = RTSPAddressPool::new();
-    // The dynamic ports (RFC 6335, section 6); one that is taken is passed over.
+    // The dynamic ports (RFC 6335, section 6); ports in use are skipped.
     let added = pool.add_range(&one, &one, 49_152, 65_535, no_multicast);
     (!address.is_unspecified() && added.is_ok()).then_some(pool)
 }
@@ -245,7 +245,7 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
     let (shared, guarded) = (camera.clone(), guard("setup-request"));
     client.connect_setup_request(move |_, context| guarded.run((), || note_client(context, &shared)));
     let (shared, guarded) = (camera.clone(), guard("play-request"));
-    // Who joins a running stream sees nothing before the next key frame, and few clients ask for one.
+    // A client that joins a running stream shows nothing before the next key frame, and few clients request one.
     client.connect_play_request(move |_, context| {
         guarded.run((), || {
             session_of(context).iter().for_each(|session| shared.join(session))
@@ -265,7 +265,7 @@ fn session_of(context: &RTSPContext) -> Option<glib::GString> {
     context.session().and_then(|session| session.sessionid())
 }
 
-/// Notes where RTCP of a client will come from, and whether it may steer.
+/// Records the RTCP addresses of a client, and whether it may steer.
 fn note_client(context: &RTSPContext, camera: &Camera) {
     let Some(session) = session_of(context) else { return };
     let addresses = caller::rtcp_addresses();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Pictures: a pipeline of its own hands raw frames to whatever encoder there is, so that a client that comes or goes
-//! neither opens the device again nor rewinds the file for the others, and a loop of a file looks live.
+//! Sources of pictures: a pipeline of its own sends raw frames to the current encoder, so that a client that comes or
+//! goes neither opens the device again nor rewinds the file for the others, and a loop of a file looks live.
 
 #![forbid(unsafe_code)]
 
@@ -17,44 +17,44 @@ use crate::elements::{guard, link_video, words};
 use crate::files;
 use crate::options::{self, Options};
 
-/// Longest time in which a source must show its first picture.
+/// Longest time until a source's first picture.
 const FIRST_PICTURE: Duration = Duration::from_secs(10);
-/// Pictures a second of what has no rate of its own.
+/// Frame rate of a source without one.
 const RATE: u32 = 25;
-/// Least time that a file is played until it begins anew.
+/// Least time for which a file plays before it restarts.
 const LEAST_ROUND: Duration = Duration::from_millis(40);
-/// How often the watching thread looks whether it should end.
+/// How often the watching thread checks whether to end.
 const WATCH: gst::ClockTime = gst::ClockTime::from_mseconds(200);
 
 /// The running source.
 pub struct Source {
     pipeline: gst::Pipeline,
     caps: gst::Caps,
-    /// What the user should know of it.
+    /// Remark for the user about the source.
     pub remark: Option<String>,
     outlet: Arc<Outlet>,
-    /// Whether pictures are wanted. Held while that changes the pipeline's state; taken before the outlet's.
+    /// Whether pictures are wanted. Locked while that changes the pipeline's state; locked before the outlet's.
     wanted: Arc<Mutex<bool>>,
     ends: Arc<AtomicBool>,
     watcher: Option<thread::JoinHandle<()>>,
 }
 
-/// Where pictures go.
+/// Destination of pictures.
 #[derive(Default)]
 struct Outlet {
     appsrc: Mutex<Option<gst_app::AppSrc>>,
-    /// Pictures handed over, ever.
+    /// Pictures passed on since the program began.
     pictures: AtomicU64,
     /// Caps of the first picture.
     first: Mutex<Option<gst::Caps>>,
 }
 
 impl Source {
-    /// Opens the source, for an encoder that takes `formats`, waits for its first picture and lets go of it again. `failed`
-    /// is called, from another thread, with what goes wrong later.
+    /// Opens the source, for an encoder that takes `formats`, waits for its first picture and closes it again.
+    /// `failed` is called, from another thread, with later errors.
     ///
     /// # Errors
-    /// What the elements say, with the source's name.
+    /// The elements' error, with the source's name.
     pub fn open(options: &Options, formats: &str, failed: impl Fn(String) + Send + 'static) -> Result<Self, String> {
         let name = match &options.source {
             options::Source::Pattern(pattern) => format!("test:{pattern}"),
@@ -90,7 +90,7 @@ impl Source {
         let (wanted, ends) = (Arc::new(Mutex::new(false)), Arc::new(AtomicBool::new(false)));
         let watcher = {
             let (pipeline, wanted, ends) = (pipeline.clone(), wanted.clone(), ends.clone());
-            // Without it a loop would stand still at its end.
+            // Without it a loop would stop at its end.
             thread::spawn(move || {
                 let guarded = guard("the watch on the source");
                 while !ends.load(Ordering::Relaxed) {
@@ -111,28 +111,28 @@ impl Source {
         })
     }
 
-    /// Of its pictures.
+    /// Caps of its pictures.
     pub fn caps(&self) -> &gst::Caps {
         &self.caps
     }
 
-    /// Pictures handed over since the program began.
+    /// Pictures passed on since the program began.
     pub fn pictures(&self) -> u64 {
         self.outlet.pictures.load(Ordering::Relaxed)
     }
 
-    /// Pictures go to `appsrc` from now on.
+    /// Sends pictures to `appsrc` from now on.
     pub fn start(&self, appsrc: gst_app::AppSrc) {
         let mut wanted = self.wanted.lock().unwrap();
         *self.outlet.appsrc.lock().unwrap() = Some(appsrc);
         *wanted = true;
-        // What goes wrong comes as a message.
+        // Errors arrive as messages.
         let _ = self.pipeline.set_state(gst::State::Playing);
     }
 
-    /// Nobody watches any more, if it was `appsrc` that pictures went to.
+    /// Stops sending pictures, if `appsrc` is where they go.
     pub fn stop(&self, appsrc: &gst_app::AppSrc) {
-        // Held to the end: one that starts at the same time would be stopped by it.
+        // Locked to the end: otherwise it would stop a start at the same time.
         let mut wanted = self.wanted.lock().unwrap();
         {
             let mut to = self.outlet.appsrc.lock().unwrap();
@@ -160,7 +160,7 @@ impl Drop for Source {
 impl Outlet {
     fn push(&self, sink: &gst_app::AppSink, sample: &gst::Sample) {
         let Some(appsrc) = self.appsrc.lock().unwrap().clone() else {
-            // Opened only, to see what it gives.
+            // Only opened, to learn its caps.
             self.first.lock().unwrap().clone_from(&sample.caps_owned());
             return;
         };
@@ -183,8 +183,8 @@ impl Outlet {
     }
 }
 
-/// When a frame was taken, as running time of the encoder's pipeline. Both pipelines run on the system's clock, so the
-/// spacing of frames does not suffer from how late threads wake up.
+/// Capture time of a frame, as running time of the encoder's pipeline. Both pipelines run on the system's clock, so
+/// late wake-ups of threads do not change the spacing of frames.
 fn moment(sink: &gst_app::AppSink, sample: &gst::Sample, appsrc: &gst_app::AppSrc) -> Option<gst::ClockTime> {
     if sink.clock() != appsrc.clock() {
         return appsrc.current_running_time();
@@ -194,7 +194,7 @@ fn moment(sink: &gst_app::AppSink, sample: &gst::Sample, appsrc: &gst_app::AppSr
     (sink.base_time()? + running).checked_sub(appsrc.base_time()?)
 }
 
-/// Runs a pipeline until its first picture is there; the caps of it.
+/// Runs a pipeline until its first picture; returns the picture's caps.
 fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps, String> {
     let failed = || said(pipeline).unwrap_or_else(|| "cannot be opened".into());
     pipeline.set_state(gst::State::Playing).map_err(|_| failed())?;
@@ -218,7 +218,7 @@ fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps,
     }
 }
 
-/// Tells the pipeline's first element what to read.
+/// Sets the input of the pipeline's first element.
 fn feed(pipeline: &gst::Pipeline, options: &Options, file: Option<files::Kind>, rate: u32) {
     let (input, first) = (pipeline.by_name("input"), pipeline.by_name("first"));
     match (&options.source, file, &input) {
@@ -243,7 +243,7 @@ fn feed(pipeline: &gst::Pipeline, options: &Options, file: Option<files::Kind>, 
     }
 }
 
-/// Where the pipeline's pictures go from now on; `None` where it has no element that hands them out.
+/// Connects the pipeline's sink to an outlet; `None` if it has no such sink.
 fn hand_on(pipeline: &gst::Pipeline) -> Option<Arc<Outlet>> {
     let outlet = Arc::new(Outlet::default());
     let frames = pipeline.by_name("frames").and_downcast::<gst_app::AppSink>()?;
@@ -260,7 +260,7 @@ fn hand_on(pipeline: &gst::Pipeline) -> Option<Arc<Outlet>> {
     Some(outlet)
 }
 
-/// Refuses sizes that no encoder here takes.
+/// Refuses sizes that no encoder supports.
 fn check_size(caps: &gst::Caps) -> Result<(), String> {
     let size = gst_video::VideoInfo::from_caps(caps).map(|info| (info.width(), info.height()));
     match size {
@@ -273,14 +273,14 @@ fn check_size(caps: &gst::Caps) -> Result<(), String> {
     }
 }
 
-/// Gives a still picture to the pipeline each time it starts.
+/// Pushes a still picture each time the pipeline starts.
 fn show(picture: gst::Sample, input: &gst_app::AppSrc) {
     input.set_caps(picture.caps_owned().as_ref());
     let guarded = guard("the still picture");
     let again = move |input: &gst_app::AppSrc, _| {
         guarded.run((), || {
             if let Some(picture) = picture.buffer_owned() {
-                // Refused where the pipeline ends just now.
+                // Refused if the pipeline is just ending.
                 let _ = input.push_buffer(picture);
             }
             let _ = input.end_of_stream();
@@ -310,7 +310,7 @@ fn launch_line(options: &Options, formats: &str, is_still: bool) -> String {
         steps += " ! videoscale";
     }
     if is_still {
-        // Converted once, and repeated then.
+        // Converted once, then repeated.
         steps += &format!(" ! {caps} ! imagefreeze is-live=true");
         caps = format!("video/x-raw,framerate={rate}/1");
     } else if let Some(rate) = options.rate {
@@ -332,12 +332,12 @@ fn watch(pipeline: &gst::Pipeline, wanted: &Mutex<bool>, ends: &AtomicBool, fail
         };
         match message.view() {
             gst::MessageView::Eos(_) => {
-                // Whatever a round holds, it does not keep a processor busy.
+                // Bounds the load, however short a round is.
                 thread::sleep(LEAST_ROUND.saturating_sub(begun.elapsed()));
                 begun = Instant::now();
                 let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
                 if pipeline.seek_simple(flags, gst::ClockTime::ZERO).is_err() {
-                    // What cannot be rewound is opened again, as a row of plain JPEG pictures.
+                    // A source that cannot seek is opened again, such as a sequence of plain JPEG pictures.
                     let wanted = wanted.lock().unwrap();
                     let _ = pipeline.set_state(gst::State::Ready);
                     if *wanted && pipeline.set_state(gst::State::Playing).is_err() {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where a pipeline stands that stands still.
+//! Describes the state of a stalled pipeline.
 
 #![forbid(unsafe_code)]
 
 use gst::prelude::*;
 
-/// What elements of a pipeline tell of where it stands: states that are not PLAYING, what waits in queues, pads that are
-/// blocked, unlinked or have failed.
+/// State of a pipeline's elements: states other than PLAYING, fill levels of queues, pads that are blocked, unlinked
+/// or have failed.
 pub(crate) fn state_of(pipeline: &gst::Bin) -> String {
     let mut words = vec![format!("{}: {:?}", pipeline.name(), pipeline.current_state())];
     let mut elements = pipeline.iterate_recurse();
@@ -44,8 +44,8 @@ pub(crate) fn state_of(pipeline: &gst::Bin) -> String {
     words.join("; ")
 }
 
-/// The streaming threads, by the names that GStreamer gives them, and whether they run (R) or sleep (S): one that stands
-/// still sleeps, one that gets no processor would run.
+/// The streaming threads, by GStreamer's names for them, and whether they run (R) or sleep (S): a stalled one sleeps,
+/// one without a processor would run.
 pub(crate) fn threads() -> Vec<(String, String)> {
     let state = |task: std::io::Result<std::fs::DirEntry>| {
         let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Who steers: several receivers watch one stream, and each may send feedback.
+//! Decides which receiver steers: several watch one stream, and each may send feedback.
 //!
-//! Receivers are told apart by the SSRC of their RTCP. Feedback is state and its generations are numbered by each server
-//! for itself, so packets of two servers must never reach one encoder unsorted: either one of them is heard
-//! ([`Rule::First`]), or their states are joined and numbered anew ([`Rule::All`]).
+//! Receivers are identified by the SSRC of their RTCP. Feedback is state and each server numbers its generations
+//! itself, so packets of two servers must never reach one encoder unsorted: either only one of them steers
+//! ([`Rule::First`]), or their states are joined and renumbered ([`Rule::All`]).
 
 #![forbid(unsafe_code)]
 
@@ -12,10 +12,10 @@ use dds_protocol::assembler::{Assembler, Outcome};
 use dds_protocol::feedback::{self, FeedbackState, MAX_REGIONS, Region};
 use dds_protocol::serial::Serial16;
 
-/// Silence in nanoseconds after which a receiver's turn is over. Servers repeat their state every 500 ms; the encoder's
-/// own `feedback-timeout` of 2000 ms lets it take up the numbering of a successor at the same time.
+/// Silence in nanoseconds after which a receiver no longer steers. Servers repeat their state every 500 ms; the
+/// encoder's own `feedback-timeout` of 2000 ms lets it accept the numbering of a successor at the same time.
 pub const RELEASE_NS: u64 = 2_000_000_000;
-/// Most receivers told apart; the one that was silent longest makes room. Bounds what forged SSRCs can cost.
+/// Most receivers tracked; the one silent longest is dropped. Bounds the cost of forged SSRCs.
 const MAX_RECEIVERS: usize = 64;
 
 /// Whose feedback counts.
@@ -24,23 +24,23 @@ pub enum Rule {
     /// The first receiver that sends feedback, until it is silent for [`RELEASE_NS`].
     #[default]
     First,
-    /// Everybody's regions together.
+    /// The regions of all receivers together.
     All,
 }
 
-/// What is to be done with a packet.
+/// Decision about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The encoder gets it as it is.
+    /// Pass it to the encoder unchanged.
     Pass,
-    /// It ends here: refused, or kept for [`Steering::joined`].
+    /// Do not pass it on: it is refused, or kept for [`Steering::joined`].
     Keep,
 }
 
 /// Why a packet does not steer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// [`Rule::First`], and it is somebody else.
+    /// [`Rule::First`], and another receiver steers.
     AnotherSteers,
     /// The sender may not steer.
     MayOnlyWatch,
@@ -49,7 +49,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason in words.
+    /// The reason in words, for reports.
     pub fn words(self) -> &'static str {
         match self {
             Self::AnotherSteers => "another one steers",
@@ -64,18 +64,18 @@ impl Refusal {
 pub struct Receiver {
     /// SSRC of its RTCP.
     pub ssrc: u32,
-    /// Packets that steered.
+    /// Packets accepted.
     pub steered: u64,
     /// Packets refused.
     pub refused: u64,
-    /// Why the last one was that was refused.
+    /// Reason of the last refusal.
     pub why: Option<Refusal>,
-    /// Nothing but packets of viewers so far.
+    /// Only packets of viewers so far.
     viewer: bool,
-    /// When its last packet came, in nanoseconds.
+    /// Time of its last packet, in nanoseconds.
     heard: u64,
     assembler: Assembler,
-    /// Its last whole state and when it came.
+    /// Its last complete state and the time of it.
     state: Option<(u64, FeedbackState)>,
 }
 
@@ -93,16 +93,16 @@ pub struct Steering {
     stream_id: u32,
     receivers: Vec<Receiver>,
     strangers: u64,
-    /// SSRC of the one that steers, and when it was heard last ([`Rule::First`]).
+    /// SSRC of the receiver that steers, and the time of its last packet ([`Rule::First`]).
     holder: Option<(u32, u64)>,
     generation: Serial16,
-    /// A state has come since the last [`Self::joined`].
+    /// A state was completed since the last [`Self::joined`].
     news: bool,
     frames: u64,
 }
 
 impl Steering {
-    /// For the stream `stream_id`. Generations of [`Self::joined`] begin behind `generation`.
+    /// For the stream `stream_id`. Generations of [`Self::joined`] begin after `generation`.
     pub fn new(rule: Rule, stream_id: u32, generation: u16) -> Self {
         Self {
             rule,
@@ -124,8 +124,8 @@ impl Steering {
         }
     }
 
-    /// A feedback packet from the receiver `ssrc`, who may only watch. Only counted: viewers displace each other, and nobody
-    /// who steers.
+    /// Takes a feedback packet from the receiver `ssrc`, which may only watch. It is only counted: viewers displace
+    /// each other, and no receiver that steers.
     pub fn viewer(&mut self, now: u64, ssrc: u32) -> Verdict {
         let known = self.receivers.iter().any(|r| r.ssrc == ssrc);
         if known || self.receivers.len() < MAX_RECEIVERS || self.receivers.iter().any(|r| r.viewer) {
@@ -135,13 +135,14 @@ impl Steering {
         Verdict::Keep
     }
 
-    /// A feedback packet from somebody who does not watch. Only counted: a flood of them displaces nobody.
+    /// Takes a feedback packet from a sender that does not watch. It is only counted: a flood of them displaces no
+    /// receiver.
     pub fn stranger(&mut self) -> Verdict {
         self.strangers += 1;
         Verdict::Keep
     }
 
-    /// Packets of those who do not watch.
+    /// Number of packets from senders that do not watch.
     pub fn strangers(&self) -> u64 {
         self.strangers
     }
@@ -154,7 +155,7 @@ impl Steering {
             receiver.refuse(Refusal::AnotherSteers);
             return Verdict::Keep;
         }
-        // Nobody takes the wheel with what the encoder would not read; the encoder counts it.
+        // A packet that the encoder would refuse does not make its sender steer; the encoder counts it.
         if feedback::decode(packet).is_ok_and(|part| part.stream_id == stream_id) {
             receiver.steered += 1;
             self.holder = Some((ssrc, now));
@@ -167,7 +168,7 @@ impl Steering {
     fn all(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
         let frames = self.frames;
         let receiver = self.receiver(now, ssrc, false);
-        // As in the encoder: a server that restarts may number its generations behind those of its former self.
+        // As in the encoder: a restarted server may number its generations below its earlier ones.
         if receiver
             .state
             .as_ref()
@@ -177,7 +178,7 @@ impl Steering {
             receiver.state = None;
         }
         match receiver.assembler.push(packet) {
-            // One state from the future would make the encoder refuse everybody's.
+            // A state of a future frame would make the encoder refuse all later ones.
             Outcome::Complete(state) if state.frame < frames => {
                 receiver.steered += 1;
                 receiver.state = Some((now, state));
@@ -211,7 +212,7 @@ impl Steering {
             self.receivers.len() - 1
         });
         let receiver = &mut self.receivers[at];
-        // Viewers cannot keep alive, by somebody else's SSRC, what they do not own.
+        // Viewers cannot keep alive, by another receiver's SSRC, an entry that is not theirs.
         if !viewer || receiver.viewer {
             receiver.heard = now;
         }
@@ -219,12 +220,12 @@ impl Steering {
         receiver
     }
 
-    /// Call it before each frame. With [`Rule::All`]: the packets of one generation that holds everybody's regions, empty
-    /// where nothing new has come.
+    /// Call it before each frame. With [`Rule::All`]: the packets of one generation with the regions of all receivers,
+    /// empty if no state was completed since.
     ///
-    /// Each receiver's regions stand in the order of their value; they are dealt out in turns, so that a long list does
-    /// not crowd out the others'. Their time to live is less by what has passed, and they are moved to where they are in
-    /// the newest frame that anybody has seen.
+    /// Each receiver's regions are in order of value; they are taken in turns, so that a long list does not crowd out
+    /// the others'. Their time to live is reduced by their age, and they are moved to their positions in the newest
+    /// frame that any server has seen.
     pub fn joined(&mut self, now: u64) -> Vec<Vec<u8>> {
         self.frames += 1;
         if !std::mem::take(&mut self.news) {
@@ -274,7 +275,7 @@ impl Steering {
     }
 }
 
-/// A region `age_ns` later and as many `frames` on. `None` where its time is over.
+/// A region `age_ns` later and `frames` further on. `None` if it has expired.
 fn later(region: &Region, age_ns: u64, frames: u64) -> Option<Region> {
     let age_ms = u32::try_from(age_ns / 1_000_000).ok()?;
     let moved = |at: u32, quarter_pixels: i16| {
@@ -346,7 +347,7 @@ mod tests {
         assert_eq!(steering.packet(MS, 2, &p(9)), Verdict::Keep);
         assert_eq!(steering.packet(1000 * MS, 1, &p(2)), Verdict::Pass);
         assert_eq!(steering.packet(2999 * MS, 2, &p(10)), Verdict::Keep);
-        // Two seconds after its last packet the other one takes over, and the former first waits its turn.
+        // Two seconds after its last packet the other one takes over, and the former has to wait first.
         assert_eq!(steering.packet(3000 * MS, 2, &p(11)), Verdict::Pass);
         assert_eq!(steering.packet(3001 * MS, 1, &p(3)), Verdict::Keep);
         assert_eq!(counts(&steering, 1), (2, 1));
@@ -374,7 +375,7 @@ mod tests {
         for _ in 0..20 {
             assert!(steering.joined(0).is_empty());
         }
-        // Unlike numberings, and the second server has seen four frames more.
+        // Different numberings, and the second server has seen four frames more.
         steering.packet(
             0,
             1,
@@ -383,10 +384,10 @@ mod tests {
         steering.packet(400 * MS, 2, &packet(STREAM, 3, 14, vec![region(400, 0, 1000)]));
         let state = state_of(&steering.joined(400 * MS));
         assert_eq!((state.generation, state.frame), (Serial16(101), 14));
-        // The first one's first region has moved by 4 frames of 2 pixels, and its second one is over.
+        // The first one's first region has moved by 4 frames of 2 pixels, and its second one has expired.
         assert_eq!(state.regions, [region(88, 8, 600), region(400, 0, 1000)]);
         assert!(steering.joined(500 * MS).is_empty(), "nothing new");
-        // The first falls silent: what is left is the second's alone.
+        // The first falls silent: only the second's regions remain.
         steering.packet(2100 * MS, 2, &packet(STREAM, 4, 15, vec![]));
         let state = state_of(&steering.joined(2100 * MS));
         assert_eq!(
@@ -446,7 +447,7 @@ mod tests {
             for ssrc in 100..300 {
                 assert_eq!(steering.viewer(MS, ssrc), Verdict::Keep);
             }
-            // By the SSRC of one who steers as well.
+            // Also by the SSRC of a receiver that steers.
             assert_eq!(steering.viewer(MS, 1), Verdict::Keep);
             let all: Vec<_> = steering.receivers(MS).collect();
             assert_eq!(all.len(), MAX_RECEIVERS);

@@ -1,42 +1,42 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whether the media stands still: pictures come in, somebody plays, and nothing is coded.
+//! Detects a stalled media: pictures are captured, a client plays, and nothing is coded.
 
 #![forbid(unsafe_code)]
 
-/// Nanoseconds without a coded picture, while pictures wait, after which the media counts as one that stands still.
+/// Nanoseconds without a coded picture, while pictures wait, after which the media counts as stalled.
 const STILL: u64 = 2_000_000_000;
-/// The same while the encoder's thread wants a processor: it works, or does not get one, and hardly ever loops for ever.
+/// The same while the encoder's thread is runnable: it works or waits for a processor, and hardly ever loops forever.
 const BUSY: u64 = 10_000_000_000;
-/// Least time between two verdicts, so that what no new media mends does not cost more than one in that time.
+/// Least time between two verdicts, so that a fault that a new media does not fix costs at most one in that time.
 const PAUSE: u64 = 10_000_000_000;
 
-/// Looks that lie further apart say that the machine has no time for anybody, and nothing of the media.
+/// Checks further apart mean that the machine is overloaded, and prove nothing about the media.
 const STARVED: u64 = 1_000_000_000;
 
-/// What is counted of a media.
+/// Counts of a media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Pictures that the source has handed over.
+    /// Pictures passed on by the source.
     pub captured: u64,
-    /// Pictures that the encoder has coded or, with a reason, left out.
+    /// Pictures that the encoder has coded or, for a known reason, dropped.
     pub done: u64,
 }
 
-/// Looks at the counts now and then. Times are nanoseconds of any steady clock.
+/// Detects a stalled media from its counts. Times are nanoseconds of any steady clock.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    /// Number of the media, and what was counted when something was last done, or nobody played.
+    /// Number of the media, and its counts at the last progress, or when no client played.
     before: Option<(u64, Counts)>,
-    /// Since when pictures wait.
+    /// Time since which pictures wait.
     waiting: Option<u64>,
     looked: Option<u64>,
     told: Option<u64>,
 }
 
 impl Watch {
-    /// Looks at the media number `media`. `plays`: somebody is to be sent something; `busy`: the encoder's thread wants a
-    /// processor, asked only where it matters. Returns whether the media stands still; then that is not said again for 10 s.
+    /// Checks the media number `media`. `plays`: a client is to be sent something; `busy`: the encoder's thread is
+    /// runnable, evaluated only if it matters. Returns whether the media has stalled; that is not repeated for 10 s.
     pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
         let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
         self.looked = Some(now);
@@ -48,7 +48,7 @@ impl Watch {
             (self.before, self.waiting) = (Some((media, counts)), None);
             return false;
         }
-        // One may just be on its way.
+        // One picture may just be in progress.
         if counts.captured < before.captured + 2 {
             return false;
         }
@@ -71,7 +71,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// When, in milliseconds, a watch that looks four times a second says so.
+    /// Times, in milliseconds, of the verdicts of a watch that checks four times a second.
     fn told(until: u64, mut at: impl FnMut(u64) -> (u64, u64, u64, bool)) -> Vec<u64> {
         let mut watch = Watch::default();
         let mut look = |time: &u64| {
@@ -92,7 +92,7 @@ mod tests {
     fn a_new_media_starts_anew() {
         let found = told(30_000, |time| match time {
             0..8000 => (1, time / 40, 0, true),
-            // Whatever is wrong is wrong again.
+            // The fault persists in the new media.
             _ => (2, (time - 8000) / 40, 0, true),
         });
         assert_eq!(found, [2250, 12_250, 22_250]);
@@ -100,14 +100,14 @@ mod tests {
 
     #[test]
     fn nothing_is_said_while_nothing_is_due() {
-        // Nobody plays; no picture comes in; a picture in 5 s, and coded; all are left out with a reason.
+        // No client plays; no picture is captured; one picture in 5 s, and coded; all are dropped for a known reason.
         assert_eq!(told(60_000, |time| (1, time / 40, 0, false)), [0; 0]);
         assert_eq!(told(60_000, |_| (1, 100, 90, true)), [0; 0]);
         assert_eq!(told(60_000, |time| (1, time / 5000, time / 5000, true)), [0; 0]);
         assert_eq!(told(60_000, |time| (1, time / 40, time / 40, true)), [0; 0]);
-        // One picture is always on its way, one a second.
+        // One picture is always in progress, one a second.
         assert_eq!(told(60_000, |time| (1, 1 + time / 1000, time / 1000, true)), [0; 0]);
-        // Somebody comes and goes.
+        // A client comes and goes.
         assert_eq!(told(60_000, |time| (1, time / 40, 0, time % 2000 > 500)), [0; 0]);
     }
 
@@ -115,7 +115,7 @@ mod tests {
     fn a_machine_that_has_no_time_for_the_watch_is_not_told_of_as_a_media_that_stands_still() {
         let mut watch = Watch::default();
         let counts = |captured| Counts { captured, done: 0 };
-        // Nobody gets a turn but once in 1.5 s.
+        // The check runs only once in 1.5 s.
         let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true, || false));
         assert_eq!(slow.filter(|still| *still).count(), 0);
         let later = 28_500 * MS;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Wires a new media: what comes in, what goes out, and who is heard.
+//! Connects a new media: pictures in, streams out, and the feedback that is accepted.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use crate::encoder::ENCODER;
 use crate::keyframes::KeyFrames;
 use crate::steering::{Rule, Steering, Verdict};
 
-/// Wires a new media: pictures in, feedback through the rule.
+/// Connects a new media: pictures in, feedback through the steering rule.
 pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     let element = media.element();
     let (Some(bin), Some(top)) = (
@@ -38,13 +38,13 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     ) else {
         return;
     };
-    // Known from here on, so that joined feedback can be addressed.
+    // Fixed from here on, so that joined feedback can carry it.
     let stream_id = match encoder.property::<u32>("stream-id") {
         0 => glib::random_int().max(1),
         id => id,
     };
     encoder.set_property("stream-id", stream_id);
-    // RTCP that comes through here has been asked for its login; a key at feedback-uri need not close it.
+    // The sender of RTCP that comes through here has logged in; a key at feedback-uri need not protect it.
     if camera.logins && encoder.property::<FeedbackWays>("feedback-ways") == FeedbackWays::AUTO {
         encoder.set_property("feedback-ways", FeedbackWays::AUTO | FeedbackWays::RTCP);
     }
@@ -54,7 +54,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
         glib::random_int() as u16,
     )));
 
-    // Before the encoder looks for the session, so that our handler is called first and can end the emission.
+    // Before the encoder looks for the session, so that our handler is called first and can stop the emission.
     hear_feedback(&top, camera, &steering);
     if camera.rule == Rule::All {
         send_joined(&encoder, camera, &steering);
@@ -84,7 +84,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     media.connect_unprepared(move |_| guarded.run((), || shared.source.stop(&appsrc)));
 }
 
-/// Hears the RTCP of each session that comes into being below `top`.
+/// Connects to the RTCP of each session created below `top`.
 fn hear_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
     let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
     let guarded = guard("deep-element-added");
@@ -95,7 +95,7 @@ fn hear_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Stee
                     judge(&session, top, &shared, &to, &connections);
                 }
             }
-            // RTCP that comes through RTSP connections enters here.
+            // RTCP from RTSP connections enters here.
             Some(name) if name == "appsrc" => {
                 if let Some(pad) = element.static_pad("src") {
                     let (connections, guarded) = (connections.clone(), guard("the probe on RTCP"));
@@ -112,7 +112,7 @@ fn hear_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Stee
     });
 }
 
-/// Has each packet of feedback judged before the session's other listeners hear of it.
+/// Judges each feedback packet before the session's other handlers receive it.
 fn judge(
     session: &glib::Object,
     top: &gst::Bin,
@@ -123,7 +123,7 @@ fn judge(
     let (shared, to, connections) = (camera.clone(), steering.clone(), connections.clone());
     let (top, guarded) = (top.downgrade(), guard("on-app-rtcp"));
     session.connect("on-app-rtcp", false, move |values| {
-        // Asked once for each feedback packet, which tells a server from those who only watch.
+        // Evaluated once for each feedback packet; it separates servers from clients that only watch.
         let watches = |address: &str| {
             let known = connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address));
             if known {
@@ -131,7 +131,7 @@ fn judge(
             }
             known
         };
-        // What could not be judged does not steer.
+        // A packet that could not be judged does not steer.
         let verdict = guarded.run(Verdict::Keep, || on_app_rtcp(values, &shared, &to, watches));
         let session = values.first().and_then(|v| v.get::<glib::Object>().ok());
         if let Some(session) = session.filter(|_| verdict == Verdict::Keep) {
@@ -141,7 +141,7 @@ fn judge(
     });
 }
 
-/// Sends the encoder the feedback of all who steer, joined, in front of each picture.
+/// Sends the encoder the joined feedback of all receivers that steer, before each picture.
 fn send_joined(encoder: &gst::Element, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
     if let Some(pad) = encoder.static_pad("sink") {
         let (shared, from) = (camera.clone(), steering.clone());
@@ -160,7 +160,7 @@ fn send_joined(encoder: &gst::Element, camera: &Arc<Camera>, steering: &Arc<Mute
     }
 }
 
-/// Counts the pictures that an encoder is done with: coded, or where it drops what is late, taken at all.
+/// Counts pictures that an encoder has finished with: coded or, if it drops late ones, taken at all.
 fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
     let done = Arc::new(AtomicU64::new(0));
     let drops = encoder.property::<bool>("qos");
@@ -174,7 +174,7 @@ fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
     done
 }
 
-/// Asks for key frames when it is time for them.
+/// Requests key frames when they are due.
 fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera: &Arc<Camera>) {
     let (Some(sink), Some(src)) = (encoder.static_pad("sink"), encoder.static_pad("src")) else {
         return;
@@ -188,7 +188,7 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
         guarded.run((), || {
             let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
             let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
-            // With its running time, which says that it is this picture's, and not a wish from the network.
+            // With its running time, which marks it for this picture, unlike a request from the network.
             let segment = pad.sticky_event::<gst::event::Segment>(0);
             let running = segment.and_then(|event| {
                 let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
@@ -222,8 +222,9 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
     });
 }
 
-/// Keeps the second stream from the server until a client has set it up. The first picture goes through: without one the
-/// server would not know what to offer. Told that nobody takes it, the encoder would begin anew with each frame.
+/// Withholds the second stream from the server until a client has set it up. The first picture passes: without one the
+/// server would not know its caps for the SDP. If it were told that the pad is not linked, the encoder would restart
+/// with each frame.
 fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     let (first, top) = (AtomicBool::new(true), top.downgrade());
     let guarded = guard("the probe on second passes");
@@ -241,7 +242,7 @@ fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     });
 }
 
-/// What becomes of a packet of `on-app-rtcp`: that of others is nobody's business here.
+/// Handles a packet of `on-app-rtcp`; packets of other formats are ignored.
 fn on_app_rtcp(
     values: &[glib::Value],
     camera: &Camera,
@@ -251,7 +252,7 @@ fn on_app_rtcp(
     let Some(packet) = AppPacket::of(values) else {
         return Verdict::Pass;
     };
-    // Before the lock: the question goes through GStreamer's own.
+    // Before the lock: the check takes GStreamer's own locks.
     let address = packet.sender().filter(|address| watches(address));
     let may = |address: &String| camera.steerers.as_ref().is_none_or(|steerers| steerers.holds(address));
     let mut steering = steering.lock().unwrap();
@@ -262,12 +263,12 @@ fn on_app_rtcp(
     }
 }
 
-/// Addresses of RTSP connections that RTCP has come through: their owners have logged in.
+/// Addresses of RTSP connections that have carried RTCP: their clients have logged in.
 #[derive(Default)]
 struct Connections(Mutex<HashSet<String>>);
 
 impl Connections {
-    /// More are forgotten, and noted again with their next packet.
+    /// Beyond it all are forgotten, and recorded again with their next packet.
     const MOST: usize = 1024;
 
     fn note(&self, buffer: &gst::BufferRef) {
@@ -279,7 +280,7 @@ impl Connections {
         if known.len() >= Self::MOST {
             known.clear();
         }
-        // As an RTP session writes it.
+        // In the format of an RTP session.
         known.insert(format!("{}:{}", address.address().to_str(), address.port()));
     }
 
@@ -288,11 +289,11 @@ impl Connections {
     }
 }
 
-/// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and who does not watch does not
-/// steer.
+/// Whether the stream, or its RTCP, is sent to that address: the RTCP port is open to all, and only clients that watch
+/// may steer.
 fn is_sent_to(top: &gst::Bin, address: &str) -> bool {
     let mut found = false;
-    // An iteration that a change of the pipeline breaks off refuses one packet; the next one says the same.
+    // A change of the pipeline that interrupts the iteration refuses one packet; the next one repeats its state.
     let _ = top.iterate_recurse().foreach(|element| {
         if element.factory().is_some_and(|f| f.name() == "multiudpsink") && element.find_property("clients").is_some() {
             let clients = element.property_value("clients");
