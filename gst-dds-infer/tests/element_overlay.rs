@@ -167,7 +167,7 @@ fn frames_without_results_pass_uncopied_and_shared_frames_stay_as_they_are() {
         let shared = with_results(with_object(frame(&info, round), BOX), &[], false);
         harness.push(shared.clone()).unwrap();
         assert!(drawn(&harness.pull().unwrap()) && !drawn(&shared));
-        // Flushed: nothing from before is drawn.
+        // An empty result ends the one shown.
         harness.push(with_results(frame(&info, round), &[], false)).unwrap();
         assert!(!drawn(&harness.pull().unwrap()));
     }

@@ -579,7 +579,7 @@ fn wrong_galleries_are_refused_with_the_reason() {
     assert!(saved.to_string().contains("cannot be written"), "{saved}");
 }
 
-/// The frames of a clip at these places in a format, I420 or RGB, without padding, and their size.
+/// The frames of a clip at these indices in a format, I420 or RGB, without padding, and their size.
 fn frames(clip: &Path, format: &str, numbers: &[usize]) -> (u32, u32, Vec<Vec<u8>>) {
     gst::init().unwrap();
     let pipeline = gst::parse::launch(&format!(

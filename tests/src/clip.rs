@@ -31,7 +31,7 @@ impl Clip {
     }
 
     /// Decodes `count` frames from `first` on of a file, a device (`/dev/video0`) or an address (`rtsp://...`). Fewer
-    /// where the source ends before.
+    /// if the source ends before.
     ///
     /// # Errors
     /// A source that cannot be read or decoded, or that has no frame there.
@@ -50,7 +50,7 @@ impl Clip {
             "{element} name=source {decode} ! videoconvert ! video/x-raw,format=I420 \
              ! appsink name=out sync=false max-buffers=8"
         ))?;
-        // As a property: paths may hold what gst-launch would read as syntax.
+        // Set as a property: gst-launch would parse special characters in paths.
         pipeline
             .by_name("source")
             .ok_or("no source")?
@@ -114,13 +114,13 @@ impl Clip {
     }
 }
 
-/// Number of the frame that a stream which begins at 0 shows at `pts`.
+/// Number of the frame shown at `pts` in a stream that begins at 0.
 pub fn number(pts: gst::ClockTime, fps: gst::Fraction) -> usize {
     let frames = pts.nseconds() as f64 * f64::from(fps.numer()) / (f64::from(fps.denom()) * 1e9);
     frames.round() as usize
 }
 
-/// Cuts an odd last row or column off.
+/// Cuts off an odd last row or column.
 fn even(caps: &gst::Caps, buffer: gst::Buffer) -> Result<(gst::Caps, gst::Buffer), Error> {
     let info = gst_video::VideoInfo::from_caps(caps)?;
     let (width, height) = (info.width() & !1, info.height() & !1);

@@ -2,7 +2,7 @@
 
 //! Processor time of single threads, as Linux counts it.
 
-/// Processor time that the calling thread has used so far, milliseconds; 0 where the kernel does not tell.
+/// Processor time of the calling thread so far, milliseconds; 0 if the kernel does not count it.
 pub fn thread_ms() -> f64 {
     // "on processor, waiting (nanoseconds), time slices"; see the kernel's documentation of schedstats.
     std::fs::read_to_string("/proc/thread-self/schedstat")
@@ -11,7 +11,7 @@ pub fn thread_ms() -> f64 {
         .map_or(0.0, |ns| ns / 1e6)
 }
 
-/// Processor time of a thread that is looked at after each of its steps.
+/// Processor time of a thread, measured after each of its steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meter {
     begun: Option<f64>,
@@ -33,7 +33,7 @@ impl Meter {
         self.marks += 1;
     }
 
-    /// All steps together, milliseconds. Where [`Self::begin`] was not called, the first step counts as the mean of the
+    /// All steps together, milliseconds. If [`Self::begin`] was not called, the first step counts as the mean of the
     /// others.
     pub fn ms(&self) -> f64 {
         match (self.begun, self.first) {

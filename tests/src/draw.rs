@@ -12,9 +12,9 @@ use crate::{Error, launch};
 /// A colour, red, green, blue.
 pub type Color = [u8; 3];
 
-/// Objects that were found.
+/// Detected objects.
 pub const GREEN: Color = [60, 230, 90];
-/// Regions that were asked for.
+/// Requested regions.
 pub const ORANGE: Color = [255, 150, 20];
 /// Text.
 pub const WHITE: Color = [245, 245, 245];
@@ -40,7 +40,7 @@ impl Picture {
         }
     }
 
-    /// Mixes a colour into a rectangle; `alpha` 0 to 1. What lies outside the picture is left out.
+    /// Blends a colour into a rectangle, clipped to the picture; `alpha` 0 to 1.
     pub fn wash(&mut self, x: usize, y: usize, width: usize, height: usize, color: Color, alpha: f32) {
         for row in y..(y + height).min(self.height) {
             for column in x..(x + width).min(self.width) {
@@ -61,7 +61,7 @@ impl Picture {
         self.wash((x + width).saturating_sub(2), y, 2, height, color, 1.0);
     }
 
-    /// A line of text, each dot of its 8x8 letters `scale` pixels large. Letters the font lacks show as `?`.
+    /// A line of text, each dot of its 8x8 letters `scale` pixels large. Letters missing in the font show as `?`.
     pub fn text(&mut self, x: usize, y: usize, text: &str, color: Color, scale: usize) {
         for (n, letter) in text.chars().enumerate() {
             for (row, bits) in font::bitmap(letter).into_iter().enumerate() {
@@ -77,7 +77,7 @@ impl Picture {
         8 * scale * text.chars().count()
     }
 
-    /// Text on a backing of its own, so that it can be read on any picture.
+    /// Text on a background of its own, so that it is readable on any picture.
     pub fn tag(&mut self, x: usize, y: usize, text: &str, color: Color) {
         let width = Self::text_width(text, 1) + 2;
         let (x, y) = (
@@ -88,7 +88,7 @@ impl Picture {
         self.text(x + 1, y + 1, text, color, 1);
     }
 
-    /// The same picture in another size: the mean of what a pixel covers, or the nearest pixel where it grows.
+    /// The same picture in another size: the mean of the pixels covered, or the nearest pixel where it grows.
     pub fn scaled(&self, width: usize, height: usize) -> Self {
         if (width, height) == (self.width, self.height) {
             return self.clone();
@@ -116,7 +116,7 @@ impl Picture {
         out
     }
 
-    /// A part of the picture; what lies outside is black.
+    /// A part of the picture; pixels outside it are black.
     pub fn cut(&self, x: usize, y: usize, width: usize, height: usize) -> Self {
         let mut out = Self::new(width, height, [0, 0, 0]);
         let columns = width.min(self.width.saturating_sub(x));
@@ -147,7 +147,7 @@ impl Picture {
         }
     }
 
-    /// As a buffer for GStreamer, whose RGB rows are multiples of four bytes.
+    /// Converts it to a GStreamer buffer, whose RGB rows are multiples of four bytes.
     pub fn to_buffer(&self) -> gst::Buffer {
         let stride = (3 * self.width).next_multiple_of(4);
         let mut bytes = vec![0; stride * self.height];
@@ -170,7 +170,7 @@ impl Picture {
     /// Writes a PNG file.
     ///
     /// # Errors
-    /// What the encoder or the file system says.
+    /// The error of the encoder or the file system.
     pub fn write_png(&self, path: &Path) -> Result<(), Error> {
         write_video(std::iter::once(self.clone()), gst::Fraction::new(1, 1), "pngenc", path)
     }
@@ -179,7 +179,7 @@ impl Picture {
 /// Writes pictures of one size through an encoder (and muxer) to a file.
 ///
 /// # Errors
-/// What an element says.
+/// An element's error.
 pub fn write_video(
     pictures: impl IntoIterator<Item = Picture>,
     fps: gst::Fraction,

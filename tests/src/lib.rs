@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the measuring tools and the cross-element tests share.
+//! Shared code of the measuring tools and the cross-element tests.
 
 pub mod clip;
 pub mod cpu;
@@ -17,13 +17,13 @@ pub mod sockets;
 
 use gst::prelude::*;
 
-/// Why a tool stops. Shown to the user as it is.
+/// Why a tool stops. Printed for the user as it is.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Initialises GStreamer and both plugins, linked into this program.
 ///
 /// # Errors
-/// What GStreamer says.
+/// GStreamer's error.
 pub fn init() -> Result<(), Error> {
     static DONE: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
     DONE.get_or_init(|| {
@@ -35,10 +35,10 @@ pub fn init() -> Result<(), Error> {
     .map_err(Into::into)
 }
 
-/// Makes a pipeline of a gst-launch line.
+/// Creates a pipeline from a gst-launch line.
 ///
 /// # Errors
-/// What the parser says, with the line.
+/// The parser's error, with the line.
 pub fn launch(line: &str) -> Result<gst::Pipeline, Error> {
     gst::parse::launch(line)
         .map_err(|e| format!("{e} in: {line}"))?
@@ -46,7 +46,7 @@ pub fn launch(line: &str) -> Result<gst::Pipeline, Error> {
         .map_err(|_| format!("not a pipeline: {line}").into())
 }
 
-/// The error on a pipeline's bus, in the element's own words.
+/// The error on a pipeline's bus, as the element posted it.
 pub fn bus_error(pipeline: &gst::Pipeline) -> Option<String> {
     let message = pipeline.bus()?.pop_filtered(&[gst::MessageType::Error])?;
     match message.view() {

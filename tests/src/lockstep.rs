@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The closed loop in lockstep: the real elements in one pipeline, the next frame pushed only when the last one has come
-//! out with its results and its feedback has been taken. So a slow machine measures what a fast one would, and the
+//! The closed loop in lockstep: the real elements in one pipeline; the next frame is pushed only when the last one has
+//! left with its results and its feedback was received. So a slow machine measures the same as a fast one, and the
 //! feedback delay is a number of frames.
 
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use gst::prelude::*;
 
 use crate::{Error, bus_error, clip::Clip, cpu, launch, score::Line};
 
-/// What came out.
+/// Outcome of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Results, one a frame.
@@ -21,9 +21,9 @@ pub struct Outcome {
     pub bytes: u64,
     /// Of those, bytes of the second pass.
     pub refine_bytes: u64,
-    /// Bytes of each frame: first pass, second pass, feedback about it.
+    /// Bytes of each frame: first pass, second pass, its feedback.
     pub sizes: Vec<[u32; 3]>,
-    /// The coded stream of the first pass, where it was asked for.
+    /// The coded stream of the first pass, if requested.
     pub stream: Vec<u8>,
     /// Processor time of the camera per frame, milliseconds: scaling and both encoders.
     pub camera_ms: f64,
@@ -39,7 +39,7 @@ impl Outcome {
         self.bytes as f64 * 8.0 * clip.rate() / self.lines.len().max(1) as f64 / 1000.0
     }
 
-    /// Mean share of a frame's macroblocks that the regions asked for touch, 0 to 1: before they move with their objects,
+    /// Mean share of a frame's macroblocks that requested regions touch, 0 to 1: before they move with their objects,
     /// and before the camera's own limit.
     pub fn region_area(&self, clip: &Clip) -> f64 {
         let (columns, rows) = (clip.size.0.div_ceil(16), clip.size.1.div_ceil(16));
@@ -67,40 +67,40 @@ fn element<T: IsA<gst::Object>>(pipeline: &gst::Pipeline, name: &str) -> Result<
         .ok_or_else(|| format!("no element {name}").into())
 }
 
-/// The number that `line` sets the property `name` to.
+/// The value of the property `name` in `line`.
 fn setting(line: &str, name: &str) -> Option<usize> {
     line.split_whitespace()
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
         .and_then(|value| value.parse().ok())
 }
 
-/// What the probes of a run see.
+/// Counts of the probes of a run.
 #[derive(Default)]
 struct Seen {
     sizes: Vec<[u32; 3]>,
     stream: Vec<u8>,
     keep: bool,
     passes: [cpu::Meter; 2],
-    /// Feedback that is held back.
+    /// Feedback that is delayed.
     held: Vec<gst::Event>,
 }
 
-/// A loop to run.
+/// Settings of a loop to run.
 pub struct Loop<'a> {
     /// The frames.
     pub clip: &'a Clip,
-    /// An encoder named `encoder` with what stands before it, or nothing for the source itself. With `mode=two-pass` the
-    /// second pass is decoded too; with a segment length, frames go in by whole segments.
+    /// An encoder named `encoder` with the elements before it, or nothing for the source itself. With `mode=two-pass`
+    /// the second pass is decoded too; with a segment length, frames go in by whole segments.
     pub encode: &'a str,
     /// A ddsinfer with its properties.
     pub infer: &'a str,
-    /// Feedback reaches the camera so many frames later, at least 1.
+    /// Delay of feedback to the camera in frames, at least 1.
     pub delay: usize,
-    /// Keep the coded stream of the first pass.
+    /// Whether to keep the coded stream of the first pass.
     pub keep_stream: bool,
 }
 
-/// Counts buffers that leave `pad`, as sizes of pass `pass`.
+/// Counts buffers that leave `pad`, with their sizes, for pass `pass`.
 fn watch(pad: &gst::Pad, pass: usize, clip: &Clip, seen: &Arc<Mutex<Seen>>) {
     let (seen, fps, count) = (seen.clone(), clip.fps, clip.frames.len());
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
@@ -119,7 +119,7 @@ fn watch(pad: &gst::Pad, pass: usize, clip: &Clip, seen: &Arc<Mutex<Seen>>) {
     });
 }
 
-/// Counts feedback that goes up through `pad`, and keeps it back where `hold` says so.
+/// Counts feedback that passes `pad` upstream, and delays it if `hold` requires.
 fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
     let seen = seen.clone();
     pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
@@ -143,14 +143,14 @@ fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
     });
 }
 
-/// What became of a wait.
+/// Outcome of a wait.
 enum Pulled {
     Frame,
     Refused,
     Nothing,
 }
 
-/// Waits for a frame for as long as `patience`, or until `refused` says that it will not come by itself.
+/// Waits for a frame for as long as `patience`, or until `refused` returns that it will not come.
 fn pull(out: &gst_app::AppSink, patience: gst::ClockTime, refused: impl Fn() -> bool) -> Pulled {
     let until = Instant::now() + Duration::from(patience);
     loop {
@@ -166,7 +166,7 @@ fn pull(out: &gst_app::AppSink, patience: gst::ClockTime, refused: impl Fn() -> 
     }
 }
 
-/// Second passes that the camera has refused so far.
+/// Second passes refused by the camera so far.
 fn refused(pipeline: &gst::Pipeline) -> u64 {
     let Ok(encoder) = element::<gst::Element>(pipeline, "encoder") else {
         return 0;
@@ -183,10 +183,10 @@ impl Loop<'_> {
     /// Runs all frames; `step` is called for each result.
     ///
     /// # Errors
-    /// What an element says; a decoder that holds frames back.
+    /// An element's error; a decoder that delays frames.
     pub fn run(&self, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
         let (clip, delay) = (self.clip, self.delay);
-        // The queue puts camera and server on threads of their own, so that their processor time can be told apart.
+        // The queue puts camera and server on threads of their own, so that their processor time is measured separately.
         let decode = |name| {
             format!(
                 "! video/x-h264,stream-format=byte-stream,alignment=au ! identity name={name} silent=true \
@@ -207,7 +207,7 @@ impl Loop<'_> {
         } else {
             String::new()
         };
-        // A camera that works in segments is asked about them as a whole.
+        // A camera that works in segments receives requests for whole segments.
         let group = setting(self.encode, "segment-length").filter(|n| *n > 0).unwrap_or(1);
         let pipeline = launch(&format!(
             "appsrc name=in format=time block=false {coded} ! {} name=infer ! appsink name=out sync=false \
@@ -224,7 +224,7 @@ impl Loop<'_> {
             keep: self.keep_stream,
             ..Seen::default()
         }));
-        // Feedback of frames before the one that is under way. A frame may have several packets, or none.
+        // Feedback of frames before the current one. A frame may have several packets, or none.
         let mut waiting: VecDeque<Vec<gst::Event>> = VecDeque::new();
         let src_of = |name: &str| element::<gst::Element>(&pipeline, name).ok()?.static_pad("src");
         if let Some(pad) = src_of("refined") {
@@ -249,7 +249,7 @@ impl Loop<'_> {
         let mut run = || -> Result<(), Error> {
             let mut told = 0;
             'frames: for n in 0..clip.frames.len() {
-                // Feedback of frame n - delay is taken before frame n.
+                // Feedback of frame n - delay is received before frame n.
                 if delay > 1
                     && n >= delay
                     && let Some(pad) = &encoder_pad
@@ -264,7 +264,7 @@ impl Loop<'_> {
                 let last = n + 1 == clip.frames.len();
                 let whole = (n + 1).is_multiple_of(group);
                 if last && !whole {
-                    // Of the last segment the rest will not come.
+                    // The rest of the last segment will not come.
                     let _ = source.end_of_stream();
                 }
                 if !last && !whole {
@@ -273,7 +273,7 @@ impl Loop<'_> {
                 while outcome.lines.len() <= n {
                     match pull(&out, patience, || refused(&pipeline) > told) {
                         Pulled::Frame => {}
-                        // The next access unit, or the end, tells the server of all that do not come.
+                        // The next access unit, or the end, makes the server give up the missing ones.
                         Pulled::Refused => {
                             told = refused(&pipeline);
                             if !last {
@@ -291,7 +291,7 @@ impl Loop<'_> {
                     outcome.lines.push(Line::parse(&map)?);
                     step();
                 }
-                // Feedback leaves before the frame and its result do.
+                // Feedback leaves before the frame and its result.
                 waiting.push_back(std::mem::take(&mut seen.lock().unwrap().held));
             }
             Ok(())

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Numbers that look drawn and are the same every time.
+//! Reproducible pseudo-random numbers.
 
 /// A generator; its seed is the field.
 #[derive(Clone, Copy, Debug)]
 pub struct Noise(pub u64);
 
 impl Noise {
-    /// Evenly from 0 to 1.
+    /// Uniform from 0 to 1.
     pub fn uniform(&mut self) -> f64 {
         self.0 = self
             .0
@@ -16,7 +16,7 @@ impl Noise {
         (self.0 >> 40) as f64 / (1u64 << 24) as f64
     }
 
-    /// About normally distributed, mean 0 and deviation 1: the sum of twelve even ones.
+    /// Approximately normal, mean 0 and deviation 1: the sum of twelve uniform ones.
     pub fn gauss(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }

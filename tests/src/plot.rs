@@ -13,7 +13,7 @@ const RIGHT: usize = 24;
 const LINE: usize = 24;
 const GAP: usize = 14;
 
-/// How a curve is drawn.
+/// Style of a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stroke {
     /// Points joined by lines.
@@ -26,14 +26,14 @@ pub enum Stroke {
     Dots,
 }
 
-/// Values at even distances in time.
+/// Values at equal intervals of time.
 #[derive(Clone, Debug)]
 pub struct Curve {
-    /// What the legend calls it.
+    /// Its name in the legend.
     pub name: String,
     /// Its colour.
     pub color: Color,
-    /// How it is drawn.
+    /// Its style.
     pub stroke: Stroke,
     /// One value per frame; NaN where there is none.
     pub values: Vec<f64>,
@@ -42,13 +42,13 @@ pub struct Curve {
 /// Curves with one vertical axis.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// Stands over the chart.
+    /// Title above the chart.
     pub title: String,
-    /// What the vertical axis is in.
+    /// Unit of the vertical axis.
     pub unit: String,
     /// Height of the plotted area in pixels.
     pub height: usize,
-    /// Least and most of the vertical axis; the first is at the bottom, so a range may be upside down.
+    /// Range of the vertical axis; the first value is at the bottom, so a range may be upside down.
     pub range: (f64, f64),
     /// Distance of grid lines.
     pub grid: f64,
@@ -56,7 +56,7 @@ pub struct Chart {
     pub curves: Vec<Curve>,
 }
 
-/// Draws charts that share the axis of time. `rate` is in values per second. The title stands on top of all.
+/// Draws charts with a common time axis. `rate` is in values per second. The title is above all of them.
 pub fn draw(width: usize, title: &str, charts: &[Chart], rate: f64) -> Picture {
     let heights = charts.iter().map(|chart| LINE + chart.height + GAP).sum::<usize>();
     let mut out = Picture::new(width & !1, (3 * LINE + heights + LINE) & !1, PAPER);
@@ -164,7 +164,7 @@ fn curve_on(out: &mut Picture, curve: &Curve, place: impl Fn(usize, f64) -> (f64
     }
 }
 
-/// A line of some thickness with soft edges.
+/// A thick line with soft edges.
 fn line(out: &mut Picture, from: (f64, f64), to: (f64, f64), thickness: f64, color: Color) {
     let (dx, dy) = (to.0 - from.0, to.1 - from.1);
     let length = dx.hypot(dy).max(1e-9);

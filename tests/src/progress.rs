@@ -28,12 +28,12 @@ impl Bar {
         bar
     }
 
-    /// One step more.
+    /// Advances by one step.
     pub fn step(&mut self) {
         self.set(self.done + 1);
     }
 
-    /// So many steps in all.
+    /// Sets the number of steps so far.
     pub fn set(&mut self, done: usize) {
         self.done = done.min(self.total);
         self.draw();

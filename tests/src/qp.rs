@@ -7,17 +7,17 @@ use std::process::Command;
 
 use crate::Error;
 
-/// Quantizers of one picture, macroblocks in raster order. A skipped macroblock, for which nothing is coded, shows the one
-/// before it.
+/// Quantizers of one picture, macroblocks in raster order. A skipped macroblock, for which nothing is coded, has the
+/// quantizer of the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QpPicture {
     /// An I picture.
     pub intra: bool,
     /// Macroblocks in a row.
     pub columns: usize,
-    /// All of them, 0 to 51 (8 bit video).
+    /// Quantizers of all macroblocks, 0 to 51 (8 bit video).
     pub qps: Vec<u8>,
-    /// Which of them are skipped.
+    /// Which macroblocks are skipped.
     pub skipped: Vec<bool>,
 }
 
@@ -31,7 +31,7 @@ impl QpPicture {
 /// Reads all pictures of an H.264 byte-stream file.
 ///
 /// # Errors
-/// Where `ffmpeg` cannot be run or says nothing of quantizers.
+/// If `ffmpeg` cannot be run or prints no quantizers.
 pub fn read(h264: &Path) -> Result<Vec<QpPicture>, Error> {
     let output = Command::new("ffmpeg")
         .args(["-nostdin", "-threads", "1", "-debug", "qp+mb_type", "-i"])
@@ -52,7 +52,7 @@ fn parse(text: &str) -> Vec<QpPicture> {
     let mut runs: Vec<(&str, Vec<QpPicture>)> = Vec::new();
     let mut margin = 0;
     for line in text.lines() {
-        // The progress line may stand before it.
+        // The progress line may precede it.
         let Some((instance, rest)) = line
             .find("[h264 @ ")
             .and_then(|at| line[at + "[h264 @ ".len()..].split_once("] "))
@@ -74,7 +74,8 @@ fn parse(text: &str) -> Vec<QpPicture> {
             margin = 0;
             continue;
         }
-        // FFmpeg from 6.1 on puts a line of columns above the picture and the row's position before each row.
+        // From version 6.1 on, FFmpeg prints a line of columns above the picture and the row's position before each
+        // row.
         if rest.starts_with("   ") && rest.trim_start().starts_with("0 ") {
             margin = rest.len() - rest.trim_start().len();
             continue;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A bad network between local UDP ports, the same bad network every time.
+//! A bad network between local UDP ports, reproducible by its seed.
 //!
-//! [`Impairment`] decides what becomes of each datagram; it is a function of the seed, the datagram's number, its size and
-//! its time, and knows no socket. [`Relay`] is the sockets and threads around two of them, one for each direction.
+//! [`Impairment`] decides the fate of each datagram; it is a function of the seed, the datagram's number, its size and
+//! its time, and has no socket. [`Relay`] adds sockets and threads for two of them, one for each direction.
 //!
 //! ```text
 //! near end → port(Forward) ┆ relay ┆ → far end
@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 
 use crate::noise::Noise;
 
-/// Loss in bursts: the model of Gilbert and Elliott, a chain of two states that may change before each datagram.
+/// Loss in bursts: the model of Gilbert and Elliott, a Markov chain of two states that may change before each
+/// datagram.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Burst {
     /// Chance to go from the good state to the bad one, 0 to 1.
     pub p: f64,
-    /// Chance to go back, 0 to 1: bad states last 1/r datagrams on the mean.
+    /// Chance to go back, 0 to 1: bad states last 1/r datagrams on average.
     pub r: f64,
     /// Loss in the good state, 0 to 1.
     pub good: f64,
@@ -40,47 +41,47 @@ impl Burst {
     pub fn loss(&self) -> f64 {
         let states = self.p + self.r;
         if states <= 0.0 {
-            // It never leaves the state that it begins in.
+            // It never leaves its initial state.
             return self.good;
         }
         (self.p * self.bad + self.r * self.good) / states
     }
 }
 
-/// A link that is too thin, with the queue in front of it.
+/// A link of limited rate, with the queue in front of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// What it carries in kbit/s (1000 bits), payloads only; 0 carries nothing.
+    /// Rate in kbit/s (1000 bits), payloads only; 0 transmits nothing.
     pub kbps: u32,
-    /// Bytes that may wait for it; a datagram that does not fit any more is dropped.
+    /// Size of the queue in bytes; a datagram that exceeds it is dropped.
     pub queue: usize,
 }
 
-/// What the network is like in one direction. The default does no harm.
+/// Network conditions in one direction. The default impairs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Conditions {
-    /// Chance of each datagram to be lost by itself, 0 to 1.
+    /// Probability of each datagram to be lost independently, 0 to 1.
     pub loss: f64,
-    /// Loss in bursts, on top.
+    /// Loss in bursts, in addition.
     pub burst: Option<Burst>,
-    /// Time that every datagram takes.
+    /// Delay of every datagram.
     pub delay: Duration,
-    /// Up to this much more, evenly drawn; order is kept.
+    /// Up to this much more delay, uniformly distributed; order is kept.
     pub jitter: Duration,
-    /// Share of datagrams, 0 to 1, that are held back by `hold`, so that those behind overtake them.
+    /// Share of datagrams, 0 to 1, that are delayed by `hold`, so that later ones overtake them.
     pub reorder: f64,
-    /// How long those are held back.
+    /// Additional delay of those.
     pub hold: Duration,
-    /// Share of datagrams, 0 to 1, that come twice: the second time up to `jitter` and `hold` later.
+    /// Share of datagrams, 0 to 1, that are duplicated: the second one comes up to `jitter` and `hold` later.
     pub duplicate: f64,
-    /// A thin link, before delay and all that follows.
+    /// A limited rate, applied before delay and all that follows.
     pub rate: Option<Rate>,
-    /// Nothing passes.
+    /// Drops everything.
     pub blackout: bool,
 }
 
 impl Conditions {
-    /// Independent loss and nothing else, `loss` from 0 to 1.
+    /// Only independent loss, `loss` from 0 to 1.
     pub fn lossy(loss: f64) -> Self {
         Self {
             loss,
@@ -92,25 +93,25 @@ impl Conditions {
 /// Why a datagram does not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Lost, by itself or in a burst.
+    /// Lost, independently or in a burst.
     Loss,
-    /// The queue of the thin link was full.
+    /// The queue of the link was full.
     Queue,
-    /// Nothing passes at the moment.
+    /// A blackout.
     Blackout,
 }
 
-/// What becomes of a datagram.
+/// Fate of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It arrives.
     Passed {
-        /// When, in nanoseconds.
+        /// Arrival time, in nanoseconds.
         at: u64,
-        /// When it arrives again, where it does.
+        /// Arrival time of its duplicate, if any.
         copy: Option<u64>,
     },
-    /// It does not.
+    /// It does not arrive.
     Dropped(Cause),
 }
 
@@ -124,42 +125,42 @@ impl Fate {
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Datagrams that came in.
+    /// Datagrams received.
     pub taken: u64,
-    /// Of those, datagrams that go out, each counted once.
+    /// Of those, datagrams sent on, each counted once.
     pub passed: u64,
-    /// Of those that came in, lost ones.
+    /// Of those received, lost ones.
     pub lost: u64,
-    /// Of those that came in, those that found the queue full.
+    /// Of those received, those dropped at a full queue.
     pub overflowed: u64,
-    /// Of those that came in, those that came in a blackout.
+    /// Of those received, those dropped in a blackout.
     pub blacked_out: u64,
-    /// Of those that go out, those that do twice.
+    /// Of those sent on, duplicated ones.
     pub duplicated: u64,
-    /// Of those that go out, those held back.
+    /// Of those sent on, those delayed by `hold`.
     pub reordered: u64,
 }
 
 impl Counts {
-    /// Datagrams that came in and do not go out.
+    /// Datagrams received and not sent on.
     pub fn dropped(&self) -> u64 {
         self.lost + self.overflowed + self.blacked_out
     }
 }
 
-/// Decides what becomes of datagrams, for one direction.
+/// Decides the fate of datagrams, for one direction.
 ///
-/// For each datagram the same number of random values is drawn whatever the conditions, so the fate of the n-th one depends
-/// on the seed, on n, and on the conditions then; with [`Conditions::rate`] also on sizes and times.
+/// For each datagram the same number of random values is drawn under any conditions, so the fate of the n-th one
+/// depends on the seed, on n, and on the conditions at that time; with [`Conditions::rate`] also on sizes and times.
 #[derive(Clone, Debug)]
 pub struct Impairment {
     noise: Noise,
     conditions: Conditions,
     /// The chain of [`Burst`] is in its bad state.
     bad: bool,
-    /// When the thin link has sent what it has, in nanoseconds.
+    /// When the link has sent its queue, in nanoseconds.
     free_at: u64,
-    /// When the last datagram in order arrives, in nanoseconds.
+    /// Arrival time of the last datagram in order, in nanoseconds.
     last_at: u64,
     counts: Counts,
 }
@@ -169,10 +170,10 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 impl Impairment {
-    /// Conditions that begin with the generator of this seed.
+    /// Starts with these conditions and a generator of this seed.
     pub fn new(seed: u64, conditions: Conditions) -> Self {
         let mut noise = Noise(seed);
-        // The first values of small seeds are alike.
+        // The first values of small seeds are similar.
         for _ in 0..8 {
             noise.uniform();
         }
@@ -186,23 +187,22 @@ impl Impairment {
         }
     }
 
-    /// Other conditions from the next datagram on. What was decided stays.
+    /// Sets the conditions from the next datagram on. Decided fates stay.
     pub fn set(&mut self, conditions: Conditions) {
         self.conditions = conditions;
     }
 
-    /// What it is like now.
+    /// The current conditions.
     pub fn conditions(&self) -> &Conditions {
         &self.conditions
     }
 
-    /// What happened so far.
+    /// Counts so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The fate of the next datagram, of `size` bytes, that comes in at `now` (nanoseconds from any origin, never
-    /// falling).
+    /// Fate of the next datagram, of `size` bytes, received at `now` (nanoseconds from any origin, never decreasing).
     pub fn next(&mut self, size: usize, now: u64) -> Fate {
         let [change, alone, in_burst, jitter, held, twice, copy] = std::array::from_fn(|_| self.noise.uniform());
         self.counts.taken += 1;
@@ -215,7 +215,7 @@ impl Impairment {
             self.counts.blacked_out += 1;
             return Fate::Dropped(Cause::Blackout);
         }
-        // What is lost on the air has used the link, but which of the two comes first is nobody's promise.
+        // A datagram lost in flight has used the link; which of the two is applied first is unspecified.
         if alone < conditions.loss || in_burst < burst_loss {
             self.counts.lost += 1;
             return Fate::Dropped(Cause::Loss);
@@ -241,7 +241,7 @@ impl Impairment {
         Fate::Passed { at, copy }
     }
 
-    /// When the thin link has sent a datagram; `None` where its queue is full.
+    /// When the link has sent a datagram; `None` if its queue is full.
     fn sent(&mut self, size: usize, now: u64) -> Option<u64> {
         let Some(rate) = self.conditions.rate else {
             return Some(now);
@@ -249,7 +249,7 @@ impl Impairment {
         if rate.kbps == 0 {
             return None;
         }
-        // Nanoseconds of a byte; of a million kbit/s and more it is less than eight.
+        // Nanoseconds per byte; from a million kbit/s on it is less than eight.
         let byte_ns = 8e6 / f64::from(rate.kbps);
         let waiting = self.free_at.saturating_sub(now) as f64 / byte_ns;
         if waiting + size as f64 > rate.queue as f64 {
@@ -263,7 +263,7 @@ impl Impairment {
     }
 }
 
-/// A way through a relay.
+/// A direction through a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the near end to the far end.
@@ -272,22 +272,23 @@ pub enum Direction {
     Backward,
 }
 
-/// Sees each datagram of one direction and its fate, in order, before it goes on.
+/// Observes each datagram of one direction and its fate, in order, before it is sent on.
 pub type Tap = Box<dyn FnMut(&[u8], &Fate) + Send>;
 
 /// One direction of a relay.
 struct Half {
     impairment: Mutex<Impairment>,
     tap: Mutex<Option<Tap>>,
-    /// Where what comes in on this side is sent.
+    /// Destination of datagrams received on this side.
     socket: UdpSocket,
     port: u16,
 }
 
-/// Relays datagrams between two local ports, in both directions, until it is dropped. What is under way then is lost.
+/// Relays datagrams between two local ports, in both directions, until it is dropped. Datagrams in flight are lost
+/// then.
 ///
-/// It has a port of its own for each end: what the near end sends to `port(Forward)` leaves from `port(Backward)` for the
-/// far end's port, and the other way round; so both ends may answer to where datagrams come from.
+/// It has a port of its own for each end: datagrams of the near end to `port(Forward)` leave from `port(Backward)` for
+/// the far end's port, and vice versa; so both ends may reply to the source address.
 pub struct Relay {
     forward: Arc<Half>,
     backward: Arc<Half>,
@@ -295,17 +296,17 @@ pub struct Relay {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How often a waiting thread looks whether it should end.
+/// How often a waiting thread checks whether to end.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The largest UDP payload.
 const LARGEST: usize = 65_507;
 
 impl Relay {
-    /// Begins to relay between the ports `near` and `far` of 127.0.0.1, without harm. The two directions draw from
-    /// generators of their own.
+    /// Starts to relay between the ports `near` and `far` of 127.0.0.1, without impairment. The two directions have
+    /// separate generators.
     ///
     /// # Errors
-    /// Where there is no socket, no port or no thread to be had.
+    /// If no socket, port or thread is available.
     pub fn between(near: u16, far: u16, seed: u64) -> io::Result<Self> {
         let half = |seed| -> io::Result<Arc<Half>> {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -355,17 +356,17 @@ impl Relay {
         self.half(direction).port
     }
 
-    /// Other conditions from the next datagram of this direction on.
+    /// Sets the conditions from the next datagram of this direction on.
     pub fn set(&self, direction: Direction, conditions: Conditions) {
         self.half(direction).impairment.lock().unwrap().set(conditions);
     }
 
-    /// What happened so far in this direction.
+    /// Counts of this direction so far.
     pub fn counts(&self, direction: Direction) -> Counts {
         self.half(direction).impairment.lock().unwrap().counts()
     }
 
-    /// Shows every datagram of this direction from now on to `tap`.
+    /// Passes every datagram of this direction from now on to `tap`.
     pub fn tap(&self, direction: Direction, tap: impl FnMut(&[u8], &Fate) + Send + 'static) {
         *self.half(direction).tap.lock().unwrap() = Some(Box::new(tap));
     }
@@ -374,20 +375,20 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // One that panicked has said so.
+        // A panic of the thread was printed already.
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
-/// A datagram and when it goes out.
+/// A datagram and the time to send it.
 type Due = (Instant, Box<[u8]>);
 
-/// Takes datagrams in and decides.
+/// Receives datagrams and decides their fate.
 fn take_in(half: &Half, due: &mpsc::Sender<Due>, stop: &AtomicBool) {
     let origin = Instant::now();
     let mut bytes = vec![0; LARGEST];
     while !stop.load(Ordering::Relaxed) {
-        // Nothing came yet, or the end before could not be reached: UDP's own affair.
+        // Nothing was received, or an earlier datagram could not be delivered, as is normal with UDP.
         let Ok(size) = half.socket.recv(&mut bytes) else {
             continue;
         };
@@ -402,7 +403,7 @@ fn take_in(half: &Half, due: &mpsc::Sender<Due>, stop: &AtomicBool) {
         }
         let Fate::Passed { at, copy } = fate else { continue };
         for at in std::iter::once(at).chain(copy) {
-            // Beyond what the clock can tell is never.
+            // A time beyond the clock's range is never.
             let Some(at) = origin.checked_add(Duration::from_nanos(at)) else {
                 continue;
             };
@@ -413,7 +414,7 @@ fn take_in(half: &Half, due: &mpsc::Sender<Due>, stop: &AtomicBool) {
     }
 }
 
-/// Sends each datagram at its time; those of one time in the order they came. Ends with [`take_in`].
+/// Sends each datagram at its time, equal times in order of arrival. Ends with [`take_in`].
 fn give_out(socket: &UdpSocket, to: u16, due: &mpsc::Receiver<Due>) {
     let mut waiting = BTreeMap::new();
     for number in 0u64.. {
@@ -430,7 +431,7 @@ fn give_out(socket: &UdpSocket, to: u16, due: &mpsc::Receiver<Due>) {
         while let Some(entry) = waiting.first_entry()
             && entry.key().0 <= Instant::now()
         {
-            // To a port that nobody listens on is lost, as on any network.
+            // A datagram to a port without a socket is lost, as on any network.
             let _ = socket.send_to(&entry.remove(), (Ipv4Addr::LOCALHOST, to));
         }
     }
@@ -499,7 +500,7 @@ mod tests {
             ..Conditions::lossy(0.2)
         };
         assert_eq!(plain, lost(fates(5, more, 2000)));
-        // Conditions that were different for a while do not shift what comes after them.
+        // A temporary change of conditions does not shift later decisions.
         let mut impairment = Impairment::new(5, Conditions::default());
         let mut changed = Vec::new();
         for n in 0..2000 {
@@ -590,7 +591,7 @@ mod tests {
             last = at;
             sum += took as f64;
         }
-        // Order makes the others wait for the slowest.
+        // In order, all others wait for the slowest.
         assert!(sum / 1e4 > 47.5e6, "{sum}");
     }
 
@@ -621,7 +622,7 @@ mod tests {
         let counts = impairment.counts();
         assert!((1800..2200).contains(&counts.reordered), "{counts:?}");
         assert!((3800..4200).contains(&counts.duplicated), "{counts:?}");
-        // One that is held back among others that are is not always overtaken.
+        // A delayed one among other delayed ones is not always overtaken.
         assert!(
             overtaken > counts.reordered * 9 / 10 && overtaken <= counts.reordered,
             "{overtaken}, {counts:?}"
@@ -655,7 +656,7 @@ mod tests {
             counts.taken,
             "nothing else is wrong: {counts:?}"
         );
-        // What fits passes, and an idle link saves nothing up.
+        // What fits passes, and an idle link saves up no credit.
         let thin = |n| Impairment::new(1, conditions).next(n, 7);
         let (at, copy) = (7 + 20 * MS, None);
         assert_eq!(thin(10_000), Fate::Passed { at, copy });
@@ -745,7 +746,7 @@ mod tests {
         assert_eq!(*told.lock().unwrap(), expected);
         assert_eq!(relay.counts(Direction::Forward), alone.counts());
 
-        // An answer to where it came from; without harm, and apart from the other direction.
+        // A reply to the source address; without impairment, and independent of the other direction.
         let to = (Ipv4Addr::LOCALHOST, relay.port(Direction::Backward));
         far.send_to(&7u32.to_be_bytes(), to).unwrap();
         assert_eq!(receive(&near), (7, relay.port(Direction::Forward)));

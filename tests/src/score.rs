@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// Least score of a reference box.
 pub const REFERENCE_SCORE: f32 = 0.3;
-/// Test thresholds that are tried.
+/// Test thresholds to try.
 pub const TEST_SCORES: [f32; 5] = [0.2, 0.25, 0.3, 0.35, 0.4];
 
 /// One box, in pixels.
@@ -29,11 +29,11 @@ pub struct Found {
     pub width: f32,
     /// Height.
     pub height: f32,
-    /// Whose face it is, where it was recognised.
+    /// Identity of the face, if it was recognised.
     pub identity: Option<String>,
     /// The pass that found it, 1 or 2.
     pub pass: u32,
-    /// That anything is there, 0 to 1, where the model tells.
+    /// Objectness, 0 to 1, if the model gives one.
     pub objectness: Option<f32>,
 }
 
@@ -53,11 +53,11 @@ impl Found {
 /// One line of ddsinfer's `results` pad.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Line {
-    /// Number of the captured frame, where the stream is ours.
+    /// Number of the captured frame, if the stream is ours.
     pub frame: Option<u64>,
     /// Presentation time, nanoseconds.
     pub pts_ns: Option<u64>,
-    /// Damaged on the way.
+    /// Damaged in transport.
     pub damaged: bool,
     /// Capture to result, milliseconds.
     pub age_ms: Option<f64>,
@@ -65,13 +65,13 @@ pub struct Line {
     pub inference_ms: f64,
     /// Boxes.
     pub objects: Vec<Found>,
-    /// Regions asked for: x, y, width, height.
+    /// Requested regions: x, y, width, height.
     pub regions: Vec<(u32, u32, u32, u32)>,
-    /// Size of the frame they lie in.
+    /// Size of the frame in whose pixels they are.
     pub size: (u32, u32),
-    /// What became of the second pass, where one was asked for.
+    /// Outcome of the second pass, if one was requested.
     pub refinement: Option<String>,
-    /// The class of each part of the picture, where results hold it.
+    /// The class of each cell, if results have a map.
     pub map: Option<Segmentation>,
 }
 
@@ -79,7 +79,7 @@ impl Line {
     /// Reads a line of JSON.
     ///
     /// # Errors
-    /// What is missing or not JSON.
+    /// What is missing, or that it is not JSON.
     pub fn parse(line: &[u8]) -> Result<Self, crate::Error> {
         let value: Value = serde_json::from_slice(line)?;
         let number = |v: &Value, name: &str| {
@@ -133,7 +133,7 @@ impl Line {
         })
     }
 
-    /// Boxes in pixels of a picture of another size.
+    /// Scales boxes to a picture of another size.
     pub fn objects_at(&self, size: (u32, u32)) -> Vec<Found> {
         let x = size.0 as f32 / self.size.0.max(1) as f32;
         let y = size.1 as f32 / self.size.1.max(1) as f32;
@@ -150,9 +150,9 @@ impl Line {
     }
 }
 
-/// The metric of the DDS paper's published evaluation: reference boxes from [`REFERENCE_SCORE`], test boxes from 0.5, both
-/// of at most 4 % of the frame and of one group of classes; a box is found where any other overlaps it by 0.3, so that
-/// several may match one; counts pooled over all frames.
+/// The metric of the DDS paper's published evaluation: reference boxes from [`REFERENCE_SCORE`], test boxes from 0.5,
+/// both of at most 4 % of the frame and of one group of classes; a box is found if any other overlaps it by 0.3, so
+/// that several may match one; counts pooled over all frames.
 #[derive(Clone, Copy, Debug)]
 pub struct PaperMetric<'a> {
     /// Labels that count.
@@ -176,7 +176,7 @@ impl PaperMetric<'_> {
     /// F1, 0 to 1. `found` and `reference` hold the boxes of the same frames, in order.
     ///
     /// # Panics
-    /// Where they do not hold as many frames.
+    /// If they differ in the number of frames.
     pub fn f1(&self, found: &[Vec<Found>], reference: &[Vec<Found>]) -> f64 {
         assert_eq!(found.len(), reference.len(), "frames to compare");
         let limit = self.size.0 as f32 * self.size.1 as f32 * Self::MAX_AREA;
@@ -226,7 +226,7 @@ fn counts(found: &[Found], reference: &[Found], score: f32, iou: f32) -> [usize;
 /// F1 of boxes from `score` up against those of the same frames of the reference: one-to-one, same class.
 ///
 /// # Panics
-/// Where they do not hold as many frames.
+/// If they differ in the number of frames.
 pub fn f1_at(found: &[Vec<Found>], reference: &[Vec<Found>], score: f32, iou: f32) -> f64 {
     assert_eq!(found.len(), reference.len(), "frames to compare");
     let mut sum = [0; 3];
@@ -237,10 +237,10 @@ pub fn f1_at(found: &[Vec<Found>], reference: &[Vec<Found>], score: f32, iou: f3
     2.0 * sum[0] as f64 / (sum[1] + sum[2]).max(1) as f64
 }
 
-/// F1 and the test threshold it was reached at. `found` and `reference` hold the boxes of the same frames, in order.
+/// F1 and the test threshold that reaches it. `found` and `reference` hold the boxes of the same frames, in order.
 ///
 /// # Panics
-/// Where they do not hold as many frames.
+/// If they differ in the number of frames.
 pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32) {
     TEST_SCORES
         .iter()
@@ -251,7 +251,7 @@ pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32
         )
 }
 
-/// Share of the reference's recognised faces that were found (IoU 0.5) and called by the same name, and how many there are.
+/// Share of the reference's recognised faces that were found (IoU 0.5) with the same name, and their number.
 pub fn identity_accuracy(found: &[Vec<Found>], reference: &[Vec<Found>]) -> (f64, usize) {
     let (mut right, mut all) = (0usize, 0usize);
     for (found, reference) in found.iter().zip(reference) {
@@ -268,7 +268,8 @@ pub fn identity_accuracy(found: &[Vec<Found>], reference: &[Vec<Found>]) -> (f64
 }
 
 /// The segmentation metric of the DDS paper (mean over frames of the agreement of both maps where either is not
-/// background) and the mean intersection over union over the classes, pooled over all frames; of frames of which both have
+/// background) and the mean intersection over union over the classes, pooled over all frames that have two maps of one
+/// size. `None` without such a frame.
 /// a map of one size. `None` where there are none.
 pub fn segmentation(found: &[Line], reference: &[Line], background: Option<u8>) -> Option<(f64, f64)> {
     let mut overlap = segmentation::Overlap::new(background);
@@ -340,7 +341,7 @@ mod tests {
             found("person", 0.9, 60.0),
             large,
         ]];
-        // Two on the car, one of them called a bus; nothing on the truck; one where nothing is.
+        // Two on the car, one of them labelled bus; none on the truck; one on nothing.
         let test = vec![vec![
             found("car", 0.9, 1.0),
             found("bus", 0.6, 2.0),

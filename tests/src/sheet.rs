@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the demo shows: a frame with its boxes and requested regions, its quantizers as colours and, close up, as numbers.
+//! The demo's output: a frame with its boxes and requested regions, its quantizers as colours and, close up, as
+//! numbers.
 
 use crate::draw::{Color, GREEN, ORANGE, Picture, WHITE, heat};
 use crate::qp::QpPicture;
@@ -19,17 +20,17 @@ const LINE: usize = 24;
 const PAPER: Color = [24, 27, 33];
 const FAINT: Color = [165, 172, 184];
 
-/// One frame with everything that is known of it.
+/// One frame with all its data.
 pub struct View<'a> {
     /// Number of the captured frame.
     pub frame: u64,
-    /// What the server decoded.
+    /// The server's decoded picture.
     pub picture: &'a Picture,
-    /// What the server found, of any score.
+    /// The server's detections, of any score.
     pub objects: &'a [Found],
-    /// Least score that is shown.
+    /// Least score that is drawn.
     pub threshold: f32,
-    /// Regions that the camera had been asked for: x, y, width, height.
+    /// Regions requested of the camera: x, y, width, height.
     pub regions: &'a [(u32, u32, u32, u32)],
     /// Quantizers read back from the bitstream.
     pub qps: &'a QpPicture,
@@ -86,7 +87,7 @@ impl View<'_> {
     /// A few macroblocks around the middle of the finest quantizers, with the numbers. `rows` macroblocks high.
     fn close_up(&self, rows: usize) -> Picture {
         let all_rows = self.qps.qps.len() / self.qps.columns.max(1);
-        // Around the region with the largest area that was coded finer, so that both sides of its edge show.
+        // Around the region with the largest area of finer quantizers, so that both sides of its edge show.
         let (x, y) = self
             .regions
             .iter()
@@ -154,7 +155,7 @@ impl View<'_> {
         out
     }
 
-    /// The colours with their quantizers; `scale` as of the text.
+    /// The colour scale with its quantizers; `scale` as of the text.
     fn scale_bar(&self, out: &mut Picture, x: usize, y: usize, scale: usize) {
         let (finest, coarsest) = self.range;
         let side = 8 * scale;
@@ -169,7 +170,7 @@ impl View<'_> {
     }
 }
 
-/// The largest scale, up to `most`, in which a text is no wider than `width`.
+/// The largest scale, up to `most`, at which a text is no wider than `width`.
 fn fit(text: &str, width: usize, most: usize) -> usize {
     (1..=most)
         .rev()

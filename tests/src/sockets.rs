@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! UDP sockets of this network namespace, as Linux tells them in `/proc/net/udp` and `/proc/net/udp6`.
+//! UDP sockets of this network namespace, from Linux's `/proc/net/udp` and `/proc/net/udp6`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// A bound socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
-    /// What it is bound to.
+    /// Local address.
     pub local: SocketAddr,
-    /// What it is connected to; port 0 where it is not.
+    /// Remote address; port 0 if not connected.
     pub remote: SocketAddr,
-    /// Its number, as in the links of `/proc/PID/fd`.
+    /// Its inode, as in the links of `/proc/PID/fd`.
     pub inode: u64,
 }
 
-/// All of them.
+/// Lists all of them.
 pub fn udp() -> Vec<Socket> {
     ["/proc/net/udp", "/proc/net/udp6"]
         .iter()
@@ -34,7 +34,7 @@ fn read(line: &str) -> Option<Socket> {
     })
 }
 
-/// Words of 32 bits in the order of bytes of the machine, a colon, the port.
+/// 32-bit words in the machine's byte order, a colon, the port.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let words = (0..ip.len() / 8)

@@ -30,7 +30,7 @@ pub fn element(pipeline: &gst::Pipeline, name: &str) -> gst::Element {
     pipeline.by_name(name).unwrap()
 }
 
-/// Waits for the end of the stream; panics with the element's error, or after [`LONGEST`] without an end.
+/// Waits for the end of the stream; panics with the element's error, or after [`LIMIT`] without an end.
 pub fn wait_eos(pipeline: &gst::Pipeline) {
     let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
     let message = pipeline.bus().unwrap().timed_pop_filtered(LIMIT, &kinds);

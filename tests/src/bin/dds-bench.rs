@@ -55,7 +55,7 @@ fn size(text: &str) -> Result<(u32, u32), Error> {
     Ok((w.parse()?, h.parse()?))
 }
 
-/// Each preset and thread count: both encoders in turn, each run a process of its own.
+/// Each preset and thread count: both encoders alternately, each run a process of its own.
 fn cpu(clip: &Path, size: &str) -> Result<(), Error> {
     println!(
         "{:24} {:>12} {:>12} {:>7} {:>7}",
@@ -67,7 +67,7 @@ fn cpu(clip: &Path, size: &str) -> Result<(), Error> {
             let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
             let mut bytes = [0.0; 2];
             for run in 0..RUNS {
-                // Who goes first alternates too.
+                // The order alternates too.
                 let mut ms = [0.0; 2];
                 for which in if run % 2 == 0 { [0, 1] } else { [1, 0] } {
                     let output = Command::new("/proc/self/exe")
@@ -107,11 +107,11 @@ fn cpu(clip: &Path, size: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Seconds of processor time of this process, all threads, ended ones too: fields 14 and 15 of its stat file, in ticks of
-/// 1/100 s on every Linux.
+/// Seconds of processor time of this process, all threads, ended ones too: fields 14 and 15 of its stat file, in ticks
+/// of 1/100 s on every Linux.
 fn processor_seconds() -> Result<f64, Error> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The name before may hold spaces.
+    // The name before may contain spaces.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |n: usize| -> Result<f64, Error> { Ok(fields.get(n).ok_or("short stat file")?.parse::<f64>()?) };
     Ok((ticks(11)? + ticks(12)?) / 100.0)
@@ -176,7 +176,7 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
         gst::PadProbeReturn::Ok
     });
     pipeline.set_state(gst::State::Playing)?;
-    // There and back again through the clip, so that there is no cut.
+    // Forth and back through the clip, so that there is no cut.
     const FRAMES: usize = 300;
     let before = processor_seconds()?;
     let mut order = (0..clip.frames.len()).chain((1..clip.frames.len() - 1).rev()).cycle();
@@ -198,7 +198,7 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
         input
             .push_buffer(buffer)
             .map_err(|_| bus_error(&pipeline).unwrap_or_default())?;
-        // In step, so that each frame has its feedback.
+        // In lockstep, so that each frame has its feedback.
         while frames_out.load(Ordering::SeqCst) <= n as u64 {
             std::thread::sleep(Duration::from_micros(200));
             if let Some(error) = bus_error(&pipeline) {
@@ -222,7 +222,7 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
     Ok(())
 }
 
-/// The element against the same model's bare call, in turn.
+/// The element and the same model's bare call, alternately.
 fn infer(clip: &Path, model: &Path) -> Result<(), Error> {
     init()?;
     let clip = Clip::load(clip, 0, 30)?;
@@ -291,7 +291,7 @@ fn infer(clip: &Path, model: &Path) -> Result<(), Error> {
 fn rtcp() -> Result<(), Error> {
     init()?;
     const SECONDS: u64 = 20;
-    /// Generations of the first second, which are left out.
+    /// Generations of the first second, which are excluded.
     const START: usize = 30;
     let sockets = [0; 3].map(|_| std::net::UdpSocket::bind("127.0.0.1:0"));
     let mut ports = [0; 3];
@@ -339,7 +339,7 @@ fn rtcp() -> Result<(), Error> {
         channel.send(feedback::encode(&state).packets);
         gst::PadProbeReturn::Ok
     });
-    // Delays of the generations that were coded, and of all: one that a newer one overtook ends with that.
+    // Delays of the coded generations, and of all: a superseded one ends with its successor.
     let delays: Arc<Mutex<(Vec<f64>, Vec<f64>)>> = Arc::default();
     let measured = delays.clone();
     let times = sent.clone();
@@ -355,7 +355,7 @@ fn rtcp() -> Result<(), Error> {
             };
             let stats = encoder.property::<gst::Structure>("stats");
             let generation = stats.get::<u64>("generation-last").unwrap_or_default();
-            // Generations are numbered from 1 in the order they were sent.
+            // Generations are numbered from 1 in sending order.
             let before = last.swap(generation, Ordering::SeqCst);
             let times = times.lock().unwrap();
             let mut measured = measured.lock().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The bandwidth controller on two real encoders: how well targets are kept and used, as lines and as a picture.
+//! The bandwidth controller on two real encoders: how well targets are met and used, as lines and as a picture.
 
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ options:
   --help         this text";
 
 const SEGMENT: usize = 15;
-/// Frames by which the second pass trails.
+/// Delay of the second pass in frames.
 const DELAY: usize = 6;
 const TARGET: Color = [245, 245, 245];
 const LIMIT: Color = [255, 95, 85];
@@ -181,7 +181,7 @@ impl Scene {
         &self.frames[if at <= last { at } else { 2 * last - at }]
     }
 
-    /// The frame with everything black but three rectangles, a tenth of the picture together, that wander and jump.
+    /// The frame, black except for three rectangles, together a tenth of the picture, that wander and jump.
     fn regions(&self, n: usize) -> Vec<u8> {
         let (width, height) = (self.width, self.height);
         let frame = self.frame(n);
@@ -189,7 +189,7 @@ impl Scene {
         out.resize(width * height * 3 / 2, 128);
         let (w, h) = ((width * 18 / 100) & !1, (height * 18 / 100) & !1);
         for rect in 0..3 {
-            // Not all at once.
+            // Not all jump at once.
             let n = n + 15 * rect;
             let jump = (n / 45 + rect) * 7919;
             let left = ((jump + n % 45 * 2) % (width - w)) & !1;
@@ -288,10 +288,10 @@ impl Encoder {
     }
 }
 
-/// What a run was like, frame by frame.
+/// Outcome of a run, frame by frame.
 struct Run {
     name: String,
-    /// Whether control windows are judged, not any second: the target changes with each of them.
+    /// Whether to judge control windows instead of any second: the target changes with each window.
     windows: bool,
     /// Frames of a second.
     second: usize,
@@ -375,7 +375,7 @@ impl Run {
         (sum(&self.low) + sum(&self.refine)) as f64 / 125.0
     }
 
-    /// First frames of the seconds that are judged, each with its target.
+    /// First frames of the judged seconds, each with its target.
     fn judged(&self) -> impl Iterator<Item = (usize, f64)> {
         let second = self.second;
         (2 * second..(self.targets.len() + 1).saturating_sub(second)).filter_map(move |from| {

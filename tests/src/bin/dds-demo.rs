@@ -52,9 +52,9 @@ what comes out:
   --no-video         leave demo.mp4 out
   --help             this text";
 
-/// Least score of a box that counts as found by the reference, and the middle of the undecided band.
+/// Least score of a reference box, and the middle of the undecided band.
 const THRESHOLD: &str = "0.3";
-/// Least score of a box in the results: scoring tries thresholds below the one above.
+/// Least score of a box in the results: scoring also tries lower thresholds than the one above.
 const FLOOR: &str = "0.05";
 const OVERLAP: f32 = 0.5;
 const SHOTS: usize = 6;
@@ -199,7 +199,7 @@ fn demo(args: impl Iterator<Item = String>) -> Result<(), Error> {
 
 // --- The source -------------------------------------------------------------------------------------------------------
 
-/// The frames that every step works on, coded without loss.
+/// The frames for every step, coded without loss.
 struct Source {
     path: PathBuf,
     name: String,
@@ -257,7 +257,7 @@ impl Source {
         let short = Path::new(&name)
             .file_name()
             .map_or(name.clone(), |n| n.to_string_lossy().into_owned());
-        // From here on the file goes away with the value.
+        // The file is removed when this value is dropped.
         let mut source = Self {
             path,
             name: short,
@@ -343,7 +343,7 @@ fn element(pipeline: &gst::Pipeline, name: &str) -> Result<gst::Element, Error> 
         .ok_or_else(|| format!("no element {name}").into())
 }
 
-/// What the pipeline says went wrong, else `text`.
+/// The error on the pipeline's bus, else `text`.
 fn failure(pipeline: &gst::Pipeline, text: &str) -> Error {
     bus_error(pipeline).unwrap_or_else(|| text.to_owned()).into()
 }
@@ -386,7 +386,7 @@ fn set_model(pipeline: &gst::Pipeline, model: &Path) -> Result<(), Error> {
 
 // --- One pass without a network ---------------------------------------------------------------------------------------
 
-/// What one run gave.
+/// Outcome of one run.
 #[derive(Default)]
 struct Run {
     lines: Vec<Line>,
@@ -396,8 +396,8 @@ struct Run {
 }
 
 impl Run {
-    /// F1 against the reference on the frames that `scored` has results of, so that frames for which a busy machine had no
-    /// time count for nobody.
+    /// F1 against the reference on the frames with results in `scored`, so that frames skipped by a busy machine count
+    /// for none.
     fn f1(&self, reference: &[Vec<Found>], scored: &Self) -> f64 {
         let own: BTreeMap<u64, &Line> = self.lines.iter().filter_map(|l| Some((l.frame?, l))).collect();
         let (found, reference): (Vec<_>, Vec<_>) = scored
@@ -418,7 +418,7 @@ impl Run {
     }
 }
 
-/// The model on the source, or on what `encoder` makes of it, as fast as it goes.
+/// Runs the model on the source, or on the output of `encoder`, as fast as possible.
 fn in_file(source: &Source, o: &Options, encoder: Option<&str>, what: &str) -> Result<Run, Error> {
     let coded = encoder.map_or(String::new(), |e| {
         format!("! {e} ! video/x-h264,stream-format=byte-stream ! identity name=coded silent=true ! avdec_h264 max-threads=1")
@@ -479,8 +479,8 @@ fn reaches(f1: f64, wanted: f64) -> bool {
     f1 + 0.0005 > wanted
 }
 
-/// Runs of x264enc around the coarsest constant quantizer that still reaches an F1 on the frames of `scored`. F1 falls with the quantizer but for
-/// small steps back, so two coarser ones are tried behind the one found.
+/// Runs of x264enc around the coarsest constant quantizer that still reaches an F1 on the frames of `scored`. F1 falls
+/// with the quantizer except for small rises, so two coarser ones are tried after the one found.
 fn coarsest(
     source: &Source,
     o: &Options,
@@ -505,7 +505,7 @@ fn coarsest(
         }
         Ok(runs.get(&qp).is_some_and(|p| reaches(p.f1, wanted)))
     };
-    // x264enc takes 0 to 50; the first that is tried lies where the answer usually is.
+    // x264enc takes 0 to 50; the first one tried is near the usual result.
     let (mut fine, mut coarse) = (9, 51);
     let mut next = o.background_qp.midpoint(o.region_qp);
     while coarse - fine > 1 {
@@ -537,7 +537,7 @@ fn coarsest(
 
 // --- The loop: two processes ------------------------------------------------------------------------------------------
 
-/// A child process that ends with this value.
+/// A child process that ends when this value is dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -581,7 +581,7 @@ fn stats_of(line: &str) -> Option<BTreeMap<String, u64>> {
 }
 
 fn live(source: &Source, o: &Options, received: &Path) -> Result<Run, Error> {
-    // All held open until the last is known, so that none comes twice.
+    // All are kept open until the last is known, so that all differ.
     let sockets = (0..3)
         .map(|_| std::net::UdpSocket::bind("127.0.0.1:0"))
         .collect::<Result<Vec<_>, _>>()?;
@@ -620,7 +620,7 @@ fn live(source: &Source, o: &Options, received: &Path) -> Result<Run, Error> {
                 ended = None;
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err("the server process ended early".into()),
-            // Behind the camera's end, three seconds of silence are the end of the results.
+            // After the camera's end, three seconds of silence mean the end of the results.
             Err(mpsc::RecvTimeoutError::Timeout) => match (camera.0.try_wait()?, ended) {
                 (Some(status), _) if !status.success() => return Err("the camera process failed".into()),
                 (Some(_), None) => ended = Some(std::time::Instant::now()),
@@ -652,7 +652,8 @@ fn live(source: &Source, o: &Options, received: &Path) -> Result<Run, Error> {
 
 const READY: &str = "ready";
 
-/// The camera or the server process: the lines of pipelines/camera.sh and server.sh, which also tell their statistics.
+/// The camera or the server process: the lines of pipelines/camera.sh and server.sh, which also print their
+/// statistics.
 fn part(role: &str, arguments: &[String]) -> Result<(), Error> {
     init()?;
     let (pipeline, name) = match (role, arguments) {
@@ -692,7 +693,7 @@ fn part(role: &str, arguments: &[String]) -> Result<(), Error> {
         .map_err(|_| failure(&pipeline, "the pipeline does not start"))?;
     if role == "server" {
         println!("{READY}");
-        // The end of standard input is the end of the work.
+        // End of standard input means end of work.
         let bus = pipeline.bus().ok_or("no bus")?;
         std::thread::spawn(move || {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -711,7 +712,8 @@ fn part(role: &str, arguments: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-// --- What is shown ----------------------------------------------------------------------------------------------------
+// --- Output
+// ------------------------------------------------------------------------------------------------------------
 
 fn ms(run: &Run, field: &str) -> f64 {
     run.camera.get(field).copied().unwrap_or_default() as f64 / 1e6
@@ -802,7 +804,7 @@ fn headlines(source: &Source, run: &Run, f1: f64, equal: Option<&Plain>) -> Vec<
     lines
 }
 
-/// A received frame and what belongs to it.
+/// A received frame and its data.
 struct Shot {
     frame: u64,
     picture: Picture,
@@ -881,7 +883,7 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         let sample = sink.pull_sample().ok()?;
         let (n, qps) = pictures.next()?;
         let (frame, bytes) = units.lock().unwrap().get(n).copied()?;
-        // h264parse drops what stands before the first parameter sets, so the first access unit lost its identity.
+        // h264parse drops everything before the first parameter sets, so the first access unit lost its identity.
         let frame = frame.or((n == 0).then_some(0))?;
         bar.step();
         let asked = frame.checked_sub(1).and_then(|before| by_frame.get(&before));
@@ -919,7 +921,7 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         .write_png(&o.out.join("demo.png"))
 }
 
-/// Of each sixth of the clip, the first frame for which most regions were asked for.
+/// Of each sixth of the clip, the first frame with the most requested regions.
 fn choose(count: usize, by_frame: &BTreeMap<u64, &Line>) -> Vec<u64> {
     let asked = |frame: u64| {
         let before = frame.checked_sub(1).and_then(|before| by_frame.get(&before));

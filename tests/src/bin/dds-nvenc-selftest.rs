@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whether NVENC on this machine does what is asked of it, region by region, as FFmpeg reads it in the stream.
+//! Checks NVENC on this machine region by region, with the quantizers that FFmpeg reads from the stream.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,16 +27,16 @@ options:
 Exit status: 0 where everything passed, 1 where something failed, 2 where it could not be tried.
 ";
 
-/// Pictures of a run; from which one on the base is another one, and which one is a key frame on demand.
+/// Pictures of a run; the first one with the second base quantizer, and the one requested as a key frame.
 const PICTURES: usize = 30;
 const CHANGED: usize = 10;
 const FORCED: usize = 20;
 /// Base quantizers before and after.
 const BASES: [u8; 2] = [36, 30];
-/// Sizes to try: whole macroblocks, and not.
+/// Sizes to test: whole macroblocks, and not.
 const SIZES: [(usize, usize); 3] = [(640, 480), (1280, 720), (642, 362)];
 
-/// A region on the macroblock grid (x, y, width, height in pixels) and its difference.
+/// A region on the macroblock grid (x, y, width, height in pixels) and its QP offset.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     rect: (u32, u32, u32, u32),
@@ -86,11 +86,11 @@ fn options() -> Result<Option<Options>, Error> {
     Ok(Some(options))
 }
 
-/// What a run says of itself.
+/// Outcome of a run.
 struct Coded {
-    /// Name of what coded it.
+    /// Name of the encoder.
     encoder: String,
-    /// Pictures that took the way through system memory although they were on the GPU.
+    /// Pictures that went through system memory although they were on the GPU.
     downloaded: u64,
 }
 
@@ -171,7 +171,7 @@ fn code(encoder: &str, (width, height): (usize, usize), on_gpu: bool, file: &Pat
     })
 }
 
-/// Quantizers that were coded in some macroblocks of some pictures, lowest and highest. Skipped ones have none.
+/// Lowest and highest quantizer coded in some macroblocks of some pictures. Skipped ones have none.
 fn seen(pictures: &[QpPicture], within: impl Fn(u32, u32) -> bool) -> Option<(u8, u8)> {
     let mut range = None;
     for picture in pictures {
@@ -190,7 +190,7 @@ fn contains(rect: (u32, u32, u32, u32), x: u32, y: u32) -> bool {
     (rect.0..rect.0 + rect.2).contains(&x) && (rect.1..rect.1 + rect.3).contains(&y)
 }
 
-/// One line of the table; whether it passed.
+/// Prints one line of the table; returns whether the check passed.
 fn line(what: &str, asked: &str, got: &str, passed: bool) -> bool {
     let verdict = if passed { "PASS" } else { "FAIL" };
     println!("  {what:<34}{asked:>6}{got:>10}  {verdict}");
