@@ -143,7 +143,7 @@ impl FromStr for Resize {
 
 /// A value and the source that gave it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Said<T> {
+pub(super) struct Sourced<T> {
     pub value: T,
     pub origin: String,
 }
@@ -188,25 +188,25 @@ impl TensorNote {
 /// All fields of a description; `None` where no source sets one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Fields {
-    pub task: Option<Said<Task>>,
-    pub family: Option<Said<Family>>,
-    pub labels: Option<Said<Vec<String>>>,
+    pub task: Option<Sourced<Task>>,
+    pub family: Option<Sourced<Family>>,
+    pub labels: Option<Sourced<Vec<String>>>,
     /// Name of the output that is objectness.
-    pub objectness: Option<Said<String>>,
-    pub size: [Option<Said<u32>>; 2],
-    color: Option<Said<ColorOrder>>,
-    resize: Option<Said<Resize>>,
-    pad: Option<Said<f32>>,
-    scale: Option<Said<f32>>,
-    mean: Option<Said<[f32; 3]>>,
-    std: Option<Said<[f32; 3]>>,
-    decoded: Option<Said<bool>>,
-    logits: Option<Said<bool>>,
-    first_class: Option<Said<u32>>,
-    ranges: Option<Said<[(f32, f32); 3]>>,
+    pub objectness: Option<Sourced<String>>,
+    pub size: [Option<Sourced<u32>>; 2],
+    color: Option<Sourced<ColorOrder>>,
+    resize: Option<Sourced<Resize>>,
+    pad: Option<Sourced<f32>>,
+    scale: Option<Sourced<f32>>,
+    mean: Option<Sourced<[f32; 3]>>,
+    std: Option<Sourced<[f32; 3]>>,
+    decoded: Option<Sourced<bool>>,
+    logits: Option<Sourced<bool>>,
+    first_class: Option<Sourced<u32>>,
+    ranges: Option<Sourced<[(f32, f32); 3]>>,
     pub tensors: Vec<TensorNote>,
     /// Id of an output for which there is no decoder here.
-    unknown_id: Option<Said<String>>,
+    unknown_id: Option<Sourced<String>>,
     /// The side file, where there is one.
     pub side_file: Option<PathBuf>,
 }
@@ -238,16 +238,16 @@ pub(super) struct InputRules {
     pub affine: Affine,
 }
 
-impl<T> Said<T> {
+impl<T> Sourced<T> {
     /// Whether the value comes from the model's own metadata only.
-    pub(super) fn by_the_model_itself(&self) -> bool {
+    pub(super) fn from_model(&self) -> bool {
         self.origin.starts_with(METADATA)
     }
 }
 
 impl Fields {
     /// Fields of the property that gives labels.
-    pub(super) fn of_labels(labels: Option<Said<Vec<String>>>) -> Self {
+    pub(super) fn of_labels(labels: Option<Sourced<Vec<String>>>) -> Self {
         Self {
             labels,
             ..Self::default()
@@ -257,7 +257,7 @@ impl Fields {
     /// Fields of the property that gives the task.
     pub(super) fn of_task(task: Option<Task>, origin: &str) -> Self {
         Self {
-            task: task.map(|value| Said {
+            task: task.map(|value| Sourced {
                 value,
                 origin: origin.into(),
             }),
@@ -317,8 +317,8 @@ impl Fields {
             },
             None => {
                 // Means of the published models belong to their own scale only.
-                let unsaid = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
-                let (mean, std) = if unsaid {
+                let unset = self.scale.is_none() && self.mean.is_none() && self.std.is_none();
+                let (mean, std) = if unset {
                     (own.mean, own.std)
                 } else {
                     ([0.0; 3], [1.0; 3])
@@ -343,8 +343,8 @@ impl Fields {
     /// Fills what is missing here from a weaker source.
     pub(super) fn or(mut self, weaker: Self) -> Self {
         // `ranges` is mean and scale in another form: a stronger source of either hides a weaker one of the other.
-        let says_normalisation = self.scale.is_some() || self.mean.is_some() || self.std.is_some();
-        if self.ranges.is_none() && !says_normalisation {
+        let has_normalisation = self.scale.is_some() || self.mean.is_some() || self.std.is_some();
+        if self.ranges.is_none() && !has_normalisation {
             self.ranges = weaker.ranges;
         }
         if self.ranges.is_none() {
@@ -410,7 +410,7 @@ impl Fields {
     }
 
     /// Whether this source sets a key of the side file.
-    fn says(&self, key: &str) -> bool {
+    fn sets(&self, key: &str) -> bool {
         match key {
             "dds-task" => self.task.is_some(),
             "dds-family" => self.family.is_some(),
@@ -533,7 +533,7 @@ impl Fields {
                 let value = file.value("modelinfo", key).map_err(|e| fail(e.message().to_owned()))?;
                 let folder = path.parent().unwrap_or(Path::new(""));
                 match self.set(key, value.trim(), &origin, folder) {
-                    Err(cause) if stronger.says(key) => {
+                    Err(cause) if stronger.sets(key) => {
                         warnings.push(format!(
                             "{}; it is left out, as a stronger source says {key}",
                             fail(cause)
@@ -548,15 +548,15 @@ impl Fields {
 
     /// Takes the section of one tensor, and what follows from it for the model.
     fn take_note(&mut self, note: TensorNote, origin: &str) -> Result<(), ModelError> {
-        let said = |value| Said {
+        let given = |value| Sourced {
             value,
             origin: origin.into(),
         };
         if note.input == Some(true) {
             match note.ranges.as_deref() {
                 None => {}
-                Some([one]) => self.ranges = Some(said([*one; 3])),
-                Some([a, b, c]) => self.ranges = Some(said([*a, *b, *c])),
+                Some([one]) => self.ranges = Some(given([*one; 3])),
+                Some([a, b, c]) => self.ranges = Some(given([*a, *b, *c])),
                 Some(ranges) => {
                     return Err(ModelError::Description {
                         origin: origin.into(),
@@ -569,7 +569,7 @@ impl Fields {
                 Some(Some(family)) => self.set_family(family, &format!("{origin} (id={id})"))?,
                 Some(None) => {}
                 None => {
-                    self.unknown_id = Some(Said {
+                    self.unknown_id = Some(Sourced {
                         value: id.clone(),
                         origin: origin.into(),
                     });
@@ -609,7 +609,7 @@ impl Fields {
         }
         match names.map(|names| labels::from_names(&names)) {
             Some(Ok(value)) => {
-                fields.labels = Some(Said {
+                fields.labels = Some(Sourced {
                     value,
                     origin: METADATA.into(),
                 });
@@ -621,7 +621,7 @@ impl Fields {
             None => (),
         }
         if get("end2end").is_some_and(|v| v.trim().eq_ignore_ascii_case("true")) {
-            fields.family = Some(Said {
+            fields.family = Some(Sourced {
                 value: Family::Yolov10,
                 origin: format!("{METADATA} (end2end=True)"),
             });
@@ -640,7 +640,7 @@ impl Fields {
             match size {
                 Some(size) => {
                     fields.size = size.map(|value| {
-                        Some(Said {
+                        Some(Sourced {
                             value,
                             origin: format!("{METADATA} (imgsz)"),
                         })
@@ -656,16 +656,16 @@ impl Fields {
     }
 
     fn set_family(&mut self, value: Family, origin: &str) -> Result<(), ModelError> {
-        if let Some(said) = &self.family
-            && said.value != value
+        if let Some(given) = &self.family
+            && given.value != value
         {
             return Err(ModelError::Contradiction {
                 what: "the family".into(),
-                first: format!("{} says {}", said.origin, said.value.name()),
+                first: format!("{} says {}", given.origin, given.value.name()),
                 second: format!("{origin} says {}", value.name()),
             });
         }
-        self.family = Some(Said {
+        self.family = Some(Sourced {
             value,
             origin: origin.into(),
         });
@@ -674,13 +674,17 @@ impl Fields {
 
     /// Takes one entry; relative file names start at `folder`.
     fn set(&mut self, key: &str, text: &str, origin: &str, folder: &Path) -> Result<(), String> {
-        fn put<T>(slot: &mut Option<Said<T>>, value: Result<T, String>, at: (&str, &str, &str)) -> Result<(), String> {
+        fn put<T>(
+            slot: &mut Option<Sourced<T>>,
+            value: Result<T, String>,
+            at: (&str, &str, &str),
+        ) -> Result<(), String> {
             let (key, text, origin) = at;
             if slot.is_some() {
                 return Err(format!("{key} is given twice"));
             }
             let value = value.map_err(|wanted| format!("{key}={text} is not {wanted}"))?;
-            *slot = Some(Said {
+            *slot = Some(Sourced {
                 value,
                 origin: origin.into(),
             });
@@ -1081,11 +1085,11 @@ mod tests {
     fn nanodet_is_normalised_as_in_its_training_unless_told_otherwise() {
         let rules = Fields::default().input_rules(&Family::Nanodet.defaults());
         assert!((rules.affine.gain[0] * 103.53 + rules.affine.offset[0]).abs() < 1e-5);
-        let told = Fields::from_property("scale=1")
+        let given = Fields::from_property("scale=1")
             .unwrap()
             .input_rules(&Family::Nanodet.defaults());
         assert_eq!(
-            told.affine,
+            given.affine,
             Affine {
                 gain: [1.0; 3],
                 offset: [0.0; 3]

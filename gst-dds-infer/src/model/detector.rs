@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use super::decode::{self, Context, Decoder, OutputInfo, Tensor};
 use super::description::Family;
-use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::nms::{self, Candidate};
 use super::preprocess::Placement;
+use super::session::{ModelSession, Outputs, PROBE_SIDE, Run};
 use super::{Detection, InferSettings, Inference, Landmarks, ModelError, ModelSettings, Picture, Task, labels};
 
 /// A loaded detector. It may move between threads; one thread uses it at a time.
 pub struct Detector {
-    network: Network,
+    session: ModelSession,
     pub(super) family: Family,
     decoder: Box<dyn Decoder>,
     /// Input size for which the decoder was built.
@@ -40,31 +40,31 @@ impl Detector {
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
-        let mut network = Network::open(settings)?;
-        network.expect_task(&[Task::Detection, Task::Face])?;
-        let run = network.probe(PROBE_SIDE)?;
-        Self::reading(network, &run)
+        let mut session = ModelSession::open(settings)?;
+        session.expect_task(&[Task::Detection, Task::Face])?;
+        let run = session.probe(PROBE_SIDE)?;
+        Self::reading(session, &run)
     }
 
     /// Builds the detector for this model's outputs; `probe` is the run on a blank picture.
-    pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
-        network.is_for("detection");
+    pub(super) fn reading(mut session: ModelSession, probe: &Run) -> Result<Self, ModelError> {
+        session.is_for("detection");
         let mut outputs = Outputs::default();
-        let tensors = outputs.collect(probe).map_err(|e| network.unfit(e))?;
-        let objectness = objectness_of(&network, probe)?;
-        let (tensors, told) = split(tensors, network.own_outputs(), objectness);
-        let (infos, _) = split(network.infos(probe), network.own_outputs(), objectness);
+        let tensors = outputs.collect(probe).map_err(|e| session.unfit(e))?;
+        let objectness = objectness_of(&session, probe)?;
+        let (tensors, objectness_output) = split(tensors, session.own_outputs(), objectness);
+        let (infos, _) = split(session.infos(probe), session.own_outputs(), objectness);
         let context = Context {
             input: probe.size,
-            fields: network.fields(),
-            labels: network.given_labels(),
+            fields: session.fields(),
+            labels: session.given_labels(),
             probe: &tensors,
         };
-        let (family, decoder) = settle_family(&infos, &context, &network)?;
-        if let (Some(said), Some(told)) = (&network.fields().objectness, &told) {
-            check_objectness(told, &*decoder, &tensors).map_err(|reason| ModelError::Contradiction {
+        let (family, decoder) = settle_family(&infos, &context, &session)?;
+        if let (Some(given), Some(objectness_output)) = (&session.fields().objectness, &objectness_output) {
+            check_objectness(objectness_output, &*decoder, &tensors).map_err(|reason| ModelError::Contradiction {
                 what: "the objectness".into(),
-                first: format!("{} says dds-objectness={}", said.origin, said.value),
+                first: format!("{} says dds-objectness={}", given.origin, given.value),
                 second: format!("that does not fit {}: {reason}", family.name()),
             })?;
         }
@@ -73,19 +73,19 @@ impl Detector {
             _ if family == Family::Yunet => Some((vec!["face".into()], "the family's own".into())),
             _ => None,
         };
-        let (labels, origin) = network.settle_labels(decoder.classes(), usual)?;
-        network.feed(&family.defaults(), family.name())?;
+        let (labels, origin) = session.settle_labels(decoder.classes(), usual)?;
+        session.feed(&family.defaults(), family.name())?;
 
         let variant = decoder.variant();
         let space = if variant.is_empty() { "" } else { " " };
-        let source = network.fields().family.as_ref();
+        let source = session.fields().family.as_ref();
         let source = source.map_or("by the shape of the outputs", |s| s.origin.as_str());
-        let summary = network.summary(
+        let summary = session.summary(
             &format!("{}{space}{variant} ({source})", family.name()),
             &format!("{} labels ({origin})", labels.len()),
         );
         Ok(Self {
-            network,
+            session,
             family,
             decoder,
             planned: probe.size,
@@ -103,20 +103,20 @@ impl Detector {
     /// [`ModelError::Inference`] when ONNX Runtime refuses or the outputs are not as declared.
     pub fn infer(&mut self, picture: &Picture<'_>, settings: &InferSettings) -> Result<Inference, ModelError> {
         let frame = (picture.width() as usize, picture.height() as usize);
-        let run = self.network.infer(picture)?;
+        let run = self.session.infer(picture)?;
 
         let ran = Instant::now();
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
-        let own = self.network.own_outputs();
-        let (tensors, told) = split(tensors, own, self.objectness);
+        let own = self.session.own_outputs();
+        let (tensors, objectness_output) = split(tensors, own, self.objectness);
         if run.size != self.planned {
             let context = Context {
                 input: run.size,
-                fields: self.network.fields(),
+                fields: self.session.fields(),
                 labels: Some(self.labels.len()).filter(|n| *n > 0),
                 probe: &tensors,
             };
-            let (infos, _) = split(self.network.infos(&run), own, self.objectness);
+            let (infos, _) = split(self.session.infos(&run), own, self.objectness);
             self.decoder = decode::fit(self.family, &infos, &context).map_err(|e| {
                 ModelError::Inference(format!(
                     "the outputs for {}x{} pixels are not those of {}: {e}",
@@ -133,11 +133,11 @@ impl Detector {
         self.decoder
             .decode(&tensors, floor, &mut self.candidates)
             .map_err(ModelError::Inference)?;
-        if let Some(told) = told {
-            check_objectness(&told, &*self.decoder, &tensors).map_err(ModelError::Inference)?;
-            let activation = self.network.fields().activation();
+        if let Some(objectness_output) = objectness_output {
+            check_objectness(&objectness_output, &*self.decoder, &tensors).map_err(ModelError::Inference)?;
+            let activation = self.session.fields().activation();
             for candidate in &mut self.candidates {
-                let raw = told.data.get(candidate.row).copied();
+                let raw = objectness_output.data.get(candidate.row).copied();
                 candidate.objectness = raw.map(|raw| activation.apply(raw).clamp(0.0, 1.0));
             }
         }
@@ -187,7 +187,7 @@ impl Detector {
     /// Deviations from the settings that are no errors, one sentence each: refused execution providers, a library
     /// named after another one was loaded.
     pub fn warnings(&self) -> &[String] {
-        self.network.warnings()
+        self.session.warnings()
     }
 
     /// One line for the log: family, input, pre-processing, labels, execution provider and the source of each.
@@ -198,7 +198,7 @@ impl Detector {
     /// Width and height of the input in pixels for a picture of `width` x `height`; independent of the picture for a
     /// model of fixed size.
     pub fn input_size(&self, width: u32, height: u32) -> (u32, u32) {
-        let (w, h) = self.network.size_for((width as usize, height as usize));
+        let (w, h) = self.session.size_for((width as usize, height as usize));
         (w as u32, h as u32)
     }
 
@@ -209,22 +209,22 @@ impl Detector {
     /// [`ModelError::Inference`] as [`Detector::infer`].
     #[doc(hidden)]
     pub fn run_again(&mut self) -> Result<std::time::Duration, ModelError> {
-        self.network.run_again(self.planned)
+        self.session.run_again(self.planned)
     }
 }
 
 /// Index of the output that is named as objectness.
-fn objectness_of(network: &Network, probe: &Run) -> Result<Option<usize>, ModelError> {
-    let Some(said) = &network.fields().objectness else {
+fn objectness_of(session: &ModelSession, probe: &Run) -> Result<Option<usize>, ModelError> {
+    let Some(given) = &session.fields().objectness else {
         return Ok(None);
     };
-    let infos = network.infos(probe);
-    match infos.iter().position(|o| o.name == said.value) {
+    let infos = session.infos(probe);
+    match infos.iter().position(|o| o.name == given.value) {
         Some(output) => Ok(Some(output)),
         None => Err(ModelError::Contradiction {
             what: "the objectness".into(),
-            first: format!("{} says dds-objectness={}", said.origin, said.value),
-            second: format!("{} has no output of that name", network.file().display()),
+            first: format!("{} says dds-objectness={}", given.origin, given.value),
+            second: format!("{} has no output of that name", session.file().display()),
         }),
     }
 }
@@ -232,26 +232,30 @@ fn objectness_of(network: &Network, probe: &Run) -> Result<Option<usize>, ModelE
 /// Splits all outputs into the decoder's and the objectness; the first `own` are the model's own.
 fn split<T>(all: Vec<T>, own: usize, objectness: Option<usize>) -> (Vec<T>, Option<T>) {
     let mut read = Vec::with_capacity(own);
-    let mut told = None;
+    let mut objectness_output = None;
     for (i, output) in all.into_iter().enumerate() {
         if Some(i) == objectness {
-            told = Some(output);
+            objectness_output = Some(output);
         } else if i < own {
             read.push(output);
         }
     }
-    (read, told)
+    (read, objectness_output)
 }
 
 /// Checks that objectness has one number for each row of scores.
-fn check_objectness(told: &Tensor<'_>, decoder: &dyn Decoder, outputs: &[Tensor<'_>]) -> Result<(), String> {
+fn check_objectness(
+    objectness_output: &Tensor<'_>,
+    decoder: &dyn Decoder,
+    outputs: &[Tensor<'_>],
+) -> Result<(), String> {
     let Some(rows) = decoder.rows(outputs) else {
         return Err("its boxes have an objectness of their own, or no rows that others could belong to".into());
     };
-    if told.dims.iter().filter(|d| **d != 1).count() > 1 || told.data.len() != rows {
+    if objectness_output.dims.iter().filter(|d| **d != 1).count() > 1 || objectness_output.data.len() != rows {
         return Err(format!(
             "objectness has {rows} numbers, one for each row of scores, not the shape {:?}",
-            told.dims
+            objectness_output.dims
         ));
     }
     Ok(())
@@ -261,25 +265,25 @@ fn check_objectness(told: &Tensor<'_>, decoder: &dyn Decoder, outputs: &[Tensor<
 fn settle_family(
     infos: &[OutputInfo],
     context: &Context<'_>,
-    network: &Network,
+    session: &ModelSession,
 ) -> Result<(Family, Box<dyn Decoder>), ModelError> {
     let outputs = || {
         let list: Vec<String> = infos.iter().map(|o| format!("{} {:?}", o.name, o.dims)).collect();
-        format!("the outputs of {} are {}", network.file().display(), list.join(", "))
+        format!("the outputs of {} are {}", session.file().display(), list.join(", "))
     };
     match &context.fields.family {
-        Some(said) => match decode::fit(said.value, infos, context) {
-            Ok(decoder) => Ok((said.value, decoder)),
+        Some(given) => match decode::fit(given.value, infos, context) {
+            Ok(decoder) => Ok((given.value, decoder)),
             Err(reason) => Err(ModelError::Contradiction {
                 what: "the family".into(),
-                first: format!("{} says {}", said.origin, said.value.name()),
+                first: format!("{} says {}", given.origin, given.value.name()),
                 second: format!("{}, which do not fit: {reason}", outputs()),
             }),
         },
         None => decode::guess(infos, context)
             .and_then(|family| Ok((family, decode::fit(family, infos, context)?)))
             .map_err(|reason| {
-                network.unfit(format!(
+                session.unfit(format!(
                     "{}: {reason}; if it is a detector, name its family in model-description (dds-family=...)",
                     outputs()
                 ))

@@ -91,13 +91,13 @@ mod error;
 mod exposed;
 pub mod face;
 mod labels;
-mod network;
 mod nms;
 mod open;
 mod picture;
 mod preprocess;
 mod runtime;
 mod segmenter;
+mod session;
 mod task;
 mod types;
 

@@ -6,8 +6,8 @@
 
 use super::decode::OutputInfo;
 use super::description::Family;
-use super::network::{Network, PROBE_SIDE, Run};
 use super::segmenter::{self, Segmenter};
+use super::session::{ModelSession, PROBE_SIDE, Run};
 use super::{Detector, ModelError, ModelSettings, Task};
 
 /// The named task, or that of a named family, or the one that the shapes of the outputs suggest. Anything but
@@ -15,8 +15,8 @@ use super::{Detector, ModelError, ModelSettings, Task};
 ///
 /// # Errors
 /// [`ModelError::Contradiction`] when a family of detectors is named together with another task.
-fn settle(network: &Network, probe: &Run) -> Result<Task, ModelError> {
-    let fields = network.fields();
+fn settle(session: &ModelSession, probe: &Run) -> Result<Task, ModelError> {
+    let fields = session.fields();
     match (&fields.task, &fields.family) {
         (Some(task), Some(family)) if task.value == Task::Segmentation => Err(ModelError::Contradiction {
             what: "the task".into(),
@@ -25,15 +25,15 @@ fn settle(network: &Network, probe: &Run) -> Result<Task, ModelError> {
         }),
         (Some(task), _) => Ok(task.value),
         (None, Some(_)) => Ok(Task::Detection),
-        (None, None) => Ok(guess(&network.own_infos(probe), probe.size)),
+        (None, None) => Ok(guess(&session.own_infos(probe), probe.size)),
     }
 }
 
 /// Guesses the task from the model's own outputs, for an input of this width and height.
 fn guess(infos: &[OutputInfo], input: (usize, usize)) -> Task {
-    if segmenter::speak_of_classes(infos, input) {
+    if segmenter::fit_classes(infos, input) {
         Task::Segmentation
-    } else if speak_of_faces(infos) {
+    } else if fit_faces(infos) {
         Task::Face
     } else {
         Task::Detection
@@ -41,7 +41,7 @@ fn guess(infos: &[OutputInfo], input: (usize, usize)) -> Task {
 }
 
 /// Whether these are the outputs of YuNet: class score, objectness, box and landmarks for each of three strides.
-fn speak_of_faces(infos: &[OutputInfo]) -> bool {
+fn fit_faces(infos: &[OutputInfo]) -> bool {
     const KINDS: [&str; 4] = ["cls_", "obj_", "bbox_", "kps_"];
     let of_kind = |kind: &str| infos.iter().filter(|o| o.name.starts_with(kind)).count();
     infos.len() == 12 && KINDS.iter().all(|kind| of_kind(kind) == 3)
@@ -62,23 +62,23 @@ impl Model {
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
-        let mut network = Network::open(settings)?;
-        let probe = network.probe(PROBE_SIDE)?;
-        match settle(&network, &probe)? {
-            Task::Detection => Detector::reading(network, &probe).map(Self::Detector),
-            Task::Segmentation => Segmenter::reading(network, &probe).map(Self::Segmenter),
-            Task::Face => Self::of_faces(network, &probe),
+        let mut session = ModelSession::open(settings)?;
+        let probe = session.probe(PROBE_SIDE)?;
+        match settle(&session, &probe)? {
+            Task::Detection => Detector::reading(session, &probe).map(Self::Detector),
+            Task::Segmentation => Segmenter::reading(session, &probe).map(Self::Segmenter),
+            Task::Face => Self::of_faces(session, &probe),
         }
     }
 
     /// Builds a detector of faces, which must give landmarks.
-    fn of_faces(network: Network, probe: &Run) -> Result<Self, ModelError> {
-        let said = network.fields().task.clone();
-        let detector = Detector::reading(network, probe)?;
-        match said.filter(|_| !detector.has_landmarks()) {
-            Some(said) => Err(ModelError::Contradiction {
+    fn of_faces(session: ModelSession, probe: &Run) -> Result<Self, ModelError> {
+        let given = session.fields().task.clone();
+        let detector = Detector::reading(session, probe)?;
+        match given.filter(|_| !detector.has_landmarks()) {
+            Some(given) => Err(ModelError::Contradiction {
                 what: "the task".into(),
-                first: format!("{} says {}", said.origin, said.value.name()),
+                first: format!("{} says {}", given.origin, given.value.name()),
                 second: format!(
                     "the outputs are those of {}, which gives no landmarks of faces; use a {} model, or leave the task \
                      out",

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::decode::{self, Lasting, OutputInfo, Tensor};
 use super::description::{ColorOrder, InputDefaults, Resize};
-use super::network::{Network, Outputs, PROBE_SIDE, Run};
 use super::preprocess::Placement;
+use super::session::{ModelSession, Outputs, PROBE_SIDE, Run};
 use super::{ModelError, ModelSettings, Picture, Task, labels};
 
 /// Class numbers are stored in bytes.
@@ -172,7 +172,7 @@ enum Layout {
 
 /// A loaded segmentation model. It may move between threads; one thread uses it at a time.
 pub struct Segmenter {
-    network: Network,
+    session: ModelSession,
     output: usize,
     layout: Layout,
     /// Number of classes, if the shape of the output has it.
@@ -197,35 +197,35 @@ impl Segmenter {
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
-        let mut network = Network::open(settings)?;
-        network.expect_task(&[Task::Segmentation])?;
-        let run = network.probe(PROBE_SIDE)?;
-        Self::reading(network, &run)
+        let mut session = ModelSession::open(settings)?;
+        session.expect_task(&[Task::Segmentation])?;
+        let run = session.probe(PROBE_SIDE)?;
+        Self::reading(session, &run)
     }
 
     /// Builds the segmenter for this model's outputs; `probe` is the run on a blank picture.
-    pub(super) fn reading(mut network: Network, probe: &Run) -> Result<Self, ModelError> {
-        network.is_for("segmentation");
-        let infos = network.own_infos(probe);
+    pub(super) fn reading(mut session: ModelSession, probe: &Run) -> Result<Self, ModelError> {
+        session.is_for("segmentation");
+        let infos = session.own_infos(probe);
         let outputs = || {
             let list: Vec<String> = infos.iter().map(|o| format!("{} {:?}", o.name, o.dims)).collect();
-            format!("the outputs of {} are {}", network.file().display(), list.join(", "))
+            format!("the outputs of {} are {}", session.file().display(), list.join(", "))
         };
         const WANTED: &str = "a segmentation is [1, classes, height, width] scores, or [1, height, width] or [1, 1, \
                               height, width] class numbers";
-        let said = network.fields().task.as_ref();
+        let given = session.fields().task.as_ref();
         let Some((output, classes)) = infos.iter().enumerate().find_map(|(i, o)| Some((i, classes_of(o)?))) else {
-            return Err(match said {
+            return Err(match given {
                 Some(task) => ModelError::Contradiction {
                     what: "the task".into(),
                     first: format!("{} says {}", task.origin, task.value.name()),
                     second: format!("{}, which do not fit: {WANTED}", outputs()),
                 },
-                None => network.unfit(format!("{}: {WANTED}", outputs())),
+                None => session.unfit(format!("{}: {WANTED}", outputs())),
             });
         };
         if let Some(classes) = classes.filter(|c| *c > MAX_CLASSES) {
-            return Err(network.unfit(format!(
+            return Err(session.unfit(format!(
                 "{}: {classes} classes, of which {MAX_CLASSES} are allowed; if classes come last, export it with channels \
                  first",
                 outputs()
@@ -233,12 +233,12 @@ impl Segmenter {
         }
         let layout = match classes {
             None => Layout::Map,
-            Some(_) if network.fields().probabilities() => Layout::Probabilities,
+            Some(_) if session.fields().probabilities() => Layout::Probabilities,
             Some(_) => Layout::Logits,
         };
         // Rows of boxes can have the shape of a map.
         let mut values = Outputs::default();
-        let tensors = values.collect(probe).map_err(|e| network.unfit(e))?;
+        let tensors = values.collect(probe).map_err(|e| session.unfit(e))?;
         let mut cells = tensors.get(output).map_or(&[][..], |t| t.data).iter();
         if let Some(wrong) = cells.find(|v| v.fract().abs() > 0.0).filter(|_| layout == Layout::Map) {
             let cause = format!(
@@ -246,16 +246,16 @@ impl Segmenter {
                 outputs(),
                 infos[output].name
             );
-            return Err(match said {
+            return Err(match given {
                 Some(task) => ModelError::Contradiction {
                     what: "the task".into(),
                     first: format!("{} says {}", task.origin, task.value.name()),
                     second: cause,
                 },
-                None => network.unfit(cause),
+                None => session.unfit(cause),
             });
         }
-        let source = said.map_or("by the shape of the outputs", |s| s.origin.as_str());
+        let source = given.map_or("by the shape of the outputs", |s| s.origin.as_str());
         let reader = format!(
             "segmentation {} {} ({source})",
             infos[output].name,
@@ -265,11 +265,11 @@ impl Segmenter {
                 Layout::Map => "class numbers",
             }
         );
-        let (labels, origin) = network.settle_labels(classes, labels::of_segmentation)?;
-        network.feed(&DEFAULTS, "segmentation models")?;
-        let summary = network.summary(&reader, &format!("{} labels ({origin})", labels.len()));
+        let (labels, origin) = session.settle_labels(classes, labels::of_segmentation)?;
+        session.feed(&DEFAULTS, "segmentation models")?;
+        let summary = session.summary(&reader, &format!("{} labels ({origin})", labels.len()));
         Ok(Self {
-            network,
+            session,
             output,
             layout,
             classes,
@@ -287,7 +287,7 @@ impl Segmenter {
     /// [`ModelError::Picture`] for a picture too large for a model of dynamic size, [`ModelError::Inference`] when ONNX
     /// Runtime refuses, the output is not as declared, or a class number is not 0 to 255.
     pub fn infer(&mut self, picture: &Picture<'_>, settings: &SegmentSettings) -> Result<Segmentation, ModelError> {
-        let run = self.network.infer(picture)?;
+        let run = self.session.infer(picture)?;
         let start = Instant::now();
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
         let declared = (&self.lasting[..], run.size == self.planned);
@@ -344,7 +344,7 @@ impl Segmenter {
 
     /// Deviations from the settings that are no errors, as [`super::Detector::warnings`].
     pub fn warnings(&self) -> &[String] {
-        self.network.warnings()
+        self.session.warnings()
     }
 
     /// One line for the log: output, input, pre-processing, labels, execution provider and the source of each.
@@ -354,14 +354,14 @@ impl Segmenter {
 
     /// Width and height of the input in pixels for a picture of `width` x `height`.
     pub fn input_size(&self, width: u32, height: u32) -> (u32, u32) {
-        let (w, h) = self.network.size_for((width as usize, height as usize));
+        let (w, h) = self.session.size_for((width as usize, height as usize));
         (w as u32, h as u32)
     }
 }
 
 /// Whether these outputs, for an input of this width and height, are a segmentation's: all of them maps of one size,
 /// no larger than the input (unlike the pictures of a super resolution), and not rows of boxes.
-pub(super) fn speak_of_classes(infos: &[OutputInfo], input: (usize, usize)) -> bool {
+pub(super) fn fit_classes(infos: &[OutputInfo], input: (usize, usize)) -> bool {
     let Some(((first, size), rest)) = infos
         .iter()
         .map(|o| Some((o, size_of(&o.dims)?)))

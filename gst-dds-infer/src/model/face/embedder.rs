@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::align::{self, Similarity, TEMPLATE_SIDE};
 use crate::model::description::{ColorOrder, InputDefaults, Resize};
-use crate::model::network::{Network, Outputs};
+use crate::model::session::{ModelSession, Outputs};
 use crate::model::{Landmarks, ModelError, ModelSettings, Picture};
 
 /// Input sides in pixels to which a face can be aligned.
@@ -27,7 +27,7 @@ const DEFAULTS: InputDefaults = InputDefaults {
 /// Its input is a square picture, [1, 3, 112, 112] in the published models, its output one vector [1, D]. The keys of
 /// a model's description apply except those of detectors; by default its input is (x - 127.5) / 127.5 in RGB.
 pub struct Embedder {
-    network: Network,
+    session: ModelSession,
     side: usize,
     dimension: usize,
     /// The model declares the length of the vector dynamic.
@@ -54,45 +54,48 @@ impl Embedder {
     /// # Errors
     /// Every [`ModelError`] but [`ModelError::Picture`]; never panics.
     pub fn open(settings: &ModelSettings) -> Result<Self, ModelError> {
-        let mut network = Network::open(settings)?;
-        network.is_no_detector();
-        network.is_for("embedding faces");
-        if let Some(family) = &network.fields().family {
+        let mut session = ModelSession::open(settings)?;
+        session.is_no_detector();
+        session.is_for("embedding faces");
+        if let Some(family) = &session.fields().family {
             return Err(ModelError::Contradiction {
                 what: "what the model finds".into(),
                 first: format!("{} says dds-family={}, a detector", family.origin, family.value.name()),
-                second: format!("{} is to embed faces; leave dds-family out", network.file().display()),
+                second: format!("{} is to embed faces; leave dds-family out", session.file().display()),
             });
         }
-        let fields = network.fields();
+        let fields = session.fields();
         let unread = [
-            fields.task.as_ref().map(|said| (&said.origin, "dds-task")),
-            fields.objectness.as_ref().map(|said| (&said.origin, "dds-objectness")),
+            fields.task.as_ref().map(|given| (&given.origin, "dds-task")),
+            fields
+                .objectness
+                .as_ref()
+                .map(|given| (&given.origin, "dds-objectness")),
         ];
         if let Some((origin, key)) = unread.into_iter().flatten().next() {
-            return Err(network.unfit(format!(
+            return Err(session.unfit(format!(
                 "it is to embed faces, for which {key} (in {origin}) means nothing; leave it out"
             )));
         }
-        if network.given_labels().is_some() {
-            return Err(network.unfit("it is to embed faces, which have no labels; leave the labels out".into()));
+        if session.given_labels().is_some() {
+            return Err(session.unfit("it is to embed faces, which have no labels; leave the labels out".into()));
         }
-        let (width, height) = network.size_for((1, 1));
-        if (width, height) != network.size_for((1000, 1000)) {
-            return Err(network.unfit(format!(
+        let (width, height) = session.size_for((1, 1));
+        if (width, height) != session.size_for((1000, 1000)) {
+            return Err(session.unfit(format!(
                 "the size of its input is dynamic; set dds-width and dds-height to the size that it was trained on, \
                  usually {TEMPLATE_SIDE}"
             )));
         }
         if width != height || !SIDES.contains(&width) {
-            return Err(network.unfit(format!(
+            return Err(session.unfit(format!(
                 "its input has {width}x{height} pixels; aligned faces are square, from {} to {} pixels",
                 SIDES.start(),
                 SIDES.end()
             )));
         }
-        let probe = network.probe(width)?;
-        let infos = network.infos(&probe);
+        let probe = session.probe(width)?;
+        let infos = session.infos(&probe);
         let dimension = match &infos[..] {
             [output] if output.float => match output.dims[..] {
                 [d] | [1, d] | [1, d, 1, 1] if d > 1 => Ok(d),
@@ -104,12 +107,12 @@ impl Embedder {
             }
         };
         let dimension = dimension
-            .map_err(|found| network.unfit(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
+            .map_err(|found| session.unfit(format!("{found}; an embedder gives one vector [1, D] for a face")))?;
         let varies = infos.iter().any(|output| output.lasting().contains(&None));
-        network.feed(&DEFAULTS, "embedders of faces")?;
-        let summary = network.summary("embedder", &format!("{dimension} dimensions"));
+        session.feed(&DEFAULTS, "embedders of faces")?;
+        let summary = session.summary("embedder", &format!("{dimension} dimensions"));
         Ok(Self {
-            network,
+            session,
             side: width,
             dimension,
             varies,
@@ -132,7 +135,7 @@ impl Embedder {
         align::warp(picture, &transform, side, &mut self.aligned);
         let aligned = Picture::rgb(side, side, &self.aligned, 3 * self.side)?;
         let cut = Instant::now();
-        let run = self.network.infer_at(&aligned, (self.side, self.side))?;
+        let run = self.session.infer_at(&aligned, (self.side, self.side))?;
         let tensors = self.outputs.collect(&run).map_err(ModelError::Inference)?;
         let values = tensors.first().map(|t| t.data).unwrap_or_default();
         if values.len() != self.dimension && self.varies {
@@ -164,7 +167,7 @@ impl Embedder {
 
     /// Deviations from the settings that are no errors, one sentence each.
     pub fn warnings(&self) -> &[String] {
-        self.network.warnings()
+        self.session.warnings()
     }
 
     /// One line for the log.

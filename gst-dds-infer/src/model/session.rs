@@ -4,9 +4,9 @@
 
 //! The part that all tasks share: ONNX Runtime's session, the merged description, the input and the outputs.
 //!
-//! [`Network::open`] loads a model and merges its descriptions; [`Network::probe`] runs it once on a blank picture,
+//! [`ModelSession::open`] loads a model and merges its descriptions; [`ModelSession::probe`] runs it once on a blank picture,
 //! which proves that it runs and shows the true shapes of its outputs. The task then sets the input rules
-//! ([`Network::feed`]) and runs it with [`Network::infer`].
+//! ([`ModelSession::feed`]) and runs it with [`ModelSession::infer`].
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use super::decode::{OutputInfo, Tensor};
-use super::description::{Family, Fields, InputDefaults, InputRules, Said};
+use super::description::{Family, Fields, InputDefaults, InputRules, Sourced};
 use super::preprocess::{Buffer, Element, Order, Placement, Preprocessor};
 use super::runtime::{Provider, Runtime, chain};
 use super::{ModelError, ModelSettings, Picture, Task, exposed, labels};
@@ -32,14 +32,14 @@ const STEP: usize = 32;
 const PICTURES: &str = "pictures";
 
 /// ONNX Runtime's session with the model's description and input rules.
-pub(super) struct Network {
+pub(super) struct ModelSession {
     file: PathBuf,
     /// Purpose, for error texts.
     purpose: &'static str,
     session: Session,
     input: Input,
     fields: Fields,
-    labels: Option<Said<Vec<String>>>,
+    labels: Option<Sourced<Vec<String>>>,
     preprocessor: Preprocessor,
     threads: usize,
     provider: String,
@@ -106,7 +106,7 @@ pub(super) struct Outputs {
     converted: Vec<Vec<f32>>,
 }
 
-impl Network {
+impl ModelSession {
     /// Loads the ONNX Runtime library (once per process) and the model, and merges its descriptions.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Network {
             ));
         }
         let mut extra = settings.extra_outputs.clone();
-        extra.extend(described.objectness.as_ref().map(|said| said.value.clone()));
+        extra.extend(described.objectness.as_ref().map(|given| given.value.clone()));
         let exposed = exposed::with_outputs(file, &extra)?;
         let bytes = exposed.as_ref().map(|e| e.model.as_slice());
         let (session, provider) = runtime.session(file, bytes, &providers, settings.threads, &mut warnings)?;
@@ -218,10 +218,10 @@ impl Network {
         self.infer_at(picture, size)
     }
 
-    /// As [`Network::infer`], on an input of this width and height. A picture of the same size is not resized.
+    /// As [`ModelSession::infer`], on an input of this width and height. A picture of the same size is not resized.
     ///
     /// # Errors
-    /// As [`Network::infer`].
+    /// As [`ModelSession::infer`].
     pub(super) fn infer_at(&mut self, picture: &Picture<'_>, size: (usize, usize)) -> Result<Run, ModelError> {
         if size.0 * size.1 > MAX_PIXELS {
             return Err(ModelError::Picture(format!(
@@ -292,7 +292,7 @@ impl Network {
             .collect()
     }
 
-    /// As [`Network::infos`], without the extra outputs ([`ModelSettings::extra_outputs`]).
+    /// As [`ModelSession::infos`], without the extra outputs ([`ModelSettings::extra_outputs`]).
     pub(super) fn own_infos(&self, run: &Run) -> Vec<OutputInfo> {
         let mut infos = self.infos(run);
         infos.truncate(self.own_outputs);
@@ -310,12 +310,12 @@ impl Network {
         usual: impl Fn(usize) -> Option<(Vec<String>, String)>,
     ) -> Result<(Vec<String>, String), ModelError> {
         match (&self.labels, classes) {
-            (Some(said), Some(classes)) if said.value.len() != classes => Err(ModelError::Contradiction {
+            (Some(given), Some(classes)) if given.value.len() != classes => Err(ModelError::Contradiction {
                 what: "the number of classes".into(),
-                first: format!("{} has {} labels", said.origin, said.value.len()),
+                first: format!("{} has {} labels", given.origin, given.value.len()),
                 second: format!("the model's outputs have {classes} classes"),
             }),
-            (Some(said), _) => Ok((said.value.clone(), said.origin.clone())),
+            (Some(given), _) => Ok((given.value.clone(), given.origin.clone())),
             (None, classes) => Ok(classes
                 .and_then(usual)
                 .unwrap_or_else(|| (Vec::new(), "none given".into()))),
@@ -373,9 +373,9 @@ impl Network {
     /// [`ModelError::Contradiction`] when it is another.
     pub(super) fn expect_task(&self, wanted: &[Task]) -> Result<(), ModelError> {
         match &self.fields.task {
-            Some(said) if !wanted.contains(&said.value) => Err(ModelError::Contradiction {
+            Some(given) if !wanted.contains(&given.value) => Err(ModelError::Contradiction {
                 what: "the task".into(),
-                first: format!("{} says {}", said.origin, said.value.name()),
+                first: format!("{} says {}", given.origin, given.value.name()),
                 second: format!("a model for {} is wanted", wanted[0].name()),
             }),
             _ => Ok(()),
@@ -384,8 +384,8 @@ impl Network {
 
     /// Drops detector fields that come from the model's own metadata only: this model is no detector.
     pub(super) fn is_no_detector(&mut self) {
-        self.fields.family.take_if(|said| said.by_the_model_itself());
-        self.labels.take_if(|said| said.by_the_model_itself());
+        self.fields.family.take_if(|given| given.from_model());
+        self.labels.take_if(|given| given.from_model());
     }
 
     /// Number of labels given by a source, if any.
@@ -498,7 +498,7 @@ enum Failure {
 /// Merges all descriptions but the model's own metadata, strongest source first.
 fn described(settings: &ModelSettings, warnings: &mut Vec<String>) -> Result<Fields, ModelError> {
     let label_file = match &settings.label_file {
-        Some(path) => Some(Said {
+        Some(path) => Some(Sourced {
             value: labels::read(path)?,
             origin: path.display().to_string(),
         }),
@@ -578,16 +578,16 @@ fn read_input(session: &Session, fields: &Fields) -> Result<Input, Failure> {
     if size.contains(&Some(0)) {
         return unfit(format!("{what}, without pixels"));
     }
-    for (side, said) in size.iter_mut().zip(&fields.size) {
-        match (&side, said) {
-            (Some(own), Some(said)) if *own != said.value as usize => {
+    for (side, given) in size.iter_mut().zip(&fields.size) {
+        match (&side, given) {
+            (Some(own), Some(given)) if *own != given.value as usize => {
                 return Err(Failure::Contradiction(Box::new(ModelError::Contradiction {
                     what: "the size of the input".into(),
-                    first: format!("{} says {}", said.origin, said.value),
+                    first: format!("{} says {}", given.origin, given.value),
                     second: format!("the model's input {} has {own}", outlet.name()),
                 })));
             }
-            (None, Some(said)) => *side = Some(said.value as usize),
+            (None, Some(given)) => *side = Some(given.value as usize),
             _ => {}
         }
     }
