@@ -219,7 +219,7 @@ impl IdentityTracker {
     /// Takes a piece of an access unit (streams with one NAL unit a buffer): one or more whole NAL units. An access
     /// unit counts once the next one begins (another presentation time, or a NAL unit that only the start of an access
     /// unit can have) or its frame is looked up. Pieces without a time belong to the access unit before them, or take
-    /// the time of the slices behind them. `corrupted`: upstream has flagged it.
+    /// the time of the slices after them. `corrupted`: upstream has flagged it.
     pub fn push_piece(&mut self, piece: &[u8], codec: Codec, format: Format, pts: Option<u64>, corrupted: bool) {
         let mut empty = true;
         self.codec = Some(codec);
@@ -267,7 +267,7 @@ impl IdentityTracker {
         if doubled {
             identity = None;
         }
-        // A message moved behind its slices comes alone or in the next access unit.
+        // A message moved after its slices comes alone or in the next access unit.
         if let Some(late) = identity
             && self.nameless.is_some_and(|slices| slices.are_those_of(&late))
             && !unit.slices.are_those_of(&late)
@@ -430,18 +430,18 @@ impl IdentityTracker {
     /// The record of a decoded frame, by its presentation time. Earlier access units without a frame are dropped only
     /// when room is needed: decoders may reorder.
     pub fn lookup(&mut self, pts: Option<u64>) -> Lookup {
-        self.lookup_told(pts, None)
+        self.lookup_attached(pts, None)
     }
 
     /// As [`Self::lookup`], with the frame that a parser attached. If two access units have one time, as recorders
     /// write them, decoders move the second to the next one's time; the attached frame counts if it is still waiting
     /// from before. Later ones do not: parsers of GStreamer 1.22 that split by NAL unit attach to the wrong frame.
-    pub fn lookup_told(&mut self, pts: Option<u64>, told: Option<&FrameIdentity>) -> Lookup {
+    pub fn lookup_attached(&mut self, pts: Option<u64>, attached: Option<&FrameIdentity>) -> Lookup {
         let index = match pts {
             Some(_) => self.records.iter().position(|(at, _)| *at == pts),
             None => (!self.records.is_empty()).then_some(0),
         };
-        let own = told.map(|identity| (identity.stream_id, identity.access_unit));
+        let own = attached.map(|identity| (identity.stream_id, identity.access_unit));
         let waits = |(_, record): &(Option<u64>, FrameRecord)| {
             record
                 .identity
@@ -460,7 +460,7 @@ impl IdentityTracker {
         let open = |p: &Pieces| pts.is_none() || p.pts == pts || (p.pts.is_none() && self.records.is_empty());
         if index.is_none() && self.pieces.as_ref().is_some_and(open) {
             self.end_of_pieces();
-            return self.lookup_told(pts, told);
+            return self.lookup_attached(pts, attached);
         }
         match index.and_then(|i| self.records.remove(i)) {
             Some((at, mut record)) => {
@@ -1151,11 +1151,11 @@ mod tests {
     #[test]
     fn a_frame_that_was_moved_to_the_next_ones_time_keeps_its_own_identity() {
         let mut tracker = IdentityTracker::new();
-        let mut told = Vec::new();
+        let mut attached = Vec::new();
         // The decoder outputs 0, 7 for the first two, as a recorder wrote one time for both, and 7 for the third.
         for (n, pts) in [(0, 0), (1, 0), (2, 7), (3, 14)] {
             let unit = pack(&units(n, 1), Format::ByteStream);
-            told.push(
+            attached.push(
                 Codec::H264
                     .summarize(&unit, Format::ByteStream)
                     .identity
@@ -1164,15 +1164,15 @@ mod tests {
             );
             tracker.push(&unit, Codec::H264, Format::ByteStream, Some(pts), false);
         }
-        let mut frame = |pts, told| match tracker.lookup_told(Some(pts), told) {
+        let mut frame = |pts, attached| match tracker.lookup_attached(Some(pts), attached) {
             Lookup::Known(record) => record.identity.map(|identity| identity.frame),
             Lookup::Unknown => None,
         };
-        assert_eq!(frame(0, Some(&told[0])), Some(told[0].frame));
-        assert_eq!(frame(7, Some(&told[1])), Some(told[1].frame));
+        assert_eq!(frame(0, Some(&attached[0])), Some(attached[0].frame));
+        assert_eq!(frame(7, Some(&attached[1])), Some(attached[1].frame));
         // A frame that a parser attached wrongly moves none.
-        assert_eq!(frame(7, Some(&told[3])), Some(told[2].frame));
-        assert_eq!(frame(14, Some(&told[1])), Some(told[3].frame));
+        assert_eq!(frame(7, Some(&attached[3])), Some(attached[2].frame));
+        assert_eq!(frame(14, Some(&attached[1])), Some(attached[3].frame));
     }
 
     #[test]

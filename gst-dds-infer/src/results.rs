@@ -201,7 +201,7 @@ impl FrameResult {
     /// not know it), `pts_ns` (number or null), `age_ms`, `first_pass_age_ms` (number or null), `refinement` (null, `done`,
     /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
     /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
-    /// `width`, `height`). Objects of a model that tells it have `objectness`, faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
+    /// `width`, `height`). Objects of a model that gives it have `objectness`, faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
     /// for a stranger) and `similarity` too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;

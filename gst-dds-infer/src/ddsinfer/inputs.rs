@@ -70,7 +70,7 @@ impl Input {
     pub fn read(&self, pts: Option<u64>, attached: Option<&FrameIdentity>) -> Read {
         let mut tracker = self.tracker.lock().unwrap();
         Read {
-            lookup: tracker.lookup_told(pts, attached),
+            lookup: tracker.lookup_attached(pts, attached),
             origin: tracker.origin(),
             waiting: tracker.waiting(),
         }

@@ -407,7 +407,7 @@ impl DdsRtpRecv {
                 drop(buffer);
                 self.take_over(pad, takeover)
             }
-            Verdict::Kept | Verdict::Dropped => {
+            Verdict::Queued | Verdict::Dropped => {
                 drop(state);
                 if let Some(ssrc) = outcome.ask.filter(|_| takes_pli) {
                     self.ask_for_key_unit(ssrc);

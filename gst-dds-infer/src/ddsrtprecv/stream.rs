@@ -8,7 +8,7 @@ use dds_protocol::nal::Codec;
 
 use crate::rtp::selector::Format;
 
-/// What the caps describe.
+/// Fields of the caps.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub caps: gst::Caps,

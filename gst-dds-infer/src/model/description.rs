@@ -340,7 +340,7 @@ impl Fields {
         }
     }
 
-    /// Fills what is missing here from a weaker source.
+    /// Fills missing fields from a weaker source.
     pub(super) fn or(mut self, weaker: Self) -> Self {
         // `ranges` is mean and scale in another form: a stronger source of either hides a weaker one of the other.
         let has_normalisation = self.scale.is_some() || self.mean.is_some() || self.std.is_some();
@@ -442,7 +442,7 @@ impl Fields {
     }
 
     /// Reads the side file of a model, `model.onnx.modelinfo` or `model.modelinfo`, if there is one. Fields of
-    /// `stronger` win over it: what cannot be read in the file and is set there already is left out with a warning.
+    /// `stronger` win over it: unreadable entries that it sets are left out with a warning.
     pub(super) fn from_side_file(
         model: &Path,
         stronger: &Self,
@@ -581,7 +581,7 @@ impl Fields {
     }
 
     /// Takes what Ultralytics writes into the metadata of an ONNX file; `get` looks a key up. The user did not write
-    /// it: what cannot be read is left out with a warning. `described`: a stronger source describes the model.
+    /// it: unreadable entries are left out with a warning. `described`: a stronger source describes the model.
     pub(super) fn from_metadata(
         model: &Path,
         described: bool,

@@ -65,7 +65,7 @@ pub enum Verdict<P> {
     /// It belongs to the selected stream.
     Pass,
     /// It belongs to a candidate and waits.
-    Kept,
+    Queued,
     /// There is no place for its stream, or it is too late to be put in order.
     Dropped,
     /// Its stream is selected from here on, with these packets in order, including this one.
@@ -278,7 +278,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
         }
         self.bound();
         Outcome {
-            verdict: Verdict::Kept,
+            verdict: Verdict::Queued,
             ask,
         }
     }
@@ -564,7 +564,7 @@ mod tests {
         let one = |(verdict, sent): (&Verdict<u16>, &Sent)| match verdict {
             Verdict::Pass => vec![sent.number],
             Verdict::Takeover { packets, .. } => packets.clone(),
-            Verdict::Kept | Verdict::Dropped => Vec::new(),
+            Verdict::Queued | Verdict::Dropped => Vec::new(),
         };
         verdicts.iter().zip(sent).flat_map(one).collect()
     }
@@ -720,7 +720,10 @@ mod tests {
         let at = 300 + 33 * sent[first].picture;
         assert!((1000..1034).contains(&at), "at {at} ms");
         // The former one is foreign now.
-        assert_eq!(push(&mut selector, ms(1700), 1, &stream(101, 2, 10)[5]), Verdict::Kept);
+        assert_eq!(
+            push(&mut selector, ms(1700), 1, &stream(101, 2, 10)[5]),
+            Verdict::Queued
+        );
     }
 
     #[test]
@@ -763,13 +766,13 @@ mod tests {
         assert!(selector.bye(ms(100), 1));
         assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Pass);
         assert_eq!(selector.selected(), None);
-        assert_eq!(push(&mut selector, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Kept);
+        assert_eq!(push(&mut selector, ms(100) + OVERTAKEN, 1, &sent[6]), Verdict::Queued);
         // The selection of another stream in between ends that.
         let mut selector = held();
         assert!(selector.bye(ms(100), 1));
         push_all(&mut selector, ms(110), 2, &stream(9000, 1, 1));
         assert_eq!(selector.selected(), Some(2));
-        assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Kept);
+        assert_eq!(push(&mut selector, ms(120), 1, &sent[5]), Verdict::Queued);
     }
 
     #[test]
@@ -809,7 +812,7 @@ mod tests {
             ..last.clone()
         };
         let outcome = push_from(&mut selector, ms(3000), 2, ADDRESS, &next);
-        assert_eq!((outcome.verdict, outcome.ask), (Verdict::Kept, Some(2)));
+        assert_eq!((outcome.verdict, outcome.ask), (Verdict::Queued, Some(2)));
         assert!(selector.waiting().1 < 100 * 2100, "{:?}", selector.waiting());
     }
 
@@ -1024,7 +1027,7 @@ mod tests {
                         passed += packets.len() as u64;
                         (holder, left) = (Some((ssrc, now)), None);
                     }
-                    Verdict::Kept | Verdict::Dropped => {
+                    Verdict::Queued | Verdict::Dropped => {
                         prop_assert_ne!(holder.map(|(ssrc, _)| ssrc), Some(step.ssrc));
                     }
                 }
