@@ -213,7 +213,7 @@ fn feedback_off_sends_none() {
 }
 
 #[test]
-fn a_stream_of_somebody_else_is_inferred_and_told_of_once() {
+fn a_foreign_stream_is_inferred_and_reported_once() {
     for line in [
         "videotestsrc num-buffers=100 ! video/x-raw,format=I420,width=64,height=64",
         "videotestsrc num-buffers=100 ! video/x-raw,format=I420,width=64,height=64 ! x264enc tune=zerolatency ! avdec_h264",
@@ -221,8 +221,8 @@ fn a_stream_of_somebody_else_is_inferred_and_told_of_once() {
         let pipeline = launch(&format!(
             "{line} ! ddsinfer name=i ! fakesink i.feedback ! fakesink name=f i.results ! fakesink name=r"
         ));
-        let said = Arc::new(Mutex::new(0));
-        let count = said.clone();
+        let messages = Arc::new(Mutex::new(0));
+        let count = messages.clone();
         pipeline.bus().unwrap().set_sync_handler(move |_, message| {
             let foreign = message
                 .structure()
@@ -238,6 +238,6 @@ fn a_stream_of_somebody_else_is_inferred_and_told_of_once() {
             "{line}"
         );
         assert!(packets.lock().unwrap().is_empty(), "{line}");
-        assert_eq!(*said.lock().unwrap(), 1, "{line}");
+        assert_eq!(*messages.lock().unwrap(), 1, "{line}");
     }
 }

@@ -60,13 +60,13 @@ fn with_results(mut buffer: gst::Buffer, regions: &[(u32, u32, u32, u32)], damag
             .field("height", height)
             .build()
     });
-    let told = gst::Structure::builder("ddsinfer-results")
+    let structure = gst::Structure::builder("ddsinfer-results")
         .field("width", SIZE.0)
         .field("height", SIZE.1)
         .field("damaged", damaged)
         .field("regions", gst::Array::new(regions))
         .build();
-    results::attach(buffer.make_mut(), &told).unwrap();
+    results::attach(buffer.make_mut(), &structure).unwrap();
     buffer
 }
 
@@ -333,8 +333,8 @@ fn results_are_on_their_frame_and_behind_a_scaler_regions_are_where_they_were() 
     let pad = |name: &str, pad: &str| element(&pipeline, name).static_pad(pad).unwrap();
     name_frames(&pad("named", "src"), 7);
     detect(&pad("found", "src"), "person", (32, 32, 40, 40), 0.3);
-    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = told.clone();
+    let frames = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = frames.clone();
     pad("i", "src").add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let buffer = info.buffer().unwrap();
         let meta = gst::meta::CustomMeta::from_buffer(buffer, results::META);
@@ -346,7 +346,7 @@ fn results_are_on_their_frame_and_behind_a_scaler_regions_are_where_they_were() 
     let out = collect(&pad("s", "sink"));
     run_to_eos(&pipeline);
     let expected: Vec<_> = (0..9u64).map(|n| n.is_multiple_of(3).then_some(n)).collect();
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(*frames.lock().unwrap(), expected);
     for (n, pixels) in out.lock().unwrap().iter().enumerate() {
         // A wash on its own frame and, dimmer, on the next; none on the one after.
         let (within, outside) = (pixels[104 * 320 + 104], pixels[20 * 320 + 20]);

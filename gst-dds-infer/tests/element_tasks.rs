@@ -92,16 +92,16 @@ fn set_path(infer: &gst::Element, property: &str, path: &Path) {
 
 /// The element's messages on the bus.
 #[derive(Clone, Default)]
-struct Said {
+struct Messages {
     results: Arc<Mutex<Vec<gst::Structure>>>,
     warnings: Arc<Mutex<Vec<String>>>,
     errors: Arc<Mutex<Vec<String>>>,
 }
 
-impl Said {
+impl Messages {
     fn by(pipeline: &gst::Pipeline) -> Self {
-        let said = Self::default();
-        let own = said.clone();
+        let messages = Self::default();
+        let own = messages.clone();
         pipeline.bus().unwrap().set_sync_handler(move |_, message| {
             match message.view() {
                 gst::MessageView::Element(e) => {
@@ -114,16 +114,16 @@ impl Said {
             }
             gst::BusSyncReply::Pass
         });
-        said
+        messages
     }
 }
 
 /// The only error with which the element fails to start.
 fn refusal(pipeline: &gst::Pipeline) -> String {
-    let said = Said::by(pipeline);
+    let messages = Messages::by(pipeline);
     assert!(pipeline.set_state(gst::State::Paused).is_err(), "it starts");
     pipeline.set_state(gst::State::Null).unwrap();
-    let errors = said.errors.lock().unwrap();
+    let errors = messages.errors.lock().unwrap();
     assert_eq!(errors.len(), 1, "{errors:?}");
     errors[0].clone()
 }
@@ -146,7 +146,7 @@ fn a_segmenter_is_recognised_and_its_results_hold_the_share_of_each_class() {
         "{VIDEO} ! ddsinfer name=i ! fakesink i.results ! fakesink name=r"
     ));
     model(&pipeline, &folder, &segmenter(false), LABELS);
-    let said = Said::by(&pipeline);
+    let messages = Messages::by(&pipeline);
     let lines = collect(&element(&pipeline, "r").static_pad("sink").unwrap());
     run_to_eos(&pipeline);
     let lines = json(&lines);
@@ -159,7 +159,7 @@ fn a_segmenter_is_recognised_and_its_results_hold_the_share_of_each_class() {
         assert_eq!(line["objects"], json!([]));
         assert_eq!(line.get("map"), None);
     }
-    let results = said.results.lock().unwrap();
+    let results = messages.results.lock().unwrap();
     assert_eq!(results.len(), 10);
     for result in results.iter() {
         let classes: Vec<(u32, String, f64)> = structures(result, "classes")
@@ -171,7 +171,7 @@ fn a_segmenter_is_recognised_and_its_results_hold_the_share_of_each_class() {
             [(0, "road".into(), 247.0 / 256.0), (1, "car".into(), 9.0 / 256.0)]
         );
     }
-    assert!(said.warnings.lock().unwrap().is_empty());
+    assert!(messages.warnings.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -480,7 +480,7 @@ fn the_pad_classes_can_be_requested_while_playing() {
 }
 
 /// Regions that the element requests for each frame of a coded and named stream, and its messages.
-fn asked(test: &str, of: &Model, prepare: impl FnOnce(&gst::Element)) -> (Vec<Vec<feedback::Rect>>, Said) {
+fn requested(test: &str, of: &Model, prepare: impl FnOnce(&gst::Element)) -> (Vec<Vec<feedback::Rect>>, Messages) {
     let folder = Folder::new(test);
     let pipeline = launch(
         "videotestsrc num-buffers=10 ! video/x-raw,format=I420,width=160,height=128,framerate=30/1 \
@@ -490,13 +490,13 @@ fn asked(test: &str, of: &Model, prepare: impl FnOnce(&gst::Element)) -> (Vec<Ve
     );
     name_frames(&element(&pipeline, "named").static_pad("src").unwrap(), 7);
     prepare(&model(&pipeline, &folder, of, LABELS));
-    let said = Said::by(&pipeline);
+    let messages = Messages::by(&pipeline);
     let packets = collect(&element(&pipeline, "f").static_pad("sink").unwrap());
     run_to_eos(&pipeline);
     let packets = packets.lock().unwrap();
     let parts = packets.iter().map(|p| feedback::decode(p).unwrap());
     let regions = parts.map(|p| p.regions.iter().map(|r| r.rect).collect()).collect();
-    (regions, said)
+    (regions, messages)
 }
 
 /// The window of 32 pixels that holds the car.
@@ -509,31 +509,31 @@ const CAR: feedback::Rect = feedback::Rect {
 
 #[test]
 fn a_segmenter_asks_for_quality_where_it_is_uncertain_and_only_there() {
-    let (regions, said) = asked("task-doubt", &segmenter(false), |_| ());
+    let (regions, messages) = requested("task-doubt", &segmenter(false), |_| ());
     assert_eq!(regions, vec![vec![CAR]; 10]);
-    assert!(said.warnings.lock().unwrap().is_empty());
-    let results = said.results.lock().unwrap();
+    assert!(messages.warnings.lock().unwrap().is_empty());
+    let results = messages.results.lock().unwrap();
     assert!(results.iter().all(|r| structures(r, "regions").len() == 1));
 
-    let (regions, _) = asked("task-sure", &segmenter(true), |_| ());
+    let (regions, _) = requested("task-sure", &segmenter(true), |_| ());
     assert_eq!(regions, vec![vec![]; 10]);
 }
 
 #[test]
 fn quality_is_asked_for_the_classes_of_interest_only() {
     for (wanted, count) in [("car", 1), ("sky", 1), ("road", 0), ("sky, road", 1), ("", 1)] {
-        let (regions, said) = asked("task-interest", &segmenter(false), |i| {
+        let (regions, messages) = requested("task-interest", &segmenter(false), |i| {
             i.set_property("feedback-classes", wanted);
         });
         assert_eq!(regions, vec![vec![CAR; count]; 10], "{wanted}");
-        assert!(said.warnings.lock().unwrap().is_empty(), "{wanted}");
+        assert!(messages.warnings.lock().unwrap().is_empty(), "{wanted}");
     }
 }
 
 #[test]
 fn classes_of_interest_that_the_model_does_not_have_are_told_of_at_the_start() {
     for (wanted, count) in [("cra, car, class 1", 1), ("cra, class 1", 0)] {
-        let (regions, said) = asked("task-unknown", &segmenter(false), |i| {
+        let (regions, messages) = requested("task-unknown", &segmenter(false), |i| {
             i.set_property("feedback-classes", wanted);
         });
         assert_eq!(
@@ -541,7 +541,7 @@ fn classes_of_interest_that_the_model_does_not_have_are_told_of_at_the_start() {
             vec![vec![CAR; count]; 10],
             "a name that is none widens nothing"
         );
-        let warnings = said.warnings.lock().unwrap();
+        let warnings = messages.warnings.lock().unwrap();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert_words(
             &warnings[0],
@@ -555,9 +555,9 @@ fn classes_of_interest_mean_nothing_to_a_detector_and_it_says_so() {
     let folder = Folder::new("task-interest-detector");
     let pipeline = launch(&format!("{VIDEO} ! ddsinfer name=i feedback-classes=car ! fakesink"));
     model(&pipeline, &folder, &detector(), "family=yolov8");
-    let said = Said::by(&pipeline);
+    let messages = Messages::by(&pipeline);
     run_to_eos(&pipeline);
-    let warnings = said.warnings.lock().unwrap();
+    let warnings = messages.warnings.lock().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_words(&warnings[0], &["feedback-classes", "segmentation"]);
 }
@@ -609,7 +609,7 @@ struct Camera {
     pipeline: gst::Pipeline,
     source: gst_app::AppSrc,
     infer: gst::Element,
-    said: Said,
+    messages: Messages,
     lines: Receiver<Value>,
     /// Structures of the metas of each frame, by name.
     metas: Receiver<Vec<gst::Structure>>,
@@ -648,7 +648,7 @@ impl Camera {
         });
         Self {
             source: element(&pipeline, "a").downcast().unwrap(),
-            said: Said::by(&pipeline),
+            messages: Messages::by(&pipeline),
             pipeline,
             infer,
             lines,
@@ -687,7 +687,7 @@ impl Camera {
         self.source.push_buffer(buffer).unwrap();
         let wait = Duration::from_secs(30);
         let line = self.lines.recv_timeout(wait);
-        let line = line.unwrap_or_else(|_| panic!("no result: {:?}", self.said.errors.lock().unwrap()));
+        let line = line.unwrap_or_else(|_| panic!("no result: {:?}", self.messages.errors.lock().unwrap()));
         (line, self.metas.recv_timeout(wait).unwrap())
     }
 
@@ -733,8 +733,8 @@ fn identity(camera: &Camera, grey: u8) -> (Option<String>, f64) {
     assert!(name.is_some() || face.get("identity") == Some(&Value::Null), "{face}");
     let similarity = face["similarity"].as_f64().unwrap();
 
-    let messages = camera.said.results.lock().unwrap();
-    let object = structures(messages.last().unwrap(), "objects").remove(0);
+    let posted = camera.messages.results.lock().unwrap();
+    let object = structures(posted.last().unwrap(), "objects").remove(0);
     assert_eq!(object.get::<String>("identity").ok(), name);
     assert!((object.get::<f64>("similarity").unwrap() - similarity).abs() < 1e-4);
 
@@ -753,7 +753,7 @@ fn faces_of_a_gallery_are_named_in_results_messages_and_metas_and_strangers_are_
             assert_eq!(name.as_deref(), wanted, "{grey}: {similarity}");
             assert_eq!(similarity > 0.95, wanted.is_some(), "{grey}: {similarity}");
         }
-        assert!(camera.said.warnings.lock().unwrap().is_empty());
+        assert!(camera.messages.warnings.lock().unwrap().is_empty());
     };
     let threshold = "similarity-threshold=0.9";
     check(
@@ -781,7 +781,7 @@ fn an_embedder_without_a_gallery_finds_faces_and_says_that_it_is_of_no_use() {
     let face = &line["objects"][0];
     assert_eq!((face.get("identity"), face.get("similarity")), (None, None));
     assert!(face.get("landmarks").is_some() && metas.iter().all(|s| s.name() != "face"));
-    let warnings = camera.said.warnings.lock().unwrap();
+    let warnings = camera.messages.warnings.lock().unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_words(&warnings[0], &["embedding-model-file", "set gallery"]);
 }
@@ -808,14 +808,14 @@ fn the_limits_of_recognition_may_change_while_playing() {
 fn classes_of_interest_that_the_model_does_not_have_are_told_of_when_they_are_set() {
     let camera = Camera::new("task-set", &segmenter(false), "").start();
     camera.look(0);
-    assert!(camera.said.warnings.lock().unwrap().is_empty());
+    assert!(camera.messages.warnings.lock().unwrap().is_empty());
     // The model has no labels.
     for (wanted, warnings) in [("class 2", 0), ("class 1, tree", 1), ("class 1, tree", 1), ("tree", 2)] {
         camera.infer.set_property("feedback-classes", wanted);
         camera.look(0);
-        let said = camera.said.warnings.lock().unwrap();
-        assert_eq!(said.len(), warnings, "{wanted}: {said:?}");
-        if let Some(last) = said.last() {
+        let messages = camera.messages.warnings.lock().unwrap();
+        assert_eq!(messages.len(), warnings, "{wanted}: {messages:?}");
+        if let Some(last) = messages.last() {
             assert_words(last, &["feedback-classes", "no class tree;", "class 0"]);
         }
     }

@@ -164,7 +164,7 @@ impl BaseTransformImpl for DdsOverlay {
             let time = buffer.pts().map(gst::ClockTime::nseconds);
             let mut showing = state.hold.show(metas::found(buffer, size), time, settings.hold());
             showing.fresh.damaged |= buffer.flags().contains(gst::BufferFlags::CORRUPTED);
-            let nothing = !settings.look().shows(&showing.fresh) && !settings.look().shows(&showing.held);
+            let nothing = !settings.style().shows(&showing.fresh) && !settings.style().shows(&showing.held);
             state.showing = showing;
             nothing
         };
@@ -172,7 +172,7 @@ impl BaseTransformImpl for DdsOverlay {
     }
 
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let look = self.settings.lock().unwrap().look();
+        let style = self.settings.lock().unwrap().style();
         let mut state = self.state.lock().unwrap();
         let State {
             format,
@@ -198,8 +198,8 @@ impl BaseTransformImpl for DdsOverlay {
             layout,
             planes: planes.map(|(data, stride)| Plane { data, stride }).collect(),
         };
-        painter.draw(&mut canvas, &showing.held, &look, HELD);
-        painter.draw(&mut canvas, &showing.fresh, &look, 1.0);
+        painter.draw(&mut canvas, &showing.held, &style, HELD);
+        painter.draw(&mut canvas, &showing.fresh, &style, 1.0);
         Ok(gst::FlowSuccess::Ok)
     }
 }

@@ -9,12 +9,12 @@ use gst_dds_link::text;
 
 use crate::overlay::Mark;
 use crate::overlay::canvas::Area;
-use crate::overlay::hold::Found;
+use crate::overlay::hold::FrameResults;
 use crate::results;
 
 /// Reads objects from region of interest metas of any detector, and regions and damage from the results of `ddsinfer`.
 /// `size` is that of the picture.
-pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
+pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> FrameResults {
     let mut objects = Vec::new();
     let mut asked = Vec::new();
     let mut looked = false;
@@ -38,8 +38,8 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
             percent: name.map_or(score, |(_, score)| score).map(percent),
         });
     }
-    let told = gst::meta::CustomMeta::from_buffer(buffer, results::META).ok();
-    let feedback = told.as_ref().map(|meta| feedback(meta.structure(), size));
+    let attached = gst::meta::CustomMeta::from_buffer(buffer, results::META).ok();
+    let feedback = attached.as_ref().map(|meta| feedback(meta.structure(), size));
     let feedback = match (feedback, asked.is_empty()) {
         (Some((mut regions, damaged)), _) => {
             regions.append(&mut asked);
@@ -49,8 +49,8 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> Found {
         (None, true) => None,
     };
     // With results on the frame, no meta means that nothing was found.
-    Found {
-        objects: (looked || told.is_some()).then_some(objects),
+    FrameResults {
+        objects: (looked || attached.is_some()).then_some(objects),
         feedback,
     }
 }
@@ -122,20 +122,20 @@ mod tests {
 
     fn with_results(buffer: &mut gst::Buffer, regions: &[gst::Structure]) {
         results::register_meta();
-        let told = gst::Structure::builder(results::META)
+        let structure = gst::Structure::builder(results::META)
             .field("width", 100u32)
             .field("height", 50u32)
             .field("damaged", true)
             .field("regions", gst::Array::new(regions))
             .build();
-        results::attach(buffer.make_mut(), &told).unwrap();
+        results::attach(buffer.make_mut(), &structure).unwrap();
     }
 
     #[test]
     fn a_frame_without_metas_says_nothing_and_one_with_results_that_nothing_is_there() {
         gst::init().unwrap();
         let mut buffer = gst::Buffer::new();
-        assert_eq!(found(&buffer, (100, 50)), Found::default());
+        assert_eq!(found(&buffer, (100, 50)), FrameResults::default());
         with_results(&mut buffer, &[]);
         let found = found(&buffer, (100, 50));
         assert_eq!(
@@ -196,9 +196,9 @@ mod tests {
         }
         let found = found(&buffer, (100, 50));
         let objects = found.objects.unwrap();
-        let told: Vec<_> = objects.iter().map(|m| (m.label.as_str(), m.percent)).collect();
+        let marks: Vec<_> = objects.iter().map(|m| (m.label.as_str(), m.percent)).collect();
         assert_eq!(
-            told,
+            marks,
             [
                 ("face", None),
                 ("face", Some(88)),

@@ -8,7 +8,7 @@ use glib::prelude::*;
 
 use gst::prelude::*;
 
-use crate::overlay::Look;
+use crate::overlay::Style;
 use crate::overlay::canvas::Color;
 
 #[derive(Clone, Debug)]
@@ -43,8 +43,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub fn look(&self) -> Look {
-        Look {
+    pub fn style(&self) -> Style {
+        Style {
             boxes: self.draw_boxes,
             regions: self.draw_regions,
             labels: self.draw_labels,

@@ -9,7 +9,7 @@ use super::{Mark, Scene};
 
 /// Results of one frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FrameResults {
     /// Objects; empty if none were found, `None` if no detector ran.
     pub objects: Option<Vec<Mark>>,
     /// Requested regions and whether the picture is damaged, if the server reports them.
@@ -18,7 +18,7 @@ pub struct Found {
 
 /// A result and its time, nanoseconds.
 #[derive(Debug)]
-struct Kept<T> {
+struct Timed<T> {
     value: T,
     at: Option<u64>,
 }
@@ -26,8 +26,8 @@ struct Kept<T> {
 /// The newest results.
 #[derive(Debug, Default)]
 pub struct Hold {
-    objects: Option<Kept<Vec<Mark>>>,
-    feedback: Option<Kept<(Vec<Area>, bool)>>,
+    objects: Option<Timed<Vec<Mark>>>,
+    feedback: Option<Timed<(Vec<Area>, bool)>>,
 }
 
 /// What to draw on a frame: its own results, and those of an earlier one.
@@ -48,7 +48,7 @@ impl Hold {
     /// Takes the results of a frame of time `now` (nanoseconds; `None`: without a time) and returns what to draw on
     /// it. Results older than `limit` nanoseconds, or newer than the frame, are dropped, so nothing is kept if frames
     /// have no time.
-    pub fn show(&mut self, found: Found, now: Option<u64>, limit: u64) -> Showing {
+    pub fn show(&mut self, found: FrameResults, now: Option<u64>, limit: u64) -> Showing {
         let mut showing = Showing::default();
         let valid = |at: Option<u64>| {
             let age = now.zip(at).and_then(|(now, at)| now.checked_sub(at));
@@ -57,7 +57,7 @@ impl Hold {
         match found.objects {
             Some(objects) => {
                 showing.fresh.objects.clone_from(&objects);
-                self.objects = Some(Kept {
+                self.objects = Some(Timed {
                     value: objects,
                     at: now,
                 });
@@ -73,7 +73,7 @@ impl Hold {
         match found.feedback {
             Some(feedback) => {
                 put(&mut showing.fresh, feedback.clone());
-                self.feedback = Some(Kept {
+                self.feedback = Some(Timed {
                     value: feedback,
                     at: now,
                 });
@@ -97,9 +97,9 @@ mod tests {
         *showing == Showing::default()
     }
 
-    fn found(label: &str) -> Found {
+    fn found(label: &str) -> FrameResults {
         let area = Area::new(1, 2, 3, 4);
-        Found {
+        FrameResults {
             objects: Some(vec![Mark {
                 area,
                 label: label.into(),
@@ -121,31 +121,31 @@ mod tests {
             (label(&showing.fresh), showing.held == Scene::default()),
             (Some("a"), true)
         );
-        let showing = hold.show(Found::default(), Some(1500), 500);
+        let showing = hold.show(FrameResults::default(), Some(1500), 500);
         assert_eq!(showing.fresh, Scene::default());
         assert_eq!((label(&showing.held), showing.held.regions.len()), (Some("a"), 1));
-        assert!(nothing(&hold.show(Found::default(), Some(1501), 500)));
+        assert!(nothing(&hold.show(FrameResults::default(), Some(1501), 500)));
         // Not even if time goes back to it.
-        assert!(nothing(&hold.show(Found::default(), Some(1400), 500)));
+        assert!(nothing(&hold.show(FrameResults::default(), Some(1400), 500)));
     }
 
     #[test]
     fn an_empty_result_ends_what_was_held() {
         let mut hold = Hold::default();
         hold.show(found("a"), Some(0), 500);
-        let empty = Found {
+        let empty = FrameResults {
             objects: Some(Vec::new()),
             feedback: Some((Vec::new(), false)),
         };
         assert!(nothing(&hold.show(empty, Some(10), 500)));
-        assert!(nothing(&hold.show(Found::default(), Some(20), 500)));
+        assert!(nothing(&hold.show(FrameResults::default(), Some(20), 500)));
     }
 
     #[test]
     fn objects_of_another_detector_leave_the_regions_of_the_server() {
         let mut hold = Hold::default();
         hold.show(found("a"), Some(0), 500);
-        let other = Found {
+        let other = FrameResults {
             feedback: None,
             ..found("b")
         };
@@ -157,8 +157,8 @@ mod tests {
     fn nothing_is_held_without_times_nor_into_the_past() {
         let mut hold = Hold::default();
         assert!(!nothing(&hold.show(found("a"), None, 500)));
-        assert!(nothing(&hold.show(Found::default(), None, 500)));
+        assert!(nothing(&hold.show(FrameResults::default(), None, 500)));
         hold.show(found("a"), Some(1000), 500);
-        assert!(nothing(&hold.show(Found::default(), Some(999), 500)));
+        assert!(nothing(&hold.show(FrameResults::default(), Some(999), 500)));
     }
 }

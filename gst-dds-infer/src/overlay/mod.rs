@@ -38,7 +38,7 @@ pub struct Scene {
 
 /// How to draw.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
+pub struct Style {
     /// Boxes of objects.
     pub boxes: bool,
     /// Requested regions.
@@ -59,7 +59,7 @@ pub struct Look {
     pub text_scale: f32,
 }
 
-impl Look {
+impl Style {
     /// Whether anything of a scene would be drawn.
     pub fn shows(&self, scene: &Scene) -> bool {
         let objects = (self.boxes || self.labels) && !scene.objects.is_empty();
@@ -87,22 +87,22 @@ pub struct Painter {
 
 impl Painter {
     /// Draws `scene` on `canvas` with `strength` (0 to 1, [`HELD`] for results of an earlier frame) of its opacity.
-    pub fn draw(&mut self, canvas: &mut Canvas, scene: &Scene, look: &Look, strength: f32) {
+    pub fn draw(&mut self, canvas: &mut Canvas, scene: &Scene, style: &Style, strength: f32) {
         let height = canvas.layout.height as f32;
-        let line = match look.line_width {
+        let line = match style.line_width {
             0 => (height / 400.0).round().max(2.0) as i64,
             width => i64::from(width),
         };
         self.font
-            .set_height(((height / 56.0).max(11.0) * look.text_scale).round().clamp(6.0, 400.0) as usize);
-        if look.regions {
+            .set_height(((height / 56.0).max(11.0) * style.text_scale).round().clamp(6.0, 400.0) as usize);
+        if style.regions {
             for region in &scene.regions {
-                draw_region(canvas, *region, line, look.region_color.faded(strength));
+                draw_region(canvas, *region, line, style.region_color.faded(strength));
             }
         }
-        if look.boxes {
+        if style.boxes {
             for object in &scene.objects {
-                draw_box(canvas, object.area, line, look.box_color.faded(strength), strength);
+                draw_box(canvas, object.area, line, style.box_color.faded(strength), strength);
             }
         }
         let mut taken = Vec::new();
@@ -118,14 +118,14 @@ impl Painter {
                 &mut taken,
             );
         }
-        if look.labels {
-            let colors = [GROUND, look.label_color, look.box_color].map(|color| color.faded(strength));
+        if style.labels {
+            let colors = [GROUND, style.label_color, style.box_color].map(|color| color.faded(strength));
             for object in &scene.objects {
-                let text = match object.percent.filter(|_| look.scores) {
+                let text = match object.percent.filter(|_| style.scores) {
                     Some(percent) => format!("{} {percent}%", object.label),
                     None => object.label.clone(),
                 };
-                let outer = object.area.grown(if look.boxes { line } else { 0 });
+                let outer = object.area.grown(if style.boxes { line } else { 0 });
                 if !object.area.common(&canvas.area()).is_empty() {
                     self.tag(canvas, outer, text.trim(), colors, &mut taken);
                 }
@@ -268,8 +268,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn look() -> Look {
-        Look {
+    fn style() -> Style {
+        Style {
             boxes: true,
             regions: true,
             labels: true,
@@ -291,7 +291,7 @@ mod tests {
     }
 
     /// Gray pixels, 100 everywhere before.
-    fn painted(width: usize, height: usize, scene: &Scene, look: &Look, strength: f32) -> Vec<u8> {
+    fn painted(width: usize, height: usize, scene: &Scene, style: &Style, strength: f32) -> Vec<u8> {
         let layout = Layout {
             width,
             height,
@@ -318,7 +318,7 @@ mod tests {
             layout: &layout,
             planes: vec![plane],
         };
-        Painter::default().draw(&mut canvas, scene, look, strength);
+        Painter::default().draw(&mut canvas, scene, style, strength);
         data
     }
 
@@ -332,9 +332,9 @@ mod tests {
     #[test]
     fn a_box_is_drawn_around_what_it_holds() {
         let scene = of(vec![mark(40, 40, 20, 10, "")]);
-        let plain = Look {
+        let plain = Style {
             labels: false,
-            ..look()
+            ..style()
         };
         let pixels = painted(100, 100, &scene, &plain, 1.0);
         let at = |x: usize, y: usize| pixels[y * 100 + x];
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn a_box_that_fills_the_picture_is_drawn_within_it() {
         let scene = of(vec![mark(-50, -50, 500, 500, "")]);
-        let pixels = painted(30, 30, &scene, &look(), 1.0);
+        let pixels = painted(30, 30, &scene, &style(), 1.0);
         assert_eq!(
             [pixels[0], pixels[31], pixels[15 * 30 + 15], pixels[899]],
             [255, 255, 100, 255]
@@ -371,13 +371,13 @@ mod tests {
             regions: nowhere.iter().map(|m| m.area).collect(),
             ..of(nowhere.to_vec())
         };
-        assert!(painted(100, 60, &scene, &look(), 1.0).iter().all(|p| *p == 100));
+        assert!(painted(100, 60, &scene, &style(), 1.0).iter().all(|p| *p == 100));
     }
 
     #[test]
     fn names_lie_above_the_box_or_else_below_and_never_on_each_other() {
         let changed = |y: i64| {
-            let pixels = painted(200, 100, &of(vec![mark(50, y, 40, 30, "person")]), &look(), 1.0);
+            let pixels = painted(200, 100, &of(vec![mark(50, y, 40, 30, "person")]), &style(), 1.0);
             let rows = |from: usize, to: usize| pixels[from * 200..to * 200].iter().filter(|p| **p != 100).count();
             (rows(0, y as usize - 3), rows(y as usize + 34, 100))
         };
@@ -386,7 +386,7 @@ mod tests {
         let (above, below) = changed(4);
         assert!(above == 0 && below > 200, "{above} {below}");
         let twice = of(vec![mark(50, 40, 40, 30, "person"), mark(50, 40, 40, 30, "rider")]);
-        let pixels = painted(200, 100, &twice, &look(), 1.0);
+        let pixels = painted(200, 100, &twice, &style(), 1.0);
         assert_ne!(pixels[36 * 200 + 60], 100);
         assert_ne!(pixels[74 * 200 + 60], 100);
     }
@@ -398,14 +398,14 @@ mod tests {
             regions: vec![Area::new(60, 20, 30, 30)],
             damaged: false,
         };
-        let nothing = Look {
+        let nothing = Style {
             boxes: false,
             regions: false,
             labels: false,
-            ..look()
+            ..style()
         };
         assert!(painted(100, 100, &scene, &nothing, 1.0).iter().all(|p| *p == 100));
-        let regions = Look {
+        let regions = Style {
             regions: true,
             ..nothing
         };
@@ -417,8 +417,8 @@ mod tests {
     fn what_is_held_is_dimmer() {
         let scene = of(vec![mark(40, 40, 20, 10, "")]);
         let (fresh, held) = (
-            painted(100, 100, &scene, &look(), 1.0),
-            painted(100, 100, &scene, &look(), HELD),
+            painted(100, 100, &scene, &style(), 1.0),
+            painted(100, 100, &scene, &style(), HELD),
         );
         assert!(
             fresh[45 * 100 + 39] == 255 && (170..200).contains(&held[45 * 100 + 39]),
@@ -433,7 +433,7 @@ mod tests {
             damaged: true,
             ..Scene::default()
         };
-        let pixels = painted(200, 100, &scene, &look(), 1.0);
+        let pixels = painted(200, 100, &scene, &style(), 1.0);
         assert!(pixels[0] != 100 && pixels[100 * 200 - 1] != 100 && pixels[50 * 200 + 100] == 100);
         assert!(
             (5..20)
@@ -453,7 +453,7 @@ mod tests {
             let near = mark(x % 100, y, width, 20, &label);
             let regions = vec![far.area, near.area];
             let scene = Scene { objects: vec![near, far], regions, damaged };
-            painted(size.0, size.1, &scene, &Look { line_width, text_scale, ..look() }, 1.0);
+            painted(size.0, size.1, &scene, &Style { line_width, text_scale, ..style() }, 1.0);
         }
     }
 }
