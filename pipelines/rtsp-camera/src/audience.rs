@@ -14,7 +14,7 @@ struct Session {
     /// Addresses that its RTCP comes from.
     addresses: HashSet<String>,
     /// Time of its last feedback, initially of its PLAY request. `None` while it does not play.
-    heard: Option<u64>,
+    last_feedback: Option<u64>,
 }
 
 /// All sessions. Times are nanoseconds of any steady clock.
@@ -29,14 +29,14 @@ impl Audience {
 
     /// It begins to play.
     pub fn play(&mut self, session: &str, now: u64) {
-        let heard = &mut self.0.entry(session.into()).or_default().heard;
-        *heard = heard.or(Some(now));
+        let last_feedback = &mut self.0.entry(session.into()).or_default().last_feedback;
+        *last_feedback = last_feedback.or(Some(now));
     }
 
     /// It pauses.
     pub fn pause(&mut self, session: &str) {
         if let Some(session) = self.0.get_mut(session) {
-            session.heard = None;
+            session.last_feedback = None;
         }
     }
 
@@ -51,18 +51,21 @@ impl Audience {
             .0
             .values_mut()
             .filter(|session| session.addresses.contains(address));
-        of_it.for_each(|session| session.heard = session.heard.map(|_| now));
+        of_it.for_each(|session| session.last_feedback = session.last_feedback.map(|_| now));
     }
 
     /// Number of playing sessions.
     pub fn playing(&self) -> usize {
-        self.0.values().filter(|session| session.heard.is_some()).count()
+        self.0
+            .values()
+            .filter(|session| session.last_feedback.is_some())
+            .count()
     }
 
     /// Whether a session plays that has sent no feedback for [`RELEASE_NS`].
     pub fn has_recorders(&self, now: u64) -> bool {
-        let mut heard = self.0.values().filter_map(|session| session.heard);
-        heard.any(|heard| now.saturating_sub(heard) >= RELEASE_NS)
+        let mut last_feedback = self.0.values().filter_map(|session| session.last_feedback);
+        last_feedback.any(|last_feedback| now.saturating_sub(last_feedback) >= RELEASE_NS)
     }
 }
 

@@ -119,7 +119,7 @@ impl Camera {
     }
 
     /// Checks whether the media has stalled; call it several times a second. Returns a description of the stall.
-    pub(crate) fn look(&self) -> Option<String> {
+    pub(crate) fn check(&self) -> Option<String> {
         let plays = self.audience.lock().unwrap().playing() > 0;
         let (done, played, pipeline) = {
             let current = self.current.lock().unwrap();
@@ -144,7 +144,7 @@ impl Camera {
             .watch
             .lock()
             .unwrap()
-            .look(self.now(), media, counts, plays && played, busy);
+            .check(self.now(), media, counts, plays && played, busy);
         still.then(|| {
             let state = pipeline
                 .upgrade()

@@ -23,7 +23,7 @@ const OPENING: Duration = Duration::from_secs(20);
 /// Key frame interval of the encoder itself, in pictures: hours, and within the range of all libraries.
 const NO_KEY_FRAMES: u32 = 1_000_000;
 /// Options of libx264 and libx265 that set when key frames are coded.
-const RHYTHM: [&str; 3] = ["keyint", "keyint-max", "intra-refresh"];
+const KEY_FRAME_OPTIONS: [&str; 3] = ["keyint", "keyint-max", "intra-refresh"];
 
 /// Standard of the coded video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Codec {
         }
     }
 
-    /// Caps and payloader behind the encoder, in gst-launch syntax.
+    /// Caps and payloader after the encoder, in gst-launch syntax.
     pub fn track(self, name: &str, payload_type: u32) -> String {
         let payloader = match self {
             Self::H264 => "rtph264pay",
@@ -100,17 +100,21 @@ impl Recipe {
         let keys = option_string
             .split(':')
             .map(|option| option.split('=').next().unwrap_or_default());
-        let rhythm = [
+        let key_frame_settings = [
             (uint("key-int-max") > 0, "key-int-max"),
             (element.property("intra-refresh"), "intra-refresh"),
             (two_pass && uint("segment-length") > 0, "segment-length"),
             (
-                keys.map(|key| key.replace('_', "-")).any(|key| RHYTHM.contains(&&*key)),
+                keys.map(|key| key.replace('_', "-"))
+                    .any(|key| KEY_FRAME_OPTIONS.contains(&&*key)),
                 "option-string",
             ),
         ];
-        let rhythm = rhythm.iter().find(|(own, _)| *own).map(|(_, property)| *property);
-        let interval = match (options.key_interval, rhythm) {
+        let key_frame_settings = key_frame_settings
+            .iter()
+            .find(|(own, _)| *own)
+            .map(|(_, property)| *property);
+        let interval = match (options.key_interval, key_frame_settings) {
             (KeyInterval::Auto, Some(_)) => Interval::Encoder,
             (KeyInterval::Auto, None) => Interval::Auto,
             (KeyInterval::Every(time), None) => Interval::Fixed(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
@@ -153,7 +157,7 @@ impl Recipe {
     /// # Errors
     /// The encoder's error.
     pub fn open(&self, caps: &gst::Caps) -> Result<Opened, String> {
-        let said = |words: String| format!("--encoder: {words}");
+        let refusal = |words: String| format!("--encoder: {words}");
         let line = self.line(caps)?;
         let either = format!("capsfilter caps=\"{};{}\"", Codec::H264.caps(), Codec::H265.caps());
         let mut launch =
@@ -161,14 +165,14 @@ impl Recipe {
         if self.two_pass {
             launch += &format!("{ENCODER}.refine ! {either} ! fakesink sync=false async=false");
         }
-        let pipeline = gst::parse::launch(&launch).map_err(|e| said(e.to_string()))?;
+        let pipeline = gst::parse::launch(&launch).map_err(|e| refusal(e.to_string()))?;
         let pipeline = pipeline
             .downcast::<gst::Pipeline>()
-            .map_err(|_| said("not a pipeline".into()))?;
+            .map_err(|_| refusal("not a pipeline".into()))?;
         let opened = self.code(&pipeline, caps, line);
         // Frees its ports and devices for the clients' media.
         let _ = pipeline.set_state(gst::State::Null);
-        opened.map_err(said)
+        opened.map_err(refusal)
     }
 
     fn code(&self, pipeline: &gst::Pipeline, caps: &gst::Caps, line: String) -> Result<Opened, String> {
@@ -245,10 +249,10 @@ fn parse(properties: &str) -> Result<gst::Element, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap();
     let warnings = Arc::new(Mutex::new(Vec::new()));
-    let heard = warnings.clone();
+    let collected = warnings.clone();
     let levels = glib::LogLevels::LEVEL_WARNING | glib::LogLevels::LEVEL_CRITICAL;
     let handler = glib::log_set_handler(Some("GLib-GObject"), levels, false, false, move |_, _, words| {
-        heard.lock().unwrap().push(words.to_string());
+        collected.lock().unwrap().push(words.to_string());
     });
     let parsed = gst::parse::launch(&format!("ddsencode name={ENCODER} {properties}"));
     glib::log_remove_handler(Some("GLib-GObject"), handler);
@@ -365,11 +369,11 @@ mod tests {
             ("background-qp", ""),
             ("\"", ""),
         ] {
-            let said = Recipe::read(&options(encoder)).map(|recipe| recipe.two_pass);
-            let said = said.expect_err(encoder);
+            let error = Recipe::read(&options(encoder)).map(|recipe| recipe.two_pass);
+            let error = error.expect_err(encoder);
             assert!(
-                said.starts_with("--encoder: ") && said.contains(words),
-                "{encoder}: {said}"
+                error.starts_with("--encoder: ") && error.contains(words),
+                "{encoder}: {error}"
             );
         }
         let all = Options {
@@ -428,10 +432,10 @@ mod tests {
             ("feedback-uri=nonsense", "feedback-uri"),
             ("feedback-uri=udp://0.0.0.0:5006", "feedback-key"),
         ] {
-            let said = opened(encoder, &small).map(|opened| opened.codec).expect_err(encoder);
+            let error = opened(encoder, &small).map(|opened| opened.codec).expect_err(encoder);
             assert!(
-                said.starts_with("--encoder: ") && said.contains(words),
-                "{encoder}: {said}"
+                error.starts_with("--encoder: ") && error.contains(words),
+                "{encoder}: {error}"
             );
         }
     }

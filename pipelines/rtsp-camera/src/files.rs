@@ -33,7 +33,7 @@ pub enum Kind {
 ///
 /// # Errors
 /// One sentence with the reason.
-pub fn look(path: &Path) -> Result<Kind, String> {
+pub fn probe(path: &Path) -> Result<Kind, String> {
     let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if metadata.is_dir() {
         return Err("it is a folder; name a file in it".into());
@@ -108,9 +108,9 @@ fn first_pictures(pipeline: &gst::Pipeline, path: &Path) -> Result<Kind, String>
         } else {
             ended = frames.is_eos();
             if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
-                && let gst::MessageView::Error(said) = message.view()
+                && let gst::MessageView::Error(posted) = message.view()
             {
-                error = Some(words(said));
+                error = Some(words(posted));
             }
         }
     }

@@ -52,7 +52,7 @@ fn failed(status: u8, error: &str) -> ExitCode {
 }
 
 /// Prints the report. The reader may be gone; the camera goes on.
-fn say(camera: &Camera) {
+fn print_report(camera: &Camera) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{}", camera.report());
 }
@@ -96,12 +96,12 @@ fn run(options: &Options) -> Result<(), String> {
         let camera = camera.clone();
         let guarded = guard("the report");
         glib::timeout_add_seconds(options.report, move || {
-            guarded.run((), || say(&camera));
+            guarded.run((), || print_report(&camera));
             glib::ControlFlow::Continue
         });
     }
     main.run();
-    say(&camera);
+    print_report(&camera);
     listener.remove();
     // Closes the connections of clients, so that they need not wait for a time-out.
     server.client_filter(Some(&mut |_, _| gst_rtsp_server::RTSPFilterResult::Remove));

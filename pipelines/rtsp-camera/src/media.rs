@@ -50,17 +50,17 @@ mod imp {
     /// Media that have ended.
     pub static ENDED: AtomicU64 = AtomicU64::new(0);
     /// Warnings that media have posted, and when; of repeated ones, the latest.
-    static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
-    const MOST_SAID: usize = 64;
+    static PRINTED: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
+    const MOST_PRINTED: usize = 64;
     /// Time within which a warning is not printed again.
-    const AGAIN: Duration = Duration::from_secs(60);
+    const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
     fn say_once(words: String) {
-        let mut said = SAID.lock().unwrap();
-        said.retain(|(_, when)| when.elapsed() < AGAIN);
-        if said.iter().all(|(before, _)| *before != words) && said.len() < MOST_SAID {
+        let mut printed = PRINTED.lock().unwrap();
+        printed.retain(|(_, when)| when.elapsed() < REPEAT_AFTER);
+        if printed.iter().all(|(before, _)| *before != words) && printed.len() < MOST_PRINTED {
             crate::warn(&words);
-            said.push((words, Instant::now()));
+            printed.push((words, Instant::now()));
         }
     }
 

@@ -29,7 +29,7 @@ static CAT: LazyLock<gst::DebugCategory> =
 /// Time for BYE packets to leave.
 const GOODBYE: Duration = Duration::from_millis(300);
 /// How often to check whether the media has stalled.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 /// Role of clients that watch and steer: those with the user's password, or all if there is none.
 const STEERS: &str = "steers";
@@ -138,9 +138,9 @@ fn end_sessions(pool: RTSPSessionPool, camera: &Arc<Camera>) {
 /// Rebuilds the media when it stalls.
 fn watch_media(server: &RTSPServer, camera: &Arc<Camera>) {
     let (shared, weak, guarded) = (camera.clone(), server.downgrade(), guard("the watch on the media"));
-    glib::timeout_add(LOOK_EVERY, move || {
+    glib::timeout_add(CHECK_EVERY, move || {
         guarded.run((), || {
-            if let (Some(state), Some(server)) = (shared.look(), weak.upgrade()) {
+            if let (Some(state), Some(server)) = (shared.check(), weak.upgrade()) {
                 gst::error!(CAT, "{state}");
                 crate::warn(format!("{state}. It is made anew, and clients have to come again"));
                 shared.rebuilt.fetch_add(1, Ordering::Relaxed);

@@ -62,7 +62,7 @@ impl Source {
         };
         let of_it = |words: String| format!("{name}: {words}");
         let file = match &options.source {
-            options::Source::File(path) => Some(files::look(path).map_err(of_it)?),
+            options::Source::File(path) => Some(files::probe(path).map_err(of_it)?),
             _ => None,
         };
         let is_still = matches!(file, Some(files::Kind::Still(_)));
@@ -196,7 +196,7 @@ fn moment(sink: &gst_app::AppSink, sample: &gst::Sample, appsrc: &gst_app::AppSr
 
 /// Runs a pipeline until its first picture; returns the picture's caps.
 fn first_picture(pipeline: &gst::Pipeline, outlet: &Outlet) -> Result<gst::Caps, String> {
-    let failed = || said(pipeline).unwrap_or_else(|| "cannot be opened".into());
+    let failed = || bus_error(pipeline).unwrap_or_else(|| "cannot be opened".into());
     pipeline.set_state(gst::State::Playing).map_err(|_| failed())?;
     let bus = pipeline.bus().ok_or("no bus")?;
     let until = Instant::now() + FIRST_PICTURE;
@@ -352,7 +352,7 @@ fn watch(pipeline: &gst::Pipeline, wanted: &Mutex<bool>, ends: &AtomicBool, fail
 }
 
 /// The error on a pipeline's bus.
-fn said(pipeline: &gst::Pipeline) -> Option<String> {
+fn bus_error(pipeline: &gst::Pipeline) -> Option<String> {
     let message = pipeline.bus()?.pop_filtered(&[gst::MessageType::Error])?;
     match message.view() {
         gst::MessageView::Error(error) => Some(words(error)),

@@ -73,7 +73,7 @@ pub struct Receiver {
     /// Only packets of viewers so far.
     viewer: bool,
     /// Time of its last packet, in nanoseconds.
-    heard: u64,
+    last_packet: u64,
     assembler: Assembler,
     /// Its last complete state and the time of it.
     state: Option<(u64, FeedbackState)>,
@@ -97,7 +97,7 @@ pub struct Steering {
     holder: Option<(u32, u64)>,
     generation: Serial16,
     /// A state was completed since the last [`Self::joined`].
-    news: bool,
+    changed: bool,
     frames: u64,
 }
 
@@ -111,7 +111,7 @@ impl Steering {
             strangers: 0,
             holder: None,
             generation: Serial16(generation),
-            news: false,
+            changed: false,
             frames: 0,
         }
     }
@@ -149,7 +149,9 @@ impl Steering {
 
     fn first(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
         let stream_id = self.stream_id;
-        let holder = self.holder.filter(|(_, heard)| now.saturating_sub(*heard) < RELEASE_NS);
+        let holder = self
+            .holder
+            .filter(|(_, last_packet)| now.saturating_sub(*last_packet) < RELEASE_NS);
         let receiver = self.receiver(now, ssrc, false);
         if holder.is_some_and(|(holder, _)| holder != ssrc) {
             receiver.refuse(Refusal::AnotherSteers);
@@ -182,7 +184,7 @@ impl Steering {
             Outcome::Complete(state) if state.frame < frames => {
                 receiver.steered += 1;
                 receiver.state = Some((now, state));
-                self.news = true;
+                self.changed = true;
             }
             Outcome::Partial => receiver.steered += 1,
             _ => receiver.refuse(Refusal::Unusable),
@@ -193,7 +195,7 @@ impl Steering {
     fn receiver(&mut self, now: u64, ssrc: u32, viewer: bool) -> &mut Receiver {
         let known = self.receivers.iter().position(|r| r.ssrc == ssrc);
         let at = known.unwrap_or_else(|| {
-            let standing = |r: &Receiver| (!r.viewer, r.heard);
+            let standing = |r: &Receiver| (!r.viewer, r.last_packet);
             if self.receivers.len() >= MAX_RECEIVERS
                 && let Some(least) = (0..self.receivers.len()).min_by_key(|&i| standing(&self.receivers[i]))
             {
@@ -205,7 +207,7 @@ impl Steering {
                 refused: 0,
                 why: None,
                 viewer,
-                heard: now,
+                last_packet: now,
                 assembler: Assembler::new(self.stream_id),
                 state: None,
             });
@@ -214,7 +216,7 @@ impl Steering {
         let receiver = &mut self.receivers[at];
         // Viewers cannot keep alive, by another receiver's SSRC, an entry that is not theirs.
         if !viewer || receiver.viewer {
-            receiver.heard = now;
+            receiver.last_packet = now;
         }
         receiver.viewer &= viewer;
         receiver
@@ -228,7 +230,7 @@ impl Steering {
     /// frame that any server has seen.
     pub fn joined(&mut self, now: u64) -> Vec<Vec<u8>> {
         self.frames += 1;
-        if !std::mem::take(&mut self.news) {
+        if !std::mem::take(&mut self.changed) {
             return Vec::new();
         }
         let states: Vec<_> = self
@@ -264,7 +266,7 @@ impl Steering {
             let steers = match self.rule {
                 Rule::First => self
                     .holder
-                    .is_some_and(|(ssrc, heard)| ssrc == r.ssrc && now.saturating_sub(heard) < RELEASE_NS),
+                    .is_some_and(|(ssrc, last_packet)| ssrc == r.ssrc && now.saturating_sub(last_packet) < RELEASE_NS),
                 Rule::All => r
                     .state
                     .as_ref()

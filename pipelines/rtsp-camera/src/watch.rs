@@ -30,16 +30,16 @@ pub struct Watch {
     before: Option<(u64, Counts)>,
     /// Time since which pictures wait.
     waiting: Option<u64>,
-    looked: Option<u64>,
-    told: Option<u64>,
+    checked: Option<u64>,
+    reported: Option<u64>,
 }
 
 impl Watch {
     /// Checks the media number `media`. `plays`: a client is to be sent something; `busy`: the encoder's thread is
     /// runnable, evaluated only if it matters. Returns whether the media has stalled; that is not repeated for 10 s.
-    pub fn look(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
-        let apart = self.looked.map_or(0, |looked| now.saturating_sub(looked));
-        self.looked = Some(now);
+    pub fn check(&mut self, now: u64, media: u64, counts: Counts, plays: bool, busy: impl FnOnce() -> bool) -> bool {
+        let apart = self.checked.map_or(0, |checked| now.saturating_sub(checked));
+        self.checked = Some(now);
         if apart > STARVED {
             self.waiting = None;
         }
@@ -54,13 +54,17 @@ impl Watch {
         }
         let since = *self.waiting.get_or_insert(now);
         let time = now.saturating_sub(since);
-        if time < STILL || self.told.is_some_and(|told| now.saturating_sub(told) < PAUSE) {
+        if time < STILL
+            || self
+                .reported
+                .is_some_and(|reported| now.saturating_sub(reported) < PAUSE)
+        {
             return false;
         }
         if time < BUSY && busy() {
             return false;
         }
-        self.told = Some(now);
+        self.reported = Some(now);
         true
     }
 }
@@ -72,25 +76,25 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// Times, in milliseconds, of the verdicts of a watch that checks four times a second.
-    fn told(until: u64, mut at: impl FnMut(u64) -> (u64, u64, u64, bool)) -> Vec<u64> {
+    fn verdicts(until: u64, mut at: impl FnMut(u64) -> (u64, u64, u64, bool)) -> Vec<u64> {
         let mut watch = Watch::default();
-        let mut look = |time: &u64| {
+        let mut check = |time: &u64| {
             let (media, captured, done, plays) = at(*time);
-            watch.look(time * MS, media, Counts { captured, done }, plays, || false)
+            watch.check(time * MS, media, Counts { captured, done }, plays, || false)
         };
-        (0..until).step_by(250).filter(|time| look(time)).collect()
+        (0..until).step_by(250).filter(|time| check(time)).collect()
     }
 
     #[test]
     fn pictures_that_wait_for_two_seconds_are_told_once_in_ten() {
         // 25 pictures a second, none coded from 5 s on.
-        let found = told(40_000, |time| (1, time / 40, time.min(5000) / 40, true));
+        let found = verdicts(40_000, |time| (1, time / 40, time.min(5000) / 40, true));
         assert_eq!(found, [7250, 17_250, 27_250, 37_250]);
     }
 
     #[test]
     fn a_new_media_starts_anew() {
-        let found = told(30_000, |time| match time {
+        let found = verdicts(30_000, |time| match time {
             0..8000 => (1, time / 40, 0, true),
             // The fault persists in the new media.
             _ => (2, (time - 8000) / 40, 0, true),
@@ -99,16 +103,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_while_nothing_is_due() {
+    fn nothing_is_reported_while_nothing_is_due() {
         // No client plays; no picture is captured; one picture in 5 s, and coded; all are dropped for a known reason.
-        assert_eq!(told(60_000, |time| (1, time / 40, 0, false)), [0; 0]);
-        assert_eq!(told(60_000, |_| (1, 100, 90, true)), [0; 0]);
-        assert_eq!(told(60_000, |time| (1, time / 5000, time / 5000, true)), [0; 0]);
-        assert_eq!(told(60_000, |time| (1, time / 40, time / 40, true)), [0; 0]);
+        assert_eq!(verdicts(60_000, |time| (1, time / 40, 0, false)), [0; 0]);
+        assert_eq!(verdicts(60_000, |_| (1, 100, 90, true)), [0; 0]);
+        assert_eq!(verdicts(60_000, |time| (1, time / 5000, time / 5000, true)), [0; 0]);
+        assert_eq!(verdicts(60_000, |time| (1, time / 40, time / 40, true)), [0; 0]);
         // One picture is always in progress, one a second.
-        assert_eq!(told(60_000, |time| (1, 1 + time / 1000, time / 1000, true)), [0; 0]);
+        assert_eq!(verdicts(60_000, |time| (1, 1 + time / 1000, time / 1000, true)), [0; 0]);
         // A client comes and goes.
-        assert_eq!(told(60_000, |time| (1, time / 40, 0, time % 2000 > 500)), [0; 0]);
+        assert_eq!(verdicts(60_000, |time| (1, time / 40, 0, time % 2000 > 500)), [0; 0]);
     }
 
     #[test]
@@ -116,31 +120,31 @@ mod tests {
         let mut watch = Watch::default();
         let counts = |captured| Counts { captured, done: 0 };
         // The check runs only once in 1.5 s.
-        let slow = (0..20u64).map(|n| watch.look(n * 1500 * MS, 1, counts(n * 30), true, || false));
+        let slow = (0..20u64).map(|n| watch.check(n * 1500 * MS, 1, counts(n * 30), true, || false));
         assert_eq!(slow.filter(|still| *still).count(), 0);
         let later = 28_500 * MS;
-        let quick = (1..20u64).map(|n| watch.look(later + n * 250 * MS, 1, counts(1000 + n * 5), true, || false));
+        let quick = (1..20u64).map(|n| watch.check(later + n * 250 * MS, 1, counts(1000 + n * 5), true, || false));
         assert_eq!(quick.filter(|still| *still).count(), 1);
     }
 
     #[test]
     fn an_encoder_that_works_or_gets_no_processor_is_given_ten_seconds() {
         let mut watch = Watch::default();
-        let mut look = |time: &u64| {
+        let mut check = |time: &u64| {
             let counts = Counts {
                 captured: time / 40,
                 done: 0,
             };
-            watch.look(time * MS, 1, counts, true, || *time < 30_000)
+            watch.check(time * MS, 1, counts, true, || *time < 30_000)
         };
-        let found: Vec<u64> = (0..20_000).step_by(250).filter(|time| look(time)).collect();
+        let found: Vec<u64> = (0..20_000).step_by(250).filter(|time| check(time)).collect();
         assert_eq!(found, [10_250]);
     }
 
     #[test]
     fn a_slow_source_that_stands_still_is_told_too() {
         // A picture in 3 s.
-        let found = told(30_000, |time| (1, time / 3000, 0, true));
+        let found = verdicts(30_000, |time| (1, time / 3000, 0, true));
         assert_eq!(found.first(), Some(&8000), "{found:?}");
     }
 }

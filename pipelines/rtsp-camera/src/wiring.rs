@@ -55,7 +55,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     )));
 
     // Before the encoder looks for the session, so that our handler is called first and can stop the emission.
-    hear_feedback(&top, camera, &steering);
+    connect_feedback(&top, camera, &steering);
     if camera.rule == Rule::All {
         send_joined(&encoder, camera, &steering);
     }
@@ -85,7 +85,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
 }
 
 /// Connects to the RTCP of each session created below `top`.
-fn hear_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
+fn connect_feedback(top: &gst::Bin, camera: &Arc<Camera>, steering: &Arc<Mutex<Steering>>) {
     let (shared, to, connections) = (camera.clone(), steering.clone(), Arc::new(Connections::default()));
     let guarded = guard("deep-element-added");
     top.connect_deep_element_added(move |top, _, element| {
@@ -223,7 +223,7 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
 }
 
 /// Withholds the second stream from the server until a client has set it up. The first picture passes: without one the
-/// server would not know its caps for the SDP. If it were told that the pad is not linked, the encoder would restart
+/// server would not know its caps for the SDP. If the push returned NOT_LINKED, the encoder would restart
 /// with each frame.
 fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     let (first, top) = (AtomicBool::new(true), top.downgrade());
