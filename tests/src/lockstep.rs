@@ -247,7 +247,7 @@ impl Loop<'_> {
         let patience = gst::ClockTime::from_seconds(60);
         let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
         let mut run = || -> Result<(), Error> {
-            let mut told = 0;
+            let mut seen_refusals = 0;
             'frames: for n in 0..clip.frames.len() {
                 // Feedback of frame n - delay is received before frame n.
                 if delay > 1
@@ -271,11 +271,11 @@ impl Loop<'_> {
                     continue;
                 }
                 while outcome.lines.len() <= n {
-                    match pull(&out, patience, || refused(&pipeline) > told) {
+                    match pull(&out, patience, || refused(&pipeline) > seen_refusals) {
                         Pulled::Frame => {}
                         // The next access unit, or the end, makes the server give up the missing ones.
                         Pulled::Refused => {
-                            told = refused(&pipeline);
+                            seen_refusals = refused(&pipeline);
                             if !last {
                                 continue 'frames;
                             }

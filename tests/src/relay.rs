@@ -727,8 +727,8 @@ mod tests {
     fn datagrams_go_both_ways_and_those_lost_are_those_decided() {
         let ((near, near_port), (far, far_port)) = (end(), end());
         let relay = Relay::between(near_port, far_port, 11).unwrap();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let tapped = told.clone();
+        let decided = Arc::new(Mutex::new(Vec::new()));
+        let tapped = decided.clone();
         relay.tap(Direction::Forward, move |bytes, fate| {
             let number = u32::from_be_bytes(bytes.try_into().unwrap());
             tapped.lock().unwrap().push((number, fate.passed()));
@@ -743,7 +743,7 @@ mod tests {
         for (number, _) in expected.iter().filter(|(_, passed)| *passed) {
             assert_eq!(receive(&far), (*number, relay.port(Direction::Backward)));
         }
-        assert_eq!(*told.lock().unwrap(), expected);
+        assert_eq!(*decided.lock().unwrap(), expected);
         assert_eq!(relay.counts(Direction::Forward), alone.counts());
 
         // A reply to the source address; without impairment, and independent of the other direction.

@@ -136,14 +136,14 @@ fn code(encoder: &str, (width, height): (usize, usize), on_gpu: bool, file: &Pat
         gst::PadProbeReturn::Ok
     });
     let name = Arc::new(Mutex::new(String::new()));
-    let told = name.clone();
+    let reported = name.clone();
     let out = element.static_pad("src").ok_or("a pad is gone")?;
     out.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         if let Some(gst::PadProbeData::Event(event)) = &info.data
             && let gst::EventView::Tag(tag) = event.view()
             && let Some(encoder) = tag.tag().get::<gst::tags::Encoder>()
         {
-            *told.lock().unwrap() = encoder.get().to_string();
+            *reported.lock().unwrap() = encoder.get().to_string();
         }
         gst::PadProbeReturn::Ok
     });
