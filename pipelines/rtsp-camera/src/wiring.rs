@@ -223,8 +223,8 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
 }
 
 /// Withholds the second stream from the server until a client has set it up. The first picture passes: without one the
-/// server would not know its caps for the SDP. If the push returned NOT_LINKED, the encoder would restart
-/// with each frame.
+/// server would not know its caps for the SDP. If the encoder learnt that the stream is unused, it would restart with
+/// each frame.
 fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
     let (first, top) = (AtomicBool::new(true), top.downgrade());
     let guarded = guard("the probe on second passes");
