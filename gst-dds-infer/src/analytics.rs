@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_library_is_there_from_the_release_on_that_has_it_and_else_the_reason_is_told() {
+    fn the_library_is_there_from_the_release_on_that_has_it_and_else_the_reason_is_reported() {
         gst::init().unwrap();
         match library() {
             Ok(_) => assert!(gst::version() >= (1, 24, 0, 0)),

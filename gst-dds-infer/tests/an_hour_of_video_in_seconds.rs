@@ -399,7 +399,7 @@ fn world(two_passes: bool) -> World {
 }
 
 #[test]
-fn one_pass_is_steered_by_whole_frames_and_the_camera_always_hears_of_the_server() {
+fn one_pass_is_steered_by_whole_frames_and_the_camera_always_receives_feedback() {
     let report = Hour::new(world(false)).run();
     assert!(report.out > HOUR * 9 / 10, "{report:?}");
     assert_eq!(report.refined.keys().collect::<Vec<_>>(), [&"no"]);

@@ -231,7 +231,7 @@ fn a_flush_and_another_size_end_what_is_held() {
 }
 
 #[test]
-fn damaged_pictures_are_framed_whoever_tells() {
+fn damaged_pictures_are_framed_whoever_reports_them() {
     let info = info(VideoFormat::Gray8, SIZE);
     let mut harness = harness(&info, &[]);
     let mut flagged = frame(&info, 0);

@@ -4,15 +4,15 @@
  * SECTION:element-ddsoverlay
  * @title: ddsoverlay
  *
- * Draws what was found on decoded video: boxes with names and scores, the regions for which quality was asked, and damage.
+ * Draws results on decoded video: boxes with names and scores, the regions for which quality was requested, and damage.
  *
  * ```shell
  * gst-launch-1.0 filesrc location=street.mp4 ! decodebin ! ddsinfer model-file=model.onnx ! ddsoverlay ! videoconvert ! autovideosink
  * ```
  *
  * Objects come from #GstVideoRegionOfInterestMeta, of `ddsinfer` or any other detector; regions, and whether the picture is
- * damaged, from the #GstCustomMeta `ddsinfer-results`. What was found on a frame is drawn on that frame; on those behind it
- * that were not inferred it stays up to `hold`, dimmed. Frames on which nothing is drawn pass as they are.
+ * damaged, from the #GstCustomMeta `ddsinfer-results`. Results of a frame are drawn on that frame; on later frames that
+ * were not inferred they stay up to `hold`, dimmed. Frames on which nothing is drawn pass unchanged.
  *
  * Since: 0.1
  */

@@ -16,7 +16,7 @@ use crate::results;
 /// `size` is that of the picture.
 pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> FrameResults {
     let mut objects = Vec::new();
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     let mut looked = false;
     for meta in buffer.iter_meta::<gst_video::VideoRegionOfInterestMeta>() {
         let (x, y, width, height) = meta.rect();
@@ -24,7 +24,7 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> FrameResults {
         let detection = meta.param("detection");
         // A meta for an encoder, without a detection: it asks for quality there.
         if detection.is_none() && meta.params().any(|p| p.name().starts_with("roi/")) {
-            asked.push(area);
+            requested.push(area);
             continue;
         }
         looked = true;
@@ -40,12 +40,12 @@ pub fn found(buffer: &gst::BufferRef, size: (u32, u32)) -> FrameResults {
     }
     let attached = gst::meta::CustomMeta::from_buffer(buffer, results::META).ok();
     let feedback = attached.as_ref().map(|meta| feedback(meta.structure(), size));
-    let feedback = match (feedback, asked.is_empty()) {
+    let feedback = match (feedback, requested.is_empty()) {
         (Some((mut regions, damaged)), _) => {
-            regions.append(&mut asked);
+            regions.append(&mut requested);
             Some((regions, damaged))
         }
-        (None, false) => Some((asked, false)),
+        (None, false) => Some((requested, false)),
         (None, true) => None,
     };
     // With results on the frame, no meta means that nothing was found.

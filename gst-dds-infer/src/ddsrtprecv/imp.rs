@@ -4,9 +4,9 @@
  * SECTION:element-ddsrtprecv
  * @title: ddsrtprecv
  *
- * Receives one RTP stream of video and hands it on by one pad for as long as the pipeline lives, whichever senders come, go
- * and restart. It takes the place of `rtpbin` in front of a branch that is linked once, as in a line of gst-launch-1.0:
- * `rtpbin` gives each SSRC a pad of its own, and the first one that is linked to nothing ends the pipeline.
+ * Receives one RTP stream of video and passes it on by one pad for as long as the pipeline lives, whichever senders come,
+ * go and restart. It replaces `rtpbin` in front of a branch that is linked once, as in a line of gst-launch-1.0: `rtpbin`
+ * gives each SSRC a pad of its own, and the first one that is not linked ends the pipeline.
  *
  * ```shell
  * gst-launch-1.0 -q ddsrtprecv name=rtp latency=20 udpsrc port=5000 \
@@ -15,17 +15,17 @@
  *   rtp.src ! rtph264depay ! avdec_h264 max-threads=1 ! ddsinfer model-file=model.onnx ! fakesink
  * ```
  *
- * The stream that is handed on keeps its place while its packets come, for one second after the last of them, and until its
- * RTCP BYE. Then the first one takes it of which a whole key frame has come, H.264 or H.265, and is handed on from there. Of
- * other codecs, where decoders know best what they can begin with, a whole frame is enough. Where the place is free and no
- * key frame is known, one is asked for, by an RTCP picture loss indication if the caps have `rtcp-fb-nack-pli`.
+ * The selected stream stays selected while its packets arrive, for one second after the last of them, and until its RTCP
+ * BYE. Then the first stream is selected of which a whole key frame has arrived, H.264 or H.265, and passed on from there.
+ * For other codecs, whose decoders know best where they can start, a whole frame is enough. If no stream is selected and
+ * no key frame is known, one is requested by an RTCP picture loss indication, if the caps have `rtcp-fb-nack-pli`.
  *
  * A stream is an SSRC from one address. All packets of others, and RTCP of others, are dropped before the RTP session and
  * counted in `stats`: they cost no memory beyond a fixed amount. So retransmissions and error correction under an SSRC of
  * their own are dropped as well. Packets of another payload type than that of the caps are dropped with a warning. RTP and
  * RTCP may share a port (RFC 5761). Encrypted streams are opened in front of it: `srtpdec`.
  *
- * When a stream takes the place the element posts the message `ddsrtprecv-stream` with its `ssrc` (uint).
+ * When a stream is selected the element posts the message `ddsrtprecv-stream` with its `ssrc` (uint).
  *
  * Since: 0.1
  */
@@ -409,8 +409,8 @@ impl DdsRtpRecv {
             }
             Verdict::Queued | Verdict::Dropped => {
                 drop(state);
-                if let Some(ssrc) = outcome.ask.filter(|_| takes_pli) {
-                    self.ask_for_key_unit(ssrc);
+                if let Some(ssrc) = outcome.key_unit_request.filter(|_| takes_pli) {
+                    self.request_key_unit(ssrc);
                 }
                 Ok(gst::FlowSuccess::Ok)
             }
@@ -521,7 +521,7 @@ impl DdsRtpRecv {
     }
 
     /// Requests a key frame from a stream that the session does not know yet.
-    fn ask_for_key_unit(&self, ssrc: u32) {
+    fn request_key_unit(&self, ssrc: u32) {
         let Some(parts) = self.parts.get() else { return };
         let session = parts.session.property::<Option<glib::Object>>("internal-session");
         let sender = session

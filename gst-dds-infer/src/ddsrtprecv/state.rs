@@ -63,7 +63,7 @@ impl State {
             .field("packets-other-payload-type", stats.other_payload_type)
             .field("takeovers", selector.takeovers)
             .field("byes", selector.byes)
-            .field("key-unit-requests", selector.asks)
+            .field("key-unit-requests", selector.key_unit_requests)
             .field("rtcp", stats.rtcp)
             .field("rtcp-foreign", stats.rtcp_foreign)
             .field("rtcp-malformed", stats.rtcp_malformed)

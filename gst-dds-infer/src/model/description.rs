@@ -1067,7 +1067,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_of_a_side_file_is_left_out_where_a_stronger_source_says_it() {
+    fn what_cannot_be_read_of_a_side_file_is_left_out_where_a_stronger_source_sets_it() {
         let stronger = Fields::from_property("family=yolov8, labels=a;b").unwrap();
         let mut warnings = Vec::new();
         let text = "[modelinfo]\ndds-labels=none.txt\ndds-family=yolo9000\ndds-color=bgr\n";

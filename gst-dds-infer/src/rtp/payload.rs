@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opens_an_access_unit_and_announces_a_recovery_is_told() {
+    fn what_opens_an_access_unit_and_announces_a_recovery_is_reported() {
         let parameters = Contents::of(Codec::H264, &[0x67, 0x42]);
         assert!(parameters.opens && parameters.parameters);
         let delimiter = Contents::of(Codec::H264, &[0x09, 0x10]);

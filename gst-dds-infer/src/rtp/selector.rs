@@ -38,8 +38,8 @@ const PACKET_OVERHEAD: usize = 512;
 /// often.
 const IDLE: Duration = Duration::from_millis(250);
 /// Shortest time between two requests for key frames, of one stream and of all.
-const ASK_ONE: Duration = Duration::from_millis(500);
-const ASK_ANY: Duration = Duration::from_millis(100);
+const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
+const REQUEST_INTERVAL_ANY: Duration = Duration::from_millis(100);
 /// Most packets by which one may be late and still be put in order.
 const REORDER: usize = 64;
 /// A larger jump of the sequence number is a restart.
@@ -83,7 +83,7 @@ pub struct Outcome<P> {
     /// Verdict on the packet.
     pub verdict: Verdict<P>,
     /// SSRC of the stream from which to request a key frame: no stream is selected, and no key frame is known.
-    pub ask: Option<u32>,
+    pub key_unit_request: Option<u32>,
 }
 
 /// Counts since construction.
@@ -100,7 +100,7 @@ pub struct SelectorStats {
     /// Streams that sent BYE while selected.
     pub byes: u64,
     /// Requests for key frames.
-    pub asks: u64,
+    pub key_unit_requests: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ struct Candidate<A, P> {
     key: Option<u32>,
     /// Time stamp of the last picture that was searched, and how often.
     looked: Option<(u32, usize)>,
-    asked: Option<Duration>,
+    requested: Option<Duration>,
 }
 
 /// Selects one stream. `A` distinguishes senders with one SSRC, `P` is a packet.
@@ -153,7 +153,7 @@ pub struct StreamSelector<A, P> {
     format: Format,
     selected: Option<Selected<A>>,
     candidates: Vec<Candidate<A, P>>,
-    asked: Option<Duration>,
+    requested: Option<Duration>,
     stats: SelectorStats,
 }
 
@@ -164,7 +164,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             format,
             selected: None,
             candidates: Vec::new(),
-            asked: None,
+            requested: None,
             stats: SelectorStats::default(),
         }
     }
@@ -236,13 +236,13 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             self.stats.passed += 1;
             return Outcome {
                 verdict: Verdict::Pass,
-                ask: None,
+                key_unit_request: None,
             };
         }
         self.stats.foreign += 1;
         let dropped = Outcome {
             verdict: Verdict::Dropped,
-            ask: None,
+            key_unit_request: None,
         };
         let Some(index) = self.place(now, origin) else {
             self.stats.crowded += 1;
@@ -266,20 +266,20 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             self.stats.foreign -= packets.len() as u64;
             return Outcome {
                 verdict: Verdict::Takeover { ssrc, packets },
-                ask: None,
+                key_unit_request: None,
             };
         }
-        let recent = self.asked.is_some_and(|at| now - at < ASK_ANY);
+        let recent = self.requested.is_some_and(|at| now - at < REQUEST_INTERVAL_ANY);
         let key_frames = matches!(self.format, Format::Video { .. });
-        let ask = (key_frames && is_free && !recent && candidate.needs_key(now)).then_some(ssrc);
-        if ask.is_some() {
-            (candidate.asked, self.asked) = (Some(now), Some(now));
-            self.stats.asks += 1;
+        let key_unit_request = (key_frames && is_free && !recent && candidate.needs_key(now)).then_some(ssrc);
+        if key_unit_request.is_some() {
+            (candidate.requested, self.requested) = (Some(now), Some(now));
+            self.stats.key_unit_requests += 1;
         }
         self.bound();
         Outcome {
             verdict: Verdict::Queued,
-            ask,
+            key_unit_request,
         }
     }
 
@@ -316,7 +316,7 @@ impl<A: Copy + Eq, P> StreamSelector<A, P> {
             whole: false,
             key: None,
             looked: None,
-            asked: None,
+            requested: None,
         });
         Some(self.candidates.len() - 1)
     }
@@ -479,7 +479,7 @@ impl<A, P> Candidate<A, P> {
             .kept
             .back()
             .is_some_and(|e| Some(e.timestamp) == self.key && !e.marker);
-        let recent = self.asked.is_some_and(|at| now - at < ASK_ONE);
+        let recent = self.requested.is_some_and(|at| now - at < REQUEST_INTERVAL);
         self.packets > 1 && !self.whole && !on_its_way && !recent
     }
 }
@@ -812,41 +812,58 @@ mod tests {
             ..last.clone()
         };
         let outcome = push_from(&mut selector, ms(3000), 2, ADDRESS, &next);
-        assert_eq!((outcome.verdict, outcome.ask), (Verdict::Queued, Some(2)));
+        assert_eq!((outcome.verdict, outcome.key_unit_request), (Verdict::Queued, Some(2)));
         assert!(selector.waiting().1 < 100 * 2100, "{:?}", selector.waiting());
     }
 
     #[test]
     fn a_key_frame_is_asked_for_where_the_way_is_free_and_none_is_known_or_coming() {
-        let ask = |selector: &mut Tested, now, sent: &Sent| push_from(selector, ms(now), 2, ADDRESS, sent).ask;
+        let key_unit_request =
+            |selector: &mut Tested, now, sent: &Sent| push_from(selector, ms(now), 2, ADDRESS, sent).key_unit_request;
         let sent = stream(0, 300, 1000);
         // Not while another one is selected.
         let mut selector = held();
-        assert!(sent[5..20].iter().all(|s| ask(&mut selector, 500, s).is_none()));
-        assert_eq!(ask(&mut selector, 1000, &sent[20]), Some(2));
+        assert!(
+            sent[5..20]
+                .iter()
+                .all(|s| key_unit_request(&mut selector, 500, s).is_none())
+        );
+        assert_eq!(key_unit_request(&mut selector, 1000, &sent[20]), Some(2));
         // Not again within half a second, nor for a stray packet.
-        assert!(sent[21..40].iter().all(|s| ask(&mut selector, 1490, s).is_none()));
-        assert_eq!(ask(&mut selector, 1500, &sent[40]), Some(2));
+        assert!(
+            sent[21..40]
+                .iter()
+                .all(|s| key_unit_request(&mut selector, 1490, s).is_none())
+        );
+        assert_eq!(key_unit_request(&mut selector, 1500, &sent[40]), Some(2));
         let mut selector = StreamSelector::new(H264);
-        assert_eq!(ask(&mut selector, 0, &sent[5]), None);
-        assert_eq!(ask(&mut selector, 0, &sent[6]), Some(2));
+        assert_eq!(key_unit_request(&mut selector, 0, &sent[5]), None);
+        assert_eq!(key_unit_request(&mut selector, 0, &sent[6]), Some(2));
         // Not while one is arriving.
         let mut selector = StreamSelector::new(H264);
-        assert!(sent[..5].iter().all(|s| ask(&mut selector, 0, s).is_none()));
-        assert_eq!(selector.stats().asks, 0);
+        assert!(
+            sent[..5]
+                .iter()
+                .all(|s| key_unit_request(&mut selector, 0, s).is_none())
+        );
+        assert_eq!(selector.stats().key_unit_requests, 0);
         // For all streams together at most ten times a second.
         let mut selector = StreamSelector::new(H264);
-        let mut asked = 0;
+        let mut requested = 0;
         for ssrc in 0..1000 {
             for one in &sent[5..8] {
                 let outcome = push_from(&mut selector, ms(u64::from(ssrc)), ssrc, ADDRESS, one);
-                asked += u64::from(outcome.ask.is_some());
+                requested += u64::from(outcome.key_unit_request.is_some());
             }
         }
-        assert!((5..=10).contains(&asked), "{asked}");
+        assert!((5..=10).contains(&requested), "{requested}");
         // Decoders of other codecs request them themselves.
         let mut selector = StreamSelector::new(Format::Other);
-        assert!(sent[5..9].iter().all(|s| ask(&mut selector, 0, s).is_none()));
+        assert!(
+            sent[5..9]
+                .iter()
+                .all(|s| key_unit_request(&mut selector, 0, s).is_none())
+        );
     }
 
     #[test]
@@ -872,7 +889,7 @@ mod tests {
             let mut selector = held();
             let frame_us = 1_000_000 / fps;
             let mut random = seed;
-            let (mut number, mut picture, mut asked, mut taken) = (400u16, 0u32, false, None);
+            let (mut number, mut picture, mut requested, mut taken) = (400u16, 0u32, false, None);
             let mut due = 0u64;
             // A new source every tenth of a millisecond, with one packet like the beginning of a key frame.
             for i in 0..150_000u64 {
@@ -885,7 +902,7 @@ mod tests {
                 // The camera, with its usual jitter, codes a key frame when one is requested.
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 due += frame_us * 9 / 10 + (random >> 33) % (frame_us / 5);
-                let mut packets = match std::mem::take(&mut asked) {
+                let mut packets = match std::mem::take(&mut requested) {
                     true => stream(number, 1, 1),
                     false => stream(number.wrapping_sub(5), 2, 2).split_off(5),
                 };
@@ -893,7 +910,7 @@ mod tests {
                 (number, picture) = (number + packets.len() as u16, picture + 1);
                 for packet in &packets {
                     let outcome = push_from(&mut selector, now, 2, ADDRESS, packet);
-                    asked |= outcome.ask == Some(2);
+                    requested |= outcome.key_unit_request == Some(2);
                     if matches!(outcome.verdict, Verdict::Takeover { .. }) {
                         taken.get_or_insert(now);
                     }
