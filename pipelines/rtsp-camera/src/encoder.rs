@@ -58,7 +58,7 @@ impl Codec {
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// Its properties in the command line.
-    asked: String,
+    properties: String,
     /// It has a stream of second passes.
     pub two_pass: bool,
     /// Rule of when key frames are coded.
@@ -131,7 +131,7 @@ impl Recipe {
             _ => "I420",
         };
         Ok(Self {
-            asked: options.encoder.clone(),
+            properties: options.encoder.clone(),
             two_pass,
             interval,
             formats,
@@ -147,9 +147,9 @@ impl Recipe {
         }
         let cap = match self.max_bitrate {
             Some(given) => given,
-            None => default_cap(&parse(&self.asked)?, caps),
+            None => default_cap(&parse(&self.properties)?, caps),
         };
-        Ok(line + &format!("max-bitrate={cap} {}", self.asked))
+        Ok(line + &format!("max-bitrate={cap} {}", self.properties))
     }
 
     /// Opens the encoder, codes two grey pictures of these caps, and closes it again.
@@ -287,12 +287,12 @@ fn default_cap(encoder: &gst::Element, caps: &gst::CapsRef) -> u32 {
     let uint = |property: &str| encoder.property::<u32>(property);
     let finest = ["background-qp", "region-qp", "fallback-qp", "quantizer"].map(uint);
     // quantizer counts only if it is set.
-    let asked = if uint("quantizer") == encoder_default(encoder, "quantizer") {
+    let quantizers = if uint("quantizer") == encoder_default(encoder, "quantizer") {
         &finest[..3]
     } else {
         &finest[..]
     };
-    let finest = asked.iter().copied().min().unwrap_or(0);
+    let finest = quantizers.iter().copied().min().unwrap_or(0);
     let bits = 0.2 * 2f64.powf((30.0 - f64::from(finest)) / 6.0).max(1.0);
     let pixels = f64::from(field("width")) * f64::from(field("height")) * rate;
     // A rate that the user sets must fit, whatever the size.

@@ -29,7 +29,7 @@ pub enum Interval {
 
 /// Streams that need a key frame at a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Ask {
+pub struct Due {
     /// The stream of first passes.
     pub first: bool,
     /// The stream of second passes, which only servers watch.
@@ -75,7 +75,7 @@ impl KeyFrames {
     }
 
     /// A picture captured at `at` is to be coded. `recorders`: a client watches that sends no feedback.
-    pub fn picture(&mut self, at: u64, recorders: bool) -> Ask {
+    pub fn picture(&mut self, at: u64, recorders: bool) -> Due {
         // The picture nearest to the time, not the first one after it: spacings do not exceed the interval on average.
         let step = self.picture.map_or(0, |before| at.saturating_sub(before));
         let early = (step / 2).min(MOST_EARLY);
@@ -89,20 +89,20 @@ impl KeyFrames {
             Interval::Encoder => (u64::MAX, u64::MAX),
         };
         let due = |since: Option<u64>, time: u64| since.is_some() && passed(since, time);
-        let ask = Ask {
+        let due = Due {
             first: joins || due(self.first, first),
             second: joins || due(self.second, second),
         };
-        if ask.first {
+        if due.first {
             self.first = Some(at);
         }
-        if ask.second || self.second.is_none() {
+        if due.second || self.second.is_none() {
             self.second = Some(at);
         }
         if joins {
             (self.joined, self.waiting) = (Some(at), false);
         }
-        ask
+        due
     }
 
     /// The encoder has coded the picture captured at `at` as a key frame, for whatever reason.

@@ -31,7 +31,7 @@ pub fn retire() {
 }
 
 /// Whether a request asks for the second stream.
-pub fn asks_for_refine(context: &RTSPContext) -> bool {
+pub fn requests_refine(context: &RTSPContext) -> bool {
     let query = caller::query(context).unwrap_or_default();
     query.split(|byte| *byte == b'&').any(|part| part == REFINE.as_bytes())
 }
@@ -124,7 +124,7 @@ mod imp {
             // The bindings catch panics of elements, not of media.
             static GUARD: LazyLock<Guard> = LazyLock::new(|| guard("setup-sdp"));
             GUARD.run(Err(gst::loggable_error!(gst::CAT_RUST, "A fault was caught")), || {
-                if RTSPContext::with_current_context(asks_for_refine) == Some(true) {
+                if RTSPContext::with_current_context(requests_refine) == Some(true) {
                     return self.parent_setup_sdp(sdp, info);
                 }
                 let mut whole = SDPMessage::new();

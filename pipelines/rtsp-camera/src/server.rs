@@ -230,7 +230,7 @@ fn watch_client(client: &RTSPClient, camera: &Arc<Camera>) {
     if !camera.two_pass {
         let guarded = guard("pre-describe-request");
         client.connect_pre_describe_request(move |_, context| {
-            guarded.run(RTSPStatusCode::BadRequest, || match media::asks_for_refine(context) {
+            guarded.run(RTSPStatusCode::BadRequest, || match media::requests_refine(context) {
                 true => RTSPStatusCode::NotFound,
                 false => RTSPStatusCode::Ok,
             })

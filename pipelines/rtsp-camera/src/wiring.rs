@@ -64,7 +64,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     }
 
     if let Some(pad) = encoder.static_pad("refine") {
-        drop_what_nobody_takes(&pad, &top);
+        drop_unused_passes(&pad, &top);
     }
 
     let keys = Arc::new(Mutex::new(KeyFrames::new(camera.interval)));
@@ -187,16 +187,16 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
         };
         guarded.run((), || {
             let recorders = shared.audience.lock().unwrap().has_recorders(shared.now());
-            let ask = times.lock().unwrap().picture(pts.nseconds(), recorders);
+            let due = times.lock().unwrap().picture(pts.nseconds(), recorders);
             // With its running time, which marks it for this picture, unlike a request from the network.
             let segment = pad.sticky_event::<gst::event::Segment>(0);
             let running = segment.and_then(|event| {
                 let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
                 segment.to_running_time(pts)
             });
-            for (_, name) in [(ask.first, "src"), (ask.second, "refine")]
+            for (_, name) in [(due.first, "src"), (due.second, "refine")]
                 .iter()
-                .filter(|(ask, _)| *ask)
+                .filter(|(due, _)| *due)
             {
                 if let Some(pad) = encoder.static_pad(name) {
                     pad.send_event(
@@ -225,7 +225,7 @@ fn time_key_frames(encoder: &gst::Element, keys: &Arc<Mutex<KeyFrames>>, camera:
 /// Withholds the second stream from the server until a client has set it up. The first picture passes: without one the
 /// server would not know its caps for the SDP. If the encoder learnt that the stream is unused, it would restart with
 /// each frame.
-fn drop_what_nobody_takes(pad: &gst::Pad, top: &gst::Bin) {
+fn drop_unused_passes(pad: &gst::Pad, top: &gst::Bin) {
     let (first, top) = (AtomicBool::new(true), top.downgrade());
     let guarded = guard("the probe on second passes");
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
