@@ -240,7 +240,7 @@ pub(super) struct InputRules {
 
 impl<T> Sourced<T> {
     /// Whether the value comes from the model's own metadata only.
-    pub(super) fn from_model(&self) -> bool {
+    pub(super) fn is_from_model(&self) -> bool {
         self.origin.starts_with(METADATA)
     }
 }

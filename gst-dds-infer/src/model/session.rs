@@ -384,8 +384,8 @@ impl ModelSession {
 
     /// Drops detector fields that come from the model's own metadata only: this model is no detector.
     pub(super) fn is_no_detector(&mut self) {
-        self.fields.family.take_if(|given| given.from_model());
-        self.labels.take_if(|given| given.from_model());
+        self.fields.family.take_if(|given| given.is_from_model());
+        self.labels.take_if(|given| given.is_from_model());
     }
 
     /// Number of labels given by a source, if any.
