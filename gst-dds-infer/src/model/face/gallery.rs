@@ -8,8 +8,8 @@
 //!
 //! - A directory of pictures, JPEG or PNG: `NAME.jpg` or `NAME.png`, several of one person as `NAME_1.jpg`, `NAME_2.jpg`,
 //!   ... (an underscore and digits at the end are not part of the name), or sub-directories `NAME/*.jpg` with any file
-//! names. Names are Unicode and taken as they are. Each picture gives its largest face. Hidden files are ignored; any
-//! other file without a face is a warning.
+//!   names. Names are Unicode and taken as they are. Each picture gives its largest face. Hidden files are ignored; any
+//!   other file without a face is a warning.
 //! - A file of embeddings, JSON: `{"version": 1, "dimension": 128, "faces": [{"name": "Ada", "embedding": [0.1, ...]}]}`.
 //!   Several faces may have one name. [`Gallery::save`] writes it, so that a directory is read and embedded only once.
 //!
