@@ -16,7 +16,7 @@ pub const TEST_SCORES: [f32; 5] = [0.2, 0.25, 0.3, 0.35, 0.4];
 
 /// One box, in pixels.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct ScoredBox {
     /// Name of the class.
     pub label: String,
     /// Confidence, 0 to 1.
@@ -37,7 +37,7 @@ pub struct Found {
     pub objectness: Option<f32>,
 }
 
-impl Found {
+impl ScoredBox {
     /// Intersection over union.
     pub fn iou(&self, other: &Self) -> f32 {
         let corners = |found: &Self| BoundingBox {
@@ -64,7 +64,7 @@ pub struct Line {
     /// Time spent in the model, milliseconds.
     pub inference_ms: f64,
     /// Boxes.
-    pub objects: Vec<Found>,
+    pub objects: Vec<ScoredBox>,
     /// Requested regions: x, y, width, height.
     pub regions: Vec<(u32, u32, u32, u32)>,
     /// Size of the frame in whose pixels they are.
@@ -96,7 +96,7 @@ impl Line {
         let objects = list("objects")?
             .iter()
             .map(|o| {
-                Ok(Found {
+                Ok(ScoredBox {
                     label: o["label"].as_str().unwrap_or_default().to_owned(),
                     score: number(o, "score")? as f32,
                     x: number(o, "x")? as f32,
@@ -134,12 +134,12 @@ impl Line {
     }
 
     /// Scales boxes to a picture of another size.
-    pub fn objects_at(&self, size: (u32, u32)) -> Vec<Found> {
+    pub fn objects_at(&self, size: (u32, u32)) -> Vec<ScoredBox> {
         let x = size.0 as f32 / self.size.0.max(1) as f32;
         let y = size.1 as f32 / self.size.1.max(1) as f32;
         self.objects
             .iter()
-            .map(|o| Found {
+            .map(|o| ScoredBox {
                 x: o.x * x,
                 y: o.y * y,
                 width: o.width * x,
@@ -177,10 +177,10 @@ impl PaperMetric<'_> {
     ///
     /// # Panics
     /// If they differ in the number of frames.
-    pub fn f1(&self, found: &[Vec<Found>], reference: &[Vec<Found>]) -> f64 {
+    pub fn f1(&self, found: &[Vec<ScoredBox>], reference: &[Vec<ScoredBox>]) -> f64 {
         assert_eq!(found.len(), reference.len(), "frames to compare");
         let limit = self.size.0 as f32 * self.size.1 as f32 * Self::MAX_AREA;
-        let pick = |list: &[Found], score: f32| -> Vec<Found> {
+        let pick = |list: &[ScoredBox], score: f32| -> Vec<ScoredBox> {
             list.iter()
                 .filter(|f| f.score >= score && f.width * f.height <= limit && self.labels.contains(&f.label.as_str()))
                 .cloned()
@@ -189,7 +189,7 @@ impl PaperMetric<'_> {
         let (mut hits, mut wrong, mut missed) = (0usize, 0usize, 0usize);
         for (found, reference) in found.iter().zip(reference) {
             let (found, reference) = (pick(found, self.test_score), pick(reference, REFERENCE_SCORE));
-            let meets = |a: &Found, others: &[Found]| others.iter().any(|b| a.iou(b) >= Self::IOU);
+            let meets = |a: &ScoredBox, others: &[ScoredBox]| others.iter().any(|b| a.iou(b) >= Self::IOU);
             let right = found.iter().filter(|f| meets(f, &reference)).count();
             hits += right;
             wrong += found.len() - right;
@@ -200,10 +200,10 @@ impl PaperMetric<'_> {
 }
 
 /// True positives, test boxes and reference boxes of one frame.
-fn counts(found: &[Found], reference: &[Found], score: f32, iou: f32) -> [usize; 3] {
-    let mut found: Vec<&Found> = found.iter().filter(|f| f.score >= score).collect();
+fn counts(found: &[ScoredBox], reference: &[ScoredBox], score: f32, iou: f32) -> [usize; 3] {
+    let mut found: Vec<&ScoredBox> = found.iter().filter(|f| f.score >= score).collect();
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
-    let reference: Vec<&Found> = reference.iter().filter(|r| r.score >= REFERENCE_SCORE).collect();
+    let reference: Vec<&ScoredBox> = reference.iter().filter(|r| r.score >= REFERENCE_SCORE).collect();
     let mut used = vec![false; reference.len()];
     let mut hits = 0;
     for f in &found {
@@ -227,7 +227,7 @@ fn counts(found: &[Found], reference: &[Found], score: f32, iou: f32) -> [usize;
 ///
 /// # Panics
 /// If they differ in the number of frames.
-pub fn f1_at(found: &[Vec<Found>], reference: &[Vec<Found>], score: f32, iou: f32) -> f64 {
+pub fn f1_at(found: &[Vec<ScoredBox>], reference: &[Vec<ScoredBox>], score: f32, iou: f32) -> f64 {
     assert_eq!(found.len(), reference.len(), "frames to compare");
     let mut sum = [0; 3];
     for (f, r) in found.iter().zip(reference) {
@@ -241,7 +241,7 @@ pub fn f1_at(found: &[Vec<Found>], reference: &[Vec<Found>], score: f32, iou: f3
 ///
 /// # Panics
 /// If they differ in the number of frames.
-pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32) {
+pub fn f1(found: &[Vec<ScoredBox>], reference: &[Vec<ScoredBox>], iou: f32) -> (f64, f32) {
     TEST_SCORES
         .iter()
         .map(|&score| (f1_at(found, reference, score, iou), score))
@@ -252,7 +252,7 @@ pub fn f1(found: &[Vec<Found>], reference: &[Vec<Found>], iou: f32) -> (f64, f32
 }
 
 /// Share of the reference's recognised faces that were found (IoU 0.5) with the same name, and their number.
-pub fn identity_accuracy(found: &[Vec<Found>], reference: &[Vec<Found>]) -> (f64, usize) {
+pub fn identity_accuracy(found: &[Vec<ScoredBox>], reference: &[Vec<ScoredBox>]) -> (f64, usize) {
     let (mut right, mut all) = (0usize, 0usize);
     for (found, reference) in found.iter().zip(reference) {
         for known in reference.iter().filter(|r| r.identity.is_some()) {
@@ -294,8 +294,8 @@ pub fn segmentation(found: &[Line], reference: &[Line], background: Option<u8>) 
 mod tests {
     use super::*;
 
-    fn found(label: &str, score: f32, x: f32) -> Found {
-        Found {
+    fn found(label: &str, score: f32, x: f32) -> ScoredBox {
+        ScoredBox {
             label: label.into(),
             score,
             x,
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn identities_count_where_the_reference_knows_one() {
-        let named = |name: Option<&str>, x| Found {
+        let named = |name: Option<&str>, x| ScoredBox {
             identity: name.map(str::to_owned),
             ..found("face", 0.9, x)
         };

@@ -5,7 +5,7 @@
 
 use crate::draw::{Color, GREEN, ORANGE, Picture, WHITE, heat};
 use crate::qp::QpPicture;
-use crate::score::Found;
+use crate::score::ScoredBox;
 
 /// Side of a macroblock, pixels.
 const MB: usize = 16;
@@ -27,7 +27,7 @@ pub struct View<'a> {
     /// The server's decoded picture.
     pub picture: &'a Picture,
     /// The server's detections, of any score.
-    pub objects: &'a [Found],
+    pub objects: &'a [ScoredBox],
     /// Least score that is drawn.
     pub threshold: f32,
     /// Regions requested of the camera: x, y, width, height.

@@ -5,7 +5,7 @@
 //! Frames go one by one through libx264, the decoder of our own pipelines and the server's model. What a server says to
 //! frame `n` reaches the camera before frame `n + delay`.
 
-use dds_tests::{Error, clip::Clip, cpu, score::Found};
+use dds_tests::{Error, clip::Clip, cpu, score::ScoredBox};
 
 use crate::codec::{self, Coder, Decoder};
 use crate::record::{Frame, Object, Origin, Record};
@@ -52,7 +52,7 @@ pub struct Outcome {
 }
 
 /// Boxes worth keeping.
-pub fn objects(found: &[Found]) -> Vec<Object> {
+pub fn objects(found: &[ScoredBox]) -> Vec<Object> {
     found
         .iter()
         .filter(|f| f.score >= Record::LEAST_SCORE)
@@ -299,7 +299,7 @@ impl Bench<'_> {
 }
 
 /// A box as whole pixels.
-fn rectangle(found: &Found) -> [u32; 4] {
+fn rectangle(found: &ScoredBox) -> [u32; 4] {
     let (x, y) = (found.x.max(0.0), found.y.max(0.0));
     let (right, bottom) = (found.x + found.width, found.y + found.height);
     let whole = |from: f32, to: f32| (to.ceil() - from.floor()).max(1.0) as u32;
@@ -326,7 +326,7 @@ struct Link<'a> {
     server: Server<'a>,
     outcome: Outcome,
     /// What the server said last, of any score, in pixels of the source.
-    found: Vec<Found>,
+    found: Vec<ScoredBox>,
 }
 
 impl<'a> Link<'a> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use dds_tests::Error;
-use dds_tests::score::{self, Found, Line, PaperMetric, REFERENCE_SCORE, TEST_SCORES};
+use dds_tests::score::{self, Line, PaperMetric, REFERENCE_SCORE, ScoredBox, TEST_SCORES};
 use gstddsinfer::merge::{Join, MergeSettings, merge};
 use gstddsinfer::model::Detection;
 use gstddsinfer::segmentation;
@@ -27,8 +27,8 @@ const JOIN_IOU: f32 = 0.3;
 const RESTORE_MS: f64 = 6.2;
 
 /// A box as the scoring knows it.
-pub fn found(object: &Object) -> Found {
-    Found {
+pub fn found(object: &Object) -> ScoredBox {
+    ScoredBox {
         label: object.label.clone(),
         score: object.score,
         x: object.x,
@@ -41,7 +41,7 @@ pub fn found(object: &Object) -> Found {
     }
 }
 
-fn all_found(objects: &[Object]) -> Vec<Found> {
+fn all_found(objects: &[Object]) -> Vec<ScoredBox> {
     objects.iter().map(found).collect()
 }
 

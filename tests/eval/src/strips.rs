@@ -9,7 +9,7 @@ use dds_tests::Error;
 use dds_tests::clip::Clip;
 use dds_tests::draw::{Picture, write_video};
 use dds_tests::progress::Bar;
-use dds_tests::score::Found;
+use dds_tests::score::ScoredBox;
 use dds_tests::{qp, sheet::View};
 use gst_video::prelude::*;
 
@@ -61,10 +61,10 @@ fn strip(stream: &Path, record: &Record, info: &ClipInfo, threshold: f32) -> Res
         picture.width as f32 / info.size.0.max(1) as f32,
         picture.height as f32 / info.size.1.max(1) as f32,
     );
-    let objects: Vec<Found> = frame
+    let objects: Vec<ScoredBox> = frame
         .objects
         .iter()
-        .map(|o| Found {
+        .map(|o| ScoredBox {
             x: o.x * x,
             y: o.y * y,
             width: o.w * x,

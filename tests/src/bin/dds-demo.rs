@@ -14,7 +14,7 @@ use dds_protocol::nal::{Codec, Format};
 use dds_tests::draw::{Picture, write_video};
 use dds_tests::progress::Bar;
 use dds_tests::qp::QpPicture;
-use dds_tests::score::{self, Found, Line};
+use dds_tests::score::{self, Line, ScoredBox};
 use dds_tests::sheet::{self, View};
 use dds_tests::{Error, bus_error, init, launch};
 use gst::prelude::*;
@@ -398,7 +398,7 @@ struct Run {
 impl Run {
     /// F1 against the reference on the frames with results in `scored`, so that frames skipped by a busy machine count
     /// for none.
-    fn f1(&self, reference: &[Vec<Found>], scored: &Self) -> f64 {
+    fn f1(&self, reference: &[Vec<ScoredBox>], scored: &Self) -> f64 {
         let own: BTreeMap<u64, &Line> = self.lines.iter().filter_map(|l| Some((l.frame?, l))).collect();
         let (found, reference): (Vec<_>, Vec<_>) = scored
             .lines
@@ -484,7 +484,7 @@ fn reaches(f1: f64, wanted: f64) -> bool {
 fn coarsest(
     source: &Source,
     o: &Options,
-    reference: &[Vec<Found>],
+    reference: &[Vec<ScoredBox>],
     scored: &Run,
     wanted: f64,
 ) -> Result<Vec<Plain>, Error> {
@@ -808,7 +808,7 @@ fn headlines(source: &Source, run: &Run, f1: f64, equal: Option<&Plain>) -> Vec<
 struct Shot {
     frame: u64,
     picture: Picture,
-    objects: Vec<Found>,
+    objects: Vec<ScoredBox>,
     regions: Vec<(u32, u32, u32, u32)>,
     qps: QpPicture,
     bytes: usize,
