@@ -55,7 +55,7 @@ pub const FOREIGN_AFTER: u32 = 30;
 /// Shortest time between two requests for a key frame.
 pub const KEY_UNIT_INTERVAL_NS: u64 = 500_000_000;
 /// Records kept for frames still in the decoder: far above any decoder's delay.
-const MAX_RECORDS: usize = 256;
+pub const MAX_RECORDS: usize = 256;
 
 /// Counts since construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod draw;
 pub mod lockstep;
 pub mod noise;
+pub mod pair;
 pub mod plot;
 pub mod progress;
 pub mod qp;

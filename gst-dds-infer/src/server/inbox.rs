@@ -68,6 +68,10 @@ impl<F, E, R> Inbox<F, E, R> {
         self.frames
     }
 
+    pub fn arrivals(&self) -> usize {
+        self.arrivals.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

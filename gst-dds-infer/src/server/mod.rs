@@ -219,6 +219,11 @@ impl<F, E: Clone, R> Core<F, E, R> {
         (self.inbox.frames(), self.line.len())
     }
 
+    /// Answers of the camera that wait for their frames.
+    pub fn answers(&self) -> usize {
+        self.inbox.arrivals()
+    }
+
     fn open(&mut self) {
         self.close();
         self.open = true;

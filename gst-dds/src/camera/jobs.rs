@@ -25,7 +25,7 @@ use super::stats::{DelayStats, RegionStats};
 use super::types::{CameraSettings, Geometry};
 
 /// Refinements that may wait for the encoder: two of the longest segments.
-const MOST_WAITING: usize = 64;
+pub const MOST_WAITING: usize = 64;
 /// Shortest gap that is announced, in nanoseconds.
 const GAP_NS: u64 = 200_000_000;
 /// The second over which the bytes of refinements are bounded.
@@ -464,6 +464,11 @@ impl<F: Clone, S: Clone + PartialEq> Jobs<F, S> {
         if let Some(ring) = &mut self.ring {
             ring.clear();
         }
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Bytes coded so far.

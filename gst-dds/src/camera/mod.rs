@@ -53,7 +53,7 @@ mod loss;
 mod pace;
 mod planner;
 mod qpmap;
-mod receiver;
+pub mod receiver;
 mod regions;
 mod requests;
 pub mod ring;

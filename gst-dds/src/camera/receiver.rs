@@ -37,9 +37,9 @@ const MIN_PACKET_RATE: f64 = 4.0;
 /// Silence after which a new numbering is accepted where no feedback timeout is set.
 const DEFAULT_RESYNC_NS: u64 = 2_000_000_000;
 /// Generations remembered per way, to recognise repetitions by another: how far one way may be ahead of the other.
-const RECENT: usize = 16;
+pub const RECENT: usize = 16;
 /// Most packets of each way that wait for the next frame.
-const MOST_WAITING: usize = 256;
+pub const MOST_WAITING: usize = 256;
 
 /// A way that feedback comes by. Ways are independent: each has its own rate limit, numbering and liveness, and its
 /// newest state acts beside those of the others. They share the area that regions may refine in this order.
@@ -540,6 +540,12 @@ impl FeedbackReceiver {
     /// Counts since [`Self::new`].
     pub fn stats(&self) -> &FeedbackStats {
         &self.stats
+    }
+
+    /// Number of packets that wait for the next frame, and of generations remembered to recognise repetitions.
+    pub fn kept(&self) -> (usize, usize) {
+        let waiting = self.channels.iter().map(|channel| channel.waiting.len()).sum();
+        (waiting, self.channels.iter().map(|channel| channel.recent.len()).sum())
     }
 
     /// Time of the last usable generation, by whichever way.
