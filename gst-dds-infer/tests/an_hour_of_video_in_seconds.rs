@@ -15,7 +15,7 @@ use dds_protocol::identity::{FrameIdentity, StreamKind};
 use gstddsinfer::feedback::PolicySettings;
 use gstddsinfer::identity::{FrameRecord, Lookup, Origin};
 use gstddsinfer::results::Refined;
-use gstddsinfer::server::{Arrival, CAPACITY_LIVE, Decoded, Event, FrameKey, MOST_HELD, REPEAT, Settings};
+use gstddsinfer::server::{Arrival, CAPACITY_LIVE, CoreSettings, Decoded, Event, FrameKey, MAX_DELAYED, REPEAT};
 use server_half::{Frame, Picture, Server, Shown};
 
 const MS: Duration = Duration::from_millis(1);
@@ -329,7 +329,10 @@ impl Hour {
     /// Checks the server's actions against its promises.
     fn watch(&mut self) {
         let (frames, held) = self.server.core.waiting();
-        assert!(frames <= CAPACITY_LIVE && held <= MOST_HELD, "{frames} and {held} wait");
+        assert!(
+            frames <= CAPACITY_LIVE && held <= MAX_DELAYED,
+            "{frames} and {held} wait"
+        );
         for (at, state) in std::mem::take(&mut self.server.sent) {
             // It sends nothing about a new stream before its first whole frame.
             let before = self.last_sent.filter(|(_, stream)| *stream == state.stream_id);
@@ -366,7 +369,7 @@ impl Hour {
 }
 
 fn server(world: World, random: &mut Random, now: Duration) -> Server {
-    let settings = Settings {
+    let settings = CoreSettings {
         inference_interval: 1,
         feedback: true,
         refine_deadline: DEADLINE,

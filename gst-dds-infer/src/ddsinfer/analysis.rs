@@ -19,7 +19,7 @@ const CONVERTERS: usize = 2;
 
 /// What the model said of one picture.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct Analysis {
     /// Objects in pixels of the picture, by descending score.
     pub detections: Vec<Detection>,
     /// Landmarks of each, where the model gives any.
@@ -30,7 +30,7 @@ pub struct Answer {
     pub segmentation: Option<Segmentation>,
 }
 
-/// Why there is no answer.
+/// Why there is no analysis.
 pub enum Failure {
     /// The frame cannot be mapped.
     Unreadable,
@@ -40,7 +40,7 @@ pub enum Failure {
 
 /// What looks at the pictures.
 #[allow(clippy::large_enum_variant, reason = "one is made per stream, and it lives as long")]
-pub enum Network {
+pub enum TaskEngine {
     /// Nothing: detections come from metas on the buffers.
     None,
     /// Finds objects, or the class of every part.
@@ -49,7 +49,7 @@ pub enum Network {
     Faces(FaceRecogniser),
 }
 
-impl Network {
+impl TaskEngine {
     /// Loads what the settings name.
     ///
     /// # Errors
@@ -120,17 +120,17 @@ fn blamed(error: &FaceError) -> String {
 }
 
 /// Runs the model and reads its answers.
-pub struct Analyst {
-    network: Network,
+pub struct Analyser {
+    engine: TaskEngine,
     /// Labels of detections that came as metas, in order of appearance.
     meta_labels: Vec<String>,
     converters: Vec<Converter>,
 }
 
-impl Analyst {
-    pub fn new(network: Network) -> Self {
+impl Analyser {
+    pub fn new(engine: TaskEngine) -> Self {
         Self {
-            network,
+            engine,
             meta_labels: Vec::new(),
             converters: Vec::new(),
         }
@@ -138,21 +138,21 @@ impl Analyst {
 
     /// Whether there is a model. Without one, detections come from metas on the buffers.
     pub fn has_model(&self) -> bool {
-        !matches!(self.network, Network::None)
+        !matches!(self.engine, TaskEngine::None)
     }
 
     /// Names of the classes.
     pub fn labels(&self) -> &[String] {
-        match &self.network {
-            Network::None => &self.meta_labels,
-            Network::Model(m) => m.labels(),
-            Network::Faces(f) => f.detector().labels(),
+        match &self.engine {
+            TaskEngine::None => &self.meta_labels,
+            TaskEngine::Model(m) => m.labels(),
+            TaskEngine::Faces(f) => f.detector().labels(),
         }
     }
 
-    /// As [`Network::class_warning`].
+    /// As [`TaskEngine::class_warning`].
     pub fn class_warning(&self, settings: &Settings) -> Option<String> {
-        self.network.class_warning(settings)
+        self.engine.class_warning(settings)
     }
 
     /// Name of a class.
@@ -168,42 +168,42 @@ impl Analyst {
         &self,
         feedback: &mut Feedback,
         (frame, interval): (u64, u32),
-        answer: &Answer,
+        analysis: &Analysis,
         settings: &Settings,
         (width, height): (u32, u32),
     ) -> Vec<dds_protocol::feedback::Region> {
-        match (&self.network, &answer.segmentation) {
-            (Network::Model(Model::Segmenter(segmenter)), Some(map)) => {
+        match (&self.engine, &analysis.segmentation) {
+            (TaskEngine::Model(Model::Segmenter(segmenter)), Some(map)) => {
                 let policy = settings.uncertainty(segmenter.labels(), segmenter.background());
                 let quality = feedback.settings().quality;
                 uncertainty::regions(&policy, map, width, height, settings.feedback_ttl_ms, quality)
             }
-            (Network::Faces(_), _) => feedback.face_regions(
+            (TaskEngine::Faces(_), _) => feedback.face_regions(
                 frame,
                 interval,
-                &answer.detections,
-                &answer.matches,
+                &analysis.detections,
+                &analysis.matches,
                 &settings.face_policy(),
                 width,
                 height,
             ),
-            _ => feedback.regions(frame, interval, &answer.detections, width, height),
+            _ => feedback.regions(frame, interval, &analysis.detections, width, height),
         }
     }
 
     /// Objects of one pass, found in pixels of `from`, in pixels of `to`.
     pub fn objects(
         &self,
-        answer: &Answer,
+        analysis: &Analysis,
         pass: Pass,
         settings: &Settings,
         from: (u32, u32),
         to: (u32, u32),
     ) -> Vec<Object> {
-        let all = answer.detections.iter().enumerate();
+        let all = analysis.detections.iter().enumerate();
         all.flat_map(|(index, detection)| {
             self.object(
-                (answer, from),
+                (analysis, from),
                 &enlarged(detection, from, to),
                 index,
                 pass,
@@ -217,7 +217,7 @@ impl Analyst {
     /// Objects of both passes by the rule of [`merge`], in pixels of `to`; the first was found in pixels of `from`.
     pub fn merged_objects(
         &self,
-        (first, second): (&Answer, &Answer),
+        (first, second): (&Analysis, &Analysis),
         settings: &Settings,
         from: (u32, u32),
         to: (u32, u32),
@@ -227,12 +227,12 @@ impl Analyst {
         merged
             .iter()
             .flat_map(|m| {
-                let answer = if m.pass == Pass::First {
+                let analysis = if m.pass == Pass::First {
                     (first, from)
                 } else {
                     (second, to)
                 };
-                self.object(answer, &m.detection, m.index, m.pass, settings, to)
+                self.object(analysis, &m.detection, m.index, m.pass, settings, to)
             })
             .collect()
     }
@@ -240,7 +240,7 @@ impl Analyst {
     /// One detection as an object, if it scores enough.
     fn object(
         &self,
-        (answer, from): (&Answer, (u32, u32)),
+        (analysis, from): (&Analysis, (u32, u32)),
         detection: &Detection,
         index: usize,
         pass: Pass,
@@ -251,19 +251,19 @@ impl Analyst {
         let threshold = settings.box_confidence_threshold;
         let mut object = results::objects_of(one, threshold, |c| self.label(c), size.0, size.1).pop()?;
         object.pass = pass.number();
-        object.face = answer.matches.get(index).and_then(Option::as_ref).map(|m| Face {
+        object.face = analysis.matches.get(index).and_then(Option::as_ref).map(|m| Face {
             identity: (m.similarity >= settings.similarity_threshold).then(|| m.name.to_string()),
             similarity: m.similarity,
         });
-        let landmarks = answer.landmarks.get(index).copied().flatten();
+        let landmarks = analysis.landmarks.get(index).copied().flatten();
         let (x, y) = ratios(from, size);
         object.landmarks = landmarks.map(|points| points.map(|[px, py]| [px * x, py * y]));
         Some(object)
     }
 
     /// What is told of the classes of a picture.
-    pub fn classes(&self, answer: &Answer, settings: &Settings) -> Option<Classes> {
-        let map = answer.segmentation.as_ref()?;
+    pub fn classes(&self, analysis: &Analysis, settings: &Settings) -> Option<Classes> {
+        let map = analysis.segmentation.as_ref()?;
         let areas = segmentation::areas(map).into_iter();
         Some(Classes {
             areas: areas
@@ -288,11 +288,11 @@ impl Analyst {
         buffer: &gst::BufferRef,
         info: &gst_video::VideoInfo,
         settings: &Settings,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Analysis, Failure> {
         if !self.has_model() {
-            return Ok(Answer {
+            return Ok(Analysis {
                 detections: self.detections_from_metas(buffer),
-                ..Answer::default()
+                ..Analysis::default()
             });
         }
         let frame =
@@ -304,35 +304,37 @@ impl Analyst {
             .converter(info)
             .map_err(|e| Failure::Model(ModelError::Picture(e.to_string())))?;
         converter.run(&frame);
-        let answer = self.run(
+        let analysis = self.run(
             &picture(&converter.output.as_video_frame_ref()).map_err(Failure::Model)?,
             settings,
         );
         self.converters.push(converter);
-        answer
+        analysis
     }
 
-    fn run(&mut self, picture: &Picture<'_>, settings: &Settings) -> Result<Answer, Failure> {
+    fn run(&mut self, picture: &Picture<'_>, settings: &Settings) -> Result<Analysis, Failure> {
         let infer = settings.infer();
-        match &mut self.network {
-            Network::None => Ok(Answer::default()),
-            Network::Model(Model::Detector(detector)) => detector.infer(picture, &infer).map(|found| Answer {
+        match &mut self.engine {
+            TaskEngine::None => Ok(Analysis::default()),
+            TaskEngine::Model(Model::Detector(detector)) => detector.infer(picture, &infer).map(|found| Analysis {
                 detections: found.detections,
                 landmarks: found.landmarks,
-                ..Answer::default()
+                ..Analysis::default()
             }),
-            Network::Model(Model::Segmenter(segmenter)) => {
-                segmenter.infer(picture, &settings.segment()).map(|map| Answer {
+            TaskEngine::Model(Model::Segmenter(segmenter)) => {
+                segmenter.infer(picture, &settings.segment()).map(|map| Analysis {
                     segmentation: Some(map),
-                    ..Answer::default()
+                    ..Analysis::default()
                 })
             }
-            Network::Faces(faces) => faces.infer(picture, &infer, &settings.recognise()).map(|found| Answer {
-                detections: found.detections,
-                landmarks: found.landmarks,
-                matches: found.matches,
-                segmentation: None,
-            }),
+            TaskEngine::Faces(faces) => faces
+                .infer(picture, &infer, &settings.recognise())
+                .map(|found| Analysis {
+                    detections: found.detections,
+                    landmarks: found.landmarks,
+                    matches: found.matches,
+                    segmentation: None,
+                }),
         }
         .map_err(Failure::Model)
     }

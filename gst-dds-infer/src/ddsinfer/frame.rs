@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dds_protocol::feedback::Rect;
 use dds_protocol::identity::FrameIdentity;
 
-use super::analysis::Answer;
+use super::analysis::Analysis;
 use crate::results::FrameResult;
 
 /// How the pixels of a frame lie.
@@ -36,7 +36,7 @@ pub struct Frame {
     pub buffer: gst::Buffer,
     pub format: Arc<Format>,
     /// What the model said of the first pass.
-    pub answer: Answer,
+    pub analysis: Analysis,
     /// Size of the first pass.
     pub first_size: (u32, u32),
     pub result: Option<FrameResult>,
@@ -46,7 +46,7 @@ impl Frame {
     pub fn new(buffer: gst::Buffer, format: Arc<Format>) -> Self {
         Self {
             buffer,
-            answer: Answer::default(),
+            analysis: Analysis::default(),
             first_size: format.size(),
             format,
             result: None,

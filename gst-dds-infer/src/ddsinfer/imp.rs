@@ -34,7 +34,7 @@ use gst_dds_link::channel::{self, ServerEnd};
 use gst_dds_link::guard::Guard;
 
 use super::CAT;
-use super::analysis::Network;
+use super::analysis::TaskEngine;
 use super::frame::{Format, Frame, identity_meta};
 use super::inputs::Input;
 use super::outlet;
@@ -42,9 +42,9 @@ use super::probe::EarlyProbes;
 use super::queue::Event;
 use super::refine::RefineInput;
 use super::repeater::Repeater;
-use super::sender::{Sender, Way};
+use super::sender::{Route, Sender};
 use super::settings::PROPERTIES;
-use super::shared::{Shared, Told, of_core};
+use super::shared::{Reported, Shared, core_settings};
 use super::side_pad::SidePad;
 use super::stats::Stats;
 use super::task;
@@ -126,7 +126,7 @@ impl ObjectImpl for DdsInfer {
                 settings.set(pspec.name(), value);
             });
             if self.obj().current_state() > gst::State::Ready {
-                self.tell_conflicts();
+                self.warn_conflicts();
             }
         });
     }
@@ -236,7 +236,7 @@ impl ElementImpl for DdsInfer {
         // Added pads follow the element's state from here on.
         self.obj().add_pad(side.pad()).ok()?;
         if let Some(video) = self.shared.src_pad.current_caps() {
-            outlet::tell_caps_of_classes(&self.shared, &video);
+            outlet::set_caps_of_classes(&self.shared, &video);
         }
         Some(side.pad().clone())
     }
@@ -307,7 +307,7 @@ impl DdsInfer {
             let input = RefineInput::new(template, self.obj().upcast_ref(), queue, inputs);
             state.refine.insert(input).clone()
         };
-        self.shared.queue.tell(Event::RefineOver(false));
+        self.shared.queue.handle(Event::RefineOver(false));
         self.obj().add_pad(input.pad()).ok()?;
         Some(input.pad().clone())
     }
@@ -337,8 +337,8 @@ impl DdsInfer {
             gst::element_imp_error!(self, gst::LibraryError::Settings, ("{error}"));
             return Err(gst::StateChangeError);
         }
-        let network = match Network::open(&settings) {
-            Ok(network) => network,
+        let engine = match TaskEngine::open(&settings) {
+            Ok(engine) => engine,
             Err(error) => {
                 gst::element_imp_error!(self, gst::ResourceError::OpenRead, ("{error}"));
                 return Err(gst::StateChangeError);
@@ -351,7 +351,7 @@ impl DdsInfer {
                 return Err(gst::StateChangeError);
             }
         };
-        gst::info!(CAT, imp = self, "{}", network.summary());
+        gst::info!(CAT, imp = self, "{}", engine.summary());
         // Before data flows: the first call opens a library.
         if let Some(Err(why)) = settings.analytics_meta.then(analytics::library) {
             gst::info!(
@@ -360,24 +360,24 @@ impl DdsInfer {
                 "Objects go out as region of interest metas only: {why}"
             );
         }
-        let warnings = network.warnings().into_iter().chain(network.class_warning(&settings));
+        let warnings = engine.warnings().into_iter().chain(engine.class_warning(&settings));
         for warning in warnings {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{warning}"));
         }
         {
             let mut state = self.shared.state.lock().unwrap();
             state.channel = channel.as_ref().map(ServerEnd::counters).unwrap_or_default();
-            state.told = Told {
-                finds: Some(network.finds()),
+            state.reported = Reported {
+                finds: Some(engine.finds()),
                 warned: BTreeSet::new(),
             };
             state.stats = Stats::default();
-            state.way = None;
+            state.route = None;
         }
-        self.tell_conflicts();
-        *self.shared.worker.lock().unwrap() = Some(Worker::new(network, &settings));
+        self.warn_conflicts();
+        *self.shared.worker.lock().unwrap() = Some(Worker::new(engine, &settings));
         *self.shared.sender.lock().unwrap() = Sender::new(channel);
-        self.shared.queue.reset(of_core(&settings));
+        self.shared.queue.reset(core_settings(&settings));
         {
             // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
             let mut inputs = self.shared.inputs.lock().unwrap();
@@ -393,12 +393,12 @@ impl DdsInfer {
     }
 
     /// Tells which settings cancel each other, each pair once in a run.
-    fn tell_conflicts(&self) {
+    fn warn_conflicts(&self) {
         let settings = self.shared.settings();
         let news = {
-            let told = &mut self.shared.state.lock().unwrap().told;
-            let mut news = told.finds.map_or_else(Vec::new, |finds| settings.conflicts(finds));
-            news.retain(|conflict| told.warned.insert(conflict.pair));
+            let reported = &mut self.shared.state.lock().unwrap().reported;
+            let mut news = reported.finds.map_or_else(Vec::new, |finds| settings.conflicts(finds));
+            news.retain(|conflict| reported.warned.insert(conflict.pair));
             news
         };
         for conflict in news {
@@ -482,7 +482,7 @@ impl DdsInfer {
         let attached = identity_meta(&buffer);
         let pts = buffer.pts().map(gst::ClockTime::nseconds);
         let live = self.shared.queue.is_live();
-        let by_rtcp = self.shared.state.lock().unwrap().way == Some(Way::Rtcp);
+        let by_rtcp = self.shared.state.lock().unwrap().route == Some(Route::Rtcp);
         let (read, format, late) = {
             let mut inputs = self.shared.inputs.lock().unwrap();
             inputs.look_first(&self.shared.sink_pad, false);
@@ -576,7 +576,7 @@ impl DdsInfer {
 
     fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         if let gst::EventView::Latency(latency) = event.view() {
-            self.shared.queue.tell(Event::Latency(latency.latency().into()));
+            self.shared.queue.handle(Event::Latency(latency.latency().into()));
         }
         if event.type_() == gst::EventType::Qos {
             self.shared.count(|stats| stats.qos_events += 1);
@@ -591,7 +591,7 @@ impl DdsInfer {
     fn ask_if_live(&self) {
         let mut query = gst::query::Latency::new();
         let live = self.shared.sink_pad.peer_query(&mut query) && query.result().0;
-        self.shared.queue.tell(Event::Live(live));
+        self.shared.queue.handle(Event::Live(live));
     }
 
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -612,7 +612,7 @@ impl DdsInfer {
                     return false;
                 }
                 let (live, min, max) = upstream.result();
-                self.shared.queue.tell(Event::Live(live));
+                self.shared.queue.handle(Event::Live(live));
                 let ours = gst::ClockTime::from_nseconds(self.shared.queue.latency().as_nanos() as u64);
                 query.set(live, min + ours, max.map(|max| max + ours));
                 true

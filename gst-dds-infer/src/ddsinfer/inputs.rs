@@ -92,14 +92,14 @@ impl Input {
 pub struct DecoderWatch {
     /// Frames in a row behind which it held others back.
     frames: u32,
-    said: bool,
+    reported: bool,
 }
 
 impl DecoderWatch {
     /// Another frame came; whether the decoder has held frames back behind `most` in a row, said once.
     pub fn frame(&mut self, holds_back: bool, most: u32) -> bool {
         self.frames = if holds_back { self.frames.saturating_add(1) } else { 0 };
-        self.frames >= most && !std::mem::replace(&mut self.said, true)
+        self.frames >= most && !std::mem::replace(&mut self.reported, true)
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decoder_that_holds_back_frame_after_frame_is_told_of_once() {
+    fn a_decoder_that_holds_back_frame_after_frame_is_reported_once() {
         let mut watch = DecoderWatch::default();
         let mut frames = |holds_back, count: u32| (0..count).filter(|_| watch.frame(holds_back, 8)).count();
         assert_eq!(frames(true, 7), 0);

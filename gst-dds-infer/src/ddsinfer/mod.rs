@@ -59,7 +59,7 @@ pub enum FeedbackPolicy {
 #[repr(u32)]
 #[enum_type(name = "GstDdsInferTask")]
 pub enum TaskChoice {
-    /// Told by the model.
+    /// Reported by the model.
     #[default]
     #[enum_value(name = "Auto: told by the model's description and outputs", nick = "auto")]
     Auto,

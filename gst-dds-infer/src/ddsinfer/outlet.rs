@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 
 use super::CAT;
-use super::sender::Way;
+use super::sender::Route;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::side_pad::{Queued, SidePad};
@@ -35,8 +35,8 @@ pub fn push(
     }
     let mut buffer = ready.buffer;
     if let Some(result) = ready.result {
-        let told = report(shared, result, live, settings);
-        if let Err(error) = results::attach(buffer.make_mut(), &told) {
+        let message = report(shared, result, live, settings);
+        if let Err(error) = results::attach(buffer.make_mut(), &message) {
             gst::warning!(CAT, obj = shared.src_pad, "Results are not on their frame: {error}");
         }
     }
@@ -44,7 +44,7 @@ pub fn push(
     let flow = shared.src_pad.push(buffer);
     let kept = started.elapsed();
     if flow == Err(gst::FlowError::NotLinked) {
-        tell_misplaced(shared, &ready.caps);
+        report_misplaced(shared, &ready.caps);
     }
     (flow, kept)
 }
@@ -52,7 +52,7 @@ pub fn push(
 /// Pushes a serialized event, on the side pads too where they need it.
 pub fn forward(shared: &Shared, event: gst::Event) {
     match event.view() {
-        gst::EventView::Caps(caps) => tell_caps_of_classes(shared, caps.caps()),
+        gst::EventView::Caps(caps) => set_caps_of_classes(shared, caps.caps()),
         gst::EventView::Eos(_) => shared.sides().iter().for_each(|side| side.eos()),
         gst::EventView::StreamStart(_) => shared.sides().iter().for_each(|side| side.stream_start()),
         gst::EventView::Segment(_) => {
@@ -68,13 +68,13 @@ pub fn forward(shared: &Shared, event: gst::Event) {
 }
 
 /// Automatic linking puts a muxer that takes no video of our format on the grey pad `classes`, and `src` on nothing.
-fn tell_misplaced(shared: &Shared, video: &gst::CapsRef) {
+fn report_misplaced(shared: &Shared, video: &gst::CapsRef) {
     let classes = shared.state.lock().unwrap().sides.classes.clone();
     let peer = classes.and_then(|side| side.pad().peer()?.parent_element());
     let Some(peer) = peer.filter(|_| !shared.src_pad.is_linked()) else {
         return;
     };
-    if !shared.state.lock().unwrap().told.warned.insert("classes") {
+    if !shared.state.lock().unwrap().reported.warned.insert("classes") {
         return;
     }
     let format = video
@@ -111,7 +111,7 @@ fn push_classes(shared: &Shared, map: &Segmentation, ready: &Ready, live: bool) 
         return;
     }
     // The pad may have come after the video's caps.
-    tell_caps(&side, &info);
+    set_side_caps(&side, &info);
     let mut buffer = gst::Buffer::from_mut_slice(pixels);
     let _ = ready
         .buffer
@@ -121,19 +121,19 @@ fn push_classes(shared: &Shared, map: &Segmentation, ready: &Ready, live: bool) 
 }
 
 /// The pad `classes` learns its caps with the video's: what hangs on it need not wait for a picture to preroll.
-pub fn tell_caps_of_classes(shared: &Shared, video: &gst::CapsRef) {
+pub fn set_caps_of_classes(shared: &Shared, video: &gst::CapsRef) {
     let side = shared.state.lock().unwrap().sides.classes.clone();
     if let Some((side, info)) = side.zip(picture_of_classes(video)) {
-        tell_caps(&side, &info);
+        set_side_caps(&side, &info);
     }
 }
 
-/// Says what was seen; gives what the bus was told.
+/// Says what was seen; gives what the bus was reported.
 fn report(shared: &Shared, mut result: FrameResult, live: bool, settings: &Settings) -> gst::Structure {
     let results = {
         let mut state = shared.state.lock().unwrap();
         // A camera in this process has our clock; any other's agrees with it only where the user says so.
-        if live && (settings.capture_clock_synchronised || state.way == Some(Way::Event)) {
+        if live && (settings.capture_clock_synchronised || state.route == Some(Route::Event)) {
             result.age_ms = unix_now().and_then(|now| result.age_at(now));
             result.first_pass_age_ms = result.age_at(result.first_pass_ns);
             for object in &result.objects {
@@ -156,9 +156,9 @@ fn report(shared: &Shared, mut result: FrameResult, live: bool, settings: &Setti
             stats.result_lines_dropped += u64::from(queued == Queued::DroppedOldest);
         });
     }
-    let told = result.to_structure();
-    shared.post(told.clone());
-    told
+    let message = result.to_structure();
+    shared.post(message.clone());
+    message
 }
 
 /// The format of a picture of classes that goes with video of these caps.
@@ -171,7 +171,7 @@ fn picture_of_classes(video: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
         .ok()
 }
 
-fn tell_caps(side: &Arc<SidePad>, info: &gst_video::VideoInfo) {
+fn set_side_caps(side: &Arc<SidePad>, info: &gst_video::VideoInfo) {
     match info.to_caps() {
         Ok(caps) => side.set_caps(caps),
         Err(error) => gst::warning!(CAT, obj = side.pad(), "{error}"),

@@ -315,11 +315,11 @@ fn push(
     // only, which the decoder shows them at.
     let pts = buffer.pts().or(buffer.dts()).map(gst::ClockTime::nseconds);
     let corrupted = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
-    let word = transport.lock().unwrap().buffer(pad, buffer);
+    let delivery = transport.lock().unwrap().buffer(pad, buffer);
     let request = {
         let mut tracker = tracker.lock().unwrap();
-        tracker.vouch(word.whole);
-        if word.hole {
+        tracker.vouch(delivery.whole);
+        if delivery.hole {
             tracker.discontinuity();
         }
         if layout.whole_units {

@@ -65,7 +65,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(settings: server::Settings) -> Self {
+    pub fn new(settings: server::CoreSettings) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 core: Core::new(settings),
@@ -77,7 +77,7 @@ impl Queue {
     }
 
     /// Forgets everything: a new run, closed until [`Self::start`].
-    pub fn reset(&self, settings: server::Settings) {
+    pub fn reset(&self, settings: server::CoreSettings) {
         let mut inner = self.inner.lock().unwrap();
         inner.core = Core::new(settings);
         inner.flow = Err(gst::FlowError::Flushing);
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     /// Tells the core; `false` where it refuses.
-    pub fn tell(&self, event: Event) -> bool {
+    pub fn handle(&self, event: Event) -> bool {
         let taken = self.inner.lock().unwrap().core.handle(self.now(), event);
         self.changed.notify_all();
         taken
@@ -115,7 +115,7 @@ impl Queue {
     /// Adds a serialized event; never waits. `false` where it was refused.
     pub fn push_event(&self, event: gst::Event) -> bool {
         let kind = kind_of(&event);
-        self.tell(Event::Serialized(event, kind))
+        self.handle(Event::Serialized(event, kind))
     }
 
     /// Adds a frame; waits while the queue is full. What the frame says of others is known at once.
@@ -225,7 +225,7 @@ mod tests {
     use crate::server::Notice;
 
     fn queue() -> Queue {
-        Queue::new(server::Settings {
+        Queue::new(server::CoreSettings {
             inference_interval: 1,
             feedback: true,
             refine_deadline: Duration::from_millis(20),
@@ -259,7 +259,7 @@ mod tests {
         queue.start();
         queue.push_frame(frame()).unwrap();
         let notice = queue.turn(Done::default());
-        assert!(matches!(notice, Action::Tell(Notice::Foreign(_))), "{notice:?}");
+        assert!(matches!(notice, Action::Post(Notice::Foreign(_))), "{notice:?}");
         assert!(matches!(queue.turn(Done::default()), Action::Infer(..)));
     }
 

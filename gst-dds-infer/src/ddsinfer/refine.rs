@@ -62,7 +62,7 @@ impl RefineInput {
             input.pad.connect(signal, false, move |_| {
                 guard.run((), || {
                     if let Some(input) = weak.upgrade() {
-                        input.queue.tell(Event::RefineLinked(linked));
+                        input.queue.handle(Event::RefineLinked(linked));
                     }
                 });
                 None
@@ -79,7 +79,7 @@ impl RefineInput {
 
     /// Begins a new run.
     pub fn start(&self) {
-        self.queue.tell(Event::RefineLinked(self.pad.is_linked()));
+        self.queue.handle(Event::RefineLinked(self.pad.is_linked()));
         let mut inputs = self.inputs.lock().unwrap();
         inputs.refine = Input::default();
         inputs.look_refine(&self.pad, true);
@@ -87,8 +87,8 @@ impl RefineInput {
 
     /// It is taken away: nothing more comes.
     pub fn release(&self) {
-        self.queue.tell(Event::RefineOver(true));
-        self.queue.tell(Event::RefineLinked(false));
+        self.queue.handle(Event::RefineOver(true));
+        self.queue.handle(Event::RefineLinked(false));
         self.inputs.lock().unwrap().refine = Input::default();
     }
 
@@ -97,7 +97,7 @@ impl RefineInput {
         match event.view() {
             gst::EventView::StreamStart(_) => {
                 self.inputs.lock().unwrap().look_refine(&self.pad, true);
-                self.queue.tell(Event::RefineOver(false));
+                self.queue.handle(Event::RefineOver(false));
             }
             gst::EventView::Caps(caps) => {
                 let format = Format::of(caps.caps()).ok().map(Arc::new);
@@ -108,7 +108,7 @@ impl RefineInput {
                 return known;
             }
             gst::EventView::Eos(_) => {
-                self.queue.tell(Event::RefineOver(true));
+                self.queue.handle(Event::RefineOver(true));
             }
             _ => (),
         }
@@ -127,7 +127,7 @@ impl RefineInput {
             (read, input.format.clone(), late)
         };
         if late {
-            self.tell_of_decoder();
+            self.warn_of_decoder();
         }
         let known = match read.lookup {
             Lookup::Known(record) => record
@@ -142,7 +142,7 @@ impl RefineInput {
                 obj = self.pad,
                 "A frame at {pts:?} that is no second pass of a known frame"
             );
-            self.queue.tell(Event::Unidentified);
+            self.queue.handle(Event::Unidentified);
             return;
         };
         if record.extension.refined.is_empty() {
@@ -166,11 +166,11 @@ impl RefineInput {
             })
         };
         let key = (identity.stream_id, identity.frame);
-        self.queue.tell(Event::Arrival(key, arrival));
+        self.queue.handle(Event::Arrival(key, arrival));
     }
 
     /// A decoder that gives each frame only when the next one comes makes every refinement late.
-    fn tell_of_decoder(&self) {
+    fn warn_of_decoder(&self) {
         let Some(element) = self.pad.parent_element() else {
             return;
         };

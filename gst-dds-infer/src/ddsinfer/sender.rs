@@ -27,7 +27,7 @@ const MAX_DEFAULT_JITTER_BUFFER: u32 = 100;
 
 /// The way feedback left last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Route {
     /// The request pad `feedback`.
     Pad,
     /// An event to a camera in this process.
@@ -50,7 +50,7 @@ pub struct Sender {
     /// Of `feedback-uri`.
     own_channel: Option<ServerEnd>,
     refreshed: Option<Instant>,
-    way: Way,
+    route: Route,
     /// The path has been looked at for what makes feedback late.
     latency_seen: bool,
 }
@@ -64,14 +64,14 @@ impl Sender {
             epoch: Instant::now(),
             channel: ServerChannel::default(),
             refreshed: None,
-            way: Way::None,
+            route: Route::None,
             latency_seen: false,
         }
     }
 
     /// The way the last generation left.
-    pub fn way(&self) -> Way {
-        self.way
+    pub fn route(&self) -> Route {
+        self.route
     }
 
     /// The channel of `feedback-uri`, to be dropped where nothing is locked: its threads are waited for.
@@ -117,33 +117,33 @@ impl Sender {
             .as_ref()
             .is_some_and(|channel| channel.send(&encoded.packets));
         stats.feedback_uri += u64::from(by_channel);
-        self.way = match self.by_first_way(encoded.packets, sink_pad, side, stats) {
-            Way::None if by_channel => Way::Uri,
-            way => way,
+        self.route = match self.by_first_route(encoded.packets, sink_pad, side, stats) {
+            Route::None if by_channel => Route::Uri,
+            route => route,
         };
-        match self.way {
-            Way::Pad => stats.feedback_pad += 1,
-            Way::Event => stats.feedback_event += 1,
-            Way::Rtcp => stats.feedback_rtcp += 1,
-            Way::Uri => (),
-            Way::None => stats.feedback_unsent += 1,
+        match self.route {
+            Route::Pad => stats.feedback_pad += 1,
+            Route::Event => stats.feedback_event += 1,
+            Route::Rtcp => stats.feedback_rtcp += 1,
+            Route::Uri => (),
+            Route::None => stats.feedback_unsent += 1,
         }
     }
 
-    fn by_first_way(
+    fn by_first_route(
         &mut self,
         packets: Vec<Vec<u8>>,
         sink_pad: &gst::Pad,
         side: Option<&Arc<SidePad>>,
         stats: &mut Stats,
-    ) -> Way {
+    ) -> Route {
         if let Some(side) = side.filter(|s| s.pad().is_linked()) {
             for packet in packets {
                 if side.push(gst::Buffer::from_slice(packet), false) != Queued::Yes {
                     stats.feedback_packets_dropped += 1;
                 }
             }
-            return Way::Pad;
+            return Route::Pad;
         }
         let now = Instant::now();
         let look = self.refreshed.is_none_or(|t| now - t >= REFRESH);
@@ -154,7 +154,7 @@ impl Sender {
             }
         }
         // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
-        if self.way == Way::Event || look || !self.channel.is_attached() {
+        if self.route == Route::Event || look || !self.channel.is_attached() {
             let attached = self.channel.is_attached();
             let taken = packets.iter().all(|packet| {
                 let (event, receipt) = gst_dds_link::event::feedback_with_receipt(packet);
@@ -162,18 +162,18 @@ impl Sender {
                 sink_pad.push_event(event) && (!attached || receipt.is_signed())
             });
             if taken {
-                return Way::Event;
+                return Route::Event;
             }
         }
         match self.channel.send(packets) {
-            Sent::Now => Way::Rtcp,
+            Sent::Now => Route::Rtcp,
             Sent::Held => {
                 stats.feedback_rtcp_held += 1;
-                Way::Rtcp
+                Route::Rtcp
             }
             Sent::NoSession => {
                 gst::debug!(CAT, obj = sink_pad, "No way back to the camera");
-                Way::None
+                Route::None
             }
         }
     }

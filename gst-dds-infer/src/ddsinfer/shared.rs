@@ -13,7 +13,7 @@ use super::inputs::Inputs;
 use super::queue::Queue;
 use super::refine::RefineInput;
 use super::repeater::Repeater;
-use super::sender::{Sender, Way};
+use super::sender::{Route, Sender};
 use super::settings::{Finds, Settings};
 use super::side_pad::SidePad;
 use super::stats::Stats;
@@ -39,9 +39,9 @@ impl SidePads {
     }
 }
 
-/// What settings are judged by, and which pairs of them were told.
+/// What settings are judged by, and which pairs of them were reported.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Reported {
     pub finds: Option<Finds>,
     pub warned: BTreeSet<&'static str>,
 }
@@ -52,9 +52,9 @@ pub struct State {
     pub sides: SidePads,
     pub refine: Option<Arc<RefineInput>>,
     pub stats: Stats,
-    pub told: Told,
+    pub reported: Reported,
     /// The way that feedback left last.
-    pub way: Option<Way>,
+    pub route: Option<Route>,
     /// Of the channel of `feedback-uri`; here, because the sender may be held for a push.
     pub channel: Arc<Counters>,
     pub repeater: Option<Repeater>,
@@ -87,7 +87,7 @@ impl Shared {
         Self {
             sink_pad,
             src_pad,
-            queue: Arc::new(Queue::new(of_core(&settings))),
+            queue: Arc::new(Queue::new(core_settings(&settings))),
             settings: Mutex::new(Arc::new(settings)),
             state: Mutex::default(),
             inputs: Arc::default(),
@@ -105,7 +105,7 @@ impl Shared {
     pub fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
         let mut settings = self.settings.lock().unwrap();
         change(Arc::make_mut(&mut settings));
-        self.queue.tell(server::Event::Settings(of_core(&settings)));
+        self.queue.handle(server::Event::Settings(core_settings(&settings)));
     }
 
     /// The request pads there are.
@@ -133,8 +133,8 @@ impl Shared {
 }
 
 /// The settings that the core decides by.
-pub fn of_core(settings: &Settings) -> server::Settings {
-    server::Settings {
+pub fn core_settings(settings: &Settings) -> server::CoreSettings {
+    server::CoreSettings {
         inference_interval: settings.inference_interval,
         feedback: settings.feedback,
         refine_deadline: settings.refine_deadline(),

@@ -29,7 +29,7 @@ pub fn run(shared: &Shared) {
             }
         };
         if let Some(Err(error)) = done.flow {
-            tell_of_flow(shared, error);
+            report_flow_error(shared, error);
             // The task goes on without frames where it can: the end of the stream must reach the side pads.
             if error == gst::FlowError::Flushing {
                 shared.queue.set_flow(Err(error));
@@ -52,8 +52,8 @@ fn act(shared: &Shared, action: Action) -> Option<Done> {
             shared.sender.lock().unwrap().forget();
             Done::default()
         }
-        Action::Tell(notice) => {
-            tell(shared, notice);
+        Action::Post(notice) => {
+            post_notice(shared, notice);
             Done::default()
         }
         Action::Refine(out, refinement) => refine(shared, out, &refinement),
@@ -150,13 +150,13 @@ fn push(shared: &Shared, mut out: Outgoing) -> Done {
 fn send(shared: &Shared, request: Request) -> u16 {
     let side = shared.state.lock().unwrap().sides.feedback.clone();
     let mut stats = Stats::default();
-    let (generation, way) = {
+    let (generation, route) = {
         let mut sender = shared.sender.lock().unwrap();
         let generation = sender.send(request, &shared.sink_pad, side.as_ref(), &mut stats);
-        (generation, sender.way())
+        (generation, sender.route())
     };
     let mut state = shared.state.lock().unwrap();
-    state.way = Some(way);
+    state.route = Some(route);
     state.stats.add_feedback(&stats);
     generation
 }
@@ -177,7 +177,7 @@ pub fn repeat(shared: &Shared) -> Duration {
     wait
 }
 
-fn tell(shared: &Shared, notice: Notice) {
+fn post_notice(shared: &Shared, notice: Notice) {
     match notice {
         Notice::Foreign(origin) => {
             let why = match origin {
@@ -205,7 +205,7 @@ fn model_failed(shared: &Shared, error: &ModelError) -> gst::FlowError {
     gst::FlowError::Error
 }
 
-fn tell_of_flow(shared: &Shared, error: gst::FlowError) {
+fn report_flow_error(shared: &Shared, error: gst::FlowError) {
     gst::debug!(CAT, obj = shared.src_pad, "Stopping: {error}");
     let fatal = !matches!(error, gst::FlowError::Flushing | gst::FlowError::Eos);
     if fatal

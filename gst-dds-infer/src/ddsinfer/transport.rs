@@ -26,7 +26,7 @@ pub(super) struct Transport {
 
 /// What the transport says of one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Word {
+pub(super) struct Delivery {
     /// Nothing is missing.
     pub whole: bool,
     /// Something may be missing about here.
@@ -60,7 +60,7 @@ impl Transport {
     }
 
     /// Takes one buffer on `pad`.
-    pub fn buffer(&mut self, pad: &gst::Pad, buffer: &gst::BufferRef) -> Word {
+    pub fn buffer(&mut self, pad: &gst::Pad, buffer: &gst::BufferRef) -> Delivery {
         let begins = std::mem::take(&mut self.begins);
         if begins {
             let mut query = gst::query::Latency::new();
@@ -75,7 +75,7 @@ impl Transport {
             }
             None => !self.live,
         };
-        Word {
+        Delivery {
             whole,
             // The first buffer of a file follows nothing.
             hole: discont && (self.live || !begins),

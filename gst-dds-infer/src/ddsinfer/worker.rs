@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dds_protocol::feedback::Region;
 
-use super::analysis::{Analyst, Answer, Failure, Network};
+use super::analysis::{Analyser, Analysis, Failure, TaskEngine};
 use super::compose::{self, Composer};
 use super::frame::{Format, Frame, Refinement};
 use super::queue::Outgoing;
@@ -22,7 +22,7 @@ use crate::server::{Ask, Inference, Look};
 
 /// The model of one run.
 pub struct Worker {
-    analyst: Analyst,
+    analyser: Analyser,
     composer: Composer,
     feedback: Feedback,
     /// What its policy was made of: the settings, how many labels, and whether objects move. Making one takes the labels apart.
@@ -49,12 +49,12 @@ pub struct Ready {
 }
 
 impl Worker {
-    pub fn new(network: Network, settings: &Settings) -> Self {
-        let analyst = Analyst::new(network);
+    pub fn new(engine: TaskEngine, settings: &Settings) -> Self {
+        let analyser = Analyser::new(engine);
         Self {
-            feedback: Feedback::new(settings.policy(analyst.labels())),
+            feedback: Feedback::new(settings.policy(analyser.labels())),
             policy_of: None,
-            analyst,
+            analyser,
             composer: Composer::default(),
             classes: settings.feedback_classes.clone(),
         }
@@ -63,7 +63,7 @@ impl Worker {
     /// Checks that frames with these caps can be read.
     pub fn prepare(&mut self, caps: &gst::CapsRef) -> Result<(), gst::LoggableError> {
         let format = Format::of(caps).map_err(|_| gst::loggable_error!(super::CAT, "Not raw video: {caps}"))?;
-        self.analyst
+        self.analyser
             .prepare(&format.info)
             .map_err(|e| gst::loggable_error!(super::CAT, "Cannot convert {caps} for the model: {e}"))
     }
@@ -74,7 +74,7 @@ impl Worker {
             return None;
         }
         self.classes.clone_from(&settings.feedback_classes);
-        self.analyst.class_warning(settings)
+        self.analyser.class_warning(settings)
     }
 
     /// Regions that the policy of feedback left out so far because there were too many.
@@ -88,12 +88,12 @@ impl Worker {
     /// The model's.
     pub fn look(&mut self, frame: &mut Frame, look: &Look, settings: &Arc<Settings>) -> Result<Inference, ModelError> {
         let started = Instant::now();
-        match self.analyst.analyse(&frame.buffer, &frame.format.info, settings) {
-            Ok(answer) => frame.answer = answer,
+        match self.analyser.analyse(&frame.buffer, &frame.format.info, settings) {
+            Ok(analysis) => frame.analysis = analysis,
             Err(Failure::Unreadable) => return Ok(Inference::Unreadable),
             Err(Failure::Model(error)) => return Err(error),
         }
-        let took = if self.analyst.has_model() {
+        let took = if self.analyser.has_model() {
             started.elapsed()
         } else {
             Duration::ZERO
@@ -112,8 +112,8 @@ impl Worker {
             width: size.0,
             height: size.1,
             inference_ms: took.as_secs_f64() * 1000.0,
-            objects: self.analyst.objects(&frame.answer, Pass::First, settings, own, size),
-            classes: self.analyst.classes(&frame.answer, settings),
+            objects: self.analyser.objects(&frame.analysis, Pass::First, settings, own, size),
+            classes: self.analyser.classes(&frame.analysis, settings),
             generation: None,
             regions: Vec::new(),
         });
@@ -127,7 +127,7 @@ impl Worker {
             self.feedback.reset();
         }
         // Labels of detections that come as metas grow in number.
-        let labels = self.analyst.labels();
+        let labels = self.analyser.labels();
         let is_current = self.policy_of.as_ref().is_some_and(|(of, count, moves)| {
             Arc::ptr_eq(of, settings) && (*count, *moves) == (labels.len(), ask.moves)
         });
@@ -137,10 +137,10 @@ impl Worker {
             self.feedback.set_settings(policy);
             self.policy_of = Some((settings.clone(), labels.len(), ask.moves));
         }
-        self.analyst.regions(
+        self.analyser.regions(
             &mut self.feedback,
             (ask.frame, ask.interval.unwrap_or(0)),
-            &frame.answer,
+            &frame.analysis,
             settings,
             frame.first_size,
         )
@@ -163,21 +163,21 @@ impl Worker {
             return Ok(None);
         }
         let started = Instant::now();
-        let mut second = match self.analyst.analyse(&frame.buffer, &frame.format.info, settings) {
+        let mut second = match self.analyser.analyse(&frame.buffer, &frame.format.info, settings) {
             Ok(second) => second,
-            Err(Failure::Unreadable) => Answer::default(),
+            Err(Failure::Unreadable) => Analysis::default(),
             Err(Failure::Model(error)) => return Err(error),
         };
         let took = started.elapsed();
         if let Some(result) = &mut frame.result {
-            let answers = (&frame.answer, &second);
+            let analyses = (&frame.analysis, &second);
             let (from, to) = (frame.first_size, frame.format.size());
-            result.objects = self.analyst.merged_objects(answers, settings, from, to);
-            result.classes = self.analyst.classes(&second, settings).or(result.classes.take());
+            result.objects = self.analyser.merged_objects(analyses, settings, from, to);
+            result.classes = self.analyser.classes(&second, settings).or(result.classes.take());
             result.inference_ms += took.as_secs_f64() * 1000.0;
         }
         if let Some(map) = second.segmentation.take() {
-            frame.answer.segmentation = Some(map);
+            frame.analysis.segmentation = Some(map);
         }
         Ok(Some(took))
     }
@@ -220,7 +220,7 @@ impl Worker {
             result.generation = out.generation;
             let scaled = out.regions.iter().map(|region| region.scaled(frame.first_size, size));
             result.regions = scaled.collect();
-            if self.analyst.has_model() {
+            if self.analyser.has_model() {
                 let library = settings.analytics_meta.then(analytics::library).and_then(Result::ok);
                 analytics = attach(&mut buffer, &result.objects, size, library);
             }
@@ -229,7 +229,7 @@ impl Worker {
             buffer,
             caps: frame.format.caps.clone(),
             result,
-            segmentation: frame.answer.segmentation,
+            segmentation: frame.analysis.segmentation,
             analytics,
         })
     }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub struct Latency {
-    told: Duration,
+    reported: Duration,
     /// The part of it that a second pass may take.
     waiting: Duration,
 }
 
 impl Latency {
-    pub fn told(&self) -> Duration {
-        self.told
+    pub fn reported(&self) -> Duration {
+        self.reported
     }
 
     /// A frame may wait so long for its second pass. Returns whether that is longer than before.
@@ -24,14 +24,14 @@ impl Latency {
         grown
     }
 
-    /// An inference took so long. Returns whether more is to be told than was.
+    /// An inference took so long. Returns whether more is to be reported than was.
     pub fn measure(&mut self, inference: Duration) -> bool {
-        if self.waiting + inference <= self.told {
+        if self.waiting + inference <= self.reported {
             return false;
         }
         // Half as much again, so that a slow frame now and then changes nothing; twice where there are two passes.
         let margin = if self.waiting.is_zero() { 3 } else { 6 };
-        self.told = self.waiting + inference * margin / 2;
+        self.reported = self.waiting + inference * margin / 2;
         true
     }
 }
@@ -46,11 +46,11 @@ mod tests {
         let mut latency = Latency::default();
         assert!(!latency.measure(Duration::ZERO));
         assert!(latency.measure(ms(20)));
-        assert_eq!(latency.told(), ms(30));
+        assert_eq!(latency.reported(), ms(30));
         assert!(!latency.measure(ms(30)));
         assert!(latency.expect(ms(100)));
         assert!(!latency.expect(ms(50)));
         assert!(latency.measure(ms(20)));
-        assert_eq!(latency.told(), ms(160));
+        assert_eq!(latency.reported(), ms(160));
     }
 }

@@ -24,9 +24,9 @@
 
 #![forbid(unsafe_code)]
 
+mod delay;
 mod inbox;
 mod latency;
-mod line;
 mod pace;
 mod repeat;
 mod segment;
@@ -43,19 +43,20 @@ use dds_protocol::identity::{FrameIdentity, StreamKind};
 
 use crate::identity::FrameRecord;
 use crate::results::Refined;
+use delay::{DelayQueue, Delayed, Entry, Wait};
 use inbox::{Inbox, Item};
 use latency::Latency;
-use line::{Held, Line, Out, Wait};
 use pace::Pace;
 use segment::OpenSegment;
 use stream::Stream;
 
+pub use delay::{MAX_DELAYED, MISSES};
 pub use inbox::{ARRIVALS, CAPACITY, CAPACITY_LIVE};
-pub use line::{MISSES, MOST_HELD};
 pub use repeat::{REPEAT, Repetition};
 pub use stream::FOREIGN_FRAMES;
 pub use types::{
-    Action, Arrival, Ask, Counts, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing, Request, Settings,
+    Action, Arrival, Ask, CoreSettings, Counts, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing,
+    Request,
 };
 
 /// How long the rest of a segment is waited for.
@@ -76,7 +77,7 @@ struct Looking {
 /// The decisions of one run. See the module.
 #[derive(Debug)]
 pub struct Core<F, E, R> {
-    settings: Settings,
+    settings: CoreSettings,
     open: bool,
     live: bool,
     /// Downstream takes frames.
@@ -87,7 +88,7 @@ pub struct Core<F, E, R> {
     latency: Latency,
     interval: Duration,
     inbox: Inbox<F, E, R>,
-    line: Line<F, E, R>,
+    delayed: DelayQueue<F, E, R>,
     stream: Stream,
     segment: Option<OpenSegment>,
     looking: Option<Looking>,
@@ -107,7 +108,7 @@ pub struct Core<F, E, R> {
 
 impl<F, E: Clone, R> Core<F, E, R> {
     /// A core that refuses everything until [`Event::Open`].
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: CoreSettings) -> Self {
         Self {
             settings,
             open: false,
@@ -119,7 +120,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             latency: Latency::default(),
             interval: DEFAULT_INTERVAL,
             inbox: Inbox::default(),
-            line: Line::default(),
+            delayed: DelayQueue::default(),
             stream: Stream::default(),
             segment: None,
             looking: None,
@@ -159,7 +160,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             Event::Arrival(key, arrival) => return self.arrive(key, arrival),
             Event::Unidentified => self.counts.refine_unidentified += 1,
             Event::Inferred { frame, inference } => self.inferred(now, frame, inference),
-            Event::Sent(generation) => self.line.note_generation(generation),
+            Event::Sent(generation) => self.delayed.note_generation(generation),
             Event::Refined { out, took } => self.refined(out, took),
             Event::Pushed(kept) => self.pace.kept = kept,
             Event::Downstream(takes) => self.takes = takes,
@@ -186,7 +187,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
 
     /// Whether anything waits or is being done, but caps that wait for the first frame.
     pub fn is_busy(&self) -> bool {
-        self.acting || !self.inbox.is_empty() || self.line.len() > 0 || !self.pending.is_empty()
+        self.acting || !self.inbox.is_empty() || self.delayed.len() > 0 || !self.pending.is_empty()
     }
 
     /// Whether caps wait for the first frame, which tells the size of the merged picture.
@@ -206,7 +207,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
 
     /// Latency to tell the pipeline.
     pub fn latency(&self) -> Duration {
-        self.latency.told()
+        self.latency.reported()
     }
 
     /// What happened since construction.
@@ -216,7 +217,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
 
     /// Frames that wait to be looked at, and frames and events that are held back.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.inbox.frames(), self.line.len())
+        (self.inbox.frames(), self.delayed.len())
     }
 
     /// Answers of the camera that wait for their frames.
@@ -234,7 +235,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
     fn close(&mut self) {
         self.open = false;
         self.inbox = Inbox::default();
-        self.line.clear();
+        self.delayed.clear();
         self.stream.flush();
         self.segment = None;
         self.looking = None;
@@ -252,7 +253,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
         let refused = matches!(arrival, Arrival::Refused);
         if !refused {
-            self.line.note_life();
+            self.delayed.reset_misses();
         }
         let taken = self.inbox.arrive(key, arrival);
         self.counts.refine_after_the_fact += u64::from(!taken && !refused);
@@ -271,20 +272,20 @@ impl<F, E: Clone, R> Core<F, E, R> {
             if let Some(action) = self.pending.pop_front() {
                 return action;
             }
-            if let Some(out) = self.line.pop() {
-                self.let_out(out);
+            if let Some(out) = self.delayed.pop() {
+                self.release(out);
                 continue;
             }
             let mut until = None;
-            if let Some((key, deadline)) = self.line.awaited() {
+            if let Some((key, deadline)) = self.delayed.awaited() {
                 let arrival = self.inbox.take_arrival(key);
                 if arrival.is_some() || deadline <= now || self.refine_over {
-                    self.line.answer(arrival);
+                    self.delayed.answer(arrival);
                     continue;
                 }
                 until = Some(deadline);
             }
-            match self.inbox.pop(self.line.has_room()) {
+            match self.inbox.pop(self.delayed.has_room()) {
                 // Downstream wants no more frames.
                 Some(Item::Frame(_)) if !self.takes => (),
                 Some(Item::Frame(decoded)) => self.take_frame(now, *decoded),
@@ -305,7 +306,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             Kind::End => self.close_segment(now),
             Kind::StreamStart | Kind::Other => (),
         }
-        self.line.push(Out::Event(event, kind));
+        self.delayed.push(Entry::Event(event, kind));
     }
 
     /// A frame of the first pass: to the model where it is due, else into the line.
@@ -321,7 +322,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         if recognised.replaced {
             self.replaced();
         }
-        let foreign = recognised.foreign.map(|origin| Action::Tell(Notice::Foreign(origin)));
+        let foreign = recognised.foreign.map(|origin| Action::Post(Notice::Foreign(origin)));
         self.pending.extend(foreign);
         let refine = self.refine_open();
         let mut looking = Looking {
@@ -331,7 +332,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             ask: None,
         };
         if !due || overtaken {
-            return self.hold(now, decoded.frame, &looking, Vec::new());
+            return self.delay(now, decoded.frame, &looking, Vec::new());
         }
         looking.ask = self.ask(&looking.record);
         let look = Look {
@@ -348,8 +349,8 @@ impl<F, E: Clone, R> Core<F, E, R> {
     fn replaced(&mut self) {
         self.last_asked = None;
         self.segment = None;
-        self.line.segment_abandoned();
-        self.line.note_life();
+        self.delayed.segment_abandoned();
+        self.delayed.reset_misses();
         self.pending.push_back(Action::Forget);
     }
 
@@ -373,7 +374,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             Inference::Unreadable => {
                 self.counts.unreadable += 1;
                 let unasked = Looking { ask: None, ..looking };
-                return self.hold(now, frame, &unasked, Vec::new());
+                return self.delay(now, frame, &unasked, Vec::new());
             }
             Inference::Failed => {
                 self.counts.failed += 1;
@@ -389,13 +390,13 @@ impl<F, E: Clone, R> Core<F, E, R> {
             regions.clear();
         }
         self.measure(took);
-        self.hold(now, frame, &looking, regions);
+        self.delay(now, frame, &looking, regions);
     }
 
     /// Asks the camera for the regions of a frame, and puts it into the line.
-    fn hold(&mut self, now: Duration, frame: F, looking: &Looking, regions: Vec<Region>) {
+    fn delay(&mut self, now: Duration, frame: F, looking: &Looking, regions: Vec<Region>) {
         let record = &looking.record;
-        let mut held = Held {
+        let mut delayed = Delayed {
             frame,
             key: record.identity.map(|i| (i.stream_id, i.frame)),
             size: looking.size,
@@ -404,17 +405,17 @@ impl<F, E: Clone, R> Core<F, E, R> {
             wait: Wait::Nothing,
         };
         if let Some(identity) = record.identity.filter(|_| looking.ask.is_some()) {
-            held.wait = self.request(now, identity, record, regions);
+            delayed.wait = self.request(now, identity, record, regions);
         }
         let segment = record.extension.segment.filter(|_| looking.refine);
         if segment.is_some_and(|s| s.position.checked_add(1) == Some(s.length)) {
             self.close_segment(now);
             // Not in the line yet.
-            if matches!(held.wait, Wait::Segment { .. }) {
-                held.wait = self.refinement(now);
+            if matches!(delayed.wait, Wait::Segment { .. }) {
+                delayed.wait = self.refinement(now);
             }
         }
-        self.line.push(Out::Frame(Box::new(held)));
+        self.delayed.push(Entry::Frame(Box::new(delayed)));
         let asks = self.pending.iter().any(|a| matches!(a, Action::Send(r) if r.once));
         if looking.refine && (asks || segment.is_some()) {
             let rest = segment.map_or(0, |s| u32::from(s.length).saturating_sub(1));
@@ -438,7 +439,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
     ) -> Wait<R> {
         let low = identity.kind == StreamKind::Low;
         let asks = low && !regions.is_empty();
-        let waits = asks && self.line.hopes();
+        let waits = asks && self.delayed.is_worth_waiting();
         let Some(segment) = record.extension.segment.filter(|_| low) else {
             self.pending.push_back(Action::Send(Request {
                 stream_id: identity.stream_id,
@@ -477,20 +478,20 @@ impl<F, E: Clone, R> Core<F, E, R> {
     /// Sends what was gathered of a segment.
     fn close_segment(&mut self, now: Duration) {
         let Some(open) = self.segment.take() else { return };
-        self.line.segment_requested(now + self.settings.refine_deadline);
+        self.delayed.segment_requested(now + self.settings.refine_deadline);
         self.pending.extend(open.requests().into_iter().map(Action::Send));
     }
 
     /// A frame or an event leaves the line.
-    fn let_out(&mut self, out: Out<F, E, R>) {
+    fn release(&mut self, out: Entry<F, E, R>) {
         match out {
-            Out::Event(event, kind) => self.let_event_out(event, kind),
-            Out::Frame(_) if !self.takes => (),
-            Out::Frame(held) => self.let_frame_out(*held),
+            Entry::Event(event, kind) => self.release_event(event, kind),
+            Entry::Frame(_) if !self.takes => (),
+            Entry::Frame(delayed) => self.release_frame(*delayed),
         }
     }
 
-    fn let_event_out(&mut self, event: E, kind: Kind) {
+    fn release_event(&mut self, event: E, kind: Kind) {
         match kind {
             Kind::Caps { .. } if self.refine_open() => {
                 // The size of the merged picture is known with the first frame, which brings its caps.
@@ -513,21 +514,21 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    fn let_frame_out(&mut self, held: Held<F, R>) {
-        if let Some(key) = held.key {
+    fn release_frame(&mut self, delayed: Delayed<F, R>) {
+        if let Some(key) = delayed.key {
             self.counts.refine_after_the_fact += self.inbox.release(key);
         }
         let mut out = Outgoing {
-            frame: held.frame,
-            size: held.size,
+            frame: delayed.frame,
+            size: delayed.size,
             refined: Refined::No,
-            regions: held.regions,
-            generation: held.generation,
+            regions: delayed.regions,
+            generation: delayed.generation,
             events: self.behind_caps.take().unwrap_or_default(),
         };
-        out.refined = match held.wait {
+        out.refined = match delayed.wait {
             Wait::Nothing | Wait::Segment { .. } | Wait::Refinement { .. } => Refined::No,
-            Wait::InVain => Refined::Late,
+            Wait::Expired => Refined::Late,
             Wait::Answered(Arrival::Refused) => Refined::Refused,
             Wait::Answered(Arrival::Damaged) => Refined::Damaged,
             Wait::Answered(Arrival::Refined(refinement)) => {
@@ -557,7 +558,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
 
     fn measure(&mut self, inference: Duration) {
         if self.live && self.latency.measure(inference) {
-            self.pending.push_back(Action::Tell(Notice::Latency));
+            self.pending.push_back(Action::Post(Notice::Latency));
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Stream {
     id: Option<u32>,
     /// Frames in a row that had no identity.
     without_identity: u32,
-    foreign_told: bool,
+    foreign_reported: bool,
     /// Size of the captured picture, as a stream of two passes tells it.
     full_size: Option<(u32, u32)>,
     attached: AttachedTracker,
@@ -63,7 +63,7 @@ impl Stream {
             Some(identity) => {
                 self.without_identity = 0;
                 if self.id.replace(identity.stream_id) != Some(identity.stream_id) {
-                    self.foreign_told = false;
+                    self.foreign_reported = false;
                     self.full_size = None;
                     replaced = true;
                 }
@@ -72,7 +72,7 @@ impl Stream {
                 self.without_identity = self.without_identity.saturating_add(1);
                 let is_foreign = decoded.origin == Origin::Foreign
                     || (decoded.origin == Origin::Undecided && self.without_identity == FOREIGN_FRAMES);
-                if is_foreign && !std::mem::replace(&mut self.foreign_told, true) {
+                if is_foreign && !std::mem::replace(&mut self.foreign_reported, true) {
                     foreign = Some(decoded.origin);
                 }
             }

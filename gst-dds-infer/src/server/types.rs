@@ -15,7 +15,7 @@ pub type FrameKey = (u32, u64);
 
 /// The settings that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct CoreSettings {
     /// Every so many frames one is inferred, 1 or more.
     pub inference_interval: u32,
     /// Whether the camera is given feedback.
@@ -92,7 +92,7 @@ pub enum Event<F, E, R> {
     /// Everything that waits is dropped, and everything that comes is refused until [`Event::Open`].
     Flush,
     /// The settings, from the next frame on.
-    Settings(Settings),
+    Settings(CoreSettings),
     /// Whether upstream is live.
     Live(bool),
     /// Latency that the pipeline has set for its sinks.
@@ -210,8 +210,8 @@ pub enum Action<F, E, R> {
     Send(Request),
     /// Do not repeat the last state of feedback any more: the stream ended or is another one.
     Forget,
-    /// Tell somebody.
-    Tell(Notice),
+    /// Post the notice on the bus.
+    Post(Notice),
     /// Paste the second pass into the frame and run the model again; answer with [`Event::Refined`].
     Refine(Outgoing<F, E>, R),
     /// Push the frame; answer with [`Event::Pushed`].

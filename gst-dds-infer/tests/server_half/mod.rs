@@ -16,7 +16,7 @@ use dds_protocol::feedback::{FeedbackState, Rect};
 use gstddsinfer::feedback::{Feedback, PolicySettings};
 use gstddsinfer::model::Detection;
 use gstddsinfer::results::Refined;
-use gstddsinfer::server::{Action, Arrival, Core, Event, FrameKey, Inference, Outgoing, Repetition, Settings};
+use gstddsinfer::server::{Action, Arrival, Core, CoreSettings, Event, FrameKey, Inference, Outgoing, Repetition};
 
 /// Width and height of all pictures in pixels.
 pub const SIZE: (u32, u32) = (640, 352);
@@ -115,7 +115,7 @@ pub struct Server {
 
 impl Server {
     /// A live server with a linked feedback pad. `before`: generation before its first one.
-    pub fn new(settings: Settings, policy: PolicySettings, inference: Duration, before: u16) -> Self {
+    pub fn new(settings: CoreSettings, policy: PolicySettings, inference: Duration, before: u16) -> Self {
         let mut core = Core::new(settings);
         core.handle(Duration::ZERO, Event::Open);
         core.handle(Duration::ZERO, Event::Live(true));
@@ -196,7 +196,7 @@ impl Server {
                     });
                     self.core.handle(now, Event::Pushed(Duration::ZERO));
                 }
-                Action::Prepare(()) | Action::Forward(()) | Action::Tell(_) => (),
+                Action::Prepare(()) | Action::Forward(()) | Action::Post(_) => (),
             }
         }
     }

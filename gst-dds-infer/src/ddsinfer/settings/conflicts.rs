@@ -35,7 +35,7 @@ pub struct Conflict {
 }
 
 /// Properties that only feedback reads.
-const OF_FEEDBACK: [&str; 12] = [
+const FEEDBACK_ONLY: [&str; 12] = [
     "feedback-policy",
     "feedback-threshold",
     "feedback-band",
@@ -50,7 +50,7 @@ const OF_FEEDBACK: [&str; 12] = [
     "feedback-plain",
 ];
 /// Properties that only a model of boxes reads.
-const OF_BOXES: [&str; 8] = [
+const BOXES_ONLY: [&str; 8] = [
     "box-confidence-threshold",
     "iou-threshold",
     "max-detections",
@@ -61,11 +61,11 @@ const OF_BOXES: [&str; 8] = [
     "feedback-objectness",
 ];
 /// Properties that only a segmenter reads. Of `feedback-classes` its own warning tells.
-const OF_CLASSES: [&str; 3] = ["segmentation-map", "feedback-windows", "feedback-window-size"];
+const SEGMENTER_ONLY: [&str; 3] = ["segmentation-map", "feedback-windows", "feedback-window-size"];
 /// Properties that only recognition of faces reads.
-const OF_IDENTITIES: [&str; 2] = ["similarity-threshold", "min-face-size"];
+const RECOGNITION_ONLY: [&str; 2] = ["similarity-threshold", "min-face-size"];
 /// Properties that only a model reads.
-const OF_MODELS: [&str; 8] = [
+const MODEL_ONLY: [&str; 8] = [
     "label-file",
     "model-description",
     "task",
@@ -76,35 +76,35 @@ const OF_MODELS: [&str; 8] = [
     "segmentation-map",
 ];
 /// Properties that the paper's rule has values of its own for.
-const OF_UNDECIDED: [&str; 3] = ["feedback-threshold", "feedback-band", "feedback-objectness"];
+const POLICY_UNDECIDED_ONLY: [&str; 3] = ["feedback-threshold", "feedback-band", "feedback-objectness"];
 
 impl Settings {
     /// Pairs of settings that cancel each other. None for the defaults.
     pub fn conflicts(&self, finds: Finds) -> Vec<Conflict> {
         let mut found = Vec::new();
-        let mut say = |pair, text: String| found.push(Conflict { pair, text });
+        let mut add = |pair, text: String| found.push(Conflict { pair, text });
         if finds == Finds::Metas {
-            let idle = self.changed(&OF_MODELS);
+            let idle = self.changed(&MODEL_ONLY);
             if !idle.is_empty() {
-                say(
+                add(
                     "model-file",
                     format!("{idle}: without model-file nothing reads it. Set model-file, or remove it"),
                 );
             }
         }
         if self.embedding_model_file.is_none() {
-            let idle = self.changed(&OF_IDENTITIES);
+            let idle = self.changed(&RECOGNITION_ONLY);
             if !idle.is_empty() {
-                say(
+                add(
                     "embedding-model-file",
                     format!("{idle}: without embedding-model-file no face is recognised. Set that too, or remove it"),
                 );
             }
         }
         if finds == Finds::Classes {
-            let idle = self.changed(&OF_BOXES);
+            let idle = self.changed(&BOXES_ONLY);
             if !idle.is_empty() {
-                say(
+                add(
                     "segmenter",
                     format!(
                         "{idle}: the model gives classes and no boxes, so nothing reads it. Use feedback-windows and \
@@ -113,9 +113,9 @@ impl Settings {
                 );
             }
         } else if finds != Finds::Metas {
-            let idle = self.changed(&OF_CLASSES);
+            let idle = self.changed(&SEGMENTER_ONLY);
             if !idle.is_empty() {
-                say(
+                add(
                     "no segmenter",
                     format!(
                         "{idle}: the model gives boxes and no classes of parts, so nothing reads it. Remove it, or set \
@@ -125,7 +125,7 @@ impl Settings {
             }
         }
         if finds == (Finds::Boxes { suppressed: true }) && !self.changed(&["iou-threshold"]).is_empty() {
-            say(
+            add(
                 "iou-threshold",
                 "iou-threshold: the model itself leaves overlapping boxes out, and gives none that this could leave out. \
                  Remove it"
@@ -133,11 +133,11 @@ impl Settings {
             );
         }
         if self.feedback {
-            self.of_feedback(finds, &mut say);
+            self.feedback_conflicts(finds, &mut add);
         } else {
-            let idle = self.changed(&OF_FEEDBACK);
+            let idle = self.changed(&FEEDBACK_ONLY);
             if !idle.is_empty() {
-                say(
+                add(
                     "feedback",
                     format!("{idle}: feedback=false sends none. Set feedback=true, or remove it"),
                 );
@@ -146,16 +146,16 @@ impl Settings {
         found
     }
 
-    fn of_feedback(&self, finds: Finds, say: &mut impl FnMut(&'static str, String)) {
+    fn feedback_conflicts(&self, finds: Finds, add: &mut impl FnMut(&'static str, String)) {
         if self.channel.plain && self.channel.uri.is_empty() {
-            say(
+            add(
                 "feedback-plain, feedback-uri",
                 "feedback-plain=true: there is no feedback-uri that could do without a key. Set it, or remove feedback-plain"
                     .into(),
             );
         }
         if self.feedback_ttl_ms == 0 {
-            say(
+            add(
                 "feedback, feedback-ttl",
                 "feedback-ttl=0: regions end before a frame is coded with them. Set it to the time between two inferences \
                  at least, or feedback=false"
@@ -164,7 +164,7 @@ impl Settings {
         }
         if finds == Finds::Classes {
             if self.feedback_windows == 0 {
-                say(
+                add(
                     "feedback, feedback-windows",
                     "feedback-windows=0: nothing of a segmented picture becomes a region. Set it above 0, or feedback=false"
                         .into(),
@@ -174,9 +174,9 @@ impl Settings {
         }
         match self.feedback_policy {
             FeedbackPolicy::Paper => {
-                let idle = self.changed(&OF_UNDECIDED);
+                let idle = self.changed(&POLICY_UNDECIDED_ONLY);
                 if !idle.is_empty() && finds != Finds::Identities {
-                    say(
+                    add(
                         "feedback-policy",
                         format!(
                             "{idle}: feedback-policy=paper has thresholds of its own. Set feedback-policy=undecided, or \
@@ -185,7 +185,7 @@ impl Settings {
                     );
                 }
             }
-            FeedbackPolicy::Undecided if self.feedback_band == 0.0 => say(
+            FeedbackPolicy::Undecided if self.feedback_band == 0.0 => add(
                 "feedback, feedback-band",
                 "feedback-band=0: no score is undecided, so there are no regions. Set it above 0, or feedback=false"
                     .into(),
@@ -193,7 +193,7 @@ impl Settings {
             FeedbackPolicy::Undecided
                 if finds != Finds::Identities && self.feedback_threshold() + self.feedback_band < FLOOR =>
             {
-                say(
+                add(
                     "feedback-threshold, feedback-band",
                     format!(
                         "feedback-threshold={}, feedback-band={}: scores below {FLOOR} are not looked at, so nothing is \
@@ -237,7 +237,7 @@ mod tests {
     const BOXES: Finds = Finds::Boxes { suppressed: false };
 
     #[test]
-    fn each_pair_that_cancels_itself_is_told_with_its_cure() {
+    fn each_pair_that_cancels_itself_is_reported_with_its_cure() {
         for (values, finds, pair, wants) in [
             (
                 "feedback=false feedback-band=0.2 feedback-ttl=500",
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_go_together_are_told_nothing_about() {
+    fn settings_that_go_together_give_no_warning() {
         for (values, finds) in [
             ("", BOXES),
             ("", Finds::Metas),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::server::{CAPACITY_LIVE, MOST_HELD, SEGMENT_PATIENCE};
+use crate::server::{CAPACITY_LIVE, MAX_DELAYED, SEGMENT_PATIENCE};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -145,13 +145,13 @@ impl History {
                 if origin == Origin::Ours {
                     self.damaged.insert(self.newest);
                 }
-                if self.worker.tell(Event::Frame(unknown)) {
+                if self.worker.handle(Event::Frame(unknown)) {
                     self.inside.insert(self.newest);
                 }
             }
             Step::Serialized(kind) => {
                 self.newest += 1;
-                assert!(self.worker.tell(Event::Serialized(self.newest, kind)));
+                assert!(self.worker.handle(Event::Serialized(self.newest, kind)));
                 // Caps may go with a frame.
                 if !matches!(kind, Kind::Caps { .. }) {
                     self.inside.insert(self.newest);
@@ -168,12 +168,12 @@ impl History {
                     Arrival::Refused => Arrival::Refused,
                 };
                 self.whole.extend(matches!(arrival, Arrival::Refined(_)).then_some(key));
-                self.worker.tell(Event::Arrival(key, arrival));
+                self.worker.handle(Event::Arrival(key, arrival));
             }
             Step::Stray(stream, frame) => {
                 self.whole.insert((stream, frame));
                 let stray = Arrival::Refined((stream, frame));
-                self.worker.tell(Event::Arrival((stream, frame), stray));
+                self.worker.handle(Event::Arrival((stream, frame), stray));
             }
             Step::Start if self.answer.is_none() => {
                 let action = self.worker.core.poll(self.worker.now);
@@ -186,21 +186,21 @@ impl History {
                 self.worker.pass(MS * u32::from(ms));
             }
             Step::Flush(answered) => self.flush(answered),
-            Step::Live(live) => drop(self.worker.tell(Event::Live(live))),
-            Step::RefineLinked(linked) => drop(self.worker.tell(Event::RefineLinked(linked))),
-            Step::RefineOver(over) => drop(self.worker.tell(Event::RefineOver(over))),
+            Step::Live(live) => drop(self.worker.handle(Event::Live(live))),
+            Step::RefineLinked(linked) => drop(self.worker.handle(Event::RefineLinked(linked))),
+            Step::RefineOver(over) => drop(self.worker.handle(Event::RefineOver(over))),
             Step::Settings(inference_interval, feedback, deadline) => {
                 let refine_deadline = MS * u32::from(deadline);
-                self.worker.tell(Event::Settings(Settings {
+                self.worker.handle(Event::Settings(CoreSettings {
                     inference_interval,
                     feedback,
                     refine_deadline,
                 }));
             }
-            Step::Kept(ms) => drop(self.worker.tell(Event::Pushed(MS * u32::from(ms)))),
+            Step::Kept(ms) => drop(self.worker.handle(Event::Pushed(MS * u32::from(ms)))),
             Step::Refuse => {
                 self.refused = true;
-                self.worker.tell(Event::Downstream(false));
+                self.worker.handle(Event::Downstream(false));
             }
         }
         self.watch();
@@ -215,7 +215,7 @@ impl History {
         if record.damaged {
             self.damaged.insert(payload);
         }
-        if self.worker.tell(Event::Frame(decoded(payload, record))) {
+        if self.worker.handle(Event::Frame(decoded(payload, record))) {
             self.inside.insert(payload);
         } else {
             assert!(!self.worker.core.takes_frame(), "refused where there is room");
@@ -225,18 +225,18 @@ impl History {
 
     fn finish(&mut self) {
         if let Some(answer) = self.answer.take() {
-            self.worker.tell(answer);
+            self.worker.handle(answer);
         }
     }
 
     fn flush(&mut self, answered: bool) {
         self.flushed = true;
-        self.worker.tell(Event::Flush);
+        self.worker.handle(Event::Flush);
         if answered {
             self.finish();
         }
         assert!(matches!(self.worker.core.poll(self.worker.now), Action::Stop));
-        self.worker.tell(Event::Open);
+        self.worker.handle(Event::Open);
         self.finish();
         self.inside.clear();
         self.refused = false;
@@ -248,7 +248,7 @@ impl History {
         assert!(frames <= CAPACITY_LIVE);
         // Events are let in beside frames, so that they alone may go beyond.
         let events = self.newest as usize - self.keys.len();
-        assert!(held <= MOST_HELD + events);
+        assert!(held <= MAX_DELAYED + events);
         let news = self.worker.seen.split_off(self.read);
         self.read += news.len();
         for seen in &news {
@@ -288,7 +288,7 @@ impl History {
                     assert!(*refined != Refined::Yes || whole);
                 }
                 Seen::Event(payload) => self.leaves(*payload),
-                Seen::Prepared(_) | Seen::Forgot | Seen::Told(_) => (),
+                Seen::Prepared(_) | Seen::Forgot | Seen::Posted(_) => (),
             }
         }
         self.worker.seen.extend(news);

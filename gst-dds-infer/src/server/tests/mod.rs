@@ -13,7 +13,8 @@ use dds_protocol::feedback::{Rect, Region};
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 
 use super::{
-    Action, Arrival, Ask, Core, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing, Request, Settings,
+    Action, Arrival, Ask, Core, CoreSettings, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing,
+    Request,
 };
 use crate::identity::{FrameRecord, Lookup, Origin};
 use crate::results::Refined;
@@ -26,8 +27,8 @@ type PlainEvent = Event<u64, u64, FrameKey>;
 const MS: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_millis(300);
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> CoreSettings {
+    CoreSettings {
         inference_interval: 1,
         feedback: true,
         refine_deadline: DEADLINE,
@@ -97,7 +98,7 @@ enum Seen {
     Inferred(u64, Look),
     Sent(Request),
     Forgot,
-    Told(Notice),
+    Posted(Notice),
     Prepared(u64),
     Pasted(u64, FrameKey),
     Out(u64, Refined),
@@ -138,19 +139,19 @@ impl Worker {
             looked: BTreeMap::new(),
             left: BTreeMap::new(),
         };
-        worker.tell(Event::Open);
+        worker.handle(Event::Open);
         worker
     }
 
     /// One with a second pass, and a model that finds one region in every frame.
     fn of_two_passes() -> Self {
         let mut worker = Self::new();
-        worker.tell(Event::RefineLinked(true));
+        worker.handle(Event::RefineLinked(true));
         worker.finds_always = 1;
         worker
     }
 
-    fn tell(&mut self, event: PlainEvent) -> bool {
+    fn handle(&mut self, event: PlainEvent) -> bool {
         self.core.handle(self.now, event)
     }
 
@@ -165,7 +166,7 @@ impl Worker {
         match self.act(action) {
             Ok(answer) => {
                 if let Some(answer) = answer {
-                    self.tell(answer);
+                    self.handle(answer);
                 }
                 true
             }
@@ -190,13 +191,13 @@ impl Worker {
     }
 
     fn give(&mut self, frame: Decoded<u64>) -> bool {
-        let taken = self.tell(Event::Frame(frame));
+        let taken = self.handle(Event::Frame(frame));
         self.work();
         taken
     }
 
     fn arrive(&mut self, frame: u64, arrival: Arrival<FrameKey>) -> bool {
-        let taken = self.tell(Event::Arrival((1, frame), arrival));
+        let taken = self.handle(Event::Arrival((1, frame), arrival));
         self.work();
         taken
     }
@@ -237,8 +238,8 @@ impl Worker {
                 self.seen.push(Seen::Forgot);
                 None
             }
-            Action::Tell(notice) => {
-                self.seen.push(Seen::Told(notice));
+            Action::Post(notice) => {
+                self.seen.push(Seen::Posted(notice));
                 None
             }
             Action::Refine(out, refinement) => {

@@ -3,7 +3,7 @@
 //! What the core promises, one promise a test.
 
 use super::*;
-use crate::server::{CAPACITY, CAPACITY_LIVE, FOREIGN_FRAMES, MISSES, MOST_HELD, SEGMENT_PATIENCE};
+use crate::server::{CAPACITY, CAPACITY_LIVE, FOREIGN_FRAMES, MAX_DELAYED, MISSES, SEGMENT_PATIENCE};
 
 impl Worker {
     /// Frames that went out, with what became of their second pass.
@@ -98,11 +98,11 @@ fn refusals_and_damage_end_the_waiting_and_nothing_is_pasted() {
 fn what_the_model_cannot_paste_is_damage() {
     let mut worker = Worker::of_two_passes();
     worker.give(frame(1));
-    worker.tell(Event::Arrival((1, 1), Arrival::Refined((1, 1))));
+    worker.handle(Event::Arrival((1, 1), Arrival::Refined((1, 1))));
     let Action::Refine(out, _) = worker.core.poll(worker.now) else {
         panic!("no second pass");
     };
-    worker.tell(Event::Refined { out, took: None });
+    worker.handle(Event::Refined { out, took: None });
     worker.work();
     assert_eq!(worker.outs(), [(1, Refined::Damaged)]);
 }
@@ -139,7 +139,7 @@ fn the_policy_hears_how_far_frames_are_apart() {
     }
     let intervals: Vec<_> = worker.looks().iter().map(|(_, ask)| ask.unwrap().interval).collect();
     assert_eq!(intervals, [None, Some(1), Some(3), Some(0)]);
-    worker.tell(Event::Serialized(9, Kind::Caps { interval: 40 * MS }));
+    worker.handle(Event::Serialized(9, Kind::Caps { interval: 40 * MS }));
     worker.give(frame(6));
     assert_eq!(worker.looks()[4].1.unwrap().interval, None, "another format");
 }
@@ -175,7 +175,7 @@ fn the_end_of_the_second_pass_ends_all_waiting() {
     worker.give(frame(1));
     worker.give(frame(2));
     worker.refined(2);
-    worker.tell(Event::RefineOver(true));
+    worker.handle(Event::RefineOver(true));
     worker.work();
     assert_eq!(worker.outs(), [(1, Refined::Late), (2, Refined::Yes)]);
     worker.give(frame(3));
@@ -186,12 +186,12 @@ fn the_end_of_the_second_pass_ends_all_waiting() {
 #[test]
 fn a_full_line_holds_frames_back_and_lets_events_pass() {
     let mut worker = Worker::of_two_passes();
-    worker.tell(Event::Live(true));
-    (0..MOST_HELD as u64).for_each(|n| assert!(worker.give(frame(n))));
+    worker.handle(Event::Live(true));
+    (0..MAX_DELAYED as u64).for_each(|n| assert!(worker.give(frame(n))));
     let held = |worker: &Worker| worker.core.waiting();
-    assert_eq!(held(&worker), (0, MOST_HELD));
+    assert_eq!(held(&worker), (0, MAX_DELAYED));
     (0..CAPACITY_LIVE as u64).for_each(|n| assert!(worker.give(frame(1000 + n))));
-    assert_eq!(held(&worker), (CAPACITY_LIVE, MOST_HELD));
+    assert_eq!(held(&worker), (CAPACITY_LIVE, MAX_DELAYED));
     assert!(!worker.give(frame(2000)), "no room");
     worker.pass(DEADLINE);
     assert_eq!(held(&worker), (0, 0), "after so many misses the rest does not wait");
@@ -202,7 +202,7 @@ fn a_full_line_holds_frames_back_and_lets_events_pass() {
 #[test]
 fn a_recording_waits_in_front_of_the_model() {
     let mut worker = Worker::new();
-    (0..CAPACITY as u64).for_each(|n| assert!(worker.tell(Event::Frame(frame(n)))));
+    (0..CAPACITY as u64).for_each(|n| assert!(worker.handle(Event::Frame(frame(n)))));
     assert!(!worker.core.takes_frame());
     worker.work();
     assert!(worker.core.takes_frame());
@@ -212,11 +212,11 @@ fn a_recording_waits_in_front_of_the_model() {
 #[test]
 fn overtaken_frames_are_not_looked_at_unless_there_is_time() {
     let mut worker = Worker::new();
-    worker.tell(Event::Live(true));
+    worker.handle(Event::Live(true));
     let give = |worker: &mut Worker| {
         for number in 0..3 {
             let due = Some(worker.now);
-            worker.tell(Event::Frame(Decoded { due, ..frame(number) }));
+            worker.handle(Event::Frame(Decoded { due, ..frame(number) }));
         }
         worker.work();
     };
@@ -225,11 +225,11 @@ fn overtaken_frames_are_not_looked_at_unless_there_is_time() {
     assert_eq!(worker.outs().len(), 3, "but they go out");
     assert_eq!(worker.core.counts().skipped, 2);
     // A sink that waits leaves time for each.
-    worker.tell(Event::Latency(100 * MS));
-    worker.tell(Event::Pushed(30 * MS));
+    worker.handle(Event::Latency(100 * MS));
+    worker.handle(Event::Pushed(30 * MS));
     for number in 0..3 {
         let due = Some(worker.now);
-        worker.tell(Event::Frame(Decoded { due, ..frame(number) }));
+        worker.handle(Event::Frame(Decoded { due, ..frame(number) }));
     }
     assert!(matches!(worker.core.poll(worker.now), Action::Infer(0, _)));
 }
@@ -237,7 +237,7 @@ fn overtaken_frames_are_not_looked_at_unless_there_is_time() {
 #[test]
 fn only_every_so_many_frames_are_looked_at() {
     let mut worker = Worker::new();
-    worker.tell(Event::Settings(Settings {
+    worker.handle(Event::Settings(CoreSettings {
         inference_interval: 3,
         ..settings()
     }));
@@ -247,7 +247,7 @@ fn only_every_so_many_frames_are_looked_at() {
         [0, 3, 6]
     );
     assert_eq!(worker.core.counts().not_due, 4);
-    worker.tell(Event::Settings(Settings {
+    worker.handle(Event::Settings(CoreSettings {
         feedback: false,
         ..settings()
     }));
@@ -300,7 +300,7 @@ fn the_next_segment_and_the_end_of_the_stream_bring_the_request() {
     worker.give(in_segment(4, 4));
     worker.give(in_segment(9, 4));
     assert_eq!(worker.requests(), [(4, 1, true)]);
-    worker.tell(Event::Serialized(99, Kind::End));
+    worker.handle(Event::Serialized(99, Kind::End));
     worker.work();
     assert_eq!(worker.requests(), [(4, 1, true), (8, 1, true)]);
     assert_eq!(worker.outs(), []);
@@ -314,7 +314,7 @@ fn the_next_segment_and_the_end_of_the_stream_bring_the_request() {
 fn another_stream_is_begun_without_knowledge_of_the_one_before() {
     let mut worker = Worker::of_two_passes();
     (0..u64::from(MISSES)).for_each(|n| worker.miss(n));
-    worker.tell(Event::RefineOver(false));
+    worker.handle(Event::RefineOver(false));
     let mut open = in_segment(4, 4);
     if let Lookup::Known(record) = &mut open.lookup {
         record.extension.full_size = Some((640, 360));
@@ -331,24 +331,24 @@ fn another_stream_is_begun_without_knowledge_of_the_one_before() {
         panic!("not looked at");
     };
     assert_eq!((look.size, look.ask.unwrap().interval), (None, None));
-    worker.tell(Event::Arrival((2, 0), Arrival::Refined((2, 0))));
+    worker.handle(Event::Arrival((2, 0), Arrival::Refined((2, 0))));
     worker.work();
     assert_eq!(worker.outs(), [(4, Refined::Late), (100, Refined::Yes)]);
     assert!(!worker.refined(5), "of a stream that is gone");
 }
 
 #[test]
-fn a_stream_that_is_not_ours_is_told_of_once() {
+fn a_stream_that_is_not_ours_is_reported_once() {
     let mut worker = Worker::new();
     let unknown = |origin| Decoded {
         lookup: Lookup::Unknown,
         origin,
         ..frame(0)
     };
-    let told = |worker: &Worker| worker.seen.iter().filter(|s| matches!(s, Seen::Told(_))).count();
+    let posted = |worker: &Worker| worker.seen.iter().filter(|s| matches!(s, Seen::Posted(_))).count();
     for n in 1..=2 * FOREIGN_FRAMES {
         worker.give(unknown(Origin::Undecided));
-        assert_eq!(told(&worker), usize::from(n >= FOREIGN_FRAMES));
+        assert_eq!(posted(&worker), usize::from(n >= FOREIGN_FRAMES));
     }
     worker.give(frame(1));
     worker.give(unknown(Origin::Ours));
@@ -360,7 +360,7 @@ fn a_stream_that_is_not_ours_is_told_of_once() {
     );
     worker.give(unknown(Origin::Foreign));
     worker.give(unknown(Origin::Foreign));
-    assert_eq!(told(&worker), 2);
+    assert_eq!(posted(&worker), 2);
     assert_eq!(worker.seen.last(), Some(&Seen::Out(0, Refined::No)));
 }
 
@@ -391,20 +391,20 @@ fn identities_that_a_parser_attached_tell_damage_by_their_counters() {
 fn a_flush_drops_what_waits_and_refuses_until_it_is_over() {
     let mut worker = Worker::of_two_passes();
     worker.give(frame(1));
-    worker.tell(Event::Frame(frame(2)));
+    worker.handle(Event::Frame(frame(2)));
     let Action::Infer(frame_2, _) = worker.core.poll(worker.now) else {
         panic!("not looked at");
     };
-    worker.tell(Event::Flush);
+    worker.handle(Event::Flush);
     assert!(!worker.give(frame(3)));
-    assert!(!worker.tell(Event::Serialized(9, Kind::Other)));
+    assert!(!worker.handle(Event::Serialized(9, Kind::Other)));
     assert!(!worker.refined(1));
     assert!(matches!(worker.core.poll(worker.now), Action::Stop));
-    worker.tell(Event::Open);
+    worker.handle(Event::Open);
     // The model was still at it.
     let (regions, took) = (vec![region(0)], MS);
     let inference = Inference::Done { regions, took };
-    worker.tell(Event::Inferred {
+    worker.handle(Event::Inferred {
         frame: frame_2,
         inference,
     });
@@ -419,7 +419,7 @@ fn caps_wait_for_the_size_of_the_merged_picture() {
     let mut worker = Worker::of_two_passes();
     let caps = Kind::Caps { interval: 40 * MS };
     for (event, kind) in [(1, Kind::StreamStart), (2, caps), (3, Kind::Other)] {
-        worker.tell(Event::Serialized(event, kind));
+        worker.handle(Event::Serialized(event, kind));
     }
     worker.work();
     assert_eq!(worker.seen, [Seen::Event(1), Seen::Prepared(2)]);
@@ -439,8 +439,8 @@ fn caps_wait_for_the_size_of_the_merged_picture() {
         ]
     );
     // Without a second pass nothing waits.
-    worker.tell(Event::RefineLinked(false));
-    worker.tell(Event::Serialized(4, caps));
+    worker.handle(Event::RefineLinked(false));
+    worker.handle(Event::Serialized(4, caps));
     worker.work();
     assert_eq!(worker.seen.last(), Some(&Seen::Event(4)));
 }
@@ -460,7 +460,7 @@ fn a_stream_that_ends_before_its_first_frame_lets_go_of_what_waits_for_it() {
     let mut worker = Worker::of_two_passes();
     let caps = Kind::Caps { interval: 40 * MS };
     for (event, kind) in [(1, caps), (2, Kind::Other), (3, Kind::End)] {
-        worker.tell(Event::Serialized(event, kind));
+        worker.handle(Event::Serialized(event, kind));
     }
     assert!(worker.core.end_waits());
     worker.work();
@@ -471,25 +471,25 @@ fn a_stream_that_ends_before_its_first_frame_lets_go_of_what_waits_for_it() {
 }
 
 #[test]
-fn latency_is_told_as_it_grows_and_of_live_streams_only() {
+fn latency_is_reported_as_it_grows_and_of_live_streams_only() {
     let mut worker = Worker::of_two_passes();
     worker.inference = 20 * MS;
     worker.give(frame(1));
     worker.refined(1);
     assert_eq!(worker.core.latency(), Duration::ZERO);
-    worker.tell(Event::Live(true));
+    worker.handle(Event::Live(true));
     worker.give(frame(2));
     worker.refined(2);
     // Deadline and two inferences, and half as much again.
     assert_eq!(worker.core.latency(), DEADLINE + 60 * MS);
-    let told = worker
+    let posted = worker
         .seen
         .iter()
-        .filter(|s| **s == Seen::Told(Notice::Latency))
+        .filter(|s| **s == Seen::Posted(Notice::Latency))
         .count();
-    assert_eq!(told, 1);
+    assert_eq!(posted, 1);
     // A segment is waited for as well.
-    worker.tell(Event::Serialized(9, Kind::Caps { interval: 40 * MS }));
+    worker.handle(Event::Serialized(9, Kind::Caps { interval: 40 * MS }));
     worker.give(in_segment(4, 4));
     assert_eq!(worker.core.latency(), DEADLINE + 120 * MS);
 }
@@ -498,9 +498,9 @@ fn latency_is_told_as_it_grows_and_of_live_streams_only() {
 fn where_downstream_takes_nothing_the_end_still_goes_out() {
     let mut worker = Worker::of_two_passes();
     worker.give(frame(1));
-    worker.tell(Event::Downstream(false));
+    worker.handle(Event::Downstream(false));
     worker.give(frame(2));
-    worker.tell(Event::Serialized(3, Kind::End));
+    worker.handle(Event::Serialized(3, Kind::End));
     worker.pass(DEADLINE);
     assert_eq!(worker.outs(), []);
     assert_eq!(worker.seen.last(), Some(&Seen::Event(3)));
@@ -516,11 +516,11 @@ fn a_frame_that_cannot_be_read_goes_out_and_one_that_breaks_the_model_does_not()
         ..frame(0)
     });
     for inference in [Inference::Unreadable, Inference::Failed] {
-        worker.tell(Event::Frame(frame(1)));
+        worker.handle(Event::Frame(frame(1)));
         let Action::Infer(frame, _) = worker.core.poll(worker.now) else {
             panic!("not looked at");
         };
-        worker.tell(Event::Inferred { frame, inference });
+        worker.handle(Event::Inferred { frame, inference });
         worker.work();
     }
     assert_eq!(worker.outs(), [(0, Refined::No), (1, Refined::No)]);

@@ -10,7 +10,7 @@ use dds_protocol::feedback::Rect;
 use super::types::{Arrival, FrameKey, Kind};
 
 /// Frames and events that may be held back: two segments and what comes meanwhile.
-pub const MOST_HELD: usize = 96;
+pub const MAX_DELAYED: usize = 96;
 /// Requests in a row that got no answer at all, after which nothing is waited for until one arrives again.
 pub const MISSES: u32 = 3;
 
@@ -26,11 +26,11 @@ pub enum Wait<R> {
     /// It waited, and this came.
     Answered(Arrival<R>),
     /// It waited in vain.
-    InVain,
+    Expired,
 }
 
 #[derive(Debug)]
-pub struct Held<F, R> {
+pub struct Delayed<F, R> {
     pub frame: F,
     pub key: Option<FrameKey>,
     pub size: Option<(u32, u32)>,
@@ -40,34 +40,34 @@ pub struct Held<F, R> {
 }
 
 #[derive(Debug)]
-pub enum Out<F, E, R> {
-    Frame(Box<Held<F, R>>),
+pub enum Entry<F, E, R> {
+    Frame(Box<Delayed<F, R>>),
     Event(E, Kind),
 }
 
 #[derive(Debug)]
-pub struct Line<F, E, R> {
-    held: VecDeque<Out<F, E, R>>,
+pub struct DelayQueue<F, E, R> {
+    entries: VecDeque<Entry<F, E, R>>,
     misses: u32,
 }
 
-impl<F, E, R> Default for Line<F, E, R> {
+impl<F, E, R> Default for DelayQueue<F, E, R> {
     fn default() -> Self {
         Self {
-            held: VecDeque::new(),
+            entries: VecDeque::new(),
             misses: 0,
         }
     }
 }
 
-impl<F, E, R> Line<F, E, R> {
-    pub fn push(&mut self, out: Out<F, E, R>) {
-        self.held.push_back(out);
+impl<F, E, R> DelayQueue<F, E, R> {
+    pub fn push(&mut self, out: Entry<F, E, R>) {
+        self.entries.push_back(out);
     }
 
     /// The frame at the head, if it waits for something, and until when.
     pub fn awaited(&self) -> Option<(FrameKey, Duration)> {
-        let Some(Out::Frame(head)) = self.held.front() else {
+        let Some(Entry::Frame(head)) = self.entries.front() else {
             return None;
         };
         let (Wait::Segment { until } | Wait::Refinement { until }) = head.wait else {
@@ -77,32 +77,32 @@ impl<F, E, R> Line<F, E, R> {
     }
 
     /// What goes out now.
-    pub fn pop(&mut self) -> Option<Out<F, E, R>> {
+    pub fn pop(&mut self) -> Option<Entry<F, E, R>> {
         if self.awaited().is_some() {
             return None;
         }
-        self.held.pop_front()
+        self.entries.pop_front()
     }
 
     /// What the frame at the head waited for; `None`: it waited in vain.
     pub fn answer(&mut self, arrival: Option<Arrival<R>>) {
-        let Some(Out::Frame(head)) = self.held.front_mut() else {
+        let Some(Entry::Frame(head)) = self.entries.front_mut() else {
             return;
         };
         // Silence while the request is not even out is none of the camera's.
         if matches!(head.wait, Wait::Refinement { .. }) {
             self.misses = if arrival.is_some() { 0 } else { self.misses + 1 };
         }
-        head.wait = arrival.map_or(Wait::InVain, Wait::Answered);
+        head.wait = arrival.map_or(Wait::Expired, Wait::Answered);
     }
 
     /// Whether a second pass is worth waiting for.
-    pub fn hopes(&self) -> bool {
+    pub fn is_worth_waiting(&self) -> bool {
         self.misses < MISSES
     }
 
     /// A second pass arrived, if late: the way works.
-    pub fn note_life(&mut self) {
+    pub fn reset_misses(&mut self) {
         self.misses = 0;
     }
 
@@ -113,36 +113,36 @@ impl<F, E, R> Line<F, E, R> {
 
     /// The request of the open segment will never be sent.
     pub fn segment_abandoned(&mut self) {
-        self.segment(|| Wait::InVain);
+        self.segment(|| Wait::Expired);
     }
 
     fn segment(&mut self, wait: impl Fn() -> Wait<R>) {
-        for out in &mut self.held {
-            if let Out::Frame(held) = out
-                && matches!(held.wait, Wait::Segment { .. })
+        for out in &mut self.entries {
+            if let Entry::Frame(delayed) = out
+                && matches!(delayed.wait, Wait::Segment { .. })
             {
-                held.wait = wait();
+                delayed.wait = wait();
             }
         }
     }
 
     /// The generation of feedback that the newest frame gave.
     pub fn note_generation(&mut self, generation: u16) {
-        if let Some(Out::Frame(newest)) = self.held.back_mut() {
+        if let Some(Entry::Frame(newest)) = self.entries.back_mut() {
             newest.generation = Some(generation);
         }
     }
 
     pub fn has_room(&self) -> bool {
-        self.held.len() < MOST_HELD
+        self.entries.len() < MAX_DELAYED
     }
 
     pub fn len(&self) -> usize {
-        self.held.len()
+        self.entries.len()
     }
 
-    /// Drops what is held; what is known of the camera stays.
+    /// Drops all entries; what is known of the camera stays.
     pub fn clear(&mut self) {
-        self.held.clear();
+        self.entries.clear();
     }
 }
