@@ -181,8 +181,8 @@ fn post_notice(shared: &Shared, notice: Notice) {
     match notice {
         Notice::Foreign(origin) => {
             let why = match origin {
-                Origin::Foreign => "the H.264 stream carries no frame identity: it is not from ddsencode",
-                _ => "no H.264 stream from ddsencode was found upstream",
+                Origin::Foreign => "the encoded stream carries no frame identity: it is not from ddsencode",
+                _ => "no encoded stream from ddsencode was found upstream",
             };
             gst::info!(CAT, obj = shared.sink_pad, "No feedback for this stream: {why}");
             let message = gst::Structure::builder("ddsinfer-foreign-stream")
