@@ -94,7 +94,8 @@ impl Sender {
     ) -> u16 {
         stats.regions += request.regions.len() as u64;
         let state = self.repetition.state(self.epoch.elapsed(), request);
-        self.transmit(&state, sink_pad, side, stats);
+        // Not of repeats: they leave out the same regions again.
+        stats.regions_not_encoded += self.transmit(&state, sink_pad, side, stats) as u64;
         state.generation.0
     }
 
@@ -108,10 +109,16 @@ impl Sender {
         self.repetition.wait(now)
     }
 
-    fn transmit(&mut self, state: &FeedbackState, sink_pad: &gst::Pad, side: Option<&Arc<SidePad>>, stats: &mut Stats) {
+    /// Sends one generation. Returns the number of regions that do not fit into it.
+    fn transmit(
+        &mut self,
+        state: &FeedbackState,
+        sink_pad: &gst::Pad,
+        side: Option<&Arc<SidePad>>,
+        stats: &mut Stats,
+    ) -> usize {
         let encoded = feedback::encode(state);
         stats.feedback += 1;
-        stats.regions_left_out += encoded.dropped_regions as u64;
         let by_channel = self
             .own_channel
             .as_ref()
@@ -128,6 +135,7 @@ impl Sender {
             Route::Uri => (),
             Route::None => stats.feedback_unsent += 1,
         }
+        encoded.dropped_regions
     }
 
     fn by_first_route(
@@ -204,4 +212,43 @@ fn warn_of_latency(sink_pad: &gst::Pad) {
             jitter_buffer.latency_ms
         )
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use dds_protocol::feedback::{MAX_REGIONS, Rect, Region};
+
+    use super::*;
+    use crate::identity::TrackerStats;
+
+    #[test]
+    fn regions_that_fit_into_no_packet_are_counted_as_left_out() {
+        gst::init().unwrap();
+        let pad = gst::Pad::new(gst::PadDirection::Sink);
+        let region = Region {
+            rect: Rect {
+                x: 0,
+                y: 0,
+                width: 16,
+                height: 16,
+            },
+            ttl_ms: 500,
+            ..Region::default()
+        };
+        let request = Request {
+            stream_id: 1,
+            frame: 7,
+            regions: vec![region; MAX_REGIONS + 3],
+            once: false,
+        };
+        let mut sent = Stats::default();
+        Sender::new(None).send(request, &pad, None, &mut sent);
+        let mut all = Stats {
+            regions_left_out: 2,
+            ..Stats::default()
+        };
+        all.add_feedback(&sent);
+        let fields = all.structure(&TrackerStats::default(), &Default::default());
+        assert_eq!(fields.get("regions-left-out"), Ok(5u64));
+    }
 }

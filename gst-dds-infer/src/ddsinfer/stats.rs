@@ -42,9 +42,10 @@ pub struct Stats {
     pub class_maps_dropped: u64,
     /// Quality-of-service events from downstream (passed on to the decoder where the stream is live).
     pub qos_events: u64,
-    /// Regions asked for, and left out because there were too many.
+    /// Regions asked for, and those that the policy and the packet encoder left out because there were too many.
     pub regions: u64,
     pub regions_left_out: u64,
+    pub regions_not_encoded: u64,
     /// Generations of feedback made, of those repeats of the last one.
     pub feedback: u64,
     pub feedback_repeated: u64,
@@ -123,6 +124,7 @@ impl Stats {
     /// Adds the counts of feedback that a sender made without this lock.
     pub fn add_feedback(&mut self, sent: &Self) {
         self.regions += sent.regions;
+        self.regions_not_encoded += sent.regions_not_encoded;
         self.feedback += sent.feedback;
         self.feedback_repeated += sent.feedback_repeated;
         self.feedback_pad += sent.feedback_pad;
@@ -162,7 +164,7 @@ impl Stats {
             .field("class-maps-dropped", self.class_maps_dropped)
             .field("qos-events", self.qos_events)
             .field("regions-requested", self.regions)
-            .field("regions-left-out", self.regions_left_out)
+            .field("regions-left-out", self.regions_left_out + self.regions_not_encoded)
             .field("feedback", self.feedback)
             .field("feedback-repeated", self.feedback_repeated)
             .field("feedback-pad", self.feedback_pad)
