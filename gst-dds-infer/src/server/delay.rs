@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frames that were looked at and wait, in order, for what the camera sends of them; and the serialized events between them.
+//! The delay queue: frames that wait, in order, for their second pass, and the serialized events between them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use dds_protocol::feedback::Rect;
 
 use super::types::{Arrival, FrameKey, Kind};
 
-/// Frames and events that may be held back: two segments and what comes meanwhile.
+/// Most entries of the delay queue before frames have to stay in the inbox: two segments and what comes meanwhile.
 pub const MAX_DELAYED: usize = 96;
-/// Requests in a row that got no answer at all, after which nothing is waited for until one arrives again.
+/// Unanswered requests in a row after which no frame waits until an answer arrives.
 pub const MISSES: u32 = 3;
 
 /// What a frame waits for.
@@ -23,12 +23,13 @@ pub enum Wait<R> {
     Segment { until: Duration },
     /// Its second pass.
     Refinement { until: Duration },
-    /// It waited, and this came.
+    /// Nothing any more: this answer arrived.
     Answered(Arrival<R>),
-    /// It waited in vain.
+    /// Nothing any more: no answer arrived in time.
     Expired,
 }
 
+/// A frame in the delay queue.
 #[derive(Debug)]
 pub struct Delayed<F, R> {
     pub frame: F,
@@ -39,12 +40,14 @@ pub struct Delayed<F, R> {
     pub wait: Wait<R>,
 }
 
+/// A frame or a serialized event.
 #[derive(Debug)]
 pub enum Entry<F, E, R> {
     Frame(Box<Delayed<F, R>>),
     Event(E, Kind),
 }
 
+/// Keeps frames and events in order while the frame at the head waits.
 #[derive(Debug)]
 pub struct DelayQueue<F, E, R> {
     entries: VecDeque<Entry<F, E, R>>,
@@ -65,7 +68,7 @@ impl<F, E, R> DelayQueue<F, E, R> {
         self.entries.push_back(out);
     }
 
-    /// The frame at the head, if it waits for something, and until when.
+    /// The key and deadline of the frame at the head, if it waits for something.
     pub fn awaited(&self) -> Option<(FrameKey, Duration)> {
         let Some(Entry::Frame(head)) = self.entries.front() else {
             return None;
@@ -76,7 +79,7 @@ impl<F, E, R> DelayQueue<F, E, R> {
         Some((head.key?, until))
     }
 
-    /// What goes out now.
+    /// Takes the head, unless it waits for something.
     pub fn pop(&mut self) -> Option<Entry<F, E, R>> {
         if self.awaited().is_some() {
             return None;
@@ -84,34 +87,34 @@ impl<F, E, R> DelayQueue<F, E, R> {
         self.entries.pop_front()
     }
 
-    /// What the frame at the head waited for; `None`: it waited in vain.
+    /// Gives the frame at the head its answer; `None` where none arrived in time.
     pub fn answer(&mut self, arrival: Option<Arrival<R>>) {
         let Some(Entry::Frame(head)) = self.entries.front_mut() else {
             return;
         };
-        // Silence while the request is not even out is none of the camera's.
+        // Before the request is sent the camera cannot answer: that is no miss.
         if matches!(head.wait, Wait::Refinement { .. }) {
             self.misses = if arrival.is_some() { 0 } else { self.misses + 1 };
         }
         head.wait = arrival.map_or(Wait::Expired, Wait::Answered);
     }
 
-    /// Whether a second pass is worth waiting for.
+    /// Whether the camera has answered recently enough to wait for a second pass.
     pub fn is_worth_waiting(&self) -> bool {
         self.misses < MISSES
     }
 
-    /// A second pass arrived, if late: the way works.
+    /// Forgets the misses: a second pass arrived, even if late, or another stream begins.
     pub fn reset_misses(&mut self) {
         self.misses = 0;
     }
 
-    /// The request of the open segment is out: its frames wait for their second pass.
+    /// Makes the frames of the open segment wait for their second pass: its request is sent.
     pub fn segment_requested(&mut self, until: Duration) {
         self.segment(|| Wait::Refinement { until });
     }
 
-    /// The request of the open segment will never be sent.
+    /// Ends the wait of the frames of the open segment: its request will never be sent.
     pub fn segment_abandoned(&mut self) {
         self.segment(|| Wait::Expired);
     }
@@ -126,7 +129,7 @@ impl<F, E, R> DelayQueue<F, E, R> {
         }
     }
 
-    /// The generation of feedback that the newest frame gave.
+    /// Stores the generation of feedback that the newest frame caused.
     pub fn note_generation(&mut self, generation: u16) {
         if let Some(Entry::Frame(newest)) = self.entries.back_mut() {
             newest.generation = Some(generation);
@@ -141,7 +144,7 @@ impl<F, E, R> DelayQueue<F, E, R> {
         self.entries.len()
     }
 
-    /// Drops all entries; what is known of the camera stays.
+    /// Drops all entries and keeps the count of misses.
     pub fn clear(&mut self) {
         self.entries.clear();
     }

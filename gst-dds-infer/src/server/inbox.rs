@@ -1,34 +1,36 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What waits to be looked at: frames and serialized events in order, bounded in frames; and answers of the camera to
-//! requests for a second pass, in any order.
+//! Input that has not been processed yet: frames and serialized events in order, bounded in frames; and answers of the
+//! camera to requests for a second pass, in any order.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::types::{Arrival, Decoded, FrameKey, Kind};
 
-/// Frames that may wait where the stream is not live: enough to keep decoder and model busy at once.
+/// Most frames that wait where the stream is not live: enough to keep decoder and model busy at the same time.
 pub const CAPACITY: usize = 4;
-/// Frames that may wait where it is live. Only the newest is inferred, or as many as a waiting sink leaves time for, so
-/// that what waits is bounded by the time of one inference or by the latency; this bounds memory when that is very long.
+/// Most frames that wait where it is live. Only the newest is inferred, or as many as a waiting sink leaves time for, so the
+/// time of one inference or the latency bounds the inbox; this number bounds its memory when either is very long.
 pub const CAPACITY_LIVE: usize = 60;
-/// Answers that may wait for their frames: above what two decoders get apart. Older ones go first.
+/// Most answers that wait for their frames: more than two decoders drift apart. The oldest is dropped first.
 pub const ARRIVALS: usize = 64;
 
+/// A frame or a serialized event.
 #[derive(Debug)]
 pub enum Item<F, E> {
     Frame(Box<Decoded<F>>),
     Event(E, Kind),
 }
 
+/// Frames, events and answers that have not been processed yet.
 #[derive(Debug)]
 pub struct Inbox<F, E, R> {
     items: VecDeque<Item<F, E>>,
     frames: usize,
     arrivals: BTreeMap<FrameKey, Arrival<R>>,
-    /// The newest frame that went on its way: what arrives for it or before is late.
+    /// The newest frame that was released: an answer for it or an earlier one is late.
     released: Option<FrameKey>,
-    /// The stream before that one: what arrives for it is late.
+    /// The stream before that one: every answer for it is late.
     replaced: Option<u32>,
 }
 
@@ -54,7 +56,7 @@ impl<F, E, R> Inbox<F, E, R> {
         self.items.push_back(item);
     }
 
-    /// The oldest item; a frame only where there is `room` for one.
+    /// Takes the oldest item, a frame only where there is `room` for one.
     pub fn pop(&mut self, room: bool) -> Option<Item<F, E>> {
         match self.items.front()? {
             Item::Frame(_) if !room => return None,
@@ -83,7 +85,7 @@ impl<F, E, R> Inbox<F, E, R> {
         })
     }
 
-    /// Takes an answer of the camera. `false`: too late, the frame is gone.
+    /// Stores an answer of the camera. Returns `false` where it is late: the frame is gone.
     pub fn arrive(&mut self, key: FrameKey, arrival: Arrival<R>) -> bool {
         let gone = |(stream, frame)| stream == key.0 && frame >= key.1;
         if self.released.is_some_and(gone) || self.replaced == Some(key.0) {
@@ -93,7 +95,7 @@ impl<F, E, R> Inbox<F, E, R> {
             self.arrivals.pop_first();
         }
         match arrival {
-            // A refusal may be repeated after the second pass has come.
+            // The camera may repeat a refusal after the second pass has arrived.
             Arrival::Refused if self.arrivals.contains_key(&key) => (),
             arrival => drop(self.arrivals.insert(key, arrival)),
         }
@@ -104,7 +106,7 @@ impl<F, E, R> Inbox<F, E, R> {
         self.arrivals.remove(&key)
     }
 
-    /// The frame goes on its way. Returns how many answers nobody waits for any more.
+    /// Releases the frame. Returns the number of stored answers that came too late by that.
     pub fn release(&mut self, key: FrameKey) -> u64 {
         let before = self.released.replace(key).map(|(stream, _)| stream);
         if before.is_some_and(|stream| stream != key.0) {

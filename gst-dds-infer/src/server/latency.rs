@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The latency to tell the pipeline: frames wait for the inference before them, and where there are two passes for the rest
-//! of their segment, for the second pass, and for another inference. It is known once measured, and only grows.
+//! The latency to report to the pipeline: frames wait for the inference before them, and in two passes for the rest of their
+//! segment, for the second pass, and for another inference. It is measured, and only grows.
 
 use std::time::Duration;
 
+/// Derives the reported latency from measured inferences and expected waits.
 #[derive(Debug, Default)]
 pub struct Latency {
     reported: Duration,
-    /// The part of it that a second pass may take.
+    /// Longest wait for a second pass.
     waiting: Duration,
 }
 
@@ -17,19 +18,19 @@ impl Latency {
         self.reported
     }
 
-    /// A frame may wait so long for its second pass. Returns whether that is longer than before.
+    /// Takes the time that a frame may wait for its second pass. Returns whether that is longer than before.
     pub fn expect(&mut self, waiting: Duration) -> bool {
         let grown = waiting > self.waiting;
         self.waiting = self.waiting.max(waiting);
         grown
     }
 
-    /// An inference took so long. Returns whether more is to be reported than was.
+    /// Takes the time of an inference. Returns whether the latency to report has grown.
     pub fn measure(&mut self, inference: Duration) -> bool {
         if self.waiting + inference <= self.reported {
             return false;
         }
-        // Half as much again, so that a slow frame now and then changes nothing; twice where there are two passes.
+        // Half as much again, so that an occasional slow frame changes nothing; in two passes twice that for two inferences.
         let margin = if self.waiting.is_zero() { 3 } else { 6 };
         self.reported = self.waiting + inference * margin / 2;
         true

@@ -2,25 +2,25 @@
 
 //! The server's decisions, without clock, locks, threads and GStreamer.
 //!
-//! [`Core`] is told what happens ([`Event`], with the time `now`) and says what to do next ([`Action`]). It owns the order of
-//! frames and serialized events, which frames are inferred, what is asked of the camera, which frames wait for their second
-//! pass and until when, and what becomes of them. It runs no model and reads no picture: frames (`F`), serialized events
-//! (`E`) and decoded second passes (`R`) go through it as they are.
+//! [`Core`] takes events ([`Event`], with the time `now`) and returns the next action ([`Action`]). It decides the order of
+//! frames and serialized events, which frames are inferred, what is requested of the camera, which frames wait for their
+//! second pass and until when, and how they go out. It runs no model and reads no picture: frames (`F`), serialized events
+//! (`E`) and decoded second passes (`R`) pass through it unchanged.
 //!
-//! One worker fetches actions, does each and answers it before it fetches the next; anybody may bring events meanwhile. A
-//! frame takes this way: [`Event::Frame`] - [`Action::Infer`] - [`Event::Inferred`] - [`Action::Send`] - [`Event::Sent`] -
-//! held for [`Event::Arrival`] or its deadline - [`Action::Refine`] - [`Event::Refined`] - [`Action::Push`] -
+//! One worker fetches actions, carries each out and answers it before it fetches the next; any thread may add events
+//! meanwhile. A frame takes this path: [`Event::Frame`] - [`Action::Infer`] - [`Event::Inferred`] - [`Action::Send`] - [`Event::Sent`] -
+//! delayed for [`Event::Arrival`] or its deadline - [`Action::Refine`] - [`Event::Refined`] - [`Action::Push`] -
 //! [`Event::Pushed`]; most skip some of these.
 //!
-//! Times are durations since any moment that stays the same. The same history gives the same actions.
+//! Times are durations since a fixed but arbitrary moment. The same history gives the same actions.
 //!
-//! What it promises, whatever comes:
-//! - Frames and events go out in the order in which they came in, each once; only a flush, a full inbox and a downstream that
-//!   takes nothing lose any.
-//! - Damaged frames ask for nothing. A damaged second pass is not looked at.
-//! - No frame waits longer than [`SEGMENT_PATIENCE`] and twice the deadline behind those before it, and after [`MISSES`]
-//!   requests without any answer none waits at all until an answer comes.
-//! - Frames and second passes that wait are bounded in number.
+//! Promises that hold for every input:
+//! - Frames and events go out in the order in which they came in, each once; only a flush, a full inbox or a downstream that
+//!   refuses frames drops any.
+//! - Damaged frames request nothing. A damaged second pass is not inferred.
+//! - No frame waits longer than [`SEGMENT_PATIENCE`] plus twice the deadline after the frames before it, and after
+//!   [`MISSES`] unanswered requests in a row no frame waits until an answer comes.
+//! - The numbers of waiting frames and second passes are bounded.
 
 #![forbid(unsafe_code)]
 
@@ -59,22 +59,22 @@ pub use types::{
     Request,
 };
 
-/// How long the rest of a segment is waited for.
+/// Longest wait for the rest of a segment.
 pub const SEGMENT_PATIENCE: Duration = Duration::from_secs(2);
-/// Time from frame to frame where caps do not tell.
+/// Frame duration where caps give no frame rate.
 const DEFAULT_INTERVAL: Duration = Duration::from_nanos(33_333_333);
 
-/// The frame that the model looks at.
+/// The frame that the model is inferring.
 #[derive(Debug)]
 struct Looking {
     record: FrameRecord,
     size: Option<(u32, u32)>,
-    /// A second pass can come in.
+    /// A second pass can arrive.
     refine: bool,
     ask: Option<Ask>,
 }
 
-/// The decisions of one run. See the module.
+/// Decides for one run which frames are inferred, what is requested and when frames go out.
 #[derive(Debug)]
 pub struct Core<F, E, R> {
     settings: CoreSettings,
@@ -92,16 +92,16 @@ pub struct Core<F, E, R> {
     stream: Stream,
     segment: Option<OpenSegment>,
     looking: Option<Looking>,
-    /// The worker has a frame whose second pass it looks at.
+    /// The worker is inferring the second pass of a frame.
     refining: bool,
-    /// Frames taken for a first pass so far.
+    /// Frames of the first pass so far.
     index: u64,
-    /// The last frame that the policy of feedback was asked about, while what it knows is of use.
+    /// The last frame that the feedback policy was asked about, while its memory of that frame is still valid.
     last_asked: Option<u64>,
-    /// Caps wait for the first frame, which tells the size of the merged picture, and these events behind them.
+    /// Caps wait for the first frame, which has the size of the merged picture, and these events wait behind them.
     behind_caps: Option<Vec<E>>,
     pending: VecDeque<Action<F, E, R>>,
-    /// The worker is at something.
+    /// The worker is carrying out an action.
     acting: bool,
     counts: Counts,
 }
@@ -134,8 +134,8 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    /// Takes note of an event. `false` where it was refused: while flushing, a frame that there is no room for, and a
-    /// second pass whose frame is gone.
+    /// Handles an event. Returns `false` where it is refused: while flushing, for a frame that there is no room for, and for
+    /// a second pass whose frame is gone.
     pub fn handle(&mut self, now: Duration, event: Event<F, E, R>) -> bool {
         match event {
             Event::Open => self.open(),
@@ -168,7 +168,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         true
     }
 
-    /// What to do next.
+    /// Returns the next action.
     pub fn poll(&mut self, now: Duration) -> Action<F, E, R> {
         let action = self.next(now);
         self.acting = !matches!(action, Action::Wait(_) | Action::Stop);
@@ -180,17 +180,17 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.open && self.inbox.takes_frame(self.live)
     }
 
-    /// Whether it takes nothing: flushing.
+    /// Whether it is flushing and refuses everything.
     pub fn is_closed(&self) -> bool {
         !self.open
     }
 
-    /// Whether anything waits or is being done, but caps that wait for the first frame.
+    /// Whether anything is waiting or in progress, apart from caps that wait for the first frame.
     pub fn is_busy(&self) -> bool {
         self.acting || !self.inbox.is_empty() || self.delayed.len() > 0 || !self.pending.is_empty()
     }
 
-    /// Whether caps wait for the first frame, which tells the size of the merged picture.
+    /// Whether caps wait for the first frame, which has the size of the merged picture.
     pub fn holds_caps(&self) -> bool {
         self.behind_caps.is_some()
     }
@@ -200,22 +200,22 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.live
     }
 
-    /// Whether the end of the stream waits to be taken: then nobody upstream would learn of an error any more.
+    /// Whether the end of the stream is queued: upstream can then no longer receive an error.
     pub fn end_waits(&self) -> bool {
         self.inbox.events().any(|(_, kind)| kind == Kind::End)
     }
 
-    /// Latency to tell the pipeline.
+    /// Latency to report to the pipeline.
     pub fn latency(&self) -> Duration {
         self.latency.reported()
     }
 
-    /// What happened since construction.
+    /// Counts since construction.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Frames that wait to be looked at, and frames and events that are held back.
+    /// Number of frames in the inbox, and of frames and events in the delay queue.
     pub fn waiting(&self) -> (usize, usize) {
         (self.inbox.frames(), self.delayed.len())
     }
@@ -286,7 +286,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
                 until = Some(deadline);
             }
             match self.inbox.pop(self.delayed.has_room()) {
-                // Downstream wants no more frames.
+                // Downstream refuses frames.
                 Some(Item::Frame(_)) if !self.takes => (),
                 Some(Item::Frame(decoded)) => self.take_frame(now, *decoded),
                 Some(Item::Event(event, kind)) => self.take_event(now, event, kind),
@@ -295,7 +295,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    /// A serialized event, in its place among the frames.
+    /// Handles a serialized event in its place among the frames.
     fn take_event(&mut self, now: Duration, event: E, kind: Kind) {
         match kind {
             Kind::Caps { interval } => {
@@ -309,7 +309,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.delayed.push(Entry::Event(event, kind));
     }
 
-    /// A frame of the first pass: to the model where it is due, else into the line.
+    /// Passes a frame of the first pass to the model where it is due, else to the delay queue.
     fn take_frame(&mut self, now: Duration, decoded: Decoded<F>) {
         let waits = self.live && self.inbox.frames() > 0;
         let overtaken = waits && !self.pace.has_time(now, decoded.due, self.interval);
@@ -345,7 +345,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.pending.push_back(Action::Infer(decoded.frame, look));
     }
 
-    /// Another stream begins: nothing that is known of the one before is true of it.
+    /// Begins another stream: nothing known of the one before applies to it.
     fn replaced(&mut self) {
         self.last_asked = None;
         self.segment = None;
@@ -354,7 +354,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.pending.push_back(Action::Forget);
     }
 
-    /// Damage draws objects that are not there: asking for quality there would feed the mistake.
+    /// Returns the question to the policy; none for a damaged frame, in which the model finds objects that are not there.
     fn ask(&self, record: &FrameRecord) -> Option<Ask> {
         let identity = record.identity.filter(|_| !record.damaged && self.settings.feedback)?;
         let since = |last| identity.frame.checked_sub(last).and_then(|n| u32::try_from(n).ok());
@@ -365,9 +365,9 @@ impl<F, E: Clone, R> Core<F, E, R> {
         })
     }
 
-    /// The model has looked at a frame of the first pass.
+    /// Handles the inference of a frame of the first pass.
     fn inferred(&mut self, now: Duration, frame: F, inference: Inference) {
-        // Of before a flush.
+        // It began before a flush.
         let Some(looking) = self.looking.take() else { return };
         let (mut regions, took) = match inference {
             Inference::Done { regions, took } => (regions, took),
@@ -386,14 +386,14 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.counts.unidentified += u64::from(looking.record.identity.is_none());
         self.last_asked = looking.ask.map(|ask| ask.frame);
         if looking.ask.is_none_or(|ask| !ask.moves && !looking.refine) {
-            // Nobody would see a second pass.
+            // A second pass could not be received.
             regions.clear();
         }
         self.measure(took);
         self.delay(now, frame, &looking, regions);
     }
 
-    /// Asks the camera for the regions of a frame, and puts it into the line.
+    /// Requests the regions of a frame from the camera, and puts the frame into the delay queue.
     fn delay(&mut self, now: Duration, frame: F, looking: &Looking, regions: Vec<Region>) {
         let record = &looking.record;
         let mut delayed = Delayed {
@@ -410,7 +410,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
         let segment = record.extension.segment.filter(|_| looking.refine);
         if segment.is_some_and(|s| s.position.checked_add(1) == Some(s.length)) {
             self.close_segment(now);
-            // Not in the line yet.
+            // It is not in the delay queue yet.
             if matches!(delayed.wait, Wait::Segment { .. }) {
                 delayed.wait = self.refinement(now);
             }
@@ -428,8 +428,8 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    /// Asks the camera for the regions of one frame: at once, or with the rest of its segment. Returns what the frame waits
-    /// for.
+    /// Requests the regions of one frame from the camera: at once, or with the rest of its segment. Returns what the frame
+    /// waits for.
     fn request(
         &mut self,
         now: Duration,
@@ -475,14 +475,14 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    /// Sends what was gathered of a segment.
+    /// Sends the requests collected for the open segment.
     fn close_segment(&mut self, now: Duration) {
         let Some(open) = self.segment.take() else { return };
         self.delayed.segment_requested(now + self.settings.refine_deadline);
         self.pending.extend(open.requests().into_iter().map(Action::Send));
     }
 
-    /// A frame or an event leaves the line.
+    /// Sends on a frame or an event that left the delay queue.
     fn release(&mut self, out: Entry<F, E, R>) {
         match out {
             Entry::Event(event, kind) => self.release_event(event, kind),
@@ -494,13 +494,13 @@ impl<F, E: Clone, R> Core<F, E, R> {
     fn release_event(&mut self, event: E, kind: Kind) {
         match kind {
             Kind::Caps { .. } if self.refine_open() => {
-                // The size of the merged picture is known with the first frame, which brings its caps.
+                // The first frame has the size of the merged picture and goes out with its own caps.
                 self.behind_caps.get_or_insert_default();
                 return;
             }
             Kind::End | Kind::StreamStart => {
                 if kind == Kind::End {
-                    // The server has seen all there is: from here on silence is the truth.
+                    // The stream is over: from here on the server is rightly silent.
                     self.pending.push_back(Action::Forget);
                 }
                 let behind = self.behind_caps.take().unwrap_or_default();
@@ -540,9 +540,9 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.push(out);
     }
 
-    /// The model has looked at a frame with its second pass.
+    /// Handles the inference of a frame with its second pass.
     fn refined(&mut self, mut out: Outgoing<F, E>, took: Option<Duration>) {
-        // Of before a flush, or for nobody.
+        // It began before a flush, or downstream refuses frames.
         if !std::mem::take(&mut self.refining) || !self.takes {
             return;
         }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Who sets the pace of a live stream: inference that is too slow, or a sink that shows each frame at its time.
+//! What limits a live stream: inference that is too slow, or a sink that shows each frame at its time.
 //!
-//! Either way frames wait behind the one at hand. Where inference is too slow, those overtaken go without. Behind a sink
-//! that waits, as long as the pipeline's latency is more than two frames, every frame would be overtaken for ever, though
+//! In both cases frames wait behind the current one. Where inference is too slow, overtaken frames are not inferred. With a
+//! sink that waits, as long as the pipeline's latency is more than two frames, every frame would always be overtaken, though
 //! there is time for each.
 
 use std::time::Duration;
 
-/// What downstream has shown of itself.
+/// Latency and observed delay of downstream.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// Latency that the pipeline has set for its sinks.
@@ -18,11 +18,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Whether a frame that is `due` downstream before the latency is added may be looked at `now`, though others wait
+    /// Whether a frame that is `due` downstream before the latency is added may be inferred `now`, though others wait
     /// behind it: downstream waits, and the frame is not due there yet. Frames last `interval`.
     ///
-    /// Both must hold. A downstream that is slow for another reason keeps frames past their time, and a sink that does not
-    /// wait has no use for a frame that is older than it need be.
+    /// Both must hold: a downstream that is slow for another reason keeps frames past their time, and for a sink that does
+    /// not wait a frame should be as new as possible.
     pub fn has_time(&self, now: Duration, due: Option<Duration>, interval: Duration) -> bool {
         let waits = self.kept > interval / 4;
         waits && due.is_some_and(|due| now < due.saturating_add(self.latency))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! When the last state of feedback is sent again, and what is left of it then.
+//! Repetition of the last state of feedback: when it is due, and which regions are still alive.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use dds_protocol::serial::Serial16;
 
 use super::types::Request;
 
-/// The camera hears of the server at least this often: silence means that the server is gone.
+/// Longest time between two generations of feedback: the camera takes silence for a server that is gone.
 pub const REPEAT: Duration = Duration::from_millis(500);
-/// Early enough that a late wake-up does not break the promise.
+/// Lead time, so that a late wake-up does not exceed [`REPEAT`].
 const EARLY: Duration = Duration::from_millis(50);
 
-/// The last state and when it was made.
+/// The last state, and when it was made and sent.
 #[derive(Debug)]
 struct Last {
     stream_id: u32,
@@ -26,9 +26,9 @@ struct Last {
 
 /// Numbers the generations of feedback, and repeats the last one.
 ///
-/// Feedback is state: each inferred frame gives a whole new generation. When nothing new comes, the last state is repeated
-/// under a new generation before [`REPEAT`] is over. Repeats lower each region's time to live by the time that has passed,
-/// so that repeating cannot keep a region alive, and ask for nothing that was to be done once.
+/// Feedback is state: each inferred frame gives a complete new generation. Without a new one, the last state is repeated
+/// under a new generation before [`REPEAT`] is over. Repeats reduce each region's time to live by the time that has passed,
+/// so that repeating cannot keep a region alive, and leave out regions that were to be refined once.
 #[derive(Debug)]
 pub struct Repetition {
     generation: Serial16,
@@ -36,7 +36,8 @@ pub struct Repetition {
 }
 
 impl Repetition {
-    /// Generations follow `before`; best a random number, so that a server that restarted is not taken for its former self.
+    /// Numbers generations from the one after `before`, best a random number: a camera must not take a restarted server's
+    /// generations for old ones.
     pub fn new(before: u16) -> Self {
         Self {
             generation: Serial16(before),
@@ -44,12 +45,12 @@ impl Repetition {
         }
     }
 
-    /// Forgets the last state: the stream ended or is another one.
+    /// Forgets the last state: the stream ended or was replaced.
     pub fn forget(&mut self) {
         self.last = None;
     }
 
-    /// The state to send for a request.
+    /// Makes the state to send for a request.
     pub fn state(&mut self, now: Duration, request: Request) -> FeedbackState {
         let Request {
             stream_id,
@@ -67,7 +68,7 @@ impl Repetition {
         self.next(stream_id, frame, regions)
     }
 
-    /// The state to repeat, if it was sent long enough ago.
+    /// Returns the state to repeat, if the last one was sent long enough ago.
     pub fn due(&mut self, now: Duration) -> Option<FeedbackState> {
         let last = self.last.as_mut()?;
         if now.saturating_sub(last.sent) + EARLY < REPEAT {
@@ -84,7 +85,7 @@ impl Repetition {
         Some(self.next(stream_id, frame, alive))
     }
 
-    /// How long nothing is due, at least 1 ms.
+    /// Time until a repeat is due, at least 1 ms.
     pub fn wait(&self, now: Duration) -> Duration {
         self.last.as_ref().map_or(REPEAT / 2, |last| {
             let wait = (last.sent + REPEAT).saturating_sub(now + EARLY);

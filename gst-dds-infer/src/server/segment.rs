@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Regions of a segment of which not all frames have come.
+//! Regions of a segment whose frames have not all arrived.
 
 use dds_protocol::feedback::{MAX_REGIONS, Region};
 
 use super::types::Request;
 
+/// Collects the regions of a segment until they are requested.
 #[derive(Debug)]
 pub struct OpenSegment {
     stream_id: u32,
@@ -33,7 +34,7 @@ impl OpenSegment {
         self.regions.append(&mut regions);
     }
 
-    /// What to ask for: all regions of a frame in one request, as many frames as fit.
+    /// Splits the regions into requests: all regions of a frame in one request, as many frames as fit.
     pub fn requests(self) -> Vec<Request> {
         let request = |regions: Vec<Region>| Request {
             stream_id: self.stream_id,

@@ -1,34 +1,34 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whose stream it is, and which of its frames may steer.
+//! Origin of the stream, and which of its frames may steer the camera.
 
 use dds_protocol::identity::FrameIdentity;
 
 use super::types::Decoded;
 use crate::identity::{FrameRecord, Lookup, Origin};
 
-/// Frames without identity after which a stream counts as not ours where no encoded stream was found upstream.
+/// Frames without identity after which a stream counts as foreign where no encoded stream was found upstream.
 pub const FOREIGN_FRAMES: u32 = 30;
 
 /// The stream that frames belong to.
 #[derive(Debug, Default)]
 pub struct Stream {
     id: Option<u32>,
-    /// Frames in a row that had no identity.
+    /// Frames in a row without identity.
     without_identity: u32,
     foreign_reported: bool,
-    /// Size of the captured picture, as a stream of two passes tells it.
+    /// Size of the captured picture, from the extension of a stream of two passes.
     full_size: Option<(u32, u32)>,
     attached: AttachedTracker,
 }
 
-/// What a frame says of its stream.
+/// A frame's record, and changes of its stream.
 #[derive(Debug)]
 pub struct Recognised {
     pub record: FrameRecord,
-    /// The stream is another one than before.
+    /// The stream has changed.
     pub replaced: bool,
-    /// It is not ours; said once.
+    /// The stream is foreign; reported once.
     pub foreign: Option<Origin>,
 }
 
@@ -38,17 +38,17 @@ impl Stream {
         self.full_size
     }
 
-    /// Time jumped: counters do not go on.
+    /// Forgets the counters, which do not continue after a flush.
     pub fn flush(&mut self) {
         self.attached = AttachedTracker::default();
     }
 
-    /// Who the frame is and whether it is whole.
+    /// Finds the identity of a frame and whether it is damaged.
     pub fn recognise<F>(&mut self, decoded: &Decoded<F>) -> Recognised {
         let mut record = match &decoded.lookup {
             Lookup::Known(record) => record.clone(),
-            // The encoded stream was not read: a parser may have attached the message. Without it, a frame of a stream
-            // that is ours otherwise is one the counters know nothing of.
+            // The encoded stream was not read: a parser may have attached the identity. Without it, a frame of a stream
+            // of ours counts as damaged, since no counter covers it.
             Lookup::Unknown => match decoded.attached {
                 Some(identity) => self.attached.record(identity),
                 None => FrameRecord {
@@ -88,7 +88,7 @@ impl Stream {
     }
 }
 
-/// Damage by the counters alone, where only a parser's metas tell identities.
+/// Detects damage by the counters alone, where identities come only from a parser's metas.
 #[derive(Debug, Default)]
 struct AttachedTracker {
     expected: Option<(u32, u32)>,

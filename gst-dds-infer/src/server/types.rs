@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What goes into the core and what comes out of it.
+//! Events and actions of the core, and their parts.
 
 use std::time::Duration;
 
@@ -13,35 +13,35 @@ use crate::results::Refined;
 /// Stream id and frame number.
 pub type FrameKey = (u32, u64);
 
-/// The settings that decisions depend on.
+/// The element's settings that the core depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreSettings {
-    /// Every so many frames one is inferred, 1 or more.
+    /// One frame in this many is inferred, 1 or more.
     pub inference_interval: u32,
-    /// Whether the camera is given feedback.
+    /// Whether feedback is sent to the camera.
     pub feedback: bool,
-    /// How long a frame waits for its second pass once that was asked for.
+    /// Longest time that a frame waits for its second pass once that was requested.
     pub refine_deadline: Duration,
 }
 
 /// A decoded frame of the first pass.
 #[derive(Clone, Debug)]
 pub struct Decoded<F> {
-    /// The picture; the core hands it through.
+    /// The picture, which the core passes through.
     pub frame: F,
-    /// What the encoded stream told of it.
+    /// Its record from the encoded stream.
     pub lookup: Lookup,
-    /// The identity that a parser attached to it.
+    /// Its identity as a parser attached it.
     pub attached: Option<FrameIdentity>,
-    /// The decoder says that it is damaged.
+    /// The decoder marked it as corrupted.
     pub corrupted: bool,
-    /// Whose stream it is, as far as the encoded stream tells.
+    /// Origin of its stream, as far as known from the encoded stream.
     pub origin: Origin,
     /// When downstream is to show it, before the pipeline's latency is added; `None` where unknown.
     pub due: Option<Duration>,
 }
 
-/// What a serialized event means to the core.
+/// Kinds of serialized events that the core distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Another stream begins; its caps follow.
@@ -57,25 +57,25 @@ pub enum Kind {
     Other,
 }
 
-/// What became of a request for a second pass.
+/// Outcome of a request for a second pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arrival<R> {
-    /// It came.
+    /// It arrived.
     Refined(R),
-    /// It came, but is not what the camera coded.
+    /// It arrived damaged.
     Damaged,
-    /// The camera says that it will not come.
+    /// The camera refused it.
     Refused,
 }
 
-/// What the model said of one frame.
+/// Outcome of the inference of one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inference {
-    /// It looked at the frame.
+    /// The frame was inferred.
     Done {
         /// Regions that need more quality, most valuable first; empty where [`Look::ask`] is `None`.
         regions: Vec<Region>,
-        /// Time that it took.
+        /// Time of the inference.
         took: Duration,
     },
     /// The frame could not be read.
@@ -84,14 +84,14 @@ pub enum Inference {
     Failed,
 }
 
-/// Everything that happens to the core.
+/// An input of the core.
 #[derive(Clone, Debug)]
 pub enum Event<F, E, R> {
-    /// A run begins, or goes on after a flush: nothing is known of what was before.
+    /// A run begins, or continues after a flush: earlier frames are forgotten.
     Open,
-    /// Everything that waits is dropped, and everything that comes is refused until [`Event::Open`].
+    /// A flush: everything that waits is dropped, and everything new is refused until [`Event::Open`].
     Flush,
-    /// The settings, from the next frame on.
+    /// New settings, from the next frame on.
     Settings(CoreSettings),
     /// Whether upstream is live.
     Live(bool),
@@ -99,7 +99,7 @@ pub enum Event<F, E, R> {
     Latency(Duration),
     /// Whether the refine pad is linked.
     RefineLinked(bool),
-    /// Whether the second pass is over (or was taken away): nothing more of it will come.
+    /// Whether the second pass is over (or its pad was released): no more of it will arrive.
     RefineOver(bool),
     /// A frame. Refused where `Core::takes_frame` is false.
     Frame(Decoded<F>),
@@ -107,52 +107,52 @@ pub enum Event<F, E, R> {
     Serialized(E, Kind),
     /// The camera's answer to a request for a second pass.
     Arrival(FrameKey, Arrival<R>),
-    /// A second pass of which nobody knows the frame.
+    /// A second pass whose frame is unknown.
     Unidentified,
     /// Answer to [`Action::Infer`].
     Inferred {
-        /// The frame that was looked at.
+        /// The frame that was inferred.
         frame: F,
-        /// What the model said.
+        /// The outcome.
         inference: Inference,
     },
     /// Answer to [`Action::Send`]: the number of the generation.
     Sent(u16),
     /// Answer to [`Action::Refine`]. `took`: time of the second inference; `None` where the regions could not be pasted.
     Refined {
-        /// The frame that was looked at.
+        /// The frame that was inferred.
         out: Outgoing<F, E>,
         /// Time of the inference.
         took: Option<Duration>,
     },
     /// Answer to [`Action::Push`]: how long downstream kept the frame.
     Pushed(Duration),
-    /// Whether downstream takes frames. Where it does not, serialized events still go out: the end of the stream is one.
+    /// Whether downstream accepts frames. Where it does not, serialized events such as the end of the stream still go out.
     Downstream(bool),
 }
 
-/// How a frame of the first pass is looked at.
+/// How a frame of the first pass is inferred.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// What the camera says of the frame.
+    /// The frame's identity.
     pub identity: Option<FrameIdentity>,
-    /// It is not what the camera coded.
+    /// The frame is damaged.
     pub damaged: bool,
     /// Size that it goes out with, pixels; `None`: its own.
     pub size: Option<(u32, u32)>,
-    /// What the policy of feedback is asked; `None`: nothing.
+    /// Question to the feedback policy; `None` where it is not asked.
     pub ask: Option<Ask>,
 }
 
-/// A question to the policy of feedback.
+/// A question to the feedback policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// The camera's number of the frame.
+    /// The camera's frame number.
     pub frame: u64,
-    /// Captured frames since the one that was asked about before, 0 where the two are not related; `None`: what the policy
-    /// knows of frames before must be forgotten.
+    /// Captured frames since the one asked about before, 0 where the two are not related; `None` where the policy must
+    /// forget earlier frames.
     pub interval: Option<u32>,
-    /// Whether objects will have moved when the answer of the camera is seen. A second pass is of this very frame.
+    /// Whether objects will have moved in the frame that shows the camera's answer; a second pass shows this same frame.
     pub moves: bool,
 }
 
@@ -163,9 +163,9 @@ pub struct Request {
     pub stream_id: u32,
     /// The frame it is about, or the first one of its segment.
     pub frame: u64,
-    /// What to refine.
+    /// Regions to refine.
     pub regions: Vec<Region>,
-    /// It asks for a second pass: a repetition must not ask for it again.
+    /// It requests a second pass, which a repeat must not request again.
     pub once: bool,
 }
 
@@ -176,39 +176,39 @@ pub struct Outgoing<F, E> {
     pub frame: F,
     /// Size that it goes out with, pixels; `None`: its own.
     pub size: Option<(u32, u32)>,
-    /// What became of its second pass.
+    /// Outcome of its second pass.
     pub refined: Refined,
-    /// Where quality was asked for, in pixels of the first pass.
+    /// Regions that were requested, in pixels of the first pass.
     pub regions: Vec<Rect>,
-    /// Generation of the feedback that it gave.
+    /// Generation of the feedback that it caused.
     pub generation: Option<u16>,
-    /// Serialized events that go out between its caps and it.
+    /// Serialized events that go out after its caps and before it.
     pub events: Vec<E>,
 }
 
-/// What nobody waits for but somebody wants to know.
+/// A message for the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// No feedback can be given for this stream; said once. The origin tells why.
+    /// No feedback can be given for this stream, for the reason that its origin gives; posted once.
     Foreign(Origin),
     /// `Core::latency` has grown.
     Latency,
 }
 
-/// What is to be done next. Each is done, and answered where an event says so, before the next one is fetched.
+/// An output of the core. The worker carries it out, and answers it where an event does so, before it fetches the next.
 #[derive(Clone, Debug)]
 pub enum Action<F, E, R> {
-    /// Nothing until this time or the next event, whichever is first.
+    /// Wait until this time or the next event, whichever is first.
     Wait(Option<Duration>),
-    /// Nothing: flushing.
+    /// Stop: the core is flushing.
     Stop,
-    /// New caps begin: what comes is read by them. The event goes out by [`Action::Forward`] later.
+    /// Prepare for new caps, which the next frames have. The event goes out by [`Action::Forward`] later.
     Prepare(E),
     /// Run the model; answer with [`Event::Inferred`].
     Infer(F, Look),
     /// Send feedback; answer with [`Event::Sent`].
     Send(Request),
-    /// Do not repeat the last state of feedback any more: the stream ended or is another one.
+    /// Stop repeating the last state of feedback: the stream ended or was replaced.
     Forget,
     /// Post the notice on the bus.
     Post(Notice),
@@ -239,17 +239,17 @@ pub struct Counts {
     pub damaged: u64,
     /// Inferred frames without identity.
     pub unidentified: u64,
-    /// Frames whose second pass was looked at.
+    /// Frames whose second pass was inferred.
     pub refined: u64,
     /// Frames whose second pass the camera refused.
     pub refine_refused: u64,
-    /// Frames that waited for their second pass in vain.
+    /// Frames whose second pass did not arrive in time.
     pub refine_late: u64,
-    /// Frames whose second pass came damaged.
+    /// Frames whose second pass arrived damaged.
     pub refine_damaged: u64,
-    /// Second passes that came when their frame was gone.
+    /// Second passes that arrived when their frame was gone.
     pub refine_after_the_fact: u64,
-    /// Second passes that nobody can tell the frame of.
+    /// Second passes whose frame is unknown.
     pub refine_unidentified: u64,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The promises under random histories: anything comes in any order, and the worker is at anything meanwhile.
+//! Random histories: the promises hold for events in any order, and in any state of the worker.
 
 use std::collections::BTreeSet;
 
@@ -9,24 +9,24 @@ use proptest::prelude::*;
 use super::*;
 use crate::server::{CAPACITY_LIVE, MAX_DELAYED, SEGMENT_PATIENCE};
 
-/// What happens.
+/// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Stream, frames that are missing before it, place in a segment of four, damage, regions that the model finds.
+    /// A frame: stream, frames missing before it, whether it is in a segment of four, damage, regions that the model finds.
     Frame(u32, u64, bool, bool, usize),
-    /// A frame of which nothing is known.
+    /// A frame without a record.
     Unknown(Origin),
     Serialized(Kind),
     /// The camera answers for a frame that was asked about, counted from the newest; or for any other.
     Answer(usize, Arrival<()>),
     Stray(u32, u64),
-    /// The worker does one thing, and does not answer yet where it may take long.
+    /// The worker carries out one action, and does not answer it yet.
     Start,
-    /// It answers.
+    /// The worker answers.
     Finish,
-    /// The worker goes on for so many milliseconds.
+    /// The worker runs for so many milliseconds.
     Pass(u16),
-    /// A flush, in which the worker answers before the end or behind it.
+    /// A flush, during which or after which the worker answers.
     Flush(bool),
     Live(bool),
     RefineLinked(bool),
@@ -77,10 +77,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The longest deadline in [`Step::Settings`].
 const LONGEST: Duration = Duration::from_millis(1000);
 
-/// Runs a history and watches.
+/// Runs a history and checks the promises.
 struct History {
     worker: Worker,
-    /// What the worker will answer.
+    /// The worker's answer, not given yet.
     answer: Option<PlainEvent>,
     /// Payload of the newest frame or event.
     newest: u64,
@@ -89,12 +89,12 @@ struct History {
     next_number: [u64; 3],
     /// Frames that were asked about.
     asked: Vec<FrameKey>,
-    /// Second passes that came whole.
+    /// Second passes that arrived undamaged.
     whole: BTreeSet<FrameKey>,
     /// When the last frame went out.
     out: Duration,
     read: usize,
-    /// Frames and events that may still come out.
+    /// Frames and events that may still go out.
     inside: BTreeSet<u64>,
     refused: bool,
     flushed: bool,
@@ -152,7 +152,7 @@ impl History {
             Step::Serialized(kind) => {
                 self.newest += 1;
                 assert!(self.worker.handle(Event::Serialized(self.newest, kind)));
-                // Caps may go with a frame.
+                // Caps may go out with a frame instead.
                 if !matches!(kind, Kind::Caps { .. }) {
                     self.inside.insert(self.newest);
                 }
@@ -242,11 +242,11 @@ impl History {
         self.refused = false;
     }
 
-    /// Looks at what was seen since the last time.
+    /// Checks the actions since the last call.
     fn watch(&mut self) {
         let (frames, held) = self.worker.core.waiting();
         assert!(frames <= CAPACITY_LIVE);
-        // Events are let in beside frames, so that they alone may go beyond.
+        // Only frames are bounded: events may exceed the bound.
         let events = self.newest as usize - self.keys.len();
         assert!(held <= MAX_DELAYED + events);
         let news = self.worker.seen.split_off(self.read);
@@ -294,7 +294,7 @@ impl History {
         self.worker.seen.extend(news);
     }
 
-    /// Something goes out: in order, once. Caps, of which it is not known here whether they do, are in order too.
+    /// Checks that a payload goes out in order and once. Caps, which may go out with a frame instead, are in order too.
     fn leaves(&mut self, payload: u64) {
         assert!(
             self.inside.iter().all(|inside| *inside >= payload) || self.refused,
@@ -305,7 +305,7 @@ impl History {
         self.inside = before;
     }
 
-    /// Nothing more happens: everything goes out within the time that a frame may wait.
+    /// Ends the history: everything goes out within the longest time that a frame may wait.
     fn end(&mut self) {
         self.finish();
         self.worker.pass(SEGMENT_PATIENCE + LONGEST * 2);

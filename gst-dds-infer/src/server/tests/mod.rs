@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The core on a virtual clock. A [`Worker`] does what it says, with a model that finds what each test states.
+//! Tests of the core on a virtual clock. A [`Worker`] carries out its actions, with a model that finds what each test states.
 
 mod histories;
 mod promises;
@@ -49,7 +49,7 @@ fn identity(stream_id: u32, frame: u64, kind: StreamKind) -> FrameIdentity {
     }
 }
 
-/// A frame of a first pass of stream 1 that two passes are known of.
+/// A frame of the first pass of stream 1, of a camera of two passes.
 fn frame(number: u64) -> Decoded<u64> {
     decoded(number, record(1, number))
 }
@@ -92,7 +92,7 @@ fn region(x: u32) -> Region {
     }
 }
 
-/// What was seen of the core, in order.
+/// Actions of the core, in order.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
     Inferred(u64, Look),
@@ -105,21 +105,21 @@ enum Seen {
     Event(u64),
 }
 
-/// Does what the core says, at once unless told otherwise.
+/// Carries out the core's actions, at once by default.
 struct Worker {
     core: Plain,
     now: Duration,
-    /// Regions that the model finds in a frame; none in others.
+    /// Number of regions that the model finds in a frame.
     finds: BTreeMap<u64, usize>,
-    /// Regions that the model finds in all others.
+    /// Number of regions that it finds in all others.
     finds_always: usize,
     inference: Duration,
     generation: u16,
     seen: Vec<Seen>,
-    /// Until when the core waits.
+    /// Time until which the core waits.
     waits: Option<Duration>,
     generations: BTreeMap<u64, Option<u16>>,
-    /// When frames were looked at, and when they left.
+    /// Times at which frames were inferred, and at which they went out.
     looked: BTreeMap<u64, Duration>,
     left: BTreeMap<u64, Duration>,
 }
@@ -143,7 +143,7 @@ impl Worker {
         worker
     }
 
-    /// One with a second pass, and a model that finds one region in every frame.
+    /// A worker with a second pass, and a model that finds one region in every frame.
     fn of_two_passes() -> Self {
         let mut worker = Self::new();
         worker.handle(Event::RefineLinked(true));
@@ -155,12 +155,12 @@ impl Worker {
         self.core.handle(self.now, event)
     }
 
-    /// Does all that is to be done now.
+    /// Carries out all actions that are due now.
     fn work(&mut self) {
         while self.work_once() {}
     }
 
-    /// Does the next thing and answers it. `false`: there is nothing to do.
+    /// Carries out the next action and answers it. Returns `false` where there is none.
     fn work_once(&mut self) -> bool {
         let action = self.core.poll(self.now);
         match self.act(action) {
@@ -177,7 +177,7 @@ impl Worker {
         }
     }
 
-    /// Lets time pass, doing what comes due.
+    /// Lets time pass and carries out the actions that become due.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -206,7 +206,7 @@ impl Worker {
         self.arrive(frame, Arrival::Refined((1, frame)))
     }
 
-    /// Does one thing, and gives what it is answered with; or until when there is nothing to do.
+    /// Carries out one action. Returns its answer, or else the time until which the core waits.
     fn act(&mut self, action: PlainAction) -> Result<Option<PlainEvent>, Option<Duration>> {
         Ok(match action {
             Action::Wait(until) => {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the core promises, one promise a test.
+//! The promises of the core, one per test.
 
 use super::*;
 use crate::server::{CAPACITY, CAPACITY_LIVE, FOREIGN_FRAMES, MAX_DELAYED, MISSES, SEGMENT_PATIENCE};
 
 impl Worker {
-    /// Frames that went out, with what became of their second pass.
+    /// Frames that went out, with the outcome of their second pass.
     fn outs(&self) -> Vec<(u64, Refined)> {
         let outs = self.seen.iter().filter_map(|seen| match seen {
             Seen::Out(frame, refined) => Some((*frame, *refined)),
@@ -31,7 +31,7 @@ impl Worker {
         looks.collect()
     }
 
-    /// Gives a frame and lets it go out in vain.
+    /// Gives a frame and lets its deadline pass without an answer.
     fn miss(&mut self, number: u64) {
         self.give(frame(number));
         self.pass(DEADLINE);
@@ -55,7 +55,7 @@ fn a_second_pass_is_waited_for_pasted_and_looked_at() {
     worker.give(frame(2));
     assert_eq!(worker.requests(), [(1, 1, true), (2, 1, true)]);
     assert_eq!(worker.outs(), []);
-    // The later one first: order stays.
+    // The later one arrives first: the order stays.
     assert!(worker.refined(2));
     assert_eq!(worker.outs(), []);
     assert!(worker.refined(1));
@@ -155,7 +155,7 @@ fn after_some_misses_nothing_is_waited_for_until_something_arrives() {
         "still asked for, not waited for"
     );
     assert_eq!(worker.requests().last(), Some(&(10, 1, true)));
-    // A late one shows that the way works.
+    // A late answer shows that the camera is there.
     assert!(!worker.refined(10));
     worker.give(frame(11));
     assert!(worker.refined(11));
@@ -224,7 +224,7 @@ fn overtaken_frames_are_not_looked_at_unless_there_is_time() {
     assert_eq!(worker.looks().iter().map(|(frame, _)| *frame).collect::<Vec<_>>(), [2]);
     assert_eq!(worker.outs().len(), 3, "but they go out");
     assert_eq!(worker.core.counts().skipped, 2);
-    // A sink that waits leaves time for each.
+    // A sink that waits leaves time for every frame.
     worker.handle(Event::Latency(100 * MS));
     worker.handle(Event::Pushed(30 * MS));
     for number in 0..3 {
@@ -286,7 +286,7 @@ fn the_rest_of_a_segment_is_waited_for_with_patience() {
     assert_eq!(worker.outs(), []);
     worker.pass(MS);
     assert_eq!(worker.outs(), [(4, Refined::Late)]);
-    // Silence is none of the camera's: it was not asked.
+    // This is no miss: the camera was not asked.
     worker.miss(8);
     worker.miss(9);
     worker.give(frame(10));
@@ -324,7 +324,7 @@ fn another_stream_is_begun_without_knowledge_of_the_one_before() {
     assert_eq!(worker.outs().len(), MISSES as usize);
     worker.seen.clear();
     worker.give(decoded(100, record(2, 0)));
-    // A request for the open segment of the old one will never be sent.
+    // The request for the open segment of the old stream is never sent.
     assert_eq!(worker.seen[0], Seen::Forgot);
     assert_eq!(worker.outs(), [(4, Refined::Late)]);
     let Some(Seen::Inferred(_, look)) = worker.seen.iter().find(|s| matches!(s, Seen::Inferred(..))) else {
@@ -401,7 +401,7 @@ fn a_flush_drops_what_waits_and_refuses_until_it_is_over() {
     assert!(!worker.refined(1));
     assert!(matches!(worker.core.poll(worker.now), Action::Stop));
     worker.handle(Event::Open);
-    // The model was still at it.
+    // The model was still inferring it.
     let (regions, took) = (vec![region(0)], MS);
     let inference = Inference::Done { regions, took };
     worker.handle(Event::Inferred {
@@ -429,7 +429,7 @@ fn caps_wait_for_the_size_of_the_merged_picture() {
     worker.finds_always = 0;
     worker.give(decoded(0, first));
     assert!(!worker.core.holds_caps());
-    // Its caps go with the frame.
+    // Its caps go out with the frame.
     assert_eq!(
         worker.seen[4..],
         [
@@ -480,7 +480,7 @@ fn latency_is_reported_as_it_grows_and_of_live_streams_only() {
     worker.handle(Event::Live(true));
     worker.give(frame(2));
     worker.refined(2);
-    // Deadline and two inferences, and half as much again.
+    // The deadline and two inferences, and half as much again of those.
     assert_eq!(worker.core.latency(), DEADLINE + 60 * MS);
     let posted = worker
         .seen
