@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The model and what it needs to see a GStreamer frame.
+//! The model, and the conversion of GStreamer frames for it.
 
 use gst_video::prelude::*;
 
@@ -14,17 +14,17 @@ use crate::model::{
 use crate::results::{self, Classes, Face, Object};
 use crate::segmentation;
 
-/// Converters kept: the two sizes that the passes of one stream have.
+/// Number of converters kept: one for each of the two sizes of a stream's passes.
 const CONVERTERS: usize = 2;
 
-/// What the model said of one picture.
+/// Output of the model for one picture.
 #[derive(Debug, Default)]
 pub struct Analysis {
     /// Objects in pixels of the picture, by descending score.
     pub detections: Vec<Detection>,
-    /// Landmarks of each, where the model gives any.
+    /// Landmarks of each detection, where the model gives any.
     landmarks: Vec<Option<Landmarks>>,
-    /// Whom each looks like, where faces are recognised.
+    /// The most similar identity of each, where faces are recognised.
     matches: Vec<Option<Match>>,
     /// The class of each part of the picture.
     pub segmentation: Option<Segmentation>,
@@ -38,19 +38,19 @@ pub enum Failure {
     Model(ModelError),
 }
 
-/// What looks at the pictures.
+/// The models of the element's task.
 #[allow(clippy::large_enum_variant, reason = "one is made per stream, and it lives as long")]
 pub enum TaskEngine {
-    /// Nothing: detections come from metas on the buffers.
+    /// No model: detections come from metas on the buffers.
     None,
-    /// Finds objects, or the class of every part.
+    /// A model that finds objects, or the class of every part.
     Model(Model),
-    /// Finds faces and knows whose they are.
+    /// Models that find faces and recognise them.
     Faces(FaceRecogniser),
 }
 
 impl TaskEngine {
-    /// Loads what the settings name.
+    /// Loads the models that the settings name.
     ///
     /// # Errors
     /// One sentence with the cause and the cure.
@@ -64,7 +64,7 @@ impl TaskEngine {
         }
     }
 
-    /// What its detections are.
+    /// The kind of its detections.
     pub fn finds(&self) -> Finds {
         match self {
             Self::None => Finds::Metas,
@@ -85,7 +85,7 @@ impl TaskEngine {
         }
     }
 
-    /// What went otherwise than asked without being an error, one sentence each.
+    /// Deviations from the settings that are no errors, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
@@ -100,7 +100,7 @@ impl TaskEngine {
         }
     }
 
-    /// Why `feedback-classes` does not do all that it says, in one sentence.
+    /// Why `feedback-classes` has no full effect, in one sentence.
     pub fn class_warning(&self, settings: &Settings) -> Option<String> {
         match self {
             Self::Model(Model::Segmenter(segmenter)) => settings.class_warning(segmenter.labels()),
@@ -110,7 +110,7 @@ impl TaskEngine {
     }
 }
 
-/// An error behind the property whose value it is about, where that is not `model-file`.
+/// An error, prefixed with the property that it is about unless that is `model-file`.
 fn blamed(error: &FaceError) -> String {
     match error {
         FaceError::Gallery { .. } | FaceError::Dimension { .. } => format!("gallery: {error}"),
@@ -119,7 +119,7 @@ fn blamed(error: &FaceError) -> String {
     }
 }
 
-/// Runs the model and reads its answers.
+/// Runs the model and turns its output into objects and regions.
 pub struct Analyser {
     engine: TaskEngine,
     /// Labels of detections that came as metas, in order of appearance.
@@ -163,7 +163,7 @@ impl Analyser {
             .unwrap_or_else(|| format!("class {class}"))
     }
 
-    /// Regions of a frame that the camera should refine. `frame` and `interval` as in [`Feedback::regions`].
+    /// Regions of a frame to request from the camera. `frame` and `interval` as in [`Feedback::regions`].
     pub fn regions(
         &self,
         feedback: &mut Feedback,
@@ -237,7 +237,7 @@ impl Analyser {
             .collect()
     }
 
-    /// One detection as an object, if it scores enough.
+    /// One detection as an object, if its score is high enough.
     fn object(
         &self,
         (analysis, from): (&Analysis, (u32, u32)),
@@ -261,7 +261,7 @@ impl Analyser {
         Some(object)
     }
 
-    /// What is told of the classes of a picture.
+    /// The classes of a picture, for the results.
     pub fn classes(&self, analysis: &Analysis, settings: &Settings) -> Option<Classes> {
         let map = analysis.segmentation.as_ref()?;
         let areas = segmentation::areas(map).into_iter();
@@ -282,7 +282,7 @@ impl Analyser {
         Ok(())
     }
 
-    /// Looks at one frame.
+    /// Runs the model on one frame.
     pub fn analyse(
         &mut self,
         buffer: &gst::BufferRef,
@@ -339,7 +339,7 @@ impl Analyser {
         .map_err(Failure::Model)
     }
 
-    /// Takes the converter for `info` out of the store.
+    /// Removes the converter for `info` from the store, or makes one.
     fn converter(&mut self, info: &gst_video::VideoInfo) -> Result<Converter, glib::BoolError> {
         if let Some(index) = self.converters.iter().position(|c| c.input == *info) {
             return Ok(self.converters.swap_remove(index));
@@ -351,7 +351,7 @@ impl Analyser {
     }
 
     /// Detections that another element has attached: any region of interest meta, with the confidence of a `detection`
-    /// structure as DL Streamer writes it, or certain where there is none.
+    /// structure as DL Streamer writes it, or 1 where there is none.
     fn detections_from_metas(&mut self, buffer: &gst::BufferRef) -> Vec<Detection> {
         let labels = &mut self.meta_labels;
         buffer
@@ -382,7 +382,7 @@ impl Analyser {
     }
 }
 
-/// What pixels of one picture are worth in another.
+/// Ratios of the sizes of two pictures.
 fn ratios(from: (u32, u32), to: (u32, u32)) -> (f32, f32) {
     let ratio = |from: u32, to: u32| to as f32 / from.max(1) as f32;
     (ratio(from.0, to.0), ratio(from.1, to.1))
@@ -444,7 +444,7 @@ fn info_stride(frame: &gst_video::VideoFrameRef<&gst::BufferRef>, plane: usize) 
     frame.plane_stride()[plane]
 }
 
-/// Makes RGB of formats the model room does not read.
+/// Converts formats that the model does not read to RGB.
 struct Converter {
     input: gst_video::VideoInfo,
     converter: gst_video::VideoConverter,

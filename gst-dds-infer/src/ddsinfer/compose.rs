@@ -7,7 +7,7 @@ use gst_video::prelude::*;
 
 use super::frame::Refinement;
 
-/// Scales and converts with the converters of the last frame kept.
+/// Scales and converts pictures, and keeps the converters of the last frame.
 #[derive(Default)]
 pub struct Composer {
     enlarge: Option<Pipe>,
@@ -24,7 +24,7 @@ struct Pipe {
 impl Pipe {
     fn new(from: &gst_video::VideoInfo, to: &gst_video::VideoInfo) -> Result<Self, glib::BoolError> {
         let mut config = gst_video::VideoConverterConfig::new();
-        // As the published implementation of DDS enlarges its first pass.
+        // The published implementation of DDS enlarges its first pass in the same way.
         config.set_resampler_method(gst_video::VideoResamplerMethod::Cubic);
         Ok(Self {
             from: from.clone(),
@@ -57,8 +57,8 @@ fn pipe<'a>(
     }
 }
 
-/// Layout of a picture as `info` in another size. The colours mean the same: what is unspecified is not guessed anew from
-/// the new size.
+/// The layout `info` in another size. The colorimetry stays: where it is unspecified, it is not guessed again from the new
+/// size.
 pub fn resized(info: &gst_video::VideoInfo, size: (u32, u32)) -> Result<gst_video::VideoInfo, glib::BoolError> {
     let colorimetry = info.colorimetry();
     gst_video::VideoInfo::builder(info.format(), size.0, size.1)
@@ -70,7 +70,7 @@ pub fn resized(info: &gst_video::VideoInfo, size: (u32, u32)) -> Result<gst_vide
 }
 
 impl Composer {
-    /// The picture at the size of `to`, with its times and flags.
+    /// Scales the picture to the size of `to`, and keeps its times and flags.
     pub fn enlarge(
         &mut self,
         buffer: &gst::BufferRef,
@@ -114,7 +114,7 @@ impl Composer {
         let (source, source_info) = if from.format() == info.format() {
             (&refinement.buffer, from)
         } else {
-            // Of one camera both streams have the same colours, whatever the decoders say.
+            // Both streams of a camera have the same colorimetry, whatever caps the decoders set.
             let mut from = from.clone();
             if from.is_yuv() == info.is_yuv() {
                 from = gst_video::VideoInfo::builder(from.format(), from.width(), from.height())
@@ -136,7 +136,7 @@ impl Composer {
     }
 }
 
-/// Copies one rectangle, all planes, clipped to the picture.
+/// Copies one rectangle in all planes, clipped to the picture.
 fn copy(
     source: &gst_video::VideoFrameRef<&gst::BufferRef>,
     target: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
@@ -147,13 +147,13 @@ fn copy(
     let (left, right) = (rect.x.min(width), rect.x.saturating_add(rect.width).min(width));
     let (top, bottom) = (rect.y.min(height), rect.y.saturating_add(rect.height).min(height));
     for plane in 0..source.n_planes() {
-        // Planes that hold several components hold them at the same places.
+        // Components that share a plane are interleaved: the first one gives the bytes of all.
         let Some(component) = (0..format.n_components() as usize).find(|c| format.plane()[*c] == plane) else {
             continue;
         };
         let (w_sub, h_sub) = (format.w_sub()[component], format.h_sub()[component]);
         let step = format.pixel_stride()[component] as usize;
-        // Chroma of an odd last column or row counts.
+        // The chroma sample of an odd last column or row is included.
         let up = |v: u32, sub: u32| v.div_ceil(1 << sub) as usize;
         let (first, last) = ((left >> w_sub) as usize * step, up(right, w_sub) * step);
         let strides = [

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The pictures that go through the core.
+//! The frames that pass through the core.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use dds_protocol::identity::FrameIdentity;
 use super::analysis::Analysis;
 use crate::results::FrameResult;
 
-/// How the pixels of a frame lie.
+/// Layout of a frame.
 #[derive(Debug)]
 pub struct Format {
     pub info: gst_video::VideoInfo,
-    /// The caps that say so.
+    /// Caps of the same layout.
     pub caps: gst::Caps,
 }
 
@@ -30,12 +30,12 @@ impl Format {
     }
 }
 
-/// A decoded frame and what was seen in it.
+/// A decoded frame and its results.
 #[derive(Debug)]
 pub struct Frame {
     pub buffer: gst::Buffer,
     pub format: Arc<Format>,
-    /// What the model said of the first pass.
+    /// Output of the model for the first pass, with the class map of the second one where there is any.
     pub analysis: Analysis,
     /// Size of the first pass.
     pub first_size: (u32, u32),
@@ -57,11 +57,11 @@ impl Frame {
 /// The second pass of a frame, decoded.
 #[derive(Debug)]
 pub struct Refinement {
-    /// The picture; of use inside `regions` only.
+    /// The picture, valid inside `regions` only.
     pub buffer: gst::Buffer,
     /// Its layout.
     pub info: gst_video::VideoInfo,
-    /// Rectangles that were refined, in pixels of the picture.
+    /// Refined rectangles, in pixels of the picture.
     pub regions: Vec<Rect>,
 }
 

@@ -4,23 +4,23 @@
  * SECTION:element-ddsinfer
  * @title: ddsinfer
  *
- * Runs an ONNX model on decoded video - objects, segmentation or faces -, attaches what it sees, and tells the camera (`ddsencode`) in which regions it
- * needs more quality to be sure.
+ * Runs an ONNX model on decoded video - objects, segmentation or faces -, attaches the results, and tells the camera
+ * (`ddsencode`) in which regions the model needs more quality to be sure.
  *
  * ```shell
  * gst-launch-1.0 videotestsrc num-buffers=300 ! ddsencode ! h264parse ! avdec_h264 ! ddsinfer model-file=model.onnx ! videoconvert ! autovideosink
  * ```
  *
- * With a camera of two passes (`ddsencode mode=two-pass`) the request pad `refine` takes the second one, decoded. A frame
- * whose regions were asked for waits for them up to `refine-deadline`; they are pasted over it and it is looked at again.
+ * With a camera of two passes (`ddsencode mode=two-pass`) the request pad `refine` takes the decoded second pass. A frame
+ * whose regions were requested waits for them up to `refine-deadline`; they are pasted over it and it is inferred again.
  *
- * The video leaves as it came, each inferred frame with one #GstVideoRegionOfInterestMeta per object, the same objects as
- * #GstAnalyticsRelationMeta where GStreamer has it (1.24), and a #GstCustomMeta `ddsinfer-results` with all that the bus is
- * told of it. `ddsoverlay` draws them. The same results go to the bus as `ddsinfer-results` messages and to the request pad `results` as JSON lines. A segmenter's classes leave by
- * the request pad `classes` as gray pictures, one byte for the class of each pixel. Feedback leaves by the linked
- * request pad `feedback`, else as an event where the camera is in the same process, else by RTCP on the RTP session that
- * the video came through; and beside all these by a channel of its own to the camera where `feedback-uri` names one, sealed
- * with `feedback-key`.
+ * The video leaves unchanged, each inferred frame with one #GstVideoRegionOfInterestMeta per object, the same objects as
+ * #GstAnalyticsRelationMeta where GStreamer has it (1.24), and a #GstCustomMeta `ddsinfer-results` with the complete results.
+ * `ddsoverlay` draws them. The same results are posted on the bus as `ddsinfer-results` messages and pushed on the request
+ * pad `results` as JSON lines. A segmenter's classes leave by the request pad `classes` as gray pictures, one byte for the
+ * class of each pixel. Feedback leaves by the linked request pad `feedback`, else as an event where the camera is in the same
+ * process, else by RTCP on the RTP session that the video came through; and in addition by a channel of its own to the camera
+ * where `feedback-uri` names one, sealed with `feedback-key`.
  *
  * Since: 0.1
  */
@@ -53,15 +53,15 @@ use crate::analytics;
 use crate::identity::Lookup;
 use crate::server::Decoded;
 
-/// Frames in a row after which a decoder that holds frames back is told of: not those of its beginning.
+/// Frames in a row after which a decoder that holds frames back is reported: more than it may hold back at the start.
 const HELD_BACK_FRAMES: u32 = 30;
 
-/// The element: what GStreamer calls. Its locks are those of [`Shared`].
+/// The functions that GStreamer calls. Its locks are those of [`Shared`].
 pub struct DdsInfer {
     shared: Arc<Shared>,
 }
 
-/// Around properties, which the bindings leave to abort.
+/// Catches panics in properties, which in the bindings would abort the process.
 static PROPERTY_GUARD: Guard = Guard::new("a property of ddsinfer");
 
 #[glib::object_subclass]
@@ -170,7 +170,7 @@ impl ElementImpl for DdsInfer {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            // What the model room reads without a conversion comes first: sources that may choose take the first.
+            // Formats that the model reads without a conversion come first: sources that may choose take the first.
             let direct = [
                 gst_video::VideoFormat::I420,
                 gst_video::VideoFormat::Nv12,
@@ -226,7 +226,7 @@ impl ElementImpl for DdsInfer {
                 );
                 return None;
             }
-            // Feedback has no time of its own: it is wanted at once.
+            // Feedback has no timestamps: it is due at once.
             let segment = self.shared.src_pad.sticky_event::<gst::event::Segment>(0);
             let segment = segment.filter(|_| name != "feedback").map(gst::Event::from);
             let side = SidePad::new(template, name, segment, Some(self.obj().upcast_ref()));
@@ -268,14 +268,14 @@ impl ElementImpl for DdsInfer {
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         match transition {
-            // Before anything is plugged.
+            // Before other elements add decoders.
             gst::StateChange::NullToReady => self.watch_early(EarlyProbes::new(self.obj().upcast_ref())),
             gst::StateChange::ReadyToPaused => self.start()?,
             gst::StateChange::ReadyToNull => self.watch_early(None),
             _ => (),
         }
         if transition == gst::StateChange::PausedToReady {
-            // The worker may wait for one of them.
+            // The worker may be waiting for one of them.
             self.shared.sides().iter().for_each(|side| side.close());
         }
         let success = self.parent_change_state(transition);
@@ -289,7 +289,7 @@ impl ElementImpl for DdsInfer {
 }
 
 impl DdsInfer {
-    /// The video pads are linked to each other inside, and to nothing else.
+    /// Internal links of the video pads: each is linked only to the other.
     fn only_pad(parent: Option<&gst::Object>, name: &str) -> gst::Iterator<gst::Pad> {
         static GUARD: Guard = Guard::new("links inside ddsinfer");
         let pad = || parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
@@ -312,7 +312,7 @@ impl DdsInfer {
         Some(input.pad().clone())
     }
 
-    /// Changes what watches the decoders that appear before the element is linked to them.
+    /// Replaces the probes on decoders that appear before the element is linked to them.
     fn watch_early(&self, early: Option<EarlyProbes>) {
         let before = std::mem::replace(&mut self.shared.inputs.lock().unwrap().early, early);
         drop(before);
@@ -352,7 +352,7 @@ impl DdsInfer {
             }
         };
         gst::info!(CAT, imp = self, "{}", engine.summary());
-        // Before data flows: the first call opens a library.
+        // Called before data flows, since the first call opens a library.
         if let Some(Err(why)) = settings.analytics_meta.then(analytics::library) {
             gst::info!(
                 CAT,
@@ -379,7 +379,7 @@ impl DdsInfer {
         *self.shared.sender.lock().unwrap() = Sender::new(channel);
         self.shared.queue.reset(core_settings(&settings));
         {
-            // Before data flows: with a queue behind the decoder its first event may come here after its first access unit.
+            // Done before data flows: with a queue behind the decoder its first event may arrive after its first access unit.
             let mut inputs = self.shared.inputs.lock().unwrap();
             inputs.first = Input::default();
             inputs.look_first(&self.shared.sink_pad, true);
@@ -392,7 +392,7 @@ impl DdsInfer {
         Ok(())
     }
 
-    /// Tells which settings cancel each other, each pair once in a run.
+    /// Warns of settings that cancel each other, of each pair once in a run.
     fn warn_conflicts(&self) {
         let settings = self.shared.settings();
         let news = {
@@ -489,7 +489,7 @@ impl DdsInfer {
             let input = &mut inputs.first;
             let read = input.read(pts, attached.as_ref());
             let ours = matches!(&read.lookup, Lookup::Known(record) if record.identity.is_some());
-            // Cameras that are steered send no frames out of order: what a decoder keeps, it keeps for its threads' sake, and
+            // Cameras that are steered send no frames out of order: a decoder holds frames back only for its threads, and
             // feedback is as many frames late.
             let late = ours && input.watch.frame(read.waiting > 0 && by_rtcp && live, HELD_BACK_FRAMES);
             (read, input.format.clone(), late.then(|| input.decoder()))
@@ -517,13 +517,13 @@ impl DdsInfer {
         })
     }
 
-    /// When downstream is to show the frame, before the pipeline's latency is added, in the time of the queue.
+    /// Time at which downstream is to show the frame, before the pipeline's latency is added, by the clock of the queue.
     fn due(&self, buffer: &gst::BufferRef) -> Option<Duration> {
         let segment = self.shared.sink_pad.sticky_event::<gst::event::Segment>(0)?;
         let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
         let frame = Duration::from(segment.to_running_time(buffer.pts()?)?);
         let running = Duration::from(self.obj().current_running_time()?);
-        // Its order does not matter but for frames that were due before the queue was made.
+        // The order of the sums matters only for frames that were due before the queue was made.
         Some((self.shared.queue.now() + frame).saturating_sub(running))
     }
 
@@ -534,7 +534,7 @@ impl DdsInfer {
             gst::EventView::FlushStart(_) => {
                 let pushed = src_pad.push_event(event);
                 queue.flush();
-                // Before the worker is waited for: it may wait for one of them.
+                // Before waiting for the worker, which may be waiting for one of them.
                 self.shared.sides().iter().for_each(|side| side.flush_start());
                 let _ = src_pad.stop_task();
                 pushed
@@ -564,12 +564,13 @@ impl DdsInfer {
         }
     }
 
-    /// Before the first frame is decoded, so that the probe sees its access unit. `caps`: those of the frames.
+    /// Looks for the encoded stream before the first frame is decoded, so that the probe reads its access unit. `caps`: those
+    /// of the frames.
     fn look_for_encoded_stream(&self, caps: Option<&gst::CapsRef>) {
         let mut inputs = self.shared.inputs.lock().unwrap();
         inputs.look_first(&self.shared.sink_pad, true);
         if let Some(caps) = caps {
-            // The task tells of caps that cannot be read.
+            // The task reports caps that cannot be read.
             inputs.first.format = Format::of(caps).ok().map(Arc::new);
         }
     }
@@ -580,7 +581,7 @@ impl DdsInfer {
         }
         if event.type_() == gst::EventType::Qos {
             self.shared.count(|stats| stats.qos_events += 1);
-            // A decoder that hears of a late display leaves frames out. Of a recording every frame is wanted.
+            // A decoder drops frames when it learns that the display is late. Of a recording every frame is wanted.
             if !self.shared.queue.is_live() {
                 return true;
             }
@@ -597,7 +598,7 @@ impl DdsInfer {
     fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
         match query.view_mut() {
             gst::QueryViewMut::Allocation(_) | gst::QueryViewMut::Drain(_) => {
-                // Downstream must have seen the caps that the query is about.
+                // Downstream must have received the caps that the query is about.
                 self.shared.queue.drain() && self.shared.src_pad.peer_query(query)
             }
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What is known of the encoded streams that decoded frames come from.
+//! The encoded streams that decoded frames come from.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::frame::Format;
 use super::probe::{EarlyProbes, KeptProbe};
 use crate::identity::{IdentityTracker, Lookup, Origin};
 
-/// Both passes of one element.
+/// The inputs of one element: both passes.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    /// On decoders that appear before the element is linked to them.
+    /// Probes on decoders that appear before the element is linked to them.
     pub early: Option<EarlyProbes>,
     pub first: Input,
     pub refine: Input,
@@ -24,31 +24,31 @@ pub struct Inputs {
 #[derive(Debug, Default)]
 pub struct Input {
     probe: KeptProbe,
-    /// The one that the probe feeds, once there is one.
+    /// The tracker of the probe, once there is one.
     tracker: Arc<Mutex<IdentityTracker>>,
-    /// Of the frames that come.
+    /// Format of the decoded frames.
     pub format: Option<Arc<Format>>,
     pub watch: DecoderWatch,
 }
 
-/// What a look into the encoded stream gives.
+/// Result of looking up a decoded frame in its encoded stream.
 pub struct Read {
     pub lookup: Lookup,
     pub origin: Origin,
-    /// Frames that the decoder has not given yet.
+    /// Number of frames that the decoder has not put out yet.
     pub waiting: usize,
 }
 
 impl Inputs {
-    /// Puts the probe on the encoded stream of the first pass, again where the upstream side was rebuilt. Cheap while all
-    /// is well.
+    /// Installs the probe on the encoded stream of the first pass, and again where the upstream side was rebuilt. Cheap while
+    /// nothing changes.
     pub fn look_first(&mut self, pad: &gst::Pad, now: bool) {
         self.first.look(pad, self.early.as_ref(), now);
     }
 
-    /// The same of the second pass.
+    /// The same for the second pass.
     pub fn look_refine(&mut self, pad: &gst::Pad, now: bool) {
-        // Without a probe no frame is of use: then each one is worth a look.
+        // Without a probe no frame can be used: then every frame looks for the stream.
         let now = now || !self.refine.probe.is_there();
         self.refine.look(pad, self.early.as_ref(), now);
     }
@@ -61,12 +61,12 @@ impl Input {
         }
     }
 
-    /// What the probe feeds.
+    /// The tracker that the probe feeds.
     pub fn tracker(&self) -> Arc<Mutex<IdentityTracker>> {
         self.tracker.clone()
     }
 
-    /// What is known of the frame with this presentation time in nanoseconds. `attached`: the identity that it carries.
+    /// Looks up the frame with this presentation time in nanoseconds. `attached`: the identity that it carries.
     pub fn read(&self, pts: Option<u64>, attached: Option<&FrameIdentity>) -> Read {
         let mut tracker = self.tracker.lock().unwrap();
         Read {
@@ -81,13 +81,13 @@ impl Input {
         self.probe.decoder().unwrap_or_default()
     }
 
-    /// Takes the probe away; counts stay readable.
+    /// Removes the probe; counts stay readable.
     pub fn stop(&mut self) {
         self.probe = KeptProbe::default();
     }
 }
 
-/// Watches for a decoder that gives each frame only when later ones come.
+/// Detects a decoder that puts out each frame only when later ones arrive.
 #[derive(Debug, Default)]
 pub struct DecoderWatch {
     /// Frames in a row behind which it held others back.
@@ -96,7 +96,7 @@ pub struct DecoderWatch {
 }
 
 impl DecoderWatch {
-    /// Another frame came; whether the decoder has held frames back behind `most` in a row, said once.
+    /// Counts a frame. Returns, once, whether the decoder has held others back behind `most` frames in a row.
     pub fn frame(&mut self, holds_back: bool, most: u32) -> bool {
         self.frames = if holds_back { self.frames.saturating_add(1) } else { 0 };
         self.frames >= most && !std::mem::replace(&mut self.reported, true)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element `ddsinfer`: watches decoded video with a neural network, attaches what it sees, and tells the camera
-//! where the network needs more quality.
+//! The element `ddsinfer`: runs a neural network on decoded video, attaches the results, and requests more quality from the
+//! camera where the network needs it.
 
 mod analysis;
 mod compose;
@@ -26,7 +26,7 @@ use std::sync::LazyLock;
 
 use gst::prelude::*;
 
-/// What all files of the element log to.
+/// Debug category of all files of the element.
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "ddsinfer",
@@ -59,14 +59,14 @@ pub enum FeedbackPolicy {
 #[repr(u32)]
 #[enum_type(name = "GstDdsInferTask")]
 pub enum TaskChoice {
-    /// Reported by the model.
+    /// The task given by the model's description and outputs.
     #[default]
     #[enum_value(name = "Auto: told by the model's description and outputs", nick = "auto")]
     Auto,
     /// Objects.
     #[enum_value(name = "Detection: boxes with classes", nick = "detection")]
     Detection,
-    /// Classes of every part of the picture.
+    /// The class of every part of the picture.
     #[enum_value(name = "Segmentation: the class of every part of the picture", nick = "segmentation")]
     Segmentation,
     /// Faces.

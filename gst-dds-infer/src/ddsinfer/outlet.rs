@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What leaves the element: frames with their caps and events in front of them, and what is told of them beside the video.
+//! The output of the element: frames behind their caps and events, and their results beside the video.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::worker::{Ready, unix_now};
 use crate::model::Segmentation;
 use crate::results::{self, FrameResult};
 
-/// Pushes a frame behind its caps and these events. Gives what downstream said, and how long it kept the frame.
+/// Pushes a frame behind its caps and these events. Returns the flow return, and how long downstream kept the frame.
 pub fn push(
     shared: &Shared,
     ready: Ready,
@@ -67,7 +67,8 @@ pub fn forward(shared: &Shared, event: gst::Event) {
     shared.src_pad.push_event(event);
 }
 
-/// Automatic linking puts a muxer that takes no video of our format on the grey pad `classes`, and `src` on nothing.
+/// Reports a bad automatic link: a muxer that takes no video of our format was linked to the gray pad `classes`, and `src` to
+/// nothing.
 fn report_misplaced(shared: &Shared, video: &gst::CapsRef) {
     let classes = shared.state.lock().unwrap().sides.classes.clone();
     let peer = classes.and_then(|side| side.pad().peer()?.parent_element());
@@ -94,7 +95,7 @@ fn report_misplaced(shared: &Shared, video: &gst::CapsRef) {
     }
 }
 
-/// The class of each pixel, one byte each, as a picture on the pad `classes`.
+/// Pushes the class of each pixel, one byte each, as a picture on the pad `classes`.
 fn push_classes(shared: &Shared, map: &Segmentation, ready: &Ready, live: bool) {
     let Some(side) = shared.state.lock().unwrap().sides.classes.clone() else {
         return;
@@ -110,7 +111,7 @@ fn push_classes(shared: &Shared, map: &Segmentation, ready: &Ready, live: bool) 
     {
         return;
     }
-    // The pad may have come after the video's caps.
+    // The pad may have been requested after the video's caps.
     set_side_caps(&side, &info);
     let mut buffer = gst::Buffer::from_mut_slice(pixels);
     let _ = ready
@@ -120,7 +121,7 @@ fn push_classes(shared: &Shared, map: &Segmentation, ready: &Ready, live: bool) 
     shared.count(|stats| stats.class_maps_dropped += u64::from(queued == Queued::DroppedOldest));
 }
 
-/// The pad `classes` learns its caps with the video's: what hangs on it need not wait for a picture to preroll.
+/// Sets the caps of the pad `classes` as soon as the video's are known: its sink need not wait for a picture to preroll.
 pub fn set_caps_of_classes(shared: &Shared, video: &gst::CapsRef) {
     let side = shared.state.lock().unwrap().sides.classes.clone();
     if let Some((side, info)) = side.zip(picture_of_classes(video)) {
@@ -128,11 +129,11 @@ pub fn set_caps_of_classes(shared: &Shared, video: &gst::CapsRef) {
     }
 }
 
-/// Says what was seen; gives what the bus was reported.
+/// Posts the results of a frame and pushes them on the pad `results`. Returns the structure that was posted.
 fn report(shared: &Shared, mut result: FrameResult, live: bool, settings: &Settings) -> gst::Structure {
     let results = {
         let mut state = shared.state.lock().unwrap();
-        // A camera in this process has our clock; any other's agrees with it only where the user says so.
+        // A camera in this process has our clock; another camera's agrees with it only where the user set so.
         if live && (settings.capture_clock_synchronised || state.route == Some(Route::Event)) {
             result.age_ms = unix_now().and_then(|now| result.age_at(now));
             result.first_pass_age_ms = result.age_at(result.first_pass_ns);
@@ -161,7 +162,7 @@ fn report(shared: &Shared, mut result: FrameResult, live: bool, settings: &Setti
     message
 }
 
-/// The format of a picture of classes that goes with video of these caps.
+/// The format of a picture of classes for video of these caps.
 fn picture_of_classes(video: &gst::CapsRef) -> Option<gst_video::VideoInfo> {
     let video = gst_video::VideoInfo::from_caps(video).ok()?;
     gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, video.width(), video.height())

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Reads frame identities off the encoded stream, on the decoder's own sink pad: decoders neither pass on all SEI messages
-//! nor tell damage.
+//! Reads frame identities from the encoded stream, on the decoder's own sink pad: decoders neither pass on all SEI messages
+//! nor report damage.
 //!
-//! A `decodebin` is linked to the element only when its decoder has given a frame, and by then the first access units are
-//! gone, the key frame among them. So decoders that appear anywhere in the pipeline are read from their first access unit
-//! on, and once the element finds one of them on its data path it takes over what was read.
+//! A `decodebin` is linked to the element only when its decoder has put out a frame, and by then the first access units are
+//! gone, the key frame among them. So the input of every decoder that appears in the pipeline is read from its first access
+//! unit on, and once the element finds one of them on its data path it takes over what was read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +23,7 @@ use crate::order;
 use super::CAT;
 use super::transport::Transport;
 
-/// How access units lie in the buffers of a pad.
+/// Layout of access units in the buffers of a pad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     codec: Codec,
@@ -32,7 +32,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// `None` for caps that are neither H.264 nor H.265, or say nothing of their format.
+    /// `None` for caps that are neither H.264 nor H.265, or lack the format.
     fn of(caps: &gst::CapsRef) -> Option<Self> {
         let s = caps.structure(0)?;
         let codec = codec_of(s)?;
@@ -67,7 +67,7 @@ fn codec_of(caps: &gst::StructureRef) -> Option<Codec> {
     }
 }
 
-/// Hands the parameter sets over that come in caps.
+/// Passes the parameter sets in caps to the tracker.
 fn take_parameter_sets(tracker: &Mutex<IdentityTracker>, caps: &gst::CapsRef) {
     let Some(s) = caps.structure(0) else { return };
     let Some((codec, record)) = codec_of(s).zip(s.get::<gst::Buffer>("codec_data").ok()) else {
@@ -81,10 +81,10 @@ fn take_parameter_sets(tracker: &Mutex<IdentityTracker>, caps: &gst::CapsRef) {
     };
 }
 
-/// Access units that are read ahead of a link that may never come: far above what decoders hold back.
+/// Access units that are read before a link that may never be made: far more than decoders hold back.
 const READ_AHEAD: u32 = 64;
 
-/// A probe on the encoded pad; goes when it is dropped.
+/// A probe on the encoded pad, removed when it is dropped.
 #[derive(Debug)]
 pub struct IdentityProbe {
     pad: gst::Pad,
@@ -103,13 +103,13 @@ impl Drop for IdentityProbe {
 }
 
 impl IdentityProbe {
-    /// Whether the probe still sits on the data path of `sink_pad`.
+    /// Whether the probe is still on the data path of `sink_pad`.
     pub fn is_current(&self, sink_pad: &gst::Pad) -> bool {
         encoded_pad(sink_pad).as_ref() == Some(&self.pad)
     }
 
-    /// Looks for the encoded pad upstream of `sink_pad` and reads it; `early` may have done so for some time. `None` where
-    /// there is no stream that may be ours upstream (yet).
+    /// Looks for the encoded pad upstream of `sink_pad` and installs a probe there, or takes over that of `early`. `None`
+    /// where no H.264 or H.265 stream is upstream (yet).
     pub fn install(sink_pad: &gst::Pad, early: Option<&EarlyProbes>) -> Option<Self> {
         let pad = encoded_pad(sink_pad)?;
         gst::info!(
@@ -124,12 +124,12 @@ impl IdentityProbe {
         Some(probe)
     }
 
-    /// What the probe feeds.
+    /// The tracker that the probe feeds.
     pub fn tracker(&self) -> &Arc<Mutex<IdentityTracker>> {
         &self.tracker
     }
 
-    /// Reads a few access units on `pad`.
+    /// Installs a probe on `pad` that reads [`READ_AHEAD`] access units.
     fn on(pad: &gst::Pad) -> Self {
         let tracker = Arc::new(Mutex::new(IdentityTracker::new()));
         let budget = Arc::new(AtomicU32::new(READ_AHEAD));
@@ -181,20 +181,20 @@ impl IdentityProbe {
     }
 }
 
-/// Frames between two looks for the encoded stream while none is found, or for changes.
+/// Frames between two searches for the encoded stream, or for changes of it.
 const RETRY: u64 = 30;
 
 /// The probe that belongs to one pad, kept up to date while the pipeline upstream of it changes.
 #[derive(Debug, Default)]
 pub struct KeptProbe {
     probe: Option<IdentityProbe>,
-    /// Frames since the last look.
+    /// Frames since the last search.
     frames: u64,
 }
 
 impl KeptProbe {
-    /// Puts the probe on the encoded stream upstream of `pad`, again where that was rebuilt: `now`, or every
-    /// [`RETRY`]th call. Cheap while all is well. Gives what a new probe feeds.
+    /// Installs the probe on the encoded stream upstream of `pad`, again where that was rebuilt: `now`, or every
+    /// [`RETRY`]th call. Cheap while nothing changes. Returns the tracker of a new probe.
     pub fn look(
         &mut self,
         pad: &gst::Pad,
@@ -226,7 +226,7 @@ impl KeptProbe {
     }
 }
 
-/// Reads on the decoders that appear in a pipeline before the element is linked to them.
+/// Probes on decoders that appear in a pipeline before the element is linked to them.
 #[derive(Debug)]
 pub struct EarlyProbes {
     bin: gst::Bin,
@@ -243,7 +243,7 @@ impl Drop for EarlyProbes {
 }
 
 impl EarlyProbes {
-    /// Watches the whole pipeline that `element` is part of. `None` for an element on its own.
+    /// Watches the whole pipeline that `element` is in. `None` for an element outside any bin.
     pub fn new(element: &gst::Element) -> Option<Self> {
         let mut top: gst::Object = element.parent()?;
         while let Some(parent) = top.parent() {
@@ -258,7 +258,7 @@ impl EarlyProbes {
                 let Some(pad) = decoder_pad(element) else { return };
                 let probe = IdentityProbe::on(&pad);
                 let mut probes = added.lock().unwrap();
-                // Decoders of a branch that was taken down.
+                // Forget decoders of a branch that was removed.
                 probes.retain(|p: &IdentityProbe| p.pad.parent_element().is_some());
                 probes.push(probe);
             });
@@ -270,8 +270,8 @@ impl EarlyProbes {
         })
     }
 
-    /// The probe on `pad`, if there is one. The others stay: one of them may be of the second pass; those of other
-    /// elements end by themselves.
+    /// Takes the probe on `pad`, if there is one. The others stay: one of them may be that of the second pass, and those on
+    /// decoders of other elements stop after their budget.
     fn take(&self, pad: &gst::Pad) -> Option<IdentityProbe> {
         let mut probes = self.probes.lock().unwrap();
         let index = probes.iter().position(|p| p.pad == *pad)?;
@@ -305,14 +305,14 @@ fn push(
     if left == 0 {
         return;
     }
-    // An element that was found takes without end.
+    // A probe on the element's data path has no limit.
     if left != u32::MAX {
         let _ = budget.compare_exchange(left, left - 1, Ordering::Relaxed, Ordering::Relaxed);
     }
     let Some(layout) = *layout.lock().unwrap() else { return };
     let Ok(map) = buffer.map_readable() else { return };
-    // Of pictures that come in the order of their coding, as our cameras' do, AVI files and raw streams have a decoding time
-    // only, which the decoder shows them at.
+    // AVI files and raw streams have only decoding times. For pictures in coding order, as our cameras send them, the decoder
+    // uses those as presentation times.
     let pts = buffer.pts().or(buffer.dts()).map(gst::ClockTime::nseconds);
     let corrupted = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
     let delivery = transport.lock().unwrap().buffer(pad, buffer);
@@ -327,9 +327,9 @@ fn push(
         } else {
             tracker.push_piece(&map, layout.codec, layout.format, pts, corrupted);
         }
-        // Here and not behind the decoder, which may give no frame at all before it has seen a key frame.
+        // Here and not behind the decoder, which may put out no frame at all before a key frame.
         let now = buffer.dts_or_pts().map_or(0, gst::ClockTime::nseconds);
-        // Nobody asks on behalf of a decoder that may be another element's.
+        // No request for a decoder that may belong to another element.
         (left == u32::MAX).then(|| tracker.key_unit_due(now)).flatten()
     };
     if let Some(count) = request {
@@ -347,11 +347,11 @@ fn push(
     }
 }
 
-/// The pad nearest upstream of `sink_pad` that an encoded stream goes into: the decoder's.
+/// Finds the nearest pad upstream of `sink_pad` that receives an encoded stream: the decoder's.
 fn encoded_pad(sink_pad: &gst::Pad) -> Option<gst::Pad> {
     let mut found = None;
     path::walk(sink_pad, Direction::Upstream, |pad, _| {
-        // Before caps have been negotiated the templates on both sides of the link tell: a decoder accepts little else.
+        // Before caps are negotiated the templates on both sides of the link decide: a decoder accepts little else.
         let known = pad.current_caps().or_else(|| {
             let peer = pad.peer()?;
             Some(peer.pad_template_caps().intersect(&pad.pad_template_caps()))

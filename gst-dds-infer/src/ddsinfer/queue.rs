@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The core between the threads: decoders and whoever tells anything bring events, the worker fetches actions and waits
-//! where there are none.
+//! The core between the threads: decoders and other threads add events, the worker fetches actions and waits where there are
+//! none.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ pub type Outgoing = server::Outgoing<Box<Frame>, gst::Event>;
 
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
-/// What the worker has done.
+/// Outcome of one action of the worker.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// The core's answer.
+    /// The answer to the core.
     pub answer: Option<Event>,
-    /// What downstream said.
+    /// The flow return of downstream.
     pub flow: Option<Flow>,
 }
 
@@ -32,7 +32,7 @@ impl Done {
         Self { answer, flow: None }
     }
 
-    /// It cannot go on.
+    /// An action that failed with this error.
     pub fn failed(error: gst::FlowError) -> Self {
         let flow = Some(Err(error));
         Self { answer: None, flow }
@@ -42,12 +42,12 @@ impl Done {
 #[derive(Debug)]
 struct Inner {
     core: Core<Box<Frame>, gst::Event, Refinement>,
-    /// What the last push downstream returned; handed back to the next frame.
+    /// Flow return of the last push downstream, returned for the next frame.
     flow: Flow,
 }
 
 impl Inner {
-    /// An error makes every further frame fail with it.
+    /// Stores a flow return. Every further frame fails with an error.
     fn set_flow(&mut self, now: Duration, flow: Flow) {
         if !self.core.is_closed() {
             self.flow = flow;
@@ -56,7 +56,7 @@ impl Inner {
     }
 }
 
-/// The core behind a lock. Nothing is called from under it.
+/// The core behind a lock. No foreign code is called while it is held.
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
@@ -76,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// Forgets everything: a new run, closed until [`Self::start`].
+    /// Forgets everything for a new run, closed until [`Self::start`].
     pub fn reset(&self, settings: server::CoreSettings) {
         let mut inner = self.inner.lock().unwrap();
         inner.core = Core::new(settings);
@@ -84,7 +84,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The time that the core knows.
+    /// Current time of the core.
     pub fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
@@ -97,7 +97,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Refuses everything, wakes everybody, drops what waits.
+    /// Refuses everything, wakes all waiting threads and drops all entries.
     pub fn flush(&self) {
         let mut inner = self.inner.lock().unwrap();
         inner.core.handle(self.now(), Event::Flush);
@@ -105,20 +105,20 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Tells the core; `false` where it refuses.
+    /// Passes an event to the core. Returns `false` where it refuses it.
     pub fn handle(&self, event: Event) -> bool {
         let taken = self.inner.lock().unwrap().core.handle(self.now(), event);
         self.changed.notify_all();
         taken
     }
 
-    /// Adds a serialized event; never waits. `false` where it was refused.
+    /// Adds a serialized event without waiting. Returns `false` where it was refused.
     pub fn push_event(&self, event: gst::Event) -> bool {
         let kind = kind_of(&event);
         self.handle(Event::Serialized(event, kind))
     }
 
-    /// Adds a frame; waits while the queue is full. What the frame says of others is known at once.
+    /// Adds a frame; waits while the queue is full. Refusals of other frames in its record take effect at once.
     pub fn push_frame(&self, decoded: Decoded<Box<Frame>>) -> Flow {
         let mut inner = self.inner.lock().unwrap();
         if let Lookup::Known(record) = &decoded.lookup
@@ -139,7 +139,7 @@ impl Queue {
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// Takes note of what was done and gives what to do next; waits for something.
+    /// Takes the outcome of the last action and returns the next one; waits until there is one.
     pub fn turn(&self, done: Done) -> Action {
         let mut inner = self.inner.lock().unwrap();
         if let Some(flow) = done.flow {
@@ -160,13 +160,14 @@ impl Queue {
         }
     }
 
-    /// Remembers what downstream said, where no turn follows.
+    /// Stores the flow return of downstream where no turn follows.
     pub fn set_flow(&self, flow: Flow) {
         self.inner.lock().unwrap().set_flow(self.now(), flow);
         self.changed.notify_all();
     }
 
-    /// Waits until everything that was pushed has gone downstream. `false`: flushing instead, or caps wait for a frame.
+    /// Waits until everything that was pushed has gone downstream. Returns `false` where it is flushed instead, or caps wait
+    /// for a frame.
     pub fn drain(&self) -> bool {
         let mut inner = self.inner.lock().unwrap();
         while inner.flow.is_ok() && inner.core.is_busy() {
@@ -175,7 +176,7 @@ impl Queue {
         inner.flow.is_ok() && !inner.core.holds_caps()
     }
 
-    /// Whether an EOS event waits: then nobody upstream would learn of an error any more.
+    /// Whether an EOS event is queued: upstream can then no longer receive an error.
     pub fn eos_waits(&self) -> bool {
         self.inner.lock().unwrap().core.end_waits()
     }
@@ -185,12 +186,12 @@ impl Queue {
         self.inner.lock().unwrap().core.is_live()
     }
 
-    /// Latency to tell the pipeline.
+    /// Latency to report to the pipeline.
     pub fn latency(&self) -> Duration {
         self.inner.lock().unwrap().core.latency()
     }
 
-    /// What the core has counted.
+    /// Counts of the core.
     pub fn counts(&self) -> Counts {
         self.inner.lock().unwrap().core.counts()
     }
@@ -207,7 +208,7 @@ fn kind_of(event: &gst::Event) -> Kind {
     }
 }
 
-/// Time from frame to frame; zero where caps do not tell.
+/// Frame duration; zero where caps give no frame rate.
 fn interval_of(caps: &gst::CapsRef) -> Duration {
     let fps = gst_video::VideoInfo::from_caps(caps).map(|info| info.fps());
     let known = fps.ok().filter(|fps| fps.numer() > 0 && fps.denom() > 0);

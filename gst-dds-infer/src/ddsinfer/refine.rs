@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The request sink pad `refine`: decoded frames of the camera's second pass. They are told apart by the identity in
-//! their own encoded stream and handed to the core; nothing here ever waits.
+//! The request sink pad `refine`: decoded frames of the camera's second pass. They are identified by their own encoded stream
+//! and passed to the core; nothing here ever waits.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::queue::{Event, Queue};
 use crate::identity::Lookup;
 use crate::server::Arrival;
 
-/// Frames in a row that a decoder gives out late before somebody is told.
+/// Frames in a row that a decoder puts out late before it is reported.
 const LATE_FRAMES: u32 = 8;
 
-/// One refine pad.
+/// The refine pad of one element.
 #[derive(Debug)]
 pub struct RefineInput {
     pad: gst::Pad,
@@ -29,7 +29,7 @@ pub struct RefineInput {
 }
 
 impl RefineInput {
-    /// A pad that is not yet the `element`'s.
+    /// A pad that is not yet added to the `element`.
     pub fn new(
         template: &gst::PadTemplate,
         element: &gst::Element,
@@ -52,7 +52,7 @@ impl RefineInput {
                 })
                 .event_function(move |_, _, e| of_event.run(false, || event.upgrade().is_some_and(|i| i.event(&e))))
                 .query_function(move |pad, parent, query| of_query.run(false, || answer_query(pad, parent, query)))
-                // Nothing that comes in here leaves as such.
+                // Nothing that arrives here leaves unchanged.
                 .iterate_internal_links_function(|_, _| gst::Iterator::from_vec(Vec::new()))
                 .build();
             Self { pad, queue, inputs }
@@ -85,7 +85,7 @@ impl RefineInput {
         inputs.look_refine(&self.pad, true);
     }
 
-    /// It is taken away: nothing more comes.
+    /// Releases the pad: no more frames arrive.
     pub fn release(&self) {
         self.queue.handle(Event::RefineOver(true));
         self.queue.handle(Event::RefineLinked(false));
@@ -112,7 +112,7 @@ impl RefineInput {
             }
             _ => (),
         }
-        // Times and gaps of this branch are not those of the video.
+        // Segments and gaps of this branch do not apply to the video.
         true
     }
 
@@ -146,7 +146,7 @@ impl RefineInput {
             return;
         };
         if record.extension.refined.is_empty() {
-            // The picture that a camera begins with.
+            // The first picture of a camera, which refines nothing.
             return;
         }
         let damaged = record.damaged || buffer.flags().contains(gst::BufferFlags::CORRUPTED);
@@ -169,7 +169,7 @@ impl RefineInput {
         self.queue.handle(Event::Arrival(key, arrival));
     }
 
-    /// A decoder that gives each frame only when the next one comes makes every refinement late.
+    /// Warns of a decoder that puts out each frame only when the next one arrives, which makes every refinement late.
     fn warn_of_decoder(&self) {
         let Some(element) = self.pad.parent_element() else {
             return;
@@ -185,7 +185,7 @@ impl RefineInput {
 
 fn answer_query(pad: &gst::Pad, parent: Option<&gst::Object>, query: &mut gst::QueryRef) -> bool {
     match query.view_mut() {
-        // The frames are read within the call or kept as they are.
+        // The frames are only read.
         gst::QueryViewMut::Allocation(allocation) => {
             allocation.add_allocation_meta::<gst_video::VideoMeta>(None);
             true

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A thread that keeps the camera from taking a quiet scene, or a slow model, for a dead server.
+//! A thread that repeats feedback, so that the camera does not take a quiet scene or a slow model for a dead server.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use gst_dds_link::guard::Guard;
 
 use crate::server::REPEAT;
 
-/// The thread.
+/// Handle of the thread.
 #[derive(Debug)]
 pub struct Repeater {
     stop: mpsc::Sender<()>,
@@ -18,7 +18,7 @@ pub struct Repeater {
 }
 
 impl Repeater {
-    /// Calls `repeat` again and again, after the time that it returns; `None` ends the thread.
+    /// Calls `repeat` repeatedly, each time after the time that it returned; `None` ends the thread.
     pub fn start(guard: Guard, mut repeat: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
@@ -35,7 +35,7 @@ impl Repeater {
         Ok(Self { stop, thread })
     }
 
-    /// Ends it and waits until it has, at most for one repetition. To be called where nothing is locked.
+    /// Ends the thread and waits for it, at most for one repetition. Call it where nothing is locked.
     pub fn stop(self) {
         drop(self.stop);
         let _ = self.thread.join();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Sends feedback by the first way there is: the linked `feedback` pad, an event to a camera in the same process, RTCP on
-//! the session of the element's own data path. Where `feedback-uri` names a channel, it leaves by that one as well.
+//! Sends feedback by the first route that exists: the linked `feedback` pad, an event to a camera in the same process, RTCP
+//! on the session of the element's own data path. Where `feedback-uri` names a channel, it leaves by that one as well.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,15 +17,15 @@ use super::side_pad::{Queued, SidePad};
 use super::stats::Stats;
 use crate::server::{Repetition, Request};
 
-/// How often the data path is looked at again.
+/// Interval at which the data path is searched again.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Longest time that packets should wait for late ones, in milliseconds.
+/// Longest latency of a jitter buffer without a warning, in milliseconds.
 const MAX_JITTER_BUFFER: u32 = 500;
-/// The same where nobody has chosen it: `rtpbin` comes with 200 ms.
+/// The same where it is the default: 200 ms for `rtpbin`.
 const MAX_DEFAULT_JITTER_BUFFER: u32 = 100;
 
-/// The way feedback left last.
+/// Outgoing transport of feedback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// The request pad `feedback`.
@@ -36,7 +36,7 @@ pub enum Route {
     Rtcp,
     /// The channel of `feedback-uri` alone.
     Uri,
-    /// There was none.
+    /// No route exists.
     None,
 }
 
@@ -44,19 +44,19 @@ pub enum Route {
 #[derive(Debug)]
 pub struct Sender {
     repetition: Repetition,
-    /// The time that the repetition knows begins here.
+    /// Time zero of the repetition.
     epoch: Instant,
     channel: ServerChannel,
-    /// Of `feedback-uri`.
+    /// The channel of `feedback-uri`.
     own_channel: Option<ServerEnd>,
     refreshed: Option<Instant>,
     route: Route,
-    /// The path has been looked at for what makes feedback late.
+    /// The path was searched for a jitter buffer that makes feedback late.
     latency_seen: bool,
 }
 
 impl Sender {
-    /// A sender whose generations begin anywhere, so that a server that restarted is not taken for its former self.
+    /// A sender whose generations begin at a random number: a camera must not take those of a restarted server for old ones.
     pub fn new(own_channel: Option<ServerEnd>) -> Self {
         Self {
             own_channel,
@@ -69,17 +69,17 @@ impl Sender {
         }
     }
 
-    /// The way the last generation left.
+    /// The route of the last generation.
     pub fn route(&self) -> Route {
         self.route
     }
 
-    /// The channel of `feedback-uri`, to be dropped where nothing is locked: its threads are waited for.
+    /// Takes the channel of `feedback-uri`. Drop it where nothing is locked, since that waits for its threads.
     pub fn take_channel(&mut self) -> Option<ServerEnd> {
         self.own_channel.take()
     }
 
-    /// Forgets the last state: the stream ended or is another one.
+    /// Forgets the last state: the stream ended or was replaced.
     pub fn forget(&mut self) {
         self.repetition.forget();
     }
@@ -161,7 +161,7 @@ impl Sender {
                 warn_of_latency(sink_pad);
             }
         }
-        // A camera in this process is nearer than any session; but one that is not there need not be asked for each frame.
+        // A camera in this process comes before any session; but where none was found, not every frame need look for one.
         if self.route == Route::Event || look || !self.channel.is_attached() {
             let attached = self.channel.is_attached();
             let taken = packets.iter().all(|packet| {
@@ -187,8 +187,8 @@ impl Sender {
     }
 }
 
-/// In-order packets pass a jitter buffer at once, so that the default of `rtspsrc`, 2000 ms, goes unnoticed before the first
-/// loss. Sinks that show frames at their time make feedback late by it from the start.
+/// Warns of a jitter buffer that makes feedback late. Packets in order pass it at once, so that the default of `rtspsrc`,
+/// 2000 ms, goes unnoticed before the first loss; with sinks that show frames at their time feedback is late from the start.
 fn warn_of_latency(sink_pad: &gst::Pad) {
     let Some(jitter_buffer) = path::jitter_buffer(sink_pad) else {
         return;

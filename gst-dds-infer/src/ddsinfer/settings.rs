@@ -58,7 +58,7 @@ pub struct Settings {
     pub channel: Setup,
     pub refine_deadline_ms: u32,
     pub capture_clock_synchronised: bool,
-    /// Properties that were given bytes that are no UTF-8; start refuses them.
+    /// Properties whose value is not UTF-8; start refuses them.
     pub not_text: Vec<&'static str>,
 }
 
@@ -104,7 +104,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What makes the rest of no use.
+    /// Checks for values that cannot be used.
     ///
     /// # Errors
     /// One sentence that names the property.
@@ -132,7 +132,7 @@ impl Settings {
         })
     }
 
-    /// How any model is run.
+    /// Settings of the runtime, the same for all models.
     fn runtime(&self) -> ModelSettings {
         ModelSettings {
             library: self.onnxruntime_library.clone(),
@@ -193,19 +193,19 @@ impl Settings {
         }
     }
 
-    /// What a segmenter is to find out. Uncertainty takes time, and only feedback needs it.
+    /// Settings of a segmenter. Uncertainty takes time, and only feedback needs it.
     pub fn segment(&self) -> SegmentSettings {
         SegmentSettings {
             uncertainty: self.feedback,
         }
     }
 
-    /// Which parts of a segmented picture become regions. Of `feedback-classes`, those that the model does not have are
-    /// left out; where it has none of them, nothing becomes a region.
+    /// Which parts of a segmented picture become regions. Entries of `feedback-classes` that the model does not have are
+    /// ignored; where it has none of them, nothing becomes a region.
     pub fn uncertainty(&self, labels: &[String], background: Option<u8>) -> UncertaintySettings {
         let wanted = || names(&self.feedback_classes);
         let classes: Vec<u8> = wanted().filter_map(|name| class_number(name, labels)).collect();
-        // No class at all would stand for every class.
+        // An empty list would mean every class.
         let nothing = classes.is_empty() && wanted().next().is_some();
         UncertaintySettings {
             windows: if nothing { 0 } else { self.feedback_windows as usize },
@@ -259,12 +259,12 @@ impl Settings {
         policy
     }
 
-    /// How long a frame waits for the second pass that was asked for.
+    /// Longest time that a frame waits for its second pass once that was requested.
     pub fn refine_deadline(&self) -> std::time::Duration {
         std::time::Duration::from_millis(u64::from(self.refine_deadline_ms))
     }
 
-    /// How the results of two passes become one. What the policy counts as decided in the first pass stays.
+    /// How the results of two passes are merged. Detections that the policy counts as decided in the first pass stay.
     pub fn merge(&self) -> MergeSettings {
         match self.feedback_policy {
             FeedbackPolicy::Paper => MergeSettings::PAPER,
@@ -284,12 +284,12 @@ impl Settings {
         }
     }
 
-    /// Takes a property's new value. `false` for a property that is not a setting.
+    /// Sets a property. Returns `false` for a property that is not a setting.
     pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
         fn get<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
             value.get().expect("type checked by the property's ParamSpec")
         }
-        // C hands over any bytes; what is a path may be any bytes too.
+        // C code may pass any bytes, and a path may consist of any bytes.
         let known = PROPERTIES.iter().find(|p| p.name() == name);
         let is_path = matches!(
             name,
@@ -386,7 +386,7 @@ impl Settings {
     }
 }
 
-/// The class of this name; those without a label are named as results name them.
+/// Number of the class of this name; a class without a label has the same name as in results.
 fn class_number(name: &str, labels: &[String]) -> Option<u8> {
     let labelled = labels.iter().position(|l| l == name);
     let number = labelled.or_else(|| name.strip_prefix("class ")?.parse().ok().filter(|n| *n >= labels.len()));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the threads of one element share.
+//! State that the threads of one element share.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::stats::Stats;
 use super::worker::Worker;
 use crate::server;
 
-/// The request pads there are.
+/// The request pads that exist.
 #[derive(Debug, Default)]
 pub struct SidePads {
     pub feedback: Option<Arc<SidePad>>,
@@ -39,45 +39,47 @@ impl SidePads {
     }
 }
 
-/// What settings are judged by, and which pairs of them were reported.
+/// What the model finds, by which settings are judged, and the conflicts that were reported.
 #[derive(Debug, Default)]
 pub struct Reported {
     pub finds: Option<Finds>,
     pub warned: BTreeSet<&'static str>,
 }
 
-/// Plain data that any thread may read or write for a moment.
+/// Plain data that any thread may read or write briefly.
 #[derive(Debug, Default)]
 pub struct State {
     pub sides: SidePads,
     pub refine: Option<Arc<RefineInput>>,
     pub stats: Stats,
     pub reported: Reported,
-    /// The way that feedback left last.
+    /// The route of the last feedback.
     pub route: Option<Route>,
-    /// Of the channel of `feedback-uri`; here, because the sender may be held for a push.
+    /// Counts of the channel of `feedback-uri`; not in the sender, which is locked during a push.
     pub channel: Arc<Counters>,
     pub repeater: Option<Repeater>,
 }
 
-/// Six locks. Two are held at once only in this order: `settings` before that of `queue`; `inputs` before those of the
-/// trackers that its probes feed and of the list of early probes. While something is pushed, posted or queried none is held
-/// but `sender`, and while upstream is searched for the encoded stream none but `inputs`; nothing that runs in there takes
-/// either.
+/// State of one element, with six locks. Two are held at once only in this order: `settings` before that of `queue`;
+/// `inputs` before those of the trackers that its probes feed and of the list of early probes. During a push, post or query
+/// only `sender` is held, and while upstream is searched for the encoded stream only `inputs`; no code that runs inside
+/// those takes either.
 #[derive(Debug)]
 pub struct Shared {
     pub sink_pad: gst::Pad,
     pub src_pad: gst::Pad,
-    /// Shared, so that a frame takes them without copying.
+    /// In an `Arc`, so that a frame takes them without copying.
     pub settings: Mutex<Arc<Settings>>,
-    /// The core, where all threads meet.
+    /// The core, which all threads use.
     pub queue: Arc<Queue>,
     pub state: Mutex<State>,
-    /// Apart from `state`: held while upstream is searched. Of the threads that bring frames.
+    /// Apart from `state`, since it is held while upstream is searched. Used by the streaming threads of the sink pads.
     pub inputs: Arc<Mutex<Inputs>>,
-    /// Apart from `state`: held while the model runs. Of the task on the source pad; others take it while that stands still.
+    /// Apart from `state`, since it is held while the model runs. Used by the task on the source pad; others take it only
+    /// while that task is stopped.
     pub worker: Mutex<Option<Worker>>,
-    /// Apart from `state`: held while feedback is pushed, so that generations leave in order. Of the task and the repeater.
+    /// Apart from `state`, since it is held while feedback is pushed, so that generations leave in order. Used by the task
+    /// and the repeater.
     pub sender: Mutex<Sender>,
 }
 
@@ -96,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// The settings as they are now.
+    /// The current settings.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.lock().unwrap().clone()
     }
@@ -108,12 +110,12 @@ impl Shared {
         self.queue.handle(server::Event::Settings(core_settings(&settings)));
     }
 
-    /// The request pads there are.
+    /// The request pads that exist.
     pub fn sides(&self) -> Vec<Arc<SidePad>> {
         self.state.lock().unwrap().sides.all()
     }
 
-    /// Adds to the statistics.
+    /// Changes the statistics.
     pub fn count(&self, add: impl FnOnce(&mut Stats)) {
         add(&mut self.state.lock().unwrap().stats);
     }
@@ -132,7 +134,7 @@ impl Shared {
     }
 }
 
-/// The settings that the core decides by.
+/// Derives the core's settings from the element's.
 pub fn core_settings(settings: &Settings) -> server::CoreSettings {
     server::CoreSettings {
         inference_interval: settings.inference_interval,

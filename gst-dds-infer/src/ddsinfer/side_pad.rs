@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! The request pads `feedback`, `results` and `classes`: small buffers beside the video, pushed by a task of their own so that
-//! whatever hangs on them can never stop the video.
+//! elements linked to them can never stop the video.
 //!
 //! A pad that never pushes would keep its sink, and with it the pipeline, from prerolling. So the task begins with
-//! stream-start, caps, segment and a gap, before there is anything to say; on the pad `classes` as soon as the video's
-//! caps tell its own.
+//! stream-start, caps, segment and a gap before there is any buffer; on the pad `classes` as soon as the video's caps give
+//! its own.
 //!
-//! Nothing links these pads to the video inside the element: caps of what hangs on them must not bind the video, and
-//! their seeks and quality-of-service events must not reach the decoder.
+//! These pads have no internal link to the video: caps of elements behind them must not restrict the video, and their seeks
+//! and quality-of-service events must not reach the decoder.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,53 +21,53 @@ use gst_dds_link::sync::{Condvar, Mutex};
 #[derive(Debug)]
 enum Item {
     Buffer(gst::Buffer),
-    /// Caps, or the video's segment: what is behind it is to be read by it.
+    /// Caps, or the video's segment, for the buffers behind it.
     Event(gst::Event),
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     items: VecDeque<Item>,
-    /// Nothing more comes after what waits.
+    /// No buffer follows those in the queue.
     eos: bool,
-    /// Nothing is taken: the pad is flushing or not active.
+    /// The pad is flushing or not active, and takes nothing.
     closed: bool,
-    /// Downstream wants no more buffers; it still gets the end of the stream.
+    /// Downstream refuses buffers; it still gets the end of the stream.
     refused: bool,
-    /// Nobody took a buffer for [`PATIENCE`]: not waited for again until somebody does.
+    /// Downstream took no buffer for [`PATIENCE`]; pushing waits again only when it does.
     stuck: bool,
     greeted: bool,
-    /// Caps, a segment and a gap went out: buffers may follow.
+    /// Caps, a segment and a gap were pushed: buffers may follow.
     opened: bool,
-    /// The newest caps, gone out or waiting.
+    /// The newest caps, pushed or queued.
     caps: Option<gst::Caps>,
 }
 
-/// A side pad and what waits for it.
+/// A side pad and its queue.
 #[derive(Debug)]
 pub struct SidePad {
     pad: gst::Pad,
-    /// Around what GStreamer calls.
+    /// Catches panics in functions that GStreamer calls.
     guard: Guard,
-    /// `None` where the video tells.
+    /// Fixed caps; `None` where they follow from the video's.
     caps: Option<gst::Caps>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-/// Buffers that may wait.
+/// Most buffers and events in the queue.
 const CAPACITY: usize = 256;
-/// How long a full queue may hold up a stream that is not live while none of its buffers goes out.
+/// Longest time that a full queue blocks a stream that is not live while downstream takes no buffer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What became of a buffer.
+/// Outcome of pushing a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
-    /// It waits for the task.
+    /// It is queued.
     Yes,
-    /// Nobody takes buffers here; not an error.
+    /// The pad takes no buffers; not an error.
     NoTaker,
-    /// Too many wait; the oldest was dropped for this one.
+    /// The queue was full: the oldest buffer was dropped for this one.
     DroppedOldest,
 }
 
@@ -119,11 +119,11 @@ impl SidePad {
     fn start(self: &Arc<Self>) -> Result<(), gst::LoggableError> {
         {
             let mut inner = self.inner.lock().unwrap();
-            // A segment that came with the pad is still to be told.
+            // A segment that the pad was made with is still to be pushed.
             let items = std::mem::take(&mut inner.items);
             *inner = Inner {
                 items,
-                // They outlive a flush.
+                // Caps outlive a flush.
                 caps: self.pad.current_caps(),
                 ..Default::default()
             };
@@ -144,7 +144,7 @@ impl SidePad {
             .map_err(|e| gst::loggable_error!(gst::CAT_PADS, "{e}"))
     }
 
-    /// Takes nothing more and lets go of everybody who waits.
+    /// Takes nothing more and wakes all waiting threads.
     pub fn close(&self) {
         let mut inner = self.inner.lock().unwrap();
         inner.closed = true;
@@ -152,8 +152,8 @@ impl SidePad {
         self.changed.notify_all();
     }
 
-    /// Gives a buffer to the task. `wait`: while too many are there, wait as long as some go out (the stream is not
-    /// live, so nothing need be lost), instead of dropping the oldest at once.
+    /// Queues a buffer. `wait`: while the queue is full, wait as long as downstream takes buffers (the stream is not live, so
+    /// nothing need be lost), instead of dropping the oldest at once.
     pub fn push(&self, buffer: gst::Buffer, wait: bool) -> Queued {
         let mut inner = self.inner.lock().unwrap();
         while wait && inner.takes() && !inner.stuck && inner.items.len() >= CAPACITY {
@@ -173,7 +173,7 @@ impl SidePad {
         }
         let full = inner.items.len() >= CAPACITY;
         if full {
-            // The segment of what stays must stay too.
+            // The segment of the remaining buffers must stay too.
             let oldest = inner.items.iter().position(|i| matches!(i, Item::Buffer(_)));
             oldest.and_then(|oldest| inner.items.remove(oldest));
         }
@@ -182,7 +182,7 @@ impl SidePad {
         if full { Queued::DroppedOldest } else { Queued::Yes }
     }
 
-    /// Buffers behind it are to be read by this event: caps, or a segment that times them.
+    /// Queues an event for the buffers behind it: caps, or the segment of their times.
     pub fn event(&self, event: &gst::Event) {
         let mut inner = self.inner.lock().unwrap();
         if inner.closed {
@@ -192,7 +192,7 @@ impl SidePad {
         self.changed.notify_all();
     }
 
-    /// What comes from here on has these caps.
+    /// Sets the caps of the buffers that follow.
     pub fn set_caps(&self, caps: gst::Caps) {
         let mut inner = self.inner.lock().unwrap();
         if inner.closed || inner.caps.as_ref() == Some(&caps) {
@@ -203,13 +203,13 @@ impl SidePad {
         self.changed.notify_all();
     }
 
-    /// Ends the stream once everything that waits has gone.
+    /// Ends the stream once the queue is empty.
     pub fn eos(&self) {
         self.inner.lock().unwrap().eos = true;
         self.changed.notify_all();
     }
 
-    /// The video begins a new stream: after an end of stream this pad does so too.
+    /// Begins a new stream with the video, where this one has ended.
     pub fn stream_start(self: &Arc<Self>) {
         let ended = {
             let inner = self.inner.lock().unwrap();
@@ -221,7 +221,7 @@ impl SidePad {
         }
     }
 
-    /// Drops what waits and passes the flush on. [`Self::flush_stop`] follows.
+    /// Drops the queue and passes the flush on. [`Self::flush_stop`] follows.
     pub fn flush_start(&self) {
         if !self.pad.is_active() {
             return;
@@ -256,7 +256,7 @@ impl SidePad {
                     return;
                 }
                 if !inner.opened {
-                    // A segment before the first caps is against the rules, whatever came first.
+                    // A segment must not precede the first caps, even where it was queued first.
                     if let Some(caps) = inner.items.iter().position(Item::is_caps) {
                         break inner.items.remove(caps);
                     }
@@ -277,7 +277,7 @@ impl SidePad {
                 self.open();
             }
             Some(Item::Buffer(buffer)) => match self.pad.push(buffer) {
-                // Unlinked is no failure: the pad may be linked later. Flushing ends by itself.
+                // An unlinked pad is no failure: it may be linked later. Flushing ends by itself.
                 Ok(_) | Err(gst::FlowError::NotLinked | gst::FlowError::Flushing) => (),
                 Err(error) => {
                     gst::debug!(super::CAT, obj = self.pad, "{error}: nothing more goes out here");
@@ -298,7 +298,7 @@ impl SidePad {
         let Some(element) = self.pad.parent_element() else {
             return;
         };
-        // Not by GStreamer's own helper, which knows no elements of two sink pads.
+        // GStreamer's own helper does not support elements with two sink pads.
         let video = element.static_pad("sink").and_then(|sink| sink.stream_id());
         let stream_id = format!("{}/{}", video.unwrap_or_else(|| element.name()), self.pad.name());
         self.pad.push_event(
@@ -314,7 +314,7 @@ impl SidePad {
         }
     }
 
-    /// What follows the caps, once.
+    /// Pushes the segment and the gap that follow the caps, once.
     fn open(&self) {
         if std::mem::replace(&mut self.inner.lock().unwrap().opened, true) {
             return;
@@ -333,8 +333,8 @@ impl Item {
 }
 
 impl Inner {
-    /// Puts an event behind the buffers. Events of one kind without buffers between them replace each other, so that they
-    /// cannot pile up.
+    /// Queues an event behind the buffers. Events of one type without buffers between them replace each other, so that their
+    /// number is bounded.
     fn put(&mut self, event: gst::Event) {
         let newest = self.items.iter().rposition(|i| matches!(i, Item::Buffer(_)));
         let same = |i: &Item| matches!(i, Item::Event(e) if e.type_() == event.type_());
@@ -350,7 +350,7 @@ impl Inner {
     }
 }
 
-/// Seeks and quality of service are the video's own matter: its sinks tell, and get an answer, on the video's pad.
+/// Drops upstream events about seeking and quality of service: the sinks of the video send them on the video's pad.
 fn upstream_event(event: &gst::EventRef) -> bool {
     matches!(
         event.type_(),
@@ -362,7 +362,7 @@ fn side_query(pad: &gst::Pad, parent: Option<&gst::Object>, query: &mut gst::Que
     static GUARD: Guard = Guard::new("a query on a side pad");
     let video = |name| parent.and_then(|p| p.downcast_ref::<gst::Element>()?.static_pad(name));
     GUARD.run(false, || match query.view() {
-        // Results are as late as the frames they belong to.
+        // Results are as late as their frames.
         gst::QueryView::Latency(_) => video("src").is_some_and(|src| src.query(query)),
         gst::QueryView::Position(_) | gst::QueryView::Duration(_) | gst::QueryView::Seeking(_) => {
             video("sink").is_some_and(|sink| sink.peer_query(query))

@@ -49,27 +49,27 @@ pub struct Stats {
     /// Generations of feedback made, of those repeats of the last one.
     pub feedback: u64,
     pub feedback_repeated: u64,
-    /// Generations by the way they left.
+    /// Generations by their route.
     pub feedback_pad: u64,
     pub feedback_event: u64,
     pub feedback_rtcp: u64,
-    /// Generations that left by the channel of `feedback-uri`, beside any other way.
+    /// Generations that left by the channel of `feedback-uri`, in addition to any other route.
     pub feedback_uri: u64,
     /// Generations that RTCP's rate rule held back for its next packet.
     pub feedback_rtcp_held: u64,
-    /// Generations that found no way out.
+    /// Generations that found no route.
     pub feedback_unsent: u64,
     /// Packets on the feedback pad that were dropped because nobody took them.
     pub feedback_packets_dropped: u64,
-    /// Frames whose second pass was waited for, by what became of it.
+    /// Frames that waited for their second pass, by its outcome.
     pub refined: u64,
     pub refine_refused: u64,
     pub refine_late: u64,
     pub refine_damaged: u64,
-    /// Refinements that arrived when their frame was gone, and those that nobody can tell the frame of.
+    /// Refinements that arrived when their frame was gone, and refinements whose frame is unknown.
     pub refine_after_the_fact: u64,
     pub refine_unidentified: u64,
-    /// Capture to result where clocks agree, by the pass that found the objects.
+    /// Ages from capture to result where clocks agree, by the pass that found the objects.
     pub freshness: [Freshness; 2],
 }
 
@@ -82,7 +82,7 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// One object.
+    /// Adds the age of one object.
     pub fn add(&mut self, age_ms: f64) {
         self.count += 1;
         self.sum_ms += age_ms;
@@ -95,7 +95,7 @@ impl Freshness {
 }
 
 impl Stats {
-    /// One run of the model.
+    /// Adds one run of the model.
     pub fn add_inference(&mut self, time: gst::ClockTime) {
         self.inferences += 1;
         self.inference_last_ns = time.nseconds();
@@ -103,7 +103,7 @@ impl Stats {
         self.inference_sum_ns += time.nseconds();
     }
 
-    /// Takes over what the core has counted.
+    /// Takes over the counts of the core.
     pub fn set_counts(&mut self, counts: &server::Counts) {
         self.frames = counts.frames;
         self.inferred = counts.inferred;
@@ -136,14 +136,14 @@ impl Stats {
         self.feedback_packets_dropped += sent.feedback_packets_dropped;
     }
 
-    /// `channel`: what went through the channel of `feedback-uri`.
+    /// Makes the property's value. `channel`: counts of the channel of `feedback-uri`.
     pub fn structure(&self, tracker: &TrackerStats, channel: &Counts) -> gst::Structure {
         let mean = self.inference_sum_ns.checked_div(self.inferences).unwrap_or(0);
         let mut s = gst::Structure::builder("application/x-ddsinfer-stats");
         for (name, count) in channel.fields() {
             s = s.field(name, count);
         }
-        // Of all elements of this plugin in the process.
+        // The count of all elements of this plugin in the process.
         s.field("panics-caught", gst_dds_link::guard::caught())
             .field("frames", self.frames)
             .field("frames-inferred", self.inferred)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The task on the source pad: fetches what the core wants done, does it, and says what came of it.
+//! The task on the source pad: fetches actions from the core, carries them out and returns their outcome.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::identity::Origin;
 use crate::model::ModelError;
 use crate::server::{Inference, Look, Notice, REPEAT, Request};
 
-/// Works until the queue is flushed or downstream flushes.
+/// Runs until the queue is flushed or downstream flushes.
 pub fn run(shared: &Shared) {
     let mut done = Done::default();
     loop {
@@ -30,7 +30,7 @@ pub fn run(shared: &Shared) {
         };
         if let Some(Err(error)) = done.flow {
             report_flow_error(shared, error);
-            // The task goes on without frames where it can: the end of the stream must reach the side pads.
+            // Otherwise the task continues without frames: the end of the stream must reach the side pads.
             if error == gst::FlowError::Flushing {
                 shared.queue.set_flow(Err(error));
                 let _ = shared.src_pad.pause_task();
@@ -40,7 +40,7 @@ pub fn run(shared: &Shared) {
     }
 }
 
-/// Does one thing; `None`: the task is to rest.
+/// Carries out one action. `None`: pause the task.
 fn act(shared: &Shared, action: Action) -> Option<Done> {
     Some(match action {
         Action::Stop => return None,
@@ -146,7 +146,7 @@ fn push(shared: &Shared, mut out: Outgoing) -> Done {
     }
 }
 
-/// Sends one generation of feedback; gives its number.
+/// Sends one generation of feedback. Returns its number.
 fn send(shared: &Shared, request: Request) -> u16 {
     let side = shared.state.lock().unwrap().sides.feedback.clone();
     let mut stats = Stats::default();
@@ -161,9 +161,9 @@ fn send(shared: &Shared, request: Request) -> u16 {
     generation
 }
 
-/// Repeats the last state of feedback where that is due; gives when to look again.
+/// Repeats the last state of feedback where that is due. Returns the time until the next call.
 pub fn repeat(shared: &Shared) -> Duration {
-    // What is not live has no silence: its time is not ours.
+    // A stream that is not live runs at its own pace: a pause in it is no silence of the server.
     if !shared.queue.is_live() || !shared.settings().feedback {
         return REPEAT / 2;
     }
@@ -212,7 +212,7 @@ fn report_flow_error(shared: &Shared, error: gst::FlowError) {
         && shared.queue.eos_waits()
         && let Some(element) = shared.element()
     {
-        // Upstream has said goodbye and will not see the error in a return value.
+        // Upstream has sent its EOS and will not get the error as a flow return.
         gst::element_error!(
             element,
             gst::StreamError::Failed,

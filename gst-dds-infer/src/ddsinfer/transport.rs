@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whether an encoded stream came whole, as far as its transport tells: by the sequence numbers of RTP where it came by
-//! RTP, else by the flags of its buffers, and only where nobody is in a hurry. A live source without RTP may lose what it
-//! likes and nobody is told.
+//! Whether an encoded stream arrived whole, as far as its transport shows: by the sequence numbers of RTP where it came by
+//! RTP, else by the flags of its buffers, and then only where the source is not live. A live source without RTP may lose data
+//! without a sign.
 
 use std::sync::Arc;
 
@@ -15,26 +15,26 @@ use crate::continuity::RtpContinuity;
 
 use super::CAT;
 
-/// What is known of the way up to one encoded pad.
+/// State of the transport in front of one encoded pad.
 #[derive(Debug, Default)]
 pub(super) struct Transport {
     rtp: Option<RtpProbe>,
-    /// Nothing has come since the stream, its segment or a flush began.
+    /// No buffer has arrived since the stream, its segment or a flush began.
     begins: bool,
     live: bool,
 }
 
-/// What the transport says of one buffer.
+/// Completeness of the stream around one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Delivery {
     /// Nothing is missing.
     pub whole: bool,
-    /// Something may be missing about here.
+    /// Something may be missing near the buffer.
     pub hole: bool,
 }
 
 impl Transport {
-    /// Looks for RTP upstream of `pad` where that may be known already.
+    /// Looks for RTP upstream of `pad`, where it may be linked already.
     pub fn new(pad: &gst::Pad) -> Self {
         Self {
             rtp: RtpProbe::install(pad),
@@ -43,7 +43,7 @@ impl Transport {
         }
     }
 
-    /// A stream or its segment begins on `pad`: the elements upstream are linked by now.
+    /// Begins a stream or its segment on `pad`: the elements upstream are linked by now.
     pub fn begin(&mut self, pad: &gst::Pad) {
         self.begins = true;
         if !self.rtp.as_ref().is_some_and(|rtp| rtp.is_current(pad)) {
@@ -51,7 +51,7 @@ impl Transport {
         }
     }
 
-    /// What comes has no connection with what came.
+    /// Begins anew: later buffers do not continue earlier ones.
     pub fn flush(&mut self) {
         self.begins = true;
         if let Some(rtp) = &self.rtp {
@@ -64,7 +64,7 @@ impl Transport {
         let begins = std::mem::take(&mut self.begins);
         if begins {
             let mut query = gst::query::Latency::new();
-            // Who does not answer is not known to wait for us.
+            // A source that does not answer may not wait for us.
             self.live = !pad.peer_query(&mut query) || query.result().0;
         }
         let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
@@ -83,7 +83,7 @@ impl Transport {
     }
 }
 
-/// A probe on the RTP packets that the stream comes from; goes when it is dropped.
+/// A probe on the RTP packets of the stream, removed when it is dropped.
 #[derive(Debug)]
 struct RtpProbe {
     pad: gst::Pad,
@@ -144,7 +144,7 @@ impl RtpProbe {
 }
 
 fn take_packet(continuity: &mut RtpContinuity, buffer: &gst::BufferRef) {
-    // The fixed header, wherever the payload lies.
+    // The fixed header, in whichever memory it lies.
     let mut header = [0; 12];
     if buffer.copy_to_slice(0, &mut header).is_ok() {
         continuity.packet(&header, buffer.pts().map(gst::ClockTime::nseconds));
@@ -153,14 +153,14 @@ fn take_packet(continuity: &mut RtpContinuity, buffer: &gst::BufferRef) {
 
 fn take_caps(continuity: &mut RtpContinuity, caps: &gst::CapsRef) {
     let Some(s) = caps.structure(0) else { return };
-    // By RTSP's RTP-Info, or of a payloader in this process.
+    // From RTSP's RTP-Info, or from a payloader in this process.
     let base = s.get::<u32>("seqnum-base").or_else(|_| s.get::<u32>("seqnum-offset"));
     let base = base.ok().and_then(|n| u16::try_from(n).ok());
     let timed = matches!(s.get::<&str>("encoding-name"), Ok("H264" | "H265"));
     continuity.set_caps(base, timed);
 }
 
-/// The pad nearest upstream of `encoded` that RTP packets go into: the depayloader's.
+/// Finds the nearest pad upstream of `encoded` that receives RTP packets: the depayloader's.
 fn rtp_pad(encoded: &gst::Pad) -> Option<gst::Pad> {
     let is_rtp = |caps: &gst::CapsRef| {
         !caps.is_empty() && !caps.is_any() && caps.iter().all(|s| s.name() == "application/x-rtp")
@@ -171,7 +171,7 @@ fn rtp_pad(encoded: &gst::Pad) -> Option<gst::Pad> {
         let caps = pad
             .current_caps()
             .unwrap_or_else(|| peer.pad_template_caps().intersect(&pad.pad_template_caps()));
-        // Behind decoded pictures lies the way of another stream.
+        // Upstream of decoded pictures is the path of another stream.
         if caps.iter().any(|s| s.name() == "video/x-raw") && !caps.is_any() {
             return Visit::Stop;
         }

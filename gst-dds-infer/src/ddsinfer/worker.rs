@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the core asks of the model: look at a frame, look at it again with its second pass, describe it. Nothing is decided
+//! The work with the model: infers a frame, infers it again with its second pass, and attaches its objects. Nothing is decided
 //! and nothing is pushed here.
 
 use std::sync::Arc;
@@ -25,9 +25,10 @@ pub struct Worker {
     analyser: Analyser,
     composer: Composer,
     feedback: Feedback,
-    /// What its policy was made of: the settings, how many labels, and whether objects move. Making one takes the labels apart.
+    /// Inputs of the current policy: the settings, the number of labels, and whether objects move. It is kept because making
+    /// one parses all labels.
     policy_of: Option<(Arc<Settings>, usize, bool)>,
-    /// The classes of interest that were held against the model's.
+    /// The value of `feedback-classes` that was compared with the model's labels.
     classes: String,
 }
 
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Worker {
     }
 }
 
-/// A frame that goes out.
+/// A frame that is ready to go out.
 pub struct Ready {
     pub buffer: gst::Buffer,
     pub caps: gst::Caps,
@@ -68,7 +69,7 @@ impl Worker {
             .map_err(|e| gst::loggable_error!(super::CAT, "Cannot convert {caps} for the model: {e}"))
     }
 
-    /// Why a setting that was changed does not do what it says.
+    /// A warning where a changed `feedback-classes` has no full effect.
     pub fn class_warning(&mut self, settings: &Settings) -> Option<String> {
         if self.classes == settings.feedback_classes {
             return None;
@@ -77,12 +78,12 @@ impl Worker {
         self.analyser.class_warning(settings)
     }
 
-    /// Regions that the policy of feedback left out so far because there were too many.
+    /// Number of regions that the feedback policy left out so far because there were too many.
     pub fn left_out(&self) -> u64 {
         self.feedback.left_out()
     }
 
-    /// First pass of a frame.
+    /// Infers the first pass of a frame.
     ///
     /// # Errors
     /// The model's.
@@ -120,13 +121,13 @@ impl Worker {
         Ok(Inference::Done { regions, took })
     }
 
-    /// What the policy of feedback says of a frame.
+    /// Asks the feedback policy for the regions of a frame.
     fn regions(&mut self, frame: &Frame, ask: Option<Ask>, settings: &Arc<Settings>) -> Vec<Region> {
         let Some(ask) = ask else { return Vec::new() };
         if ask.interval.is_none() {
             self.feedback.reset();
         }
-        // Labels of detections that come as metas grow in number.
+        // The number of labels grows where detections come as metas.
         let labels = self.analyser.labels();
         let is_current = self.policy_of.as_ref().is_some_and(|(of, count, moves)| {
             Arc::ptr_eq(of, settings) && (*count, *moves) == (labels.len(), ask.moves)
@@ -146,7 +147,7 @@ impl Worker {
         )
     }
 
-    /// Second pass of a frame: pastes the regions and looks again. `None`: they could not be pasted.
+    /// Infers the second pass of a frame: pastes its regions and runs the model again. `None`: they could not be pasted.
     ///
     /// # Errors
     /// The model's, and a picture that cannot be enlarged.
@@ -182,7 +183,7 @@ impl Worker {
         Ok(Some(took))
     }
 
-    /// The picture at the size that it goes out with.
+    /// Scales the picture to the size that it goes out with.
     fn enlarge(&mut self, out: &mut Outgoing) -> Result<(), ModelError> {
         let frame = &mut *out.frame;
         let Some(size) = out.size.filter(|size| *size != frame.format.size()) else {
@@ -199,14 +200,14 @@ impl Worker {
             let caps = caps.make_mut();
             caps.set("width", info.width() as i32);
             caps.set("height", info.height() as i32);
-            // What was guessed from the small size would be guessed otherwise from the large one.
+            // A colorimetry guessed from the small size would be guessed differently from the large one.
             caps.set("colorimetry", info.colorimetry().to_string());
         }
         frame.format = Arc::new(Format { info, caps });
         Ok(())
     }
 
-    /// Makes what goes out of a frame whose turn it is.
+    /// Completes a frame that is about to go out.
     ///
     /// # Errors
     /// A picture that cannot be enlarged.
@@ -243,10 +244,10 @@ pub fn unix_now() -> Option<u64> {
     u64::try_from(now.as_nanos()).ok()
 }
 
-/// One meta per object, with the structure that DL Streamer's elements read; a face that was compared has one of its own,
-/// `face`, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger). With `analytics` the objects
-/// are there as GstAnalytics metas too, and a region's id is that of its object, by which readers of both know that the two
-/// are one. Returns whether they are.
+/// Attaches one meta per object, with the structure that DL Streamer's elements read; a compared face has a structure `face`
+/// in addition, with `similarity` (double, -1 to 1) and `identity` (string, absent for a stranger). With `analytics` the
+/// objects are attached as GstAnalytics metas too, and a region has the id of its object, by which readers of both match
+/// them. Returns whether GstAnalytics metas were attached.
 fn attach(
     buffer: &mut gst::Buffer,
     objects: &[results::Object],

@@ -8,9 +8,9 @@
 //! (`E`) and decoded second passes (`R`) pass through it unchanged.
 //!
 //! One worker fetches actions, carries each out and answers it before it fetches the next; any thread may add events
-//! meanwhile. A frame takes this path: [`Event::Frame`] - [`Action::Infer`] - [`Event::Inferred`] - [`Action::Send`] - [`Event::Sent`] -
-//! delayed for [`Event::Arrival`] or its deadline - [`Action::Refine`] - [`Event::Refined`] - [`Action::Push`] -
-//! [`Event::Pushed`]; most skip some of these.
+//! meanwhile. A frame takes this path: [`Event::Frame`] - [`Action::Infer`] - [`Event::Inferred`] - [`Action::Send`] -
+//! [`Event::Sent`] - delayed for [`Event::Arrival`] or its deadline - [`Action::Refine`] - [`Event::Refined`] -
+//! [`Action::Push`] - [`Event::Pushed`]; most skip some of these.
 //!
 //! Times are durations since a fixed but arbitrary moment. The same history gives the same actions.
 //!

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Settings that take each other's effect, or that what the model finds leaves without one. Each alone is right, and frames
-//! are inferred; but who set both wants something that he does not get.
+//! Settings that cancel each other, or that have no effect with this model. Each alone is valid and frames are inferred, but
+//! together they do not do what the user wants.
 
 use std::cmp::Ordering;
 
@@ -9,28 +9,28 @@ use gst::prelude::*;
 
 use super::{FLOOR, FeedbackPolicy, Settings};
 
-/// What the detections of an element are.
+/// Kind of the detections of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finds {
-    /// Those of another element: there is no model.
+    /// Detections of another element: there is no model.
     Metas,
-    /// Boxes, of which overlapping ones are left out here or within the model.
+    /// Boxes; overlapping ones are left out here or in the model.
     Boxes {
-        /// The model leaves them out by itself.
+        /// The model leaves them out itself.
         suppressed: bool,
     },
     /// The class of every part of the picture.
     Classes,
-    /// Faces, and whose they are.
+    /// Faces, and their identities.
     Identities,
 }
 
-/// Settings that do not go together.
+/// Settings that conflict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// One warning for each of these.
+    /// Key of the conflict: each is reported once.
     pub pair: &'static str,
-    /// Settings, what they do to each other, and the cure.
+    /// The warning: settings, their conflict, and the cure.
     pub text: String,
 }
 
@@ -60,7 +60,7 @@ const BOXES_ONLY: [&str; 8] = [
     "feedback-padding",
     "feedback-objectness",
 ];
-/// Properties that only a segmenter reads. Of `feedback-classes` its own warning tells.
+/// Properties that only a segmenter reads. `feedback-classes` has a warning of its own.
 const SEGMENTER_ONLY: [&str; 3] = ["segmentation-map", "feedback-windows", "feedback-window-size"];
 /// Properties that only recognition of faces reads.
 const RECOGNITION_ONLY: [&str; 2] = ["similarity-threshold", "min-face-size"];
@@ -75,11 +75,11 @@ const MODEL_ONLY: [&str; 8] = [
     "threads",
     "segmentation-map",
 ];
-/// Properties that the paper's rule has values of its own for.
+/// Properties for which the paper's rule has its own values.
 const POLICY_UNDECIDED_ONLY: [&str; 3] = ["feedback-threshold", "feedback-band", "feedback-objectness"];
 
 impl Settings {
-    /// Pairs of settings that cancel each other. None for the defaults.
+    /// Finds settings that conflict. The defaults do not.
     pub fn conflicts(&self, finds: Finds) -> Vec<Conflict> {
         let mut found = Vec::new();
         let mut add = |pair, text: String| found.push(Conflict { pair, text });
@@ -207,7 +207,7 @@ impl Settings {
         }
     }
 
-    /// Those of the properties that have another value than their default.
+    /// The properties whose value is not the default, joined by commas.
     fn changed(&self, names: &[&str]) -> String {
         let defaults = Settings::default();
         let differs = |name: &&&str| {
