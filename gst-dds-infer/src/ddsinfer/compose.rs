@@ -201,7 +201,7 @@ mod tests {
                         width: 16,
                         height: 16,
                     },
-                    // Over the edge.
+                    // Reaches over the edge of the picture.
                     Rect {
                         x: 48,
                         y: 32,

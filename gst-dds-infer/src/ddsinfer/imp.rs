@@ -489,8 +489,8 @@ impl DdsInfer {
             let input = &mut inputs.first;
             let read = input.read(pts, attached.as_ref());
             let ours = matches!(&read.lookup, Lookup::Known(record) if record.identity.is_some());
-            // Cameras that are steered send no frames out of order: a decoder holds frames back only for its threads, and
-            // feedback is as many frames late.
+            // Cameras that are steered send frames in order: a decoder holds frames back only for its threads, and delays
+            // feedback by as many frames.
             let late = ours && input.watch.frame(read.waiting > 0 && by_rtcp && live, HELD_BACK_FRAMES);
             (read, input.format.clone(), late.then(|| input.decoder()))
         };

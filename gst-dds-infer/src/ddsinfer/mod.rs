@@ -36,7 +36,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 glib::wrapper! {
-    /// The element. See `gst-inspect-1.0 ddsinfer`.
+    /// The element `ddsinfer`, which runs a model on decoded video and sends feedback to the camera.
     pub struct DdsInfer(ObjectSubclass<imp::DdsInfer>) @extends gst::Element, gst::Object;
 }
 

@@ -49,7 +49,7 @@ pub fn push(
     (flow, kept)
 }
 
-/// Pushes a serialized event, on the side pads too where they need it.
+/// Pushes a serialized event, also on the side pads that need it.
 pub fn forward(shared: &Shared, event: gst::Event) {
     match event.view() {
         gst::EventView::Caps(caps) => set_caps_of_classes(shared, caps.caps()),

@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(record(avc, "01640028fd"), Some((two, true)));
         let hvc = "video/x-h265,stream-format=hvc1,alignment=au";
         assert_eq!(record(hvc, &"ff".repeat(22)), Some((four, true)));
-        // As a file or an SDP may have it: shorter than the byte that is looked for.
+        // Records of a file or an SDP may be too short for the byte that is read.
         for length in 1..=4 {
             assert_eq!(record(avc, &"01".repeat(length)), None);
         }

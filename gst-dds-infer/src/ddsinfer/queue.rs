@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_room_or_the_end_is_woken() {
+    fn threads_that_wait_for_room_or_the_end_are_woken() {
         let queue = Arc::new(queue());
         queue.start();
         let pushed = std::thread::spawn({

@@ -99,7 +99,7 @@ impl Sender {
         state.generation.0
     }
 
-    /// Repeats the last state if it was sent long enough ago. Returns how long to wait before the next call.
+    /// Repeats the last state if it was sent long enough ago. Returns the time until the next call.
     pub fn repeat(&mut self, sink_pad: &gst::Pad, side: Option<&Arc<SidePad>>, stats: &mut Stats) -> Duration {
         let now = self.epoch.elapsed();
         if let Some(state) = self.repetition.due(now) {

@@ -242,7 +242,7 @@ impl SidePad {
         }
     }
 
-    /// One turn of the task.
+    /// Pushes one item, or waits for one, on the thread of the task.
     fn step(&self) {
         let greeted = std::mem::replace(&mut self.inner.lock().unwrap().greeted, true);
         if !greeted {

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn silence_is_filled_and_regions_die_at_their_time() {
         let mut repetition = Repetition::new(u16::MAX);
-        assert_eq!(repetition.due(9000 * MS), None, "nothing was said");
+        assert_eq!(repetition.due(9000 * MS), None, "nothing was sent");
         let state = repetition.state(1000 * MS, request(false));
         assert_eq!((state.generation, state.regions[0].ttl_ms), (Serial16(0), 600));
         assert_eq!(repetition.due(1449 * MS), None);

@@ -43,7 +43,7 @@ fn a_frame_that_asks_for_nothing_goes_out_at_once() {
     let mut worker = Worker::new();
     assert!(worker.give(frame(1)));
     assert_eq!(worker.outs(), [(1, Refined::No)]);
-    assert_eq!(worker.requests(), [(1, 0, false)], "the camera hears that all is well");
+    assert_eq!(worker.requests(), [(1, 0, false)], "feedback without regions");
     assert_eq!(worker.generations[&1], Some(1));
     assert!(!worker.core.is_busy());
 }
@@ -132,7 +132,7 @@ fn damaged_frames_ask_for_nothing_and_the_policy_forgets() {
 }
 
 #[test]
-fn the_policy_hears_how_far_frames_are_apart() {
+fn the_policy_is_given_the_distance_of_frames() {
     let mut worker = Worker::new();
     for number in [1, 2, 5, 3] {
         worker.give(frame(number));
@@ -184,7 +184,7 @@ fn the_end_of_the_second_pass_ends_all_waiting() {
 }
 
 #[test]
-fn a_full_line_holds_frames_back_and_lets_events_pass() {
+fn a_full_delay_queue_holds_frames_back_and_lets_events_pass() {
     let mut worker = Worker::of_two_passes();
     worker.handle(Event::Live(true));
     (0..MAX_DELAYED as u64).for_each(|n| assert!(worker.give(frame(n))));
