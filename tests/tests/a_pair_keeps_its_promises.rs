@@ -10,7 +10,7 @@ use dds_protocol::serial::Serial16;
 use dds_tests::pair::{Held, Link, MS, Pair, Pass, SECOND, Setup};
 use gstdds::camera::{Bandwidth, CameraSettings, FeedbackBound, FrameMode, Way, jobs, receiver};
 use gstddsinfer::identity::MAX_RECORDS;
-use gstddsinfer::server::{ARRIVALS, CAPACITY_LIVE, MOST_HELD, SEGMENT_PATIENCE, Settings};
+use gstddsinfer::server::{ARRIVALS, CAPACITY_LIVE, CoreSettings, MAX_DELAYED, SEGMENT_PATIENCE};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -46,7 +46,7 @@ fn bounded(held: Held, ring: usize) {
     assert!(held.generations <= receiver::RECENT * held.ways, "{held:?}");
     assert!(held.ring <= ring && held.jobs <= jobs::MOST_WAITING + 2, "{held:?}");
     assert!(
-        held.inbox <= CAPACITY_LIVE && held.line <= MOST_HELD + held.events,
+        held.inbox <= CAPACITY_LIVE && held.line <= MAX_DELAYED + held.events,
         "{held:?}"
     );
     assert!(held.answers <= ARRIVALS && held.units <= MAX_RECORDS, "{held:?}");
@@ -62,7 +62,7 @@ fn falls_and_returns(pair: &mut Pair) {
         ..pair.camera()
     });
     pair.set_server(
-        Settings {
+        CoreSettings {
             inference_interval: 1,
             feedback: true,
             refine_deadline: Duration::from_millis(300),
@@ -235,7 +235,7 @@ fn frames_that_wait_for_long_fill_the_line_and_the_inbox_and_no_more() {
     keeps(&pair);
     bounded(pair.peak(), 60);
     let Held { line, inbox, .. } = pair.peak();
-    assert!(line >= MOST_HELD && inbox == CAPACITY_LIVE, "{:?}", pair.peak());
+    assert!(line >= MAX_DELAYED && inbox == CAPACITY_LIVE, "{:?}", pair.peak());
     pair.set_forward(
         Pass::First,
         Link {
@@ -293,7 +293,7 @@ enum Step {
     Seek(u64, bool),
     FlushServer,
     Camera(Box<CameraSettings>),
-    Server(Settings, u64),
+    Server(CoreSettings, u64),
     Late(f64),
     /// So many second passes of frames that never come.
     Stray(usize),
@@ -347,12 +347,12 @@ fn camera_settings() -> impl Strategy<Value = CameraSettings> {
         )
 }
 
-fn server_settings() -> impl Strategy<Value = (Settings, u64)> {
+fn server_settings() -> impl Strategy<Value = (CoreSettings, u64)> {
     let deadline = prop_oneof![4 => 0..800u64, 1 => 3000..7000u64];
     (1..4u32, prop::bool::weighted(0.9), deadline, 5..90u64).prop_map(
         |(inference_interval, feedback, deadline, took)| {
             let refine_deadline = Duration::from_millis(deadline);
-            let settings = Settings {
+            let settings = CoreSettings {
                 inference_interval,
                 feedback,
                 refine_deadline,

@@ -51,7 +51,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use gstdds::camera::{CameraSettings, FeedbackStats, FrameMode, Stats, Way, jobs};
-use gstddsinfer::server::{Counts, Event, Kind, Settings};
+use gstddsinfer::server::{CoreSettings, Counts, Event, Kind};
 
 use crate::noise::Noise;
 use camera::Camera;
@@ -372,7 +372,7 @@ impl Pair {
     }
 
     /// Settings of the server, and the time of an inference in milliseconds.
-    pub fn set_server(&mut self, settings: Settings, inference_ms: u64) {
+    pub fn set_server(&mut self, settings: CoreSettings, inference_ms: u64) {
         self.disturb();
         self.server.settings = settings;
         self.server.inference = inference_ms * MS;

@@ -11,7 +11,7 @@ use gstdds::camera::Geometry;
 use gstddsinfer::feedback::{Feedback, PolicySettings};
 use gstddsinfer::identity::{IdentityTracker, Lookup};
 use gstddsinfer::server::{
-    Action, Arrival, Core, Decoded, Event, FrameKey, Inference, Kind, Look, Repetition, Settings,
+    Action, Arrival, Core, CoreSettings, Decoded, Event, FrameKey, Inference, Kind, Look, Repetition,
 };
 
 use super::link::Order;
@@ -60,7 +60,7 @@ pub(super) struct Wants {
 #[derive(Debug)]
 pub(super) struct Server {
     pub core: Core<Picture, u64, Refinement>,
-    pub settings: Settings,
+    pub settings: CoreSettings,
     pub inference: Time,
     inputs: [Input; 2],
     policy: Feedback,
@@ -293,7 +293,7 @@ impl Server {
                 watch.event_went_out(event);
                 None
             }
-            Action::Prepare(_) | Action::Tell(_) | Action::Wait(_) | Action::Stop => None,
+            Action::Prepare(_) | Action::Post(_) | Action::Wait(_) | Action::Stop => None,
         }
     }
 

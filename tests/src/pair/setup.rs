@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gstdds::camera::ring::Bounds;
 use gstdds::camera::{CameraSettings, Way};
-use gstddsinfer::server::Settings;
+use gstddsinfer::server::CoreSettings;
 
 use super::link::Link;
 use super::types::SECOND;
@@ -27,7 +27,7 @@ pub struct Setup {
     /// The camera's settings.
     pub camera: CameraSettings,
     /// The server's.
-    pub server: Settings,
+    pub server: CoreSettings,
     /// Frames that may be asked for.
     pub ring: Bounds,
     /// Time of an inference, in milliseconds.
@@ -57,7 +57,7 @@ impl Setup {
                 frame_rate: 30.0,
                 ..CameraSettings::default()
             },
-            server: Settings {
+            server: CoreSettings {
                 inference_interval: 1,
                 feedback: true,
                 refine_deadline: Duration::from_millis(400),

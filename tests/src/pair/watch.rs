@@ -10,7 +10,7 @@ use dds_protocol::feedback::{FeedbackState, addressee};
 use gstdds::camera::jobs::Asked;
 use gstdds::camera::{CameraSettings, FeedbackStats, FrameMode, FramePlan, MACROBLOCK, Request, Way};
 use gstddsinfer::results::Refined;
-use gstddsinfer::server::{FrameKey, Look, SEGMENT_PATIENCE, Settings};
+use gstddsinfer::server::{CoreSettings, FrameKey, Look, SEGMENT_PATIENCE};
 
 use super::model::{EMPTY_ROWS, SIZE, Shot};
 use super::types::{MS, Out, Picture, Refinement, Time};
@@ -402,7 +402,7 @@ impl Watch {
         self.server = ServerSide::default();
     }
 
-    pub fn server_settings(&mut self, settings: &Settings, inference: Time) {
+    pub fn server_settings(&mut self, settings: &CoreSettings, inference: Time) {
         let deadline = settings.refine_deadline.as_nanos() as Time;
         self.server.deadline = self.server.deadline.max(deadline);
         self.server.inference = self.server.inference.max(inference);
