@@ -322,12 +322,11 @@ impl DdsInfer {
         let tracker = self.shared.inputs.lock().unwrap().first.tracker();
         let tracker = tracker.lock().unwrap().stats();
         let counts = self.shared.queue.counts();
-        let (mut stats, channel) = {
+        let (stats, channel) = {
             let state = self.shared.state.lock().unwrap();
             (state.stats.clone(), state.channel.clone())
         };
-        stats.set_counts(&counts);
-        stats.structure(&tracker, &channel.counts())
+        stats.structure(&counts, &tracker, &channel.counts())
     }
 
     /// Opens the model and begins a new run.

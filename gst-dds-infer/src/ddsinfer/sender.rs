@@ -248,7 +248,7 @@ mod tests {
             ..Stats::default()
         };
         all.add_feedback(&sent);
-        let fields = all.structure(&TrackerStats::default(), &Default::default());
+        let fields = all.structure(&Default::default(), &TrackerStats::default(), &Default::default());
         assert_eq!(fields.get("regions-left-out"), Ok(5u64));
     }
 }

@@ -7,25 +7,9 @@ use gst_dds_link::channel::Counts;
 use crate::identity::TrackerStats;
 use crate::server;
 
-/// Counts of one run, from READY to PAUSED on.
+/// Counts of one run, from READY to PAUSED on, that are not those of the server core.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// Frames that came in.
-    pub frames: u64,
-    /// Frames that were inferred.
-    pub inferred: u64,
-    /// Frames not inferred because the model was still busy (live only).
-    pub skipped: u64,
-    /// Frames not inferred because of `inference-interval`.
-    pub not_due: u64,
-    /// Frames whose inference failed.
-    pub failed: u64,
-    /// Frames that could not be mapped or converted.
-    pub unreadable: u64,
-    /// Inferred frames marked as damaged.
-    pub damaged: u64,
-    /// Inferred frames without a frame identity.
-    pub unidentified: u64,
     /// Objects in results.
     pub objects: u64,
     /// Frames whose objects left as GstAnalytics metas too.
@@ -61,14 +45,6 @@ pub struct Stats {
     pub feedback_unsent: u64,
     /// Packets on the feedback pad that were dropped because nobody took them.
     pub feedback_packets_dropped: u64,
-    /// Frames that waited for their second pass, by its outcome.
-    pub refined: u64,
-    pub refine_refused: u64,
-    pub refine_late: u64,
-    pub refine_damaged: u64,
-    /// Refinements that arrived when their frame was gone, and refinements whose frame is unknown.
-    pub refine_after_the_fact: u64,
-    pub refine_unidentified: u64,
     /// Ages from capture to result where clocks agree, by the pass that found the objects.
     pub freshness: [Freshness; 2],
 }
@@ -103,24 +79,6 @@ impl Stats {
         self.inference_sum_ns += time.nseconds();
     }
 
-    /// Takes over the counts of the core.
-    pub fn set_counts(&mut self, counts: &server::Counts) {
-        self.frames = counts.frames;
-        self.inferred = counts.inferred;
-        self.skipped = counts.skipped;
-        self.not_due = counts.not_due;
-        self.failed = counts.failed;
-        self.unreadable = counts.unreadable;
-        self.damaged = counts.damaged;
-        self.unidentified = counts.unidentified;
-        self.refined = counts.refined;
-        self.refine_refused = counts.refine_refused;
-        self.refine_late = counts.refine_late;
-        self.refine_damaged = counts.refine_damaged;
-        self.refine_after_the_fact = counts.refine_after_the_fact;
-        self.refine_unidentified = counts.refine_unidentified;
-    }
-
     /// Adds the counts of feedback that a sender made without this lock.
     pub fn add_feedback(&mut self, sent: &Self) {
         self.regions += sent.regions;
@@ -136,8 +94,8 @@ impl Stats {
         self.feedback_packets_dropped += sent.feedback_packets_dropped;
     }
 
-    /// Makes the property's value. `channel`: counts of the channel of `feedback-uri`.
-    pub fn structure(&self, tracker: &TrackerStats, channel: &Counts) -> gst::Structure {
+    /// Makes the property's value. `core`: counts of the server core; `channel`: those of the channel of `feedback-uri`.
+    pub fn structure(&self, core: &server::Counts, tracker: &TrackerStats, channel: &Counts) -> gst::Structure {
         let mean = self.inference_sum_ns.checked_div(self.inferences).unwrap_or(0);
         let mut s = gst::Structure::builder("application/x-ddsinfer-stats");
         for (name, count) in channel.fields() {
@@ -145,14 +103,14 @@ impl Stats {
         }
         // The count of all elements of this plugin in the process.
         s.field("panics-caught", gst_dds_link::guard::caught())
-            .field("frames", self.frames)
-            .field("frames-inferred", self.inferred)
-            .field("frames-skipped", self.skipped)
-            .field("frames-not-due", self.not_due)
-            .field("frames-failed", self.failed)
-            .field("frames-unreadable", self.unreadable)
-            .field("frames-damaged", self.damaged)
-            .field("frames-unidentified", self.unidentified)
+            .field("frames", core.frames)
+            .field("frames-inferred", core.inferred)
+            .field("frames-skipped", core.skipped)
+            .field("frames-not-due", core.not_due)
+            .field("frames-failed", core.failed)
+            .field("frames-unreadable", core.unreadable)
+            .field("frames-damaged", core.damaged)
+            .field("frames-unidentified", core.unidentified)
             .field("objects", self.objects)
             .field("analytics-metas", self.analytics_metas)
             .field("inference-last-ns", self.inference_last_ns)
@@ -175,12 +133,12 @@ impl Stats {
             .field("feedback-unsent", self.feedback_unsent)
             .field("feedback-packets-dropped", self.feedback_packets_dropped)
             .field("inferences", self.inferences)
-            .field("refine-done", self.refined)
-            .field("refine-refused", self.refine_refused)
-            .field("refine-late", self.refine_late)
-            .field("refine-damaged", self.refine_damaged)
-            .field("refine-after-the-fact", self.refine_after_the_fact)
-            .field("refine-unidentified", self.refine_unidentified)
+            .field("refine-done", core.refined)
+            .field("refine-refused", core.refine_refused)
+            .field("refine-late", core.refine_late)
+            .field("refine-damaged", core.refine_damaged)
+            .field("refine-after-the-fact", core.refine_after_the_fact)
+            .field("refine-unidentified", core.refine_unidentified)
             .field("freshness-first-pass-mean-ms", self.freshness[0].mean_ms())
             .field("freshness-first-pass-max-ms", self.freshness[0].max_ms)
             .field("freshness-second-pass-mean-ms", self.freshness[1].mean_ms())
