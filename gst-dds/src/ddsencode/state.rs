@@ -5,12 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+use dds_protocol::extension::Extension;
 use gst_dds_link::report::ReceiverReport;
 use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 
 use crate::camera::timeline::Timeline;
-use crate::camera::{Capture, FeedbackReceiver, Notice, Plan, RoiRequest, StreamPlanner};
+use crate::camera::{Capture, FeedbackReceiver, FramePlan, Notice, Plan, RoiRequest, StreamPlanner};
+use crate::encoder::{Fields, Plane};
 
 use super::capture::collect_rois;
 use super::log::CAT;
@@ -133,20 +135,10 @@ impl State {
         }
         let source = stream.read(obj, buffer, &mut self.stats)?;
         let planes = source.planes(stream.format)?;
-        let extension = self.second_pass.as_mut().map(|second_pass| {
-            second_pass.capture(Captured {
-                now: plan.now,
-                number,
-                capture_time_ns: input.capture_time_ns,
-                pts: frame.pts(),
-                duration: frame.duration(),
-                segment: input.segment.as_ref(),
-                place: plan.segment,
-                settings: plan.settings,
-                fields,
-                planes: &planes,
-            })
-        });
+        let extension = self
+            .second_pass
+            .as_mut()
+            .map(|second_pass| keep(second_pass, input, number, &plan, fields, &planes));
         let name = Name {
             frame: number,
             capture_time_ns: input.capture_time_ns,
@@ -177,4 +169,27 @@ impl State {
         let interval = self.planner.pace().map_or(0.0, |pace| pace.interval_ns());
         running_time.map_or(self.planner.now() + interval as u64, |t| t.nseconds())
     }
+}
+
+/// Keeps a frame for the second pass, before it is coded. Returns what its access unit says of the second pass.
+fn keep(
+    second_pass: &mut SecondPass,
+    input: &FrameInput<'_>,
+    number: u64,
+    plan: &FramePlan<'_>,
+    fields: Option<Fields>,
+    planes: &[Plane<'_>; 3],
+) -> Extension {
+    second_pass.capture(Captured {
+        now: plan.now,
+        number,
+        capture_time_ns: input.capture_time_ns,
+        pts: input.frame.pts(),
+        duration: input.frame.duration(),
+        segment: input.segment.as_ref(),
+        place: plan.segment,
+        settings: plan.settings,
+        fields,
+        planes,
+    })
 }
