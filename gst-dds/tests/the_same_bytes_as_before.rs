@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Equal video, settings and feedback always give the same bytes: the sums in `bytes/sums.txt`, by version of the
-//! library that coded them.
+//! library that coded them, on processors with SSE4.2 or newer: with less, libx264 decides otherwise.
 //!
 //! To change bytes on purpose, run this file with `DDS_WRITE_SUMS=1` and give the reason in the commit. With a library
 //! without recorded sums the test only shows that two runs are equal, and prints so.
