@@ -35,12 +35,23 @@ struct Entry {
 }
 
 /// A sliding second, and the distance of frames in it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Window {
     entries: VecDeque<Entry>,
     interval_ns: f64,
     last_frame_at: Option<u64>,
     nominal_rate: f64,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            entries: VecDeque::with_capacity(MAX_ENTRIES + 1),
+            interval_ns: 0.0,
+            last_frame_at: None,
+            nominal_rate: 0.0,
+        }
+    }
 }
 
 impl Window {
