@@ -311,25 +311,16 @@ impl FeedbackReceiver {
     /// Takes one bare feedback packet (no RTCP framing) from any thread. Packets for other streams take no place in the
     /// queue.
     pub fn deliver(&mut self, way: Way, packet: &[u8]) -> Delivery {
-        let Some(stream_id) = self.stream_id else {
-            return self.deliver_early(way, packet);
-        };
-        let ours = turned_away(stream_id, packet, &mut self.stats).is_none();
+        let known = self.stream_id;
+        let ours = known.is_none_or(|id| turned_away(id, packet, &mut self.stats).is_none());
         if !ours || self.ways.closed[way as usize] {
             return self.turn_away(way, ours);
         }
-        match self.reading {
-            Reading::WithFrames => self.keep_waiting(way, packet),
-            Reading::AtOnce => Delivery::Read(self.push(self.clock.now(), way, packet)),
+        // Before there is a stream, only a stream whose ID is known in advance can have feedback.
+        if known.is_none() || self.reading == Reading::WithFrames {
+            return self.keep_waiting(way, packet);
         }
-    }
-
-    /// Before there is a stream, only a stream whose ID is known in advance can have feedback.
-    fn deliver_early(&mut self, way: Way, packet: &[u8]) -> Delivery {
-        if self.ways.closed[way as usize] {
-            return self.turn_away(way, true);
-        }
-        self.keep_waiting(way, packet)
+        Delivery::Read(self.push(self.clock.now(), way, packet))
     }
 
     fn keep_waiting(&mut self, way: Way, packet: &[u8]) -> Delivery {
