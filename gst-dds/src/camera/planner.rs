@@ -428,7 +428,7 @@ impl StreamPlanner {
             FrameSplit::Passes
         } else {
             FrameSplit::Regions {
-                share: self.map.region_share(),
+                share: self.map.region_share(self.floor),
                 floor: self.floor,
             }
         };

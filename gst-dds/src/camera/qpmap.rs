@@ -2,12 +2,18 @@
 
 //! Rasterises regions into quantizer offsets per macroblock.
 
+use std::sync::LazyLock;
+
 use dds_protocol::feedback::Rect;
 
 use super::types::{Geometry, MACROBLOCK, MAX_QP, MIN_QP};
 
 /// No region covers the macroblock. The largest value, so that the minimum of two cells is the finer of them.
 const UNSET: i8 = i8::MAX;
+
+/// Bits of a macroblock against those at the base quantizer, by offset from `-MAX_QP` on: six quantizers double them.
+static SHARES: LazyLock<[f64; 2 * MAX_QP as usize + 1]> =
+    LazyLock::new(|| std::array::from_fn(|i| (-f64::from(i as i32 - i32::from(MAX_QP)) / 6.0).exp2()));
 
 /// Macroblocks of a picture: columns `x0..x1` of rows `y0..y1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +76,6 @@ pub struct QpMap {
     merged: Box<[i8]>,
     /// The same after the rate cap.
     limited: Box<[i8]>,
-    /// The last frame was coded with those.
-    limited_last: bool,
     finest: i8,
     uniform: bool,
 }
@@ -94,7 +98,6 @@ impl QpMap {
             budget: 0,
             merged: cells(),
             limited: cells(),
-            limited_last: false,
             finest: 0,
             uniform: true,
         };
@@ -248,8 +251,7 @@ impl QpMap {
         if self.uniform {
             return (base, None);
         }
-        self.limited_last = i32::from(floor) > self.finest_qp();
-        if !self.limited_last {
+        if i32::from(floor) <= self.finest_qp() {
             return (base, Some(&self.merged));
         }
         let raised = (base - self.base_qp) as i8;
@@ -279,19 +281,16 @@ impl QpMap {
     }
 
     /// Share of the picture's bits, 0.0..=1.0, that the macroblocks finer than the base are expected to take after
-    /// [`Self::limit`]: six quantizers double the bits.
-    pub(super) fn region_share(&self) -> f64 {
+    /// [`Self::limit`] to `floor`.
+    pub(super) fn region_share(&self, floor: u8) -> f64 {
         if self.uniform {
             return 0.0;
         }
-        let offsets = if self.limited_last { &self.limited } else { &self.merged };
+        let limited = i32::from(floor) > self.finest_qp();
+        let offsets = if limited { &self.limited } else { &self.merged };
         let (mut regions, mut all) = (0.0, 0.0);
-        let mut weights = [0.0; 2 * MAX_QP as usize + 1];
-        for (weight, offset) in weights.iter_mut().zip(-i32::from(MAX_QP)..) {
-            *weight = (-f64::from(offset) / 6.0).exp2();
-        }
         for offset in offsets {
-            let weight = weights[(i32::from(*offset) + i32::from(MAX_QP)) as usize];
+            let weight = SHARES[(i32::from(*offset) + i32::from(MAX_QP)) as usize];
             all += weight;
             regions += if *offset < 0 { weight } else { 0.0 };
         }
@@ -352,22 +351,22 @@ mod tests {
         let mut map = QpMap::new(geometry);
         map.begin(36, 1.0);
         map.finish();
-        assert_eq!(map.region_share(), 0.0);
+        assert_eq!(map.region_share(0), 0.0);
         // A fifth of the picture, 12 quantizers finer: four times the bits for each macroblock.
         map.begin(36, 1.0);
         map.add(rect(0, 0, 160, 32), 24);
         map.finish();
-        assert!((map.region_share() - 0.5).abs() < 1e-9);
+        assert!((map.region_share(0) - 0.5).abs() < 1e-9);
         // A floor takes six of them: a third.
         map.limit(30);
-        assert!((map.region_share() - 1.0 / 3.0).abs() < 1e-9);
+        assert!((map.region_share(30) - 1.0 / 3.0).abs() < 1e-9);
         map.limit(36);
-        assert_eq!(map.region_share(), 0.0);
+        assert_eq!(map.region_share(36), 0.0);
         // A region coarser than the base takes less, and is no region of it.
         map.begin(36, 1.0);
         map.add(rect(0, 0, 160, 80), 48);
         map.finish();
-        assert_eq!(map.region_share(), 0.0);
+        assert_eq!(map.region_share(0), 0.0);
     }
 
     #[test]
