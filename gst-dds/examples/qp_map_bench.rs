@@ -78,6 +78,7 @@ fn camera(kbps: u32, bytes: usize) -> impl FnMut(u64) {
         generation: Serial16(1),
         frame: 0,
         regions: regions.collect(),
+        ..FeedbackState::default()
     };
     for packet in encode(&state).packets {
         camera.push_feedback(0, Way::Pad, &packet);

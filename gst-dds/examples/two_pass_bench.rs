@@ -203,6 +203,7 @@ fn run(case: &Case, scene: &[gst::Buffer], width: u32, height: u32, frames: u64)
                     ..Region::default()
                 })
                 .to_vec(),
+            ..FeedbackState::default()
         };
         for packet in feedback::encode(&state).packets {
             harness.push_upstream_event(gst_dds_link::event::feedback(&packet));

@@ -32,6 +32,7 @@ fn feedback(generation: u16, frame: u64) -> Vec<Vec<u8>> {
         generation: Serial16(generation),
         frame,
         regions: regions.collect(),
+        ..FeedbackState::default()
     };
     encode(&state).packets
 }

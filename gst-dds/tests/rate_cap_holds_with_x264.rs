@@ -116,6 +116,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
                 generation: Serial16(frame as u16),
                 frame: frame as u64 - 1,
                 regions: (scene.regions)(frame),
+                ..FeedbackState::default()
             };
             for packet in encode(&state).packets {
                 camera.push_feedback(now, Way::Pad, &packet);

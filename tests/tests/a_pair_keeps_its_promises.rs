@@ -445,6 +445,7 @@ fn inject(pair: &mut Pair, way: Way, hostile: &Hostile, times: usize) {
             generation,
             frame,
             regions,
+            ..FeedbackState::default()
         })
         .packets
         .remove(0)

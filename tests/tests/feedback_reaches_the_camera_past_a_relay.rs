@@ -450,6 +450,7 @@ fn a_caller_hears_nobody_but_whom_it_calls() {
                 generation: dds_protocol::serial::Serial16(generation),
                 frame: 1,
                 regions: Vec::new(),
+                ..dds_protocol::feedback::FeedbackState::default()
             };
             dds_protocol::feedback::encode(&state).packets.remove(0)
         };
@@ -525,6 +526,7 @@ fn generation(stream_id: u32, generation: u16, frame: u64) -> Vec<u8> {
         generation: dds_protocol::serial::Serial16(generation),
         frame,
         regions: vec![region],
+        ..dds_protocol::feedback::FeedbackState::default()
     };
     dds_protocol::feedback::encode(&state).packets.remove(0)
 }

@@ -100,6 +100,7 @@ impl Repetition {
             generation: self.generation,
             frame,
             regions,
+            ..FeedbackState::default()
         }
     }
 }

@@ -41,6 +41,7 @@ fn packet(generation: u16) -> Vec<u8> {
         generation: Serial16(generation),
         frame: 0,
         regions: Vec::new(),
+        ..FeedbackState::default()
     })
     .packets
     .remove(0)

@@ -4,6 +4,7 @@
 
 use crate::feedback::{self, FeedbackError, FeedbackPart, FeedbackState, MAX_REGIONS, Region};
 use crate::serial::Serial16;
+use crate::wish::Wishes;
 
 /// Fate of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,7 @@ pub struct Assembler {
 struct Pending {
     generation: Serial16,
     frame: u64,
+    wishes: Wishes,
     /// One place per part.
     parts: Vec<Option<Vec<Region>>>,
 }
@@ -130,6 +132,7 @@ impl Assembler {
                 Pending {
                     generation: part.generation,
                     frame: part.frame,
+                    wishes: Wishes::default(),
                     parts: vec![None; usize::from(part.parts)],
                 }
             }
@@ -143,6 +146,7 @@ impl Assembler {
                     generation: pending.generation,
                     frame: pending.frame,
                     regions: pending.parts.into_iter().flatten().flatten().collect(),
+                    wishes: pending.wishes,
                 })
             }
             outcome => {
@@ -191,6 +195,9 @@ impl Pending {
             Some(_) if regions + part.regions.len() > MAX_REGIONS => invalid("regions of the generation"),
             Some(place) => {
                 *place = Some(part.regions);
+                if part.part == 0 {
+                    self.wishes = part.wishes;
+                }
                 None
             }
             None => invalid("part"),

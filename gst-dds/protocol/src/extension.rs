@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Records of a camera of two passes, after the last field of the frame identity.
+//! Records after the last field of the frame identity: what a camera of two passes adds, and what is in force where a
+//! server may wish.
 
 use crate::bits::{BitReader, BitWriter, column_bits};
-use crate::feedback::{MAX_REGIONS, Rect};
+use crate::feedback::{MAX_QP, MAX_REGIONS, Rect};
 use crate::identity::{IdentityError, PAYLOAD_BYTES};
 
 /// Grid of the rectangles of a refinement in pixels: a macroblock.
@@ -18,6 +19,8 @@ const FULL_SIZE: u8 = 1;
 const SEGMENT: u8 = 2;
 const REFUSED: u8 = 3;
 const REFINED: u8 = 4;
+const IN_FORCE: u8 = 5;
+const REPEATED: u8 = 6;
 
 /// Most bytes of a record's data.
 const MAX_RECORD: usize = 255;
@@ -33,7 +36,128 @@ pub struct Segment {
     pub length: u8,
 }
 
-/// Records after the fields of a frame identity. Empty for streams of one pass.
+/// What bounds a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Bound {
+    /// Nothing: the wish is in force as it is, or there is none.
+    #[default]
+    None,
+    /// A setting of the user.
+    User,
+    /// The cap of the bit rate.
+    Cap,
+    /// The bandwidth that is set or measured.
+    Bandwidth,
+    /// Loss or damage: full rate until the picture is whole.
+    Loss,
+    /// No server steers.
+    Fallback,
+    /// A viewer that gives no feedback.
+    Viewer,
+    /// Another server.
+    Server,
+    /// A mode of the encoder in which this cannot be wished.
+    Mode,
+    /// One that this crate does not know.
+    Other,
+}
+
+impl Bound {
+    /// By their number on the wire.
+    const ALL: [Self; 9] = [
+        Self::None,
+        Self::User,
+        Self::Cap,
+        Self::Bandwidth,
+        Self::Loss,
+        Self::Fallback,
+        Self::Viewer,
+        Self::Server,
+        Self::Mode,
+    ];
+
+    fn number(self) -> u8 {
+        Self::ALL.iter().position(|bound| *bound == self).unwrap_or(15) as u8
+    }
+
+    fn of(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Other)
+    }
+}
+
+/// What bounds each kind of wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Bounds {
+    /// The quantizers.
+    pub quantizer: Bound,
+    /// The interval of sent pictures.
+    pub interval: Bound,
+    /// The ceiling. Any but [`Bound::None`] also where it is exceeded because neither quantizers nor interval may go
+    /// further.
+    pub ceiling: Bound,
+}
+
+/// What is in force in a stream of which a server may wish ([`crate::wish`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct InForce {
+    /// Quantizer outside regions.
+    pub background_qp: u8,
+    /// Quantizer of regions that do not name their own.
+    pub region_qp: u8,
+    /// Every n-th captured picture is sent.
+    pub interval: u8,
+    /// Most kbit/s, the lowest of all ceilings; 0: none.
+    pub ceiling_kbps: u32,
+    /// What bounds the wishes.
+    pub bounds: Bounds,
+}
+
+impl InForce {
+    const BYTES: u8 = 9;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let (background, region) = (self.background_qp.min(MAX_QP), self.region_qp.min(MAX_QP));
+        out.extend([IN_FORCE, Self::BYTES, background, region, self.interval.max(1)]);
+        out.extend(self.ceiling_kbps.to_be_bytes());
+        let Bounds {
+            quantizer,
+            interval,
+            ceiling,
+        } = self.bounds;
+        out.extend([quantizer.number() << 4 | interval.number(), ceiling.number() << 4]);
+    }
+
+    fn read(data: &[u8]) -> Option<Self> {
+        let &[
+            background_qp,
+            region_qp,
+            interval @ 1..=u8::MAX,
+            k3,
+            k2,
+            k1,
+            k0,
+            bounds,
+            ceiling,
+        ] = data
+        else {
+            return None;
+        };
+        Some(Self {
+            background_qp,
+            region_qp,
+            interval,
+            ceiling_kbps: u32::from_be_bytes([k3, k2, k1, k0]),
+            bounds: Bounds {
+                quantizer: Bound::of(bounds >> 4),
+                interval: Bound::of(bounds & 15),
+                ceiling: Bound::of(ceiling >> 4),
+            },
+        })
+        .filter(|read| background_qp.max(read.region_qp) <= MAX_QP)
+    }
+}
+
+/// Records after the fields of a frame identity. Empty for streams of one pass of which nothing can be wished.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Extension {
     /// Width and height of the captured picture in pixels, where the coded one is smaller. On recovery points.
@@ -45,6 +169,11 @@ pub struct Extension {
     /// Rectangles of the picture that this access unit refines, on a grid of [`REFINED_GRID`] pixels. The rest of the
     /// picture has no useful contents.
     pub refined: Vec<Rect>,
+    /// What is in force, where a server may wish. On recovery points, on changes, and at least once a second.
+    pub in_force: Option<InForce>,
+    /// The picture repeats the one before by skipped macroblocks, for recorders that count pictures; the capture of
+    /// this number was not sent.
+    pub repeated: bool,
 }
 
 impl Extension {
@@ -74,6 +203,12 @@ impl Extension {
         if !refused.is_empty() {
             out.extend([REFUSED, 2 * refused.len() as u8]);
             refused.iter().for_each(|back| out.extend(back.to_be_bytes()));
+        }
+        if let Some(in_force) = self.in_force {
+            in_force.write(out);
+        }
+        if self.repeated {
+            out.extend([REPEATED, 0]);
         }
         let rows: Vec<[u32; 4]> = self.refined.iter().take(MAX_REGIONS).map(units).collect();
         let mut rest = rows.as_slice();
@@ -128,6 +263,12 @@ impl Extension {
                     }
                 }
                 (REFUSED, _) => return Err(IdentityError::InvalidField("refused frames")),
+                (IN_FORCE, data) => {
+                    let read = InForce::read(data).ok_or(IdentityError::InvalidField("in force"))?;
+                    extension.in_force = Some(read);
+                }
+                (REPEATED, []) => extension.repeated = true,
+                (REPEATED, _) => return Err(IdentityError::InvalidField("repeated")),
                 (REFINED, data) => {
                     let rects = read_table(data).ok_or(IdentityError::InvalidField("refined regions"))?;
                     extension.refined.extend(rects);

@@ -5,6 +5,7 @@
 
 use crate::bits::{BitReader, BitWriter, column_bits};
 use crate::serial::Serial16;
+use crate::wish::{self, Wishes};
 
 /// First bytes of every feedback packet of every version. The first one is outside the ranges of STUN, DTLS, TURN
 /// channels, RTP and RTCP (RFC 7983), so a socket shared with them can distinguish the packets.
@@ -125,6 +126,8 @@ pub struct FeedbackState {
     pub frame: u64,
     /// Regions, most valuable first. Empty: everything at background quality.
     pub regions: Vec<Region>,
+    /// Wishes about the whole stream.
+    pub wishes: Wishes,
 }
 
 /// Packets of one generation.
@@ -151,7 +154,9 @@ pub struct FeedbackPart {
     pub parts: u8,
     /// Regions in this part, at most [`MAX_REGIONS`].
     pub regions: Vec<Region>,
-    /// Bytes of a later extension after the known layout, skipped.
+    /// Wishes; none but in the first part.
+    pub wishes: Wishes,
+    /// Bytes after the known records, skipped: a later extension.
     pub skipped_extension: usize,
 }
 
@@ -211,6 +216,8 @@ const LIMITS: [(&str, u32); COLUMNS] = [
 ];
 /// Bytes before the frame number: magic, version, length, stream id, generation, part.
 const FIXED_HEADER: usize = 12;
+/// Where the length stands.
+const LENGTH: usize = 3;
 /// Bits of the region count.
 const COUNT_BITS: u32 = 9;
 
@@ -330,13 +337,16 @@ fn read_varint(data: &[u8]) -> Result<(u64, usize), FeedbackError> {
 /// Returns at least one packet: an empty list is a message too.
 pub fn encode(state: &FeedbackState) -> EncodedFeedback {
     let rows: Vec<Columns> = state.regions.iter().take(MAX_REGIONS).map(Columns::of).collect();
-    let room = (MAX_PACKET - FIXED_HEADER - varint_bytes(state.frame)) * 8;
+    let room = MAX_PACKET - FIXED_HEADER - varint_bytes(state.frame);
+    let wishes = if state.wishes.is_empty() { 0 } else { wish::MAX_BYTES };
 
     let mut groups: Vec<(&[Columns], Ranges)> = Vec::new();
     let mut rest = rows.as_slice();
     loop {
         let mut ranges = Ranges::EMPTY;
         let mut count = 0;
+        // They stand in the first packet.
+        let room = if groups.is_empty() { room - wishes } else { room } * 8;
         while let Some(row) = rest.get(count) {
             let wider = ranges.with(row);
             if wider.table_bits(count + 1) > room {
@@ -366,10 +376,10 @@ pub fn encode(state: &FeedbackState) -> EncodedFeedback {
 
 fn packet(state: &FeedbackState, part: usize, parts: usize, rows: &[Columns], ranges: &Ranges) -> Vec<u8> {
     let bytes = FIXED_HEADER + varint_bytes(state.frame) + ranges.table_bits(rows.len()).div_ceil(8);
-    let mut out = Vec::with_capacity(bytes);
+    let mut out = Vec::with_capacity(bytes + wish::MAX_BYTES);
     out.extend(MAGIC);
     out.push(VERSION);
-    out.extend((bytes as u16).to_be_bytes());
+    out.extend([0; 2]);
     out.extend(state.stream_id.to_be_bytes());
     out.extend(state.generation.0.to_be_bytes());
     // 256 of the largest regions need three packets, so that both numbers fit their nibble.
@@ -388,6 +398,11 @@ fn packet(state: &FeedbackState, part: usize, parts: usize, rows: &[Columns], ra
             bits.push_column(low, high, rows.iter().map(|row| row.0[column]));
         }
     }
+    if part == 0 {
+        state.wishes.write(&mut out);
+    }
+    let length = (out.len() as u16).to_be_bytes();
+    out[LENGTH..LENGTH + 2].copy_from_slice(&length);
     out
 }
 
@@ -448,6 +463,10 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
     let (frame, frame_bytes) = read_varint(rest)?;
     let table = &rest[frame_bytes..];
     let (regions, table_bytes) = read_table(table)?;
+    let (wishes, skipped_extension) = Wishes::read(&table[table_bytes..])?;
+    if part > 0 && !wishes.is_empty() {
+        return Err(FeedbackError::InvalidField("wishes outside the first part"));
+    }
     Ok(FeedbackPart {
         stream_id: u32::from_be_bytes([s0, s1, s2, s3]),
         generation: Serial16(u16::from_be_bytes([g0, g1])),
@@ -455,7 +474,8 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
         part,
         parts,
         regions,
-        skipped_extension: table.len() - table_bytes,
+        wishes,
+        skipped_extension,
     })
 }
 

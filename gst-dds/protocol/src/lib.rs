@@ -5,10 +5,10 @@
 //! Three independent pieces, all of them total (any byte string gives a value or a typed error, in bounded work):
 //!
 //! - [`nal`] walks H.264 and H.265 access units (byte-stream and length-prefixed), counts slices and reads SEI messages;
-//! - [`identity`] is the frame identity a camera writes into each access unit, [`extension`] the records added in two
-//!   passes, [`access_unit`] writes both as NAL units and finds them;
-//! - [`feedback`] is the list of regions that a server requests, [`assembler`] reassembles its packets, and [`rtcp`]
-//!   wraps them as RTCP APP packets.
+//! - [`identity`] is the frame identity a camera writes into each access unit, [`extension`] the records added to
+//!   it, [`access_unit`] writes both as NAL units and finds them;
+//! - [`feedback`] is the list of regions that a server requests, with its [wishes](wish) about the whole stream;
+//!   [`assembler`] reassembles its packets, and [`rtcp`] wraps them as RTCP APP packets.
 //!
 //! The crate's README describes the layouts.
 
@@ -24,3 +24,4 @@ pub mod nal;
 pub mod rbsp;
 pub mod rtcp;
 pub mod serial;
+pub mod wish;

@@ -5,7 +5,7 @@
 mod common;
 
 use common::identity;
-use dds_protocol::extension::{Extension, MAX_REFUSED, REFINED_GRID, Segment};
+use dds_protocol::extension::{Bound, Bounds, Extension, InForce, MAX_REFUSED, REFINED_GRID, Segment};
 use dds_protocol::feedback::{MAX_REGIONS, Rect};
 use dds_protocol::identity::{FrameIdentity, IdentityError};
 use dds_protocol::nal::{Codec, Format, unescape};
@@ -34,6 +34,41 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn in_force()(
+        quantizers in (0u8..=51, 0u8..=51),
+        interval in 1u8..,
+        ceiling_kbps: u32,
+        bounds in prop::array::uniform3(0usize..BOUNDS.len()),
+    ) -> InForce {
+        InForce {
+            background_qp: quantizers.0,
+            region_qp: quantizers.1,
+            interval,
+            ceiling_kbps,
+            bounds: Bounds {
+                quantizer: BOUNDS[bounds[0]],
+                interval: BOUNDS[bounds[1]],
+                ceiling: BOUNDS[bounds[2]],
+            },
+        }
+    }
+}
+
+/// By their number on the wire.
+const BOUNDS: [Bound; 10] = [
+    Bound::None,
+    Bound::User,
+    Bound::Cap,
+    Bound::Bandwidth,
+    Bound::Loss,
+    Bound::Fallback,
+    Bound::Viewer,
+    Bound::Server,
+    Bound::Mode,
+    Bound::Other,
+];
+
 proptest! {
     #[test]
     fn records_survive_the_way_through_an_access_unit(
@@ -41,6 +76,8 @@ proptest! {
         segment in prop::option::of((1u8..=32).prop_flat_map(|length| (0..length, Just(length)))),
         back in prop::collection::vec(0u64..60_000, 0..MAX_REFUSED),
         refined in rects(),
+        in_force in prop::option::of(in_force()),
+        repeated: bool,
     ) {
         let identity = FrameIdentity { frame: 100_000, ..identity() };
         let extension = Extension {
@@ -48,6 +85,8 @@ proptest! {
             segment: segment.map(|(position, length)| Segment { position, length }),
             refused: back.iter().map(|back| identity.frame - back).collect(),
             refined: refined.clone(),
+            in_force,
+            repeated,
         };
         let nal = identity.to_nal_with(Codec::H264, &extension);
         let mut unit = vec![0, 0, 0, 1];
@@ -98,6 +137,9 @@ fn the_layout_is_as_written_down() {
             length: 15,
         }),
         refused: vec![299, 40],
+        ..Extension::default()
+    };
+    let extension = Extension {
         refined: vec![
             Rect {
                 x: 64,
@@ -112,6 +154,7 @@ fn the_layout_is_as_written_down() {
                 height: 64,
             },
         ],
+        ..extension
     };
     let written = payload(&identity.to_nal_with(Codec::H264, &extension));
     // Two rectangles: x 4, 6 (base 4 in 3 bits, 2 bits each), y 2, 2, width 2, 1, height 3, 4.
@@ -123,6 +166,34 @@ fn the_layout_is_as_written_down() {
         4, 7, 2, 0b0010_0011, 0b1000_0100, 0b0000_0101, 0b0000_1000, 0b1110_0001, 0b0010_1101,
     ];
     assert_eq!(written[52..], expected);
+}
+
+#[test]
+fn what_is_in_force_is_as_written_down() {
+    let bounds = Bounds {
+        quantizer: Bound::User,
+        interval: Bound::Viewer,
+        ceiling: Bound::Other,
+    };
+    let extension = Extension {
+        in_force: Some(InForce {
+            background_qp: 40,
+            region_qp: 28,
+            interval: 3,
+            ceiling_kbps: 300,
+            bounds,
+        }),
+        repeated: true,
+        ..Extension::default()
+    };
+    let written = payload(&identity().to_nal_with(Codec::H264, &extension));
+    assert_eq!(written[52..], [5, 9, 40, 28, 3, 0, 0, 1, 0x2c, 0x16, 0xf0, 6, 0]);
+    for (number, bound) in BOUNDS.iter().enumerate().take(9) {
+        let mut payload = written.clone();
+        payload[61] = (number as u8) << 4 | 9;
+        let read = Extension::from_payload(&payload, 0).unwrap().in_force.unwrap().bounds;
+        assert_eq!((read.quantizer, read.interval), (*bound, Bound::Other));
+    }
 }
 
 #[test]
@@ -151,6 +222,10 @@ fn records_of_later_types_are_skipped_and_damaged_ones_named() {
         (&[3, 2, 0, 11], "refused frames"),
         (&[4, 0], "refined regions"),
         (&[4, 2, 200, 0xff], "refined regions"),
+        (&[5, 8, 40, 28, 3, 0, 0, 1, 44, 0], "in force"),
+        (&[5, 9, 52, 28, 3, 0, 0, 1, 44, 0, 0], "in force"),
+        (&[5, 9, 40, 28, 0, 0, 0, 1, 44, 0, 0], "in force"),
+        (&[6, 1, 0], "repeated"),
         // Bits after the table.
         (&[4, 5, 0, 0, 0, 0, 1], "refined regions"),
     ] {

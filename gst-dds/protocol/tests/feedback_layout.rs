@@ -10,6 +10,7 @@ use dds_protocol::feedback::{
     Region, TTL_UNIT_MS, decode, encode,
 };
 use dds_protocol::serial::Serial16;
+use dds_protocol::wish::Wishes;
 use proptest::prelude::*;
 
 fn any_region() -> impl Strategy<Value = Region> {
@@ -50,6 +51,7 @@ fn decode_all(state: &FeedbackState, packets: &[Vec<u8>]) -> Vec<Region> {
             part: i as u8,
             parts: packets.len() as u8,
             regions: part.regions.clone(),
+            wishes: Wishes::default(),
             skipped_extension: 0,
         };
         assert_eq!(part, expected);
@@ -66,7 +68,7 @@ proptest! {
         frame: u64,
         regions in proptest::collection::vec(any_region(), 0..300),
     ) {
-        let state = FeedbackState { stream_id, generation: Serial16(generation), frame, regions };
+        let state = FeedbackState { stream_id, generation: Serial16(generation), frame, regions, ..FeedbackState::default() };
         let encoded = encode(&state);
         prop_assert_eq!(encoded.dropped_regions, state.regions.len().saturating_sub(MAX_REGIONS));
         let quantised: Vec<Region> = state.regions.iter().take(MAX_REGIONS).map(Region::quantised).collect();
@@ -125,6 +127,7 @@ fn example_packet_of_the_readme_has_exactly_these_bytes() {
             region(64, 32, 24, 48, Quality::Camera, -2),
             region(80, 32, 16, 64, Quality::Qp(26), 5),
         ],
+        ..FeedbackState::default()
     };
     let bits: String = [
         "000000010",                 // two regions

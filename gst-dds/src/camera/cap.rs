@@ -660,6 +660,7 @@ mod tests {
                         generation: Serial16(frame as u16),
                         frame: frame - 1,
                         regions: (self.regions)(frame),
+                        ..FeedbackState::default()
                     };
                     for packet in encode(&state).packets {
                         camera.push_feedback(now, Way::Pad, &packet);

@@ -552,6 +552,7 @@ mod tests {
             generation: Serial16(0),
             frame: base,
             regions: frames.iter().map(region).collect(),
+            ..FeedbackState::default()
         };
         jobs.ask(&state, true)
     }
@@ -652,6 +653,7 @@ mod tests {
                 generation: Serial16(0),
                 frame: 95,
                 regions: vec![Region::default()],
+                ..FeedbackState::default()
             };
             jobs.ask(&state, false)
         };

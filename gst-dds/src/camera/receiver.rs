@@ -658,6 +658,7 @@ mod tests {
                     frame_offset: 0,
                 })
                 .collect(),
+            ..FeedbackState::default()
         })
         .packets
     }

@@ -176,6 +176,7 @@ mod tests {
                     generation: Serial16(1),
                     frame: 10,
                     regions: vec![region],
+                    ..FeedbackState::default()
                 },
                 true,
             );

@@ -292,6 +292,7 @@ mod tests {
             generation: Serial16(generation),
             frame,
             regions: regions.to_vec(),
+            ..FeedbackState::default()
         })
         .packets
         .remove(0)

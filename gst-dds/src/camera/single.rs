@@ -148,6 +148,7 @@ mod tests {
             generation: Serial16(generation),
             frame,
             regions: regions.collect(),
+            ..FeedbackState::default()
         };
         encode(&state).packets.remove(0)
     }
@@ -279,6 +280,7 @@ mod tests {
                 generation: Serial16(generation),
                 frame,
                 regions: vec![region],
+                ..FeedbackState::default()
             };
             encode(&state).packets.remove(0)
         };
@@ -716,6 +718,7 @@ mod tests {
                         generation: Serial16(*generation),
                         frame: u64::saturating_sub(frame, *behind),
                         regions: regions.collect(),
+                        ..FeedbackState::default()
                     };
                     for packet in encode(&state).packets {
                         camera.push_feedback(now, Way::Event, &packet);

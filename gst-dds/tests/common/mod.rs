@@ -238,6 +238,7 @@ impl Camera {
             generation: Serial16(generation),
             frame,
             regions: regions.to_vec(),
+            ..FeedbackState::default()
         };
         feedback::encode(&state)
             .packets
@@ -285,6 +286,7 @@ pub fn packets(generation: u16, frame: u64, regions: &[Region]) -> Vec<Vec<u8>> 
         generation: Serial16(generation),
         frame,
         regions: regions.to_vec(),
+        ..FeedbackState::default()
     };
     feedback::encode(&state).packets
 }

@@ -256,6 +256,7 @@ impl Steering {
             generation: self.generation,
             frame,
             regions,
+            ..FeedbackState::default()
         })
         .packets
     }
@@ -322,6 +323,7 @@ mod tests {
             generation: Serial16(generation),
             frame,
             regions,
+            ..FeedbackState::default()
         };
         feedback::encode(&state).packets.remove(0)
     }
@@ -408,6 +410,7 @@ mod tests {
             generation: Serial16(1),
             frame: 0,
             regions: many,
+            ..FeedbackState::default()
         };
         for packet in feedback::encode(&state).packets {
             steering.packet(0, 1, &packet);

@@ -278,6 +278,7 @@ fn who_does_not_watch_does_not_steer() {
             generation,
             frame: 1,
             regions: Vec::new(),
+            ..FeedbackState::default()
         };
         for packet in feedback::encode(&state).packets {
             socket.send_to(&rtcp::compound(ssrc, &packet), to).unwrap();

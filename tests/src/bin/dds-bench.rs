@@ -190,6 +190,7 @@ fn cpu_run(clip: &Path, wanted: &str, encoder: &str, preset: &str, threads: &str
                 generation: Serial16(n as u16),
                 frame: n as u64 - 1,
                 regions: moving_regions(n, width, height),
+                ..FeedbackState::default()
             };
             for packet in feedback::encode(&state).packets {
                 encoder_pad.send_event(gst_dds_link::event::feedback(&packet));
@@ -334,6 +335,7 @@ fn rtcp() -> Result<(), Error> {
             generation: Serial16(*generation),
             frame: 0,
             regions: moving_regions(usize::from(*generation), 640, 480),
+            ..FeedbackState::default()
         };
         decided.lock().unwrap().push(Instant::now());
         channel.send(feedback::encode(&state).packets);

@@ -83,6 +83,7 @@ pub fn packets(stream_id: u32, generation: u16, frame: u64, regions: Vec<Region>
         generation: Serial16(generation),
         frame,
         regions,
+        ..FeedbackState::default()
     })
     .packets
 }

@@ -67,6 +67,7 @@ pub fn state(generation: u16, frame: u64, regions: Vec<Region>) -> FeedbackState
         generation: Serial16(generation),
         frame,
         regions,
+        ..FeedbackState::default()
     }
 }
 
