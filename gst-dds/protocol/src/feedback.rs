@@ -401,9 +401,38 @@ fn packet(state: &FeedbackState, part: usize, parts: usize, rows: &[Columns], ra
     if part == 0 {
         state.wishes.write(&mut out);
     }
-    let length = (out.len() as u16).to_be_bytes();
-    out[LENGTH..LENGTH + 2].copy_from_slice(&length);
+    set_length(&mut out);
     out
+}
+
+/// The packet with these wishes in place of its own, and without records that are not known here. Where they do not fit
+/// into a packet, it has none: less is wished then, never more. For programs that pass on the feedback of one server and
+/// join the wishes of several.
+///
+/// # Errors
+/// The [`FeedbackError`] of [`decode`]; also [`FeedbackError::InvalidField`] for wishes outside the first part.
+pub fn with_wishes(packet: &[u8], wishes: &Wishes) -> Result<Vec<u8>, FeedbackError> {
+    let part = decode(packet)?;
+    if part.part > 0 && !wishes.is_empty() {
+        return Err(FeedbackError::InvalidField("wishes outside the first part"));
+    }
+    let (_, rest) = header(packet)?;
+    let (_, frame_bytes) = read_varint(rest)?;
+    let (_, table_bytes) = read_table(&rest[frame_bytes..])?;
+    let mut out = packet[..FIXED_HEADER + frame_bytes + table_bytes].to_vec();
+    let plain = out.len();
+    wishes.write(&mut out);
+    if out.len() > MAX_PACKET {
+        out.truncate(plain);
+    }
+    set_length(&mut out);
+    Ok(out)
+}
+
+/// Writes the length into the header of a packet.
+fn set_length(packet: &mut [u8]) {
+    let length = (packet.len() as u16).to_be_bytes();
+    packet[LENGTH..LENGTH + 2].copy_from_slice(&length);
 }
 
 /// Length declared by a packet of any version, where the fixed first five bytes are present and begin with the magic.

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Random, random_region, state, widest_region};
 use dds_protocol::assembler::{Assembler, Outcome};
-use dds_protocol::feedback::{FeedbackError, FeedbackState, MAX_PACKET, Region, decode, encode};
+use dds_protocol::feedback::{FeedbackError, FeedbackState, MAX_PACKET, Region, decode, encode, with_wishes};
 use dds_protocol::wish::{MAX_WISH_TTL_MS, WISH_TTL_UNIT_MS, Wish, Wishes};
 use proptest::prelude::*;
 
@@ -166,6 +166,36 @@ fn wishes_stand_in_the_first_packet_alone() {
         decode(&forged),
         Err(FeedbackError::InvalidField("wishes outside the first part"))
     );
+}
+
+#[test]
+fn wishes_of_a_packet_are_replaced_and_all_else_stays() {
+    let own = Wishes {
+        background_qp: wish(40, 2000),
+        ..Wishes::default()
+    };
+    let others = Wishes {
+        interval: wish(2, 700),
+        ceiling_kbps: wish(9000, 100),
+        ..Wishes::default()
+    };
+    let sent = |wishes, regions| FeedbackState {
+        wishes,
+        ..state(3, 300, regions)
+    };
+    let regions: Vec<Region> = vec![Region::default(); 9];
+    let [had, wanted, none] =
+        [own, others, Wishes::default()].map(|wishes| encode(&sent(wishes, regions.clone())).packets.remove(0));
+    assert_eq!(with_wishes(&had, &others), Ok(wanted.clone()));
+    assert_eq!(with_wishes(&with_tail(&had, &[200, 1, 7, 9]), &others), Ok(wanted));
+    assert_eq!(with_wishes(&had, &Wishes::default()), Ok(none));
+    assert_eq!(with_wishes(&had[..9], &others), Err(FeedbackError::Truncated));
+
+    let many: Vec<Region> = (0..256).map(|n| widest_region(n % 2 == 0)).collect();
+    let full = encode(&sent(Wishes::default(), many)).packets;
+    assert_eq!(with_wishes(&full[0], &others), Ok(full[0].clone()), "it has no room");
+    assert!(with_wishes(&full[1], &others).is_err());
+    assert_eq!(with_wishes(&full[1], &Wishes::default()), Ok(full[1].clone()));
 }
 
 #[test]
