@@ -5,12 +5,16 @@
 //! Receivers are identified by the SSRC of their RTCP. Feedback is state and each server numbers its generations
 //! itself, so packets of two servers must never reach one encoder unsorted: either only one of them steers
 //! ([`Rule::First`]), or their states are joined and renumbered ([`Rule::All`]).
+//!
+//! What is wished of the whole stream is shared by all who watch it, so wishes are joined under both rules: the highest
+//! rate, the finest quantizers, the lowest ceiling.
 
 #![forbid(unsafe_code)]
 
 use dds_protocol::assembler::{Assembler, Outcome};
 use dds_protocol::feedback::{self, FeedbackState, MAX_REGIONS, Region};
 use dds_protocol::serial::Serial16;
+use dds_protocol::wish::{Wish, Wishes};
 
 /// Silence in nanoseconds after which a receiver no longer steers. Servers repeat their state every 500 ms; the
 /// encoder's own `feedback-timeout` of 2000 ms lets it accept the numbering of a successor at the same time.
@@ -29,10 +33,12 @@ pub enum Rule {
 }
 
 /// Decision about a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Pass it to the encoder unchanged.
     Pass,
+    /// Pass this packet to the encoder in its place: the same with the wishes of all servers.
+    Replace(Vec<u8>),
     /// Do not pass it on: it is refused, or kept for [`Steering::joined`].
     Keep,
 }
@@ -77,6 +83,8 @@ pub struct Receiver {
     assembler: Assembler,
     /// Its last complete state and the time of it.
     state: Option<(u64, FeedbackState)>,
+    /// The wishes of its last packet, and the time of it ([`Rule::First`]).
+    wishes: Option<(u64, Wishes)>,
 }
 
 impl Receiver {
@@ -99,6 +107,8 @@ pub struct Steering {
     /// A state was completed since the last [`Self::joined`].
     changed: bool,
     frames: u64,
+    /// Quantizers of the camera: background and regions.
+    own: (u8, u8),
 }
 
 impl Steering {
@@ -113,7 +123,13 @@ impl Steering {
             generation: Serial16(generation),
             changed: false,
             frames: 0,
+            own: (0, 0),
         }
+    }
+
+    /// Sets the camera's own quantizers, of background and regions: those of servers that wish none.
+    pub fn set_own_quantizers(&mut self, background: u8, region: u8) {
+        self.own = (background, region);
     }
 
     /// A feedback packet from the receiver `ssrc`, without RTCP framing. `now` in nanoseconds of any steady clock.
@@ -153,18 +169,36 @@ impl Steering {
             .holder
             .filter(|(_, last_packet)| now.saturating_sub(*last_packet) < RELEASE_NS);
         let receiver = self.receiver(now, ssrc, false);
+        let part = feedback::decode(packet).ok().filter(|part| part.stream_id == stream_id);
+        if let Some(part) = part.as_ref().filter(|part| part.part == 0) {
+            receiver.wishes = Some((now, part.wishes));
+        }
         if holder.is_some_and(|(holder, _)| holder != ssrc) {
             receiver.refuse(Refusal::AnotherSteers);
             return Verdict::Keep;
         }
         // A packet that the encoder would refuse does not make its sender steer; the encoder counts it.
-        if feedback::decode(packet).is_ok_and(|part| part.stream_id == stream_id) {
-            receiver.steered += 1;
-            self.holder = Some((ssrc, now));
-        } else {
+        let Some(part) = part else {
             receiver.refuse(Refusal::Unusable);
+            return Verdict::Pass;
+        };
+        receiver.steered += 1;
+        self.holder = Some((ssrc, now));
+        let joined = Wishes::joined(self.wishes(now), self.own);
+        if part.part > 0 || joined == part.wishes {
+            return Verdict::Pass;
         }
-        Verdict::Pass
+        feedback::with_wishes(packet, &joined).map_or(Verdict::Pass, Verdict::Replace)
+    }
+
+    /// The wishes of all servers that are not silent; none for one that wishes nothing.
+    fn wishes(&self, now: u64) -> impl Iterator<Item = Wishes> {
+        self.receivers.iter().filter_map(move |receiver| {
+            let of_state = || receiver.state.as_ref().map(|(came, state)| (*came, state.wishes));
+            let (came, wishes) = receiver.wishes.or_else(of_state)?;
+            let age_ns = now.saturating_sub(came);
+            (age_ns < RELEASE_NS).then(|| aged(&wishes, age_ns))
+        })
     }
 
     fn all(&mut self, now: u64, ssrc: u32, packet: &[u8]) -> Verdict {
@@ -210,6 +244,7 @@ impl Steering {
                 last_packet: now,
                 assembler: Assembler::new(self.stream_id),
                 state: None,
+                wishes: None,
             });
             self.receivers.len() - 1
         });
@@ -256,7 +291,7 @@ impl Steering {
             generation: self.generation,
             frame,
             regions,
-            ..FeedbackState::default()
+            wishes: Wishes::joined(self.wishes(now), self.own),
         })
         .packets
     }
@@ -275,6 +310,25 @@ impl Steering {
             };
             (r, steers)
         })
+    }
+}
+
+/// Wishes `age_ns` later, without those that have expired.
+fn aged(wishes: &Wishes, age_ns: u64) -> Wishes {
+    fn of<T: Copy>(wish: Option<Wish<T>>, age_ms: u64) -> Option<Wish<T>> {
+        let wish = wish?;
+        let ttl_ms = u64::from(wish.ttl_ms).checked_sub(age_ms).filter(|ttl| *ttl > 0)?;
+        Some(Wish {
+            ttl_ms: ttl_ms as u32,
+            ..wish
+        })
+    }
+    let age_ms = age_ns / 1_000_000;
+    Wishes {
+        background_qp: of(wishes.background_qp, age_ms),
+        region_qp: of(wishes.region_qp, age_ms),
+        interval: of(wishes.interval, age_ms),
+        ceiling_kbps: of(wishes.ceiling_kbps, age_ms),
     }
 }
 
@@ -397,6 +451,83 @@ mod tests {
         assert_eq!(
             (state.generation, state.frame, state.regions),
             (Serial16(102), 15, vec![])
+        );
+    }
+
+    /// A packet without regions that wishes for every n-th picture and a ceiling, for 2 s.
+    fn wishing(generation: u16, interval: Option<u8>, ceiling: Option<u32>) -> Vec<u8> {
+        let state = FeedbackState {
+            stream_id: STREAM,
+            generation: Serial16(generation),
+            wishes: wishes(interval, ceiling, 2000),
+            ..FeedbackState::default()
+        };
+        feedback::encode(&state).packets.remove(0)
+    }
+
+    fn wishes(interval: Option<u8>, ceiling: Option<u32>, ttl_ms: u32) -> Wishes {
+        Wishes {
+            interval: interval.map(|value| Wish { value, ttl_ms }),
+            ceiling_kbps: ceiling.map(|value| Wish { value, ttl_ms }),
+            ..Wishes::default()
+        }
+    }
+
+    /// Wishes of the packet that reaches the encoder.
+    fn passed(verdict: Verdict, packet: &[u8]) -> Option<Wishes> {
+        let packet = match &verdict {
+            Verdict::Keep => return None,
+            Verdict::Pass => packet,
+            Verdict::Replace(packet) => packet,
+        };
+        Some(feedback::decode(packet).expect("a packet").wishes)
+    }
+
+    #[test]
+    fn wishes_of_those_who_do_not_steer_count_too() {
+        let mut steering = Steering::new(Rule::First, STREAM, 0);
+        let slow = |generation| wishing(generation, Some(5), None);
+        // Alone, the first one's packets pass as they are.
+        assert_eq!(steering.packet(0, 1, &slow(1)), Verdict::Pass);
+        let other = wishing(1, Some(2), Some(300));
+        assert_eq!(steering.packet(100 * MS, 2, &other), Verdict::Keep);
+        let verdict = steering.packet(200 * MS, 1, &slow(2));
+        // It lives as long as the wish that is older.
+        let expected = Wishes {
+            interval: Some(Wish { value: 2, ttl_ms: 1900 }),
+            ..wishes(None, Some(300), 1900)
+        };
+        assert_eq!(passed(verdict, &slow(2)), Some(expected));
+        // One that knows no wishes wants every picture.
+        steering.packet(300 * MS, 3, &packet(STREAM, 1, 1, vec![]));
+        let verdict = steering.packet(400 * MS, 1, &slow(3));
+        assert_eq!(passed(verdict, &slow(3)), Some(wishes(None, Some(300), 1700)));
+        // Both others fall silent.
+        assert_eq!(steering.packet(2300 * MS, 1, &slow(4)), Verdict::Pass);
+        // Rubbish is no wish of nothing.
+        steering.packet(2300 * MS, 2, b"rubbish");
+        steering.packet(2300 * MS, 2, &packet(STREAM + 1, 9, 1, vec![]));
+        assert_eq!(steering.packet(2400 * MS, 1, &slow(5)), Verdict::Pass);
+    }
+
+    #[test]
+    fn joined_states_carry_the_wishes_of_the_most_demanding() {
+        let mut steering = Steering::new(Rule::All, STREAM, 0);
+        steering.set_own_quantizers(36, 26);
+        steering.joined(0);
+        steering.packet(0, 1, &wishing(1, Some(5), None));
+        assert_eq!(state_of(&steering.joined(0)).wishes, wishes(Some(5), None, 2000));
+        steering.packet(MS, 2, &wishing(1, Some(3), Some(500)));
+        let expected = Wishes {
+            interval: Some(Wish { value: 3, ttl_ms: 2000 }),
+            ..wishes(None, Some(500), 2000)
+        };
+        assert_eq!(state_of(&steering.joined(MS)).wishes, expected);
+        // The second is not heard of any more.
+        steering.packet(2100 * MS, 1, &wishing(2, Some(5), None));
+        assert_eq!(
+            state_of(&steering.joined(2100 * MS)).wishes,
+            wishes(Some(5), None, 2000)
         );
     }
 

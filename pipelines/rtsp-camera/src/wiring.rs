@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,11 +49,10 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
     if camera.logins && encoder.property::<FeedbackWays>("feedback-ways") == FeedbackWays::AUTO {
         encoder.set_property("feedback-ways", FeedbackWays::AUTO | FeedbackWays::RTCP);
     }
-    let steering = Arc::new(Mutex::new(Steering::new(
-        camera.rule,
-        stream_id,
-        glib::random_int() as u16,
-    )));
+    let mut steering = Steering::new(camera.rule, stream_id, glib::random_int() as u16);
+    let own = |name| encoder.property::<u32>(name) as u8;
+    steering.set_own_quantizers(own("background-qp"), own("region-qp"));
+    let steering = Arc::new(Mutex::new(steering));
 
     // Before the encoder looks for the session, so that our handler is called first and can stop the emission.
     connect_feedback(&top, camera, &steering);
@@ -123,6 +123,9 @@ fn judge(
     let (shared, to, connections) = (camera.clone(), steering.clone(), connections.clone());
     let (top, guarded) = (top.downgrade(), guard("on-app-rtcp"));
     session.connect("on-app-rtcp", false, move |values| {
+        if REPLACED.get() {
+            return None;
+        }
         // Evaluated once for each feedback packet; it separates servers from clients that only watch.
         let watches = |address: &str| {
             let known = connections.holds(address) || top.upgrade().is_some_and(|top| is_sent_to(&top, address));
@@ -134,11 +137,41 @@ fn judge(
         // A packet that could not be judged does not steer.
         let verdict = guarded.run(Verdict::Keep, || on_app_rtcp(values, &shared, &to, watches));
         let session = values.first().and_then(|v| v.get::<glib::Object>().ok());
-        if let Some(session) = session.filter(|_| verdict == Verdict::Keep) {
+        if let Some(session) = session.filter(|_| verdict != Verdict::Pass) {
             session.stop_signal_emission_by_name("on-app-rtcp");
+            if let Verdict::Replace(packet) = verdict {
+                guarded.run((), || emit_replaced(&session, values, packet));
+            }
         }
         None
     });
+}
+
+thread_local! {
+    /// A packet that replaces another is being emitted: it has been judged.
+    static REPLACED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends [`REPLACED`].
+struct Replacing;
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        REPLACED.set(false);
+    }
+}
+
+/// Emits `on-app-rtcp` once more, with another packet.
+fn emit_replaced(session: &glib::Object, values: &[glib::Value], mut packet: Vec<u8>) {
+    packet.resize(packet.len().next_multiple_of(4), 0);
+    let mut arguments: Vec<glib::Value> = values.iter().skip(1).cloned().collect();
+    if let Some(data) = arguments.last_mut() {
+        *data = gst::Buffer::from_mut_slice(packet).to_value();
+    }
+    REPLACED.set(true);
+    // Whatever happens, the next packet is judged.
+    let _end = Replacing;
+    session.emit_by_name_with_values("on-app-rtcp", &arguments);
 }
 
 /// Sends the encoder the joined feedback of all receivers that steer, before each picture.
