@@ -63,6 +63,7 @@ fn open(backend: Backend, clip: &Clip, preset: &str, units: Option<&str>) -> Res
         format: PixelFormat::I420,
         frame_rate: Some((30, 1)),
         max_frame_rate: None,
+        leaves_out: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

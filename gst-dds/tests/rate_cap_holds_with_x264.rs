@@ -76,6 +76,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         format: PixelFormat::I420,
         frame_rate: Some((FPS, 1)),
         max_frame_rate: None,
+        leaves_out: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

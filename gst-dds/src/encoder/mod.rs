@@ -357,6 +357,8 @@ pub struct Config {
     pub frame_rate: Option<(u32, u32)>,
     /// Most frames per second of a variable rate, where known.
     pub max_frame_rate: Option<(u32, u32)>,
+    /// Captured pictures may be left out, so the stream must not declare that its frame rate is fixed.
+    pub leaves_out: bool,
     /// Pixel aspect ratio.
     pub pixel_aspect_ratio: (u32, u32),
     /// Colour description to write into the stream.

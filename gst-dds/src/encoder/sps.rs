@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! H.264 sequence parameter sets without a frame rate (ISO/IEC 14496-10 7.3.2.1 and E.1.1).
+//! H.264 sequence parameter sets without a frame rate, or without the promise that it is fixed (ISO/IEC 14496-10 7.3.2.1
+//! and E.1.1).
 //!
 //! libx264 declares the frame rate that it was opened with as fixed. Where the rate is unknown that is wrong, and a
-//! parser downstream would pass it on.
+//! parser downstream would pass it on. Where captured pictures may be left out, only the promise is wrong: the rate is
+//! that of capture, and single distances are multiples of its period.
 
 #![forbid(unsafe_code)]
 
@@ -67,6 +69,48 @@ fn timing_flag(sps: &[u8]) -> Option<usize> {
         bits.ue()?;
     }
     Some(bits.position())
+}
+
+/// What a stream declares of its frame rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timing {
+    /// As the library writes it: fixed.
+    Fixed,
+    /// The rate of capture, which single pictures may be left out of.
+    Nominal,
+    /// Nothing.
+    Unknown,
+}
+
+impl Timing {
+    /// The NAL unit of a sequence parameter set that declares this; `None` where it does already.
+    pub fn declared(self, nal: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Fixed => None,
+            Self::Nominal => without_fixed_rate(nal),
+            Self::Unknown => without_timing(nal),
+        }
+    }
+}
+
+/// The NAL unit of a sequence parameter set whose `fixed_frame_rate_flag` is 0; `None` where it is not 1.
+pub(super) fn without_fixed_rate(nal: &[u8]) -> Option<Vec<u8>> {
+    let mut sps = unescape(nal);
+    let at = timing_flag(&sps)?;
+    let mut bits = RbspReader::new(&sps);
+    bits.skip(at)?;
+    if !bits.flag()? {
+        return None;
+    }
+    bits.skip(TIMING_BITS - 1)?;
+    let fixed = bits.position();
+    if !bits.flag()? {
+        return None;
+    }
+    *sps.get_mut(fixed / 8)? &= !(0x80 >> (fixed % 8));
+    let mut escaped = Vec::with_capacity(sps.len() + 4);
+    push_escaped(&mut escaped, &sps);
+    Some(escaped)
 }
 
 /// The NAL unit of a sequence parameter set without timing information; `None` where it has none.
@@ -147,10 +191,31 @@ mod tests {
     }
 
     #[test]
+    fn one_bit_says_that_the_rate_is_not_fixed() {
+        let nal = sample();
+        let out = without_fixed_rate(&nal).unwrap();
+        let (before, after) = (unescape(&nal), unescape(&out));
+        let at = timing_flag(&before).unwrap() + TIMING_BITS;
+        let differ: Vec<usize> = (0..8 * before.len())
+            .filter(|at| (before[at / 8] ^ after[at / 8]) & (0x80 >> (at % 8)) != 0)
+            .collect();
+        assert_eq!((before.len(), differ), (after.len(), vec![at]));
+        assert_eq!(without_fixed_rate(&out), None, "it is not any more");
+        assert_eq!(
+            without_fixed_rate(&without_timing(&nal).unwrap()),
+            None,
+            "there is none"
+        );
+        let patched = Timing::Nominal.declared(&nal);
+        assert_eq!((patched, Timing::Fixed.declared(&nal)), (Some(out), None));
+    }
+
+    #[test]
     fn what_ends_too_early_is_left_alone() {
         let nal = sample();
         for length in 0..nal.len() - 4 {
             without_timing(&nal[..length]);
+            without_fixed_rate(&nal[..length]);
         }
         assert_eq!(without_timing(&[]), None);
         assert_eq!(without_timing(&[0x67; 3]), None);

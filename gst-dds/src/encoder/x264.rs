@@ -31,7 +31,7 @@ use x264_sys as sys;
 
 use crate::vbv::Vbv;
 
-use super::sps::without_timing;
+use super::sps::Timing;
 use super::{
     AccessUnit, Codec, Config, EncodeError, FieldOrder, Fields, FrameControls, Log, Nal, OpenError, ParameterSets,
     Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
@@ -65,9 +65,9 @@ pub struct X264 {
     /// Flags of macroblocks equal to those of the picture before; empty where the caller sets none.
     still: Vec<u8>,
     nals: Vec<Nal>,
-    /// The rate is unknown, so that the stream must not declare one; and the buffer in which access units with
-    /// parameter sets are rewritten for it.
-    untimed: bool,
+    /// What the stream declares of its rate, and the buffer in which access units with parameter sets are rewritten for
+    /// it.
+    timing: Timing,
     rewritten: Vec<u8>,
     sps: Vec<u8>,
     pps: Vec<u8>,
@@ -128,7 +128,11 @@ impl RegionEncoder for X264 {
             },
             params: read_back,
             nals: Vec::with_capacity(16),
-            untimed: config.frame_rate.is_none(),
+            timing: match (config.frame_rate, config.leaves_out) {
+                (None, _) => Timing::Unknown,
+                (Some(_), true) => Timing::Nominal,
+                (Some(_), false) => Timing::Fixed,
+            },
             rewritten: Vec::new(),
             sps: Vec::new(),
             pps: Vec::new(),
@@ -217,8 +221,9 @@ impl RegionEncoder for X264 {
             )
         };
         self.list(nals, data);
-        let data = if self.untimed && self.nals.iter().any(|nal| c_int::from(nal.kind) == NAL_SPS) {
-            rewrite(data, &mut self.nals, &mut self.rewritten);
+        let sets = || self.nals.iter().any(|nal| c_int::from(nal.kind) == NAL_SPS);
+        let data = if self.timing != Timing::Fixed && sets() {
+            rewrite(data, &mut self.nals, self.timing, &mut self.rewritten);
             &self.rewritten
         } else {
             data
@@ -397,8 +402,7 @@ impl X264 {
             let body = payload.get(prefix..).unwrap_or_default();
             match nal.i_type {
                 NAL_SPS => {
-                    let untimed = self.untimed.then(|| without_timing(body)).flatten();
-                    self.sps = untimed.unwrap_or_else(|| body.to_vec());
+                    self.sps = self.timing.declared(body).unwrap_or_else(|| body.to_vec());
                 }
                 NAL_PPS => self.pps = body.to_vec(),
                 _ => {}

@@ -93,6 +93,7 @@ impl Coder {
             format: PixelFormat::I420,
             frame_rate: Some((clip.fps.numer() as u32, clip.fps.denom() as u32)),
             max_frame_rate: None,
+            leaves_out: false,
             pixel_aspect_ratio: (1, 1),
             colour: Some(gstdds::ddsencode::colour(&info)),
             interlaced: None,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::units::{NAL_SEI, VERSION_SEI_UUID};
 use super::*;
+use crate::encoder::sps::without_fixed_rate;
 use crate::encoder::{EncoderOption, LogLevel, Origin};
 
 fn config() -> Config {
@@ -14,6 +15,7 @@ fn config() -> Config {
         format: PixelFormat::I420,
         frame_rate: Some((30, 1)),
         max_frame_rate: None,
+        leaves_out: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,
@@ -86,6 +88,40 @@ fn every_picture_comes_out_of_the_call_that_took_it() {
             assert_eq!(unit.data[nal.body] & 0x1f, nal.kind);
             assert_eq!(unit.data[nal.body - 1], 1, "a start code");
             assert!(c_int::from(nal.kind) != NAL_SEI, "the version message is left out");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_pictures_are_left_out_of_declares_no_fixed_rate_from_its_first_parameter_set_on() {
+    for (format, profile) in [
+        (PixelFormat::I420, None),
+        (PixelFormat::I420, Some("high")),
+        (PixelFormat::I444, None),
+    ] {
+        let fixed = Config {
+            format,
+            profile,
+            byte_stream: format == PixelFormat::I420,
+            ..config()
+        };
+        let leaves_out = Config {
+            leaves_out: true,
+            ..fixed.clone()
+        };
+        let (fixed, mut encoder) = (open(&fixed).unwrap(), open(&leaves_out).unwrap());
+        let (before, after) = (fixed.parameter_sets().sps, encoder.parameter_sets().sps.to_vec());
+        let bits = |set: &[u8]| set.iter().map(|byte| byte.count_ones()).sum::<u32>();
+        assert_eq!(
+            (bits(before), before.len()),
+            (bits(&after) + 1, after.len()),
+            "{format:?} {profile:?}"
+        );
+        assert_eq!(without_fixed_rate(before).as_ref(), Some(&after));
+        if format == PixelFormat::I420 {
+            let unit = encoder.encode(&picture(&LUMA, 0), &FrameControls::default()).unwrap();
+            let set = unit.nals.iter().find(|nal| c_int::from(nal.kind) == NAL_SPS).unwrap();
+            assert_eq!(unit.data[set.body..set.end], after);
         }
     }
 }

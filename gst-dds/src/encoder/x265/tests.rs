@@ -18,6 +18,7 @@ fn config() -> Config {
         format: PixelFormat::I420,
         frame_rate: Some((30, 1)),
         max_frame_rate: None,
+        leaves_out: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,
