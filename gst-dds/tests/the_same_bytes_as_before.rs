@@ -3,6 +3,9 @@
 //! Equal video, settings and feedback always give the same bytes: the sums in `bytes/sums.txt`, by version of the
 //! library that coded them, on processors with SSE4.2 or newer: with less, libx264 decides otherwise.
 //!
+//! The settings of which nothing may be wished keep the sums from before there were wishes; those that begin with
+//! "server-rate" are the same with what is set by default.
+//!
 //! To change bytes on purpose, run this file with `DDS_WRITE_SUMS=1` and give the reason in the commit. With a library
 //! without recorded sums the test only shows that two runs are equal, and prints so.
 
@@ -15,7 +18,8 @@ use std::path::PathBuf;
 
 use common::refined::Refined;
 use common::{Camera, element};
-use dds_protocol::feedback;
+use dds_protocol::feedback::{self, FeedbackState};
+use dds_protocol::wish::{Wish, Wishes};
 use gst::prelude::*;
 
 const FRAMES: u64 = 75;
@@ -29,6 +33,8 @@ struct Case {
     properties: &'static [(&'static str, &'static str)],
     /// Each third picture brings a region of its own.
     metas: bool,
+    /// Servers may wish, and each packet wishes this interval, where it is not 0.
+    wishes: Option<u8>,
 }
 
 const fn case(name: &'static str, properties: &'static [(&'static str, &'static str)]) -> Case {
@@ -36,10 +42,18 @@ const fn case(name: &'static str, properties: &'static [(&'static str, &'static 
         name,
         properties,
         metas: false,
+        wishes: None,
     }
 }
 
-const CASES: [Case; 15] = [
+const fn wished(name: &'static str, properties: &'static [(&'static str, &'static str)], interval: u8) -> Case {
+    Case {
+        wishes: Some(interval),
+        ..case(name, properties)
+    }
+}
+
+const CASES: [Case; 22] = [
     case("one-pass", &[]),
     case("cap", &[("max-bitrate", "80")]),
     case("bound", &[("max-feedback-bitrate", "25")]),
@@ -53,6 +67,7 @@ const CASES: [Case; 15] = [
         name: "metas",
         properties: &[],
         metas: true,
+        wishes: None,
     },
     case("slices", &[("option-string", "slices=4")]),
     case("intra-refresh", &[("intra-refresh", "true"), ("key-int-max", "25")]),
@@ -71,6 +86,13 @@ const CASES: [Case; 15] = [
         "two-pass-bandwidth",
         &[("mode", "two-pass"), ("bandwidth", "60"), ("low-scale-min", "0.5")],
     ),
+    wished("server-rate", &[], 0),
+    wished("server-rate-cap", &[("max-bitrate", "80")], 0),
+    wished("server-rate-bandwidth", &[("bandwidth", "120")], 0),
+    wished("server-rate-x265", &[("encoder", "x265")], 0),
+    wished("server-rate-3", &[], 3),
+    wished("server-rate-3-bitrate", &[("bitrate", "300")], 3),
+    wished("server-rate-3-x265", &[("encoder", "x265")], 3),
 ];
 
 /// A textured scene that moves under flicker, in integers.
@@ -114,10 +136,34 @@ fn packets(frame: u64) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
+/// A packet of one part with a wish of this interval, unless it is 0.
+fn wishing(packet: Vec<u8>, interval: u8) -> Vec<u8> {
+    if interval == 0 {
+        return packet;
+    }
+    let part = feedback::decode(&packet).unwrap();
+    assert_eq!((part.part, part.parts), (0, 1));
+    let state = FeedbackState {
+        stream_id: part.stream_id,
+        generation: part.generation,
+        frame: part.frame,
+        regions: part.regions,
+        wishes: Wishes {
+            interval: Some(Wish {
+                value: interval,
+                ttl_ms: 1000,
+            }),
+            ..part.wishes
+        },
+    };
+    feedback::encode(&state).packets.remove(0)
+}
+
 /// Output of a case: the library's version, and both streams.
 fn code(case: &Case) -> (String, [Vec<u8>; 2]) {
     let element = element();
     element.set_property("feedback-timeout", 500u32);
+    element.set_property("server-rate", case.wishes.is_some());
     for (name, value) in case.properties {
         element.set_property_from_str(name, value);
     }
@@ -126,8 +172,8 @@ fn code(case: &Case) -> (String, [Vec<u8>; 2]) {
     let mut camera = Camera::new(element, 320, 240);
     for frame in 0..FRAMES {
         let picture = scene(&camera, case.metas);
-        camera.push_buffer(picture);
-        for packet in packets(frame) {
+        camera.push_captured(picture);
+        for packet in packets(frame).map(|packet| wishing(packet, case.wishes.unwrap_or(0))) {
             assert!(feedback::decode(&packet).is_ok());
             let asked = camera.count("refine-frames-coded") + refused(&camera);
             camera
@@ -154,7 +200,13 @@ fn code(case: &Case) -> (String, [Vec<u8>; 2]) {
         refined.event(gst::EventType::Eos);
         refined.stream()
     });
-    assert_eq!(camera.count("frames-coded"), FRAMES);
+    assert_eq!(camera.count("frames-coded") + camera.count("frames-skipped"), FRAMES);
+    assert_eq!(
+        camera.count("frames-skipped") > 0,
+        case.wishes.unwrap_or(0) > 1,
+        "{}",
+        case.name
+    );
     assert_eq!(camera.count("feedback-lost"), 1, "{}", case.name);
     assert_eq!(camera.count("feedback-recovered"), 1, "{}", case.name);
     (version, [camera.stream(), second])

@@ -71,6 +71,28 @@ pub(super) struct CapPlan {
     pub(super) vbv: Option<Vbv>,
 }
 
+/// The rates to keep, in kbit/s; 0 = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    /// Cap of the user.
+    pub(super) cap_kbps: u32,
+    /// Ceiling that servers wish.
+    pub(super) ceiling_kbps: u32,
+    /// Coarsest quantizer that the ceiling leads to: beyond it the ceiling is exceeded.
+    pub(super) ceiling_qp: u8,
+}
+
+impl Rates {
+    /// The lowest of them, and whether it is the ceiling.
+    fn lowest(&self) -> (u32, bool) {
+        match (self.cap_kbps, self.ceiling_kbps) {
+            (0, ceiling) => (ceiling, ceiling > 0),
+            (cap, ceiling) if ceiling > 0 && ceiling < cap => (ceiling, true),
+            (cap, _) => (cap, false),
+        }
+    }
+}
+
 /// A frame planned and not yet coded.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
@@ -95,6 +117,8 @@ pub(super) struct RateCap {
     coded_uniform: Option<u8>,
     kbps: u32,
     kbps_since: u64,
+    /// The user's part in it.
+    cap_kbps: u32,
     /// Bytes of the past that still count `i` frames from now.
     past: Vec<f64>,
     idr_bytes: f64,
@@ -129,6 +153,7 @@ impl RateCap {
             coded_uniform: Some(MAX_QP),
             kbps: 0,
             kbps_since: 0,
+            cap_kbps: 0,
             past: Vec::with_capacity(MAX_HORIZON),
             idr_bytes,
             idr_seen: false,
@@ -152,6 +177,7 @@ impl RateCap {
         *self = Self {
             kbps: self.kbps,
             kbps_since: self.kbps_since,
+            cap_kbps: self.cap_kbps,
             library_rates: self.library_rates,
             ..Self::new(macroblocks)
         };
@@ -169,10 +195,17 @@ impl RateCap {
     }
 
     /// Finest quantizer that regions of feedback may have in a frame whose map has been merged, so that they add no more
-    /// than `kbps` in any second; 0: no restriction. `map` still distinguishes the regions of the video itself.
-    pub(super) fn plan_feedback(&mut self, (now, window): (u64, &Window), idr: bool, kbps: u32, map: &QpMap) -> u8 {
+    /// than `kbps` in any second; 0: no restriction. `map` still distinguishes the regions of the video itself. `flat_qp`:
+    /// base quantizer of the frame without feedback; where feedback wishes a finer one, the answer may be up to it.
+    pub(super) fn plan_feedback(
+        &mut self,
+        (now, window): (u64, &Window),
+        idr: bool,
+        (kbps, flat_qp): (u32, u8),
+        map: &QpMap,
+    ) -> u8 {
         self.count_pairs(map, map.own());
-        let base = map.base_qp();
+        let base = map.base_qp().max(flat_qp);
         let flat = self.costs(base);
         self.flat = Some(flat);
         window.look_ahead(now, SECOND_NS, Account::Feedback, &mut self.past);
@@ -184,10 +217,29 @@ impl RateCap {
         self.feedback_floor.qp
     }
 
-    /// Plans a frame whose map has been merged.
-    pub(super) fn plan(&mut self, (now, window): (u64, &mut Window), idr: bool, kbps: u32, map: &QpMap) -> CapPlan {
-        let cap = f64::from(kbps) * 125.0;
+    /// Bytes that a picture of so many macroblocks is expected to take at one quantizer, other than an IDR picture; 0
+    /// before any was coded.
+    pub(super) fn bytes_at(&self, qp: u8, macroblocks: usize) -> f64 {
+        let weight = self.weights[usize::from(qp.min(MAX_QP))];
+        if self.inter_seen {
+            self.inter_bytes_slow * weight * macroblocks as f64
+        } else {
+            0.0
+        }
+    }
+
+    /// Plans a frame whose map has been merged, and of which nothing is coded finer than `held`.
+    pub(super) fn plan(
+        &mut self,
+        (now, window): (u64, &mut Window),
+        idr: bool,
+        (rates, held): (Rates, u8),
+        map: &QpMap,
+    ) -> CapPlan {
+        let (kbps, is_ceiling) = rates.lowest();
+        let bytes = |kbps: u32| f64::from(kbps) * 125.0;
         self.follow_cap(now, kbps, window);
+        self.cap_kbps = rates.cap_kbps;
         self.count_pairs(map, None);
         let mut plan = CapPlan { floor: 0, vbv: None };
         let mut vbv_bytes = None;
@@ -198,21 +250,35 @@ impl RateCap {
                 0
             } else {
                 let floor = self.floor;
-                self.floor = self.choose_floor(floor, idr, map, MAX_QP, |this, floor, idr, budget| {
-                    this.fits(floor, idr, budget * cap, (0.0, 0.0))
+                let most = if is_ceiling {
+                    rates.ceiling_qp.max(map.base_qp())
+                } else {
+                    MAX_QP
+                };
+                self.floor = self.choose_floor(floor, idr, map, most, |this, floor, idr, budget| {
+                    this.fits(floor, idr, budget * bytes(kbps), (0.0, 0.0))
                 });
+                let cap = rates.cap_kbps;
+                if is_ceiling && cap > 0 && !self.fits(self.floor.qp, idr, bytes(cap), (0.0, 0.0)) {
+                    self.floor = self.choose_floor(floor, idr, map, MAX_QP, |this, floor, idr, budget| {
+                        this.fits(floor, idr, budget * bytes(cap), (0.0, 0.0))
+                    });
+                }
                 self.floor.qp
             };
-            let bytes = self.vbv_room(cap);
-            vbv_bytes = Some(bytes);
-            plan.vbv = self.set_vbv(bytes, window.nominal_rate());
         } else {
             self.floor.qp = 0;
-            if self.vbv_kbit.take().is_some() {
-                plan.vbv = Some(Vbv::OPEN);
-            }
         }
-        let (cost, anew) = self.costs(plan.floor);
+        // A VBV would lead beyond what wishes may lead to.
+        if rates.cap_kbps > 0 {
+            let room = self.vbv_room(bytes(rates.cap_kbps));
+            vbv_bytes = Some(room);
+            plan.vbv = self.set_vbv(room, window.nominal_rate());
+        } else if self.vbv_kbit.take().is_some() {
+            plan.vbv = Some(Vbv::OPEN);
+        }
+        let floor = plan.floor.max(held);
+        let (cost, anew) = self.costs(floor);
         self.planned = Some(Planned {
             now,
             cost,
@@ -220,8 +286,15 @@ impl RateCap {
             flat: self.flat,
             vbv_bytes,
         });
-        self.remember(plan.floor, map);
+        self.remember(floor, map);
         plan
+    }
+
+    /// Accounts for the size of a frame that was not planned.
+    pub(super) fn unplanned(&mut self, now: u64, bytes: usize, window: &mut Window) {
+        window.forget(now);
+        let bytes = bytes as f64;
+        window.push(now, [bytes, bytes, bytes, 0.0]);
     }
 
     /// Accounts for the size of the planned frame.
@@ -245,7 +318,7 @@ impl RateCap {
             stats.feedback_peak_second_bytes = stats.feedback_peak_second_bytes.max(caused);
         }
         let settled = self.kbps_since == 0 || since.is_some_and(|since| since >= self.kbps_since);
-        if self.kbps > 0 && settled && second > TOLERANCE * f64::from(self.kbps) * 125.0 {
+        if self.cap_kbps > 0 && settled && second > TOLERANCE * f64::from(self.cap_kbps) * 125.0 {
             stats.cap_exceeded_frames += 1;
         }
         self.learn(planned, bytes, idr);

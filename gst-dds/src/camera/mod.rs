@@ -62,6 +62,7 @@ mod stats;
 pub mod timeline;
 mod types;
 mod window;
+mod wishes;
 
 pub use controller::{Controller, ControllerSettings, Estimate, OperatingPoint};
 pub use keyframes::{KeyFrameCounts, KeyFrameRequests};
@@ -77,6 +78,6 @@ pub use single::Camera;
 pub use stats::{DelayStats, FeedbackStats, RegionStats, Stats};
 pub use types::{
     Applied, Bandwidth, CameraSettings, Capture, FeedbackBound, FrameMode, FramePlan, Geometry, Interval, MACROBLOCK,
-    MAX_QP, MIN_QP, Notice, Plan, RoiRequest, SegmentPlace, Skip,
+    MAX_QP, MIN_QP, Notice, Plan, RoiRequest, SegmentPlace, Skip, WishBounds,
 };
 pub use window::Window;

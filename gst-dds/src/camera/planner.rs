@@ -2,12 +2,13 @@
 
 //! The plan of the stream: decides whether a captured picture is coded, and how.
 
+use dds_protocol::extension::{Bound, InForce};
 use dds_protocol::feedback::FeedbackState;
 
 use crate::vbv::Vbv;
 
 use super::bandwidth::{BandwidthControl, FrameSplit};
-use super::cap::RateCap;
+use super::cap::{RateCap, Rates};
 use super::clock::Clock;
 use super::controller::{ControllerSettings, OperatingPoint};
 use super::gop::{FrameKind, Gop};
@@ -17,12 +18,15 @@ use super::receiver::{FeedbackUpdate, Liveness, ReceivedState, Way};
 use super::regions::RegionStore;
 use super::stats::{RegionStats, Stats};
 use super::types::{
-    Applied, CameraSettings, Capture, FrameMode, FramePlan, Geometry, Interval, Plan, RoiRequest, Skip,
+    Applied, CameraSettings, Capture, FrameMode, FramePlan, Geometry, Interval, MAX_QP, Notice, Plan, RoiRequest, Skip,
 };
 use super::window::Window;
+use super::wishes::{Granted, Situation, Teller, WishBook, coarsest};
 
 /// Frames whose coding time is remembered, to measure the feedback delay.
 const CODED_FRAMES: usize = 256;
+/// Full rate after a report of loss: what is lost heals with the pictures that follow.
+const DAMAGED_NS: u64 = 500_000_000;
 /// Segment length of the controller where the stream has no segments: that of the DDS paper.
 const SEGMENT_FRAMES: u32 = 15;
 
@@ -43,6 +47,11 @@ pub struct StreamConfig {
     pub segment_length: u8,
     /// Frames from one key frame to the next at most.
     pub key_int_max: u64,
+    /// Pictures are refreshed piece by piece instead of by key frames.
+    pub refreshed: bool,
+    /// A picture that servers do not want is coded as a repetition of the one before, so that the encoder sees every
+    /// captured picture.
+    pub repeats: bool,
     /// Age of a key frame, in nanoseconds, that makes the next one due where pictures keep another rate than that.
     pub key_frame_after_ns: Option<u64>,
     /// Distance of pictures in time; `None`: by [`CameraSettings::frame_rate`].
@@ -66,13 +75,15 @@ impl StreamConfig {
             two_passes: false,
             segment_length: 0,
             key_int_max: u64::MAX,
+            refreshed: false,
+            repeats: false,
             key_frame_after_ns: None,
             pace: None,
             library_rates: false,
         }
     }
 
-    /// Distance of pictures in time.
+    /// Distance of captured pictures in time.
     pub fn interval(&self) -> Interval {
         match &self.pace {
             Some(pace) => Interval {
@@ -129,6 +140,13 @@ pub struct StreamPlanner {
     region_stats: RegionStats,
     started: bool,
     current_frame: Option<u64>,
+    wishes: WishBook,
+    granted: Granted,
+    teller: Teller,
+    /// Time up to which a report of loss means full rate, unless a key frame comes before.
+    damaged_until: u64,
+    /// Of pictures that were not coded, for the next one.
+    notice: Option<Notice>,
     coded: Box<[(u64, u64)]>,
     coded_next: usize,
 }
@@ -147,7 +165,12 @@ impl StreamPlanner {
             floor: 0,
             window: Window::default(),
             clock: Clock::default(),
-            gop: Gop::new(config.key_int_max, config.segment_length, 0),
+            gop: Gop::new(config.key_int_max, config.segment_length, 0).with_refresh(config.refreshed),
+            wishes: WishBook::default(),
+            granted: Granted::default(),
+            teller: Teller::default(),
+            damaged_until: 0,
+            notice: None,
             stats: Stats::default(),
             region_stats: RegionStats::default(),
             started: false,
@@ -174,8 +197,10 @@ impl StreamPlanner {
         self.cap.restart(config.size.macroblocks());
         self.cap.set_library_rates(config.library_rates);
         self.window.restart();
-        self.gop = Gop::new(config.key_int_max, config.segment_length, self.clock.now());
-        (self.started, self.current_frame) = (false, None);
+        self.gop = Gop::new(config.key_int_max, config.segment_length, self.clock.now()).with_refresh(config.refreshed);
+        (self.started, self.current_frame, self.damaged_until) = (false, None, 0);
+        self.wishes.clear();
+        (self.granted, self.teller) = (Granted::default(), Teller::default());
         self.coded.fill((u64::MAX, 0));
         self.config = config;
     }
@@ -224,6 +249,9 @@ impl StreamPlanner {
     /// interarrival jitter in milliseconds, extended highest sequence number (RFC 3550, section 6.4.1).
     pub fn report(&mut self, now: u64, loss: f64, jitter_ms: f64, highest_seq: u32) {
         self.stats.receiver_reports += 1;
+        if loss > 0.0 {
+            self.damaged_until = now.saturating_add(DAMAGED_NS);
+        }
         self.bandwidth.report(now, loss, jitter_ms, highest_seq);
     }
 
@@ -247,15 +275,21 @@ impl StreamPlanner {
             return Plan::Skip(Skip::Late);
         }
         let (now, frame) = (self.observe(capture.now), capture.frame);
-        let first = !std::mem::replace(&mut self.started, true);
-        self.current_frame = Some(frame);
         let after_ns = self.follow_pace(now);
         let kind = self.gop.begin(now, frame, capture.key_frame, after_ns);
-        self.window.begin(now, self.settings.frame_rate);
+        let update = feedback(&self.settings, now, frame);
+        let applied = self.apply(now, frame, &update);
+        self.notice = update.notice.or(self.notice.take());
+        self.grant(now, capture, &update);
+        if !self.is_wanted(capture, kind) {
+            return self.leave_out(frame);
+        }
+        let first = !std::mem::replace(&mut self.started, true);
+        self.current_frame = Some(frame);
+        let interval = self.coded_interval();
+        self.window.begin(now, self.coded_rate());
         self.choose_quantizers(now, kind, capture.refined_bytes);
 
-        let update = feedback(&self.in_force, now, frame);
-        let applied = self.apply(now, frame, &update);
         let mode = self.mode(first, update.liveness);
         let base_qp = match mode {
             FrameMode::First | FrameMode::Steered | FrameMode::Unsteered => self.in_force.background_qp,
@@ -263,7 +297,11 @@ impl StreamPlanner {
         };
         self.paint(now, frame, base_qp, mode, &update, capture.rois);
         let vbv = self.bound(now, kind.expected, first, mode);
-        let interval = self.config.interval();
+        let in_force = self.tell(mode);
+        let tells = in_force.is_some_and(|in_force| kind.forced || self.teller.is_due(now, &in_force));
+        if let Some(in_force) = in_force.filter(|_| tells) {
+            self.teller.told(now, in_force);
+        }
         let (base_qp, offsets) = self.map.limit(self.floor);
         self.stats.frames_with_regions += u64::from(offsets.is_some());
         Plan::Code(FramePlan {
@@ -277,8 +315,114 @@ impl StreamPlanner {
             key_frame: kind.forced,
             segment: kind.segment,
             applied,
-            notice: update.notice,
+            notice: self.notice.take(),
             mode,
+            in_force,
+            tells,
+        })
+    }
+
+    /// Follows the wishes of servers, and what bounds them.
+    fn grant(&mut self, now: u64, capture: &Capture<'_>, update: &FeedbackUpdate) {
+        let settings = &self.settings;
+        let own = (settings.background_qp, settings.region_qp);
+        let joined = self.wishes.hear(now, update, own);
+        let (_, coarsest) = coarsest(settings);
+        let situation = Situation {
+            rate: settings.frame_rate,
+            damaged: capture.damaged || now < self.damaged_until,
+            coarsest_bytes: self
+                .cap
+                .bytes_at(coarsest.max(settings.background_qp), self.config.size.macroblocks()),
+            bandwidth_kbps: self.bandwidth.available_kbps(),
+        };
+        self.granted = Granted::of(joined, settings, &situation, self.granted.interval);
+    }
+
+    /// Whether a picture is coded: servers want it, or need it.
+    fn is_wanted(&mut self, capture: &Capture<'_>, kind: FrameKind) -> bool {
+        let since = self.current_frame.map(|sent| capture.frame.saturating_sub(sent));
+        if kind.due || since.is_none_or(|since| since >= u64::from(self.granted.interval)) {
+            return true;
+        }
+        self.stats.frames_woken += u64::from(capture.changes);
+        capture.changes
+    }
+
+    fn leave_out(&mut self, frame: u64) -> Plan<'static> {
+        self.stats.frames_skipped += 1;
+        if !self.config.repeats {
+            self.gop.leave_out();
+        }
+        self.regions.iter_mut().for_each(|regions| regions.postpone(frame));
+        Plan::Skip(Skip::Asked)
+    }
+
+    /// Accounts for a picture that servers do not want and that repeats the one before, in bytes of its access unit.
+    pub fn end_repetition(&mut self, now: u64, coded_bytes: usize) {
+        let now = self.observe(now);
+        self.stats.frames_repeated += 1;
+        self.stats.bytes_repeated += coded_bytes as u64;
+        self.stats.bytes += coded_bytes as u64;
+        self.gop.repeat();
+        self.cap.unplanned(now, coded_bytes, &mut self.window);
+    }
+
+    /// Every n-th captured picture is coded.
+    fn coded_every(&self) -> f64 {
+        if self.config.repeats {
+            1.0
+        } else {
+            f64::from(self.granted.interval)
+        }
+    }
+
+    /// Coded pictures per second.
+    fn coded_rate(&self) -> f64 {
+        self.settings.frame_rate / self.coded_every()
+    }
+
+    /// Distance of coded pictures in time. The encoder takes it for the captured one, and spends by it.
+    fn coded_interval(&self) -> Interval {
+        let (every, interval) = (self.coded_every(), self.config.interval());
+        if every == 1.0 {
+            return interval;
+        }
+        Interval {
+            ns: interval.ns * every,
+            scale: interval.scale * every,
+            measured: true,
+        }
+    }
+
+    /// What is in force in the frame that is planned, where servers may wish.
+    fn tell(&self, mode: FrameMode) -> Option<InForce> {
+        if !self.settings.wishes.interval {
+            return None;
+        }
+        let (granted, map) = (&self.granted, &self.map);
+        let mut bounds = granted.bounds;
+        if matches!(mode, FrameMode::First | FrameMode::Fallback) {
+            bounds.quantizer = Bound::Fallback;
+        } else if self.floor > map.base_qp() {
+            bounds.quantizer = if self.settings.bandwidth.is_some() {
+                Bound::Bandwidth
+            } else {
+                Bound::Cap
+            };
+        }
+        let background_qp = map.base_qp().max(self.floor);
+        let ceilings = [
+            self.in_force.max_bitrate_kbps,
+            granted.ceiling_kbps,
+            self.bandwidth.available_kbps(),
+        ];
+        Some(InForce {
+            background_qp,
+            region_qp: self.in_force.region_qp.max(self.floor).min(MAX_QP),
+            interval: granted.interval,
+            ceiling_kbps: ceilings.into_iter().filter(|kbps| *kbps > 0).min().unwrap_or(0),
+            bounds,
         })
     }
 
@@ -303,8 +447,12 @@ impl StreamPlanner {
     /// server.
     fn choose_quantizers(&mut self, now: u64, kind: FrameKind, refined_bytes: u64) {
         self.in_force = self.settings;
+        let own = (self.settings.background_qp, self.settings.region_qp);
+        self.in_force.background_qp = self.granted.background_qp.unwrap_or(own.0);
+        self.in_force.region_qp = self.granted.region_qp.unwrap_or(own.1);
         let idr = kind.expected;
-        let bandwidth = self.settings.bandwidth;
+        let ceiling = self.granted.ceiling_kbps;
+        let bandwidth = self.settings.bandwidth.map(|bandwidth| bandwidth.under(ceiling));
         let point = self
             .bandwidth
             .plan(now, idr, bandwidth, refined_bytes, &mut self.window);
@@ -313,7 +461,11 @@ impl StreamPlanner {
             return;
         };
         self.wanted_scale = point.low_scale_index;
-        let (low, high) = self.settings.qp_limits;
+        let (low, high) = match ceiling {
+            0 => self.settings.qp_limits,
+            // The cap below leads further where the bandwidth itself requires it.
+            _ => coarsest(&self.settings),
+        };
         let limit = |qp: u8| qp.max(low).min(high);
         let kbps = self.bandwidth.available_kbps();
         // The controller keeps the bandwidth; the cap bounds what it cannot foresee.
@@ -398,16 +550,30 @@ impl StreamPlanner {
     /// Bounds the bytes of the painted frame, by what feedback may add and by the cap.
     fn bound(&mut self, now: u64, idr: bool, first: bool, mode: FrameMode) -> Option<Vbv> {
         self.cap.begin();
-        let bound = self.in_force.feedback.kbps(self.config.size, self.in_force.frame_rate);
-        if mode == FrameMode::Steered && bound > 0 && self.regions.iter().any(RegionStore::any) {
-            let floor = self.cap.plan_feedback((now, &self.window), idr, bound, &self.map);
+        let bound = self.in_force.feedback.kbps(self.config.size, self.coded_rate());
+        let base = self.map.base_qp();
+        // Finer than the user's only where a server wishes it.
+        let own = self.granted.background_qp.map_or(base, |_| self.settings.background_qp);
+        let asked = self.regions.iter().any(RegionStore::any) || base < own;
+        let mut held = 0;
+        if mode == FrameMode::Steered && bound > 0 && asked {
+            let floor = self
+                .cap
+                .plan_feedback((now, &self.window), idr, (bound, own), &self.map);
             let finest = self.map.finest_qp();
             self.map.hold(floor);
-            self.stats.feedback_trimmed_frames += u64::from(self.map.finest_qp() > finest);
+            held = if floor > base { floor } else { 0 };
+            self.stats.feedback_trimmed_frames += u64::from(self.map.finest_qp() > finest || held > 0);
         }
-        let kbps = self.in_force.max_bitrate_kbps;
-        let cap = self.cap.plan((now, &mut self.window), idr || first, kbps, &self.map);
-        self.floor = cap.floor;
+        let rates = Rates {
+            cap_kbps: self.in_force.max_bitrate_kbps,
+            ceiling_kbps: self.granted.ceiling_kbps,
+            ceiling_qp: coarsest(&self.settings).1,
+        };
+        let cap = self
+            .cap
+            .plan((now, &mut self.window), idr || first, (rates, held), &self.map);
+        self.floor = cap.floor.max(held);
         self.count_frame(mode, cap.floor);
         cap.vbv
     }
@@ -423,6 +589,9 @@ impl StreamPlanner {
         self.stats.frames_idr += u64::from(idr);
         self.stats.bytes += coded_bytes as u64;
         self.gop.end(now, idr);
+        if idr {
+            self.damaged_until = 0;
+        }
         self.cap.coded(coded_bytes, idr, &mut self.window, &mut self.stats);
         let split = if self.config.two_passes {
             FrameSplit::Passes
@@ -451,6 +620,8 @@ impl StreamPlanner {
             self.regions.iter_mut().for_each(|regions| regions.shift_back(by));
             self.cap.shift_back(by);
             self.window.shift_back(by);
+            self.wishes.shift_back(by);
+            self.damaged_until = self.damaged_until.saturating_sub(by);
             for (_, time) in &mut self.coded {
                 *time = time.saturating_sub(by);
             }
@@ -515,6 +686,8 @@ mod tests {
             frame,
             late: false,
             key_frame: false,
+            damaged: false,
+            changes: false,
             refined_bytes: 0,
             rois: &[],
         }

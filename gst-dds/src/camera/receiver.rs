@@ -457,6 +457,7 @@ impl FeedbackReceiver {
         channel.recent.push_back(feedback.clone());
         let outcome = if news {
             self.stats.packets_complete += 1;
+            self.stats.wished(&feedback.wishes, &self.settings.wishes);
             self.stats.regions_requested += feedback.regions.len() as u64;
             Outcome::Complete {
                 generation: feedback.generation,

@@ -67,6 +67,13 @@ impl RegionStore {
         self.active.clear();
     }
 
+    /// The frame is not coded: what would have acted in it alone acts in the next one.
+    pub(super) fn postpone(&mut self, frame: u64) {
+        if self.applied_in == frame {
+            self.applied_in = frame.saturating_add(1);
+        }
+    }
+
     /// Paints the regions that act in the frame `frame`, and removes those that have ended.
     ///
     /// A rectangle is valid in the frame it was found in; its motion counts from there, which compensates the delay of

@@ -62,6 +62,8 @@ impl Camera {
             frame,
             late: false,
             key_frame: idr,
+            damaged: false,
+            changes: false,
             refined_bytes: 0,
             rois,
         };

@@ -2,7 +2,10 @@
 
 //! Counts of everything that may otherwise go unnoticed.
 
+use dds_protocol::wish::Wishes;
+
 use super::receiver::Way;
+use super::types::WishBounds;
 
 /// Delays kept for percentiles.
 const RECENT: usize = 512;
@@ -108,6 +111,14 @@ counters! {
         frames_with_regions = "frames-with-regions",
         /// Frames not coded because they were late (`qos`).
         frames_late = "frames-late",
+        /// Captured pictures that were not coded because servers want fewer, or only as repetitions.
+        frames_skipped = "frames-skipped",
+        /// Frames coded though none was due, because the picture changed outside what servers know of.
+        frames_woken = "frames-woken",
+        /// Repetitions coded in the place of skipped pictures.
+        frames_repeated = "frames-repeated",
+        /// Bytes of those.
+        bytes_repeated = "bytes-repeated",
         /// Frames coded as IDR pictures.
         frames_idr = "frames-idr",
         /// Frames coded.
@@ -222,6 +233,14 @@ counters! {
         resyncs = "feedback-resyncs",
         /// Regions in complete generations.
         regions_requested = "regions-requested",
+        /// Complete generations that carry wishes about the whole stream.
+        wishes = "wishes",
+        /// Wishes of an interval refused, because nothing may be wished here.
+        wishes_refused_interval = "wishes-refused-interval",
+        /// Wishes of a quantizer refused, because something else chooses quantizers.
+        wishes_refused_quantizer = "wishes-refused-quantizer",
+        /// Wishes of a ceiling refused, because another rate control is set.
+        wishes_refused_ceiling = "wishes-refused-ceiling",
         /// Packets dropped because too many of their way waited for a frame.
         waiting_dropped = "feedback-inbox-full",
         /// Datagrams on the `feedback` pad that look like RTCP and are not readable.
@@ -232,6 +251,16 @@ counters! {
 }
 
 impl FeedbackStats {
+    /// Counts the wishes of a complete generation.
+    pub(super) fn wished(&mut self, wishes: &Wishes, bounds: &WishBounds) {
+        let refused = |wished: bool, may: bool| u64::from(wished && !may);
+        self.wishes += u64::from(!wishes.is_empty());
+        self.wishes_refused_interval += refused(wishes.interval.is_some(), bounds.interval);
+        let quantizers = wishes.background_qp.or(wishes.region_qp).is_some();
+        self.wishes_refused_quantizer += refused(quantizers, bounds.quantizers);
+        self.wishes_refused_ceiling += refused(wishes.ceiling_kbps.is_some(), bounds.ceiling);
+    }
+
     /// Counts an incoming packet.
     pub(super) fn arrived(&mut self, way: Way) {
         self.packets += 1;

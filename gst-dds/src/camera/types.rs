@@ -2,6 +2,7 @@
 
 //! Inputs and outputs of the camera core.
 
+use dds_protocol::extension::InForce;
 use dds_protocol::feedback::Rect;
 use dds_protocol::serial::Serial16;
 
@@ -79,6 +80,43 @@ impl FeedbackBound {
     }
 }
 
+/// What servers may wish of the stream ([`dds_protocol::wish`]), and how far. It limits wishes, never what the user sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WishBounds {
+    /// Whether anything may be wished: at least that captured pictures are left out.
+    pub interval: bool,
+    /// Whether quantizers may be wished. Not where something else chooses them.
+    pub quantizers: bool,
+    /// Whether a ceiling of the bit rate may be wished.
+    pub ceiling: bool,
+    /// Frames per second that no wish goes below; 0 = any.
+    pub min_frame_rate: f64,
+    /// Coarsest quantizer that a wish leads to, 1..=51.
+    pub max_background_qp: u8,
+    /// Frames per second that viewers without feedback need; 0 = there are none.
+    pub viewer_frame_rate: f64,
+}
+
+impl WishBounds {
+    /// Nothing may be wished.
+    pub const NOTHING: Self = Self {
+        interval: false,
+        quantizers: false,
+        ceiling: false,
+        min_frame_rate: 5.0,
+        max_background_qp: 48,
+        viewer_frame_rate: 0.0,
+    };
+
+    /// Everything may be wished, within the bounds that the element has by default.
+    pub const ALL: Self = Self {
+        interval: true,
+        quantizers: true,
+        ceiling: true,
+        ..Self::NOTHING
+    };
+}
+
 /// Settings of the user. All of them may change between two frames
 /// ([`StreamPlanner::set_settings`](super::StreamPlanner::set_settings)).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +139,8 @@ pub struct CameraSettings {
     pub bandwidth: Option<Bandwidth>,
     /// Lowest and highest quantizer that may be chosen for a bandwidth, 1..=51.
     pub qp_limits: (u8, u8),
+    /// What servers may wish.
+    pub wishes: WishBounds,
     /// Nominal frames per second; 0 where unknown (30 is assumed). Bounds how much feedback is parsed.
     pub frame_rate: f64,
     /// Whether feedback is acted on at all. Where it is not (an encoder mode without offsets), packets are counted as
@@ -120,6 +160,7 @@ impl Default for CameraSettings {
             feedback: FeedbackBound::None,
             bandwidth: None,
             qp_limits: (MIN_QP, MAX_QP),
+            wishes: WishBounds::NOTHING,
             frame_rate: 30.0,
             steered: true,
         }
@@ -154,6 +195,17 @@ pub struct Bandwidth {
     pub max_kbps: u32,
     /// Least bandwidth after losses; 0, or a value not below the most, makes the bandwidth fixed.
     pub min_kbps: u32,
+}
+
+impl Bandwidth {
+    /// The part of it under a ceiling in kbit/s; 0 = none.
+    pub(super) fn under(self, ceiling_kbps: u32) -> Self {
+        let most = if ceiling_kbps == 0 { u32::MAX } else { ceiling_kbps };
+        Self {
+            max_kbps: self.max_kbps.min(most),
+            min_kbps: self.min_kbps.min(most),
+        }
+    }
 }
 
 /// A region requested by an input buffer (`GstVideoRegionOfInterestMeta` with a `roi/ddsencode` structure). Applies to
@@ -224,6 +276,10 @@ pub struct Capture<'a> {
     pub late: bool,
     /// A key frame is requested.
     pub key_frame: bool,
+    /// A receiver has lost a picture and waits for a key frame.
+    pub damaged: bool,
+    /// The picture changes outside what servers know of.
+    pub changes: bool,
     /// Bytes of the second pass so far.
     pub refined_bytes: u64,
     /// Regions of the picture itself.
@@ -251,6 +307,8 @@ pub enum Plan<'a> {
 pub enum Skip {
     /// It is late ([`Capture::late`]).
     Late,
+    /// Servers want fewer pictures.
+    Asked,
 }
 
 /// Distance of pictures in time.
@@ -277,7 +335,7 @@ pub struct FramePlan<'a> {
     pub vbv: Option<Vbv>,
     /// Size of the coded picture.
     pub size: Geometry,
-    /// Distance of pictures in time.
+    /// Distance of coded pictures in time.
     pub interval: Interval,
     /// The time of the frame in nanoseconds, which never falls but for a seek.
     pub now: u64,
@@ -293,6 +351,10 @@ pub struct FramePlan<'a> {
     pub notice: Option<Notice>,
     /// Reason for the base quantizer.
     pub mode: FrameMode,
+    /// What is in force, where servers may wish.
+    pub in_force: Option<InForce>,
+    /// It is to be told with this frame; with an IDR picture it is in any case.
+    pub tells: bool,
 }
 
 /// Position of a frame in a segment.

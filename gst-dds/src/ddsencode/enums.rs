@@ -77,6 +77,22 @@ pub enum SpeedPreset {
     Placebo = 10,
 }
 
+/// What becomes of pictures that servers do not want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstDdsEncodeSkippedPictures")]
+#[repr(i32)]
+pub enum SkippedPictures {
+    /// Nothing: the next picture has its own time.
+    #[enum_value(name = "Not in the stream", nick = "omit")]
+    Omit = 0,
+    /// A picture of skipped macroblocks.
+    #[enum_value(
+        name = "A picture that repeats the one before, for recorders that count pictures",
+        nick = "repeat"
+    )]
+    Repeat = 1,
+}
+
 /// Psychovisual tuning; values and nicks of `x264enc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstDdsEncodePsyTune")]

@@ -462,6 +462,7 @@ impl DdsEncode {
         let running_time = frame.pts().and_then(|pts| segment.as_ref()?.to_running_time(pts));
         let input = FrameInput {
             forced,
+            damaged: self.key_frames.lock().unwrap().is_waiting(),
             late: obj.is_qos() && !forced && obj.max_encode_time(&frame) < 0,
             running_time,
             capture_time_ns: frame.input_buffer().map_or(0, |buffer| {

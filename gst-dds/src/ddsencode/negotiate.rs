@@ -690,7 +690,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         format,
         frame_rate: fraction(info.fps()).filter(|&(n, d)| n > 0 && d > 0 && n / d <= FASTEST),
         max_frame_rate: None,
-        leaves_out: false,
+        leaves_out: settings.leaves_out(),
         pixel_aspect_ratio: fraction(info.par()).unwrap_or((1, 1)),
         colour: settings.insert_vui().then(|| colour(info)),
         interlaced: (info.is_interlaced() || settings.interlaced()).then_some(order),

@@ -16,6 +16,7 @@ use super::x264enc::X264Enc;
 pub(super) static ALL: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
     let default = Settings::default();
     let mut all = of_quality(&default);
+    all.extend(of_wishes(&default));
     all.extend(of_feedback(&default));
     all.extend(of_stream(&default));
     all.extend(of_two_passes(&default));
@@ -142,6 +143,58 @@ fn of_quality(default: &Settings) -> Vec<glib::ParamSpec> {
             .maximum(1.0)
             .default_value(default.max_region_area)
             .mutable_playing()
+            .build(),
+    ]
+}
+
+/// What servers may wish of the whole stream.
+fn of_wishes(default: &Settings) -> Vec<glib::ParamSpec> {
+    let rate = |name: &str, nick: &str, blurb: &str, default| {
+        gst::ParamSpecFraction::builder(name)
+            .nick(nick)
+            .blurb(blurb)
+            .minimum(gst::Fraction::new(0, 1))
+            .maximum(gst::Fraction::new(1000, 1))
+            .default_value(default)
+            .mutable_playing()
+            .build()
+    };
+    vec![
+        boolean(
+            "server-rate",
+            "Rate by the server",
+            "Let servers choose how many of the captured pictures are sent, and their quantizers, within the bounds set \
+             here; one-pass only",
+            default.server_rate,
+        ),
+        rate(
+            "min-framerate",
+            "Minimum frame rate",
+            "Pictures per second that no wish of a server goes below, so that nobody can blind the camera; 0/1 = any",
+            default.min_framerate,
+        ),
+        live(
+            "max-background-qp",
+            "Maximum background quantizer",
+            "Coarsest quantizer that wishes of a server lead to, directly or by a ceiling of the bit rate; it does not \
+             limit what is set here",
+            QUANTIZERS,
+            default.max_background_qp,
+        ),
+        rate(
+            "viewer-framerate",
+            "Frame rate for viewers",
+            "For applications with viewers or recorders that give no feedback: pictures per second that no wish goes \
+             below meanwhile; 0/1 = none",
+            default.viewer_framerate,
+        ),
+        glib::ParamSpecEnum::builder_with_default("skipped-pictures", default.skipped_pictures)
+            .nick("Skipped pictures")
+            .blurb(
+                "What becomes of captured pictures that servers do not want; repeat, for recorders that count pictures, \
+                 costs some bytes for each",
+            )
+            .mutable_ready()
             .build(),
     ]
 }
@@ -335,6 +388,9 @@ mod tests {
         }
         if let Some(pspec) = pspec.downcast_ref::<glib::ParamSpecDouble>() {
             return (0.5 * (pspec.minimum() + pspec.maximum())).to_value();
+        }
+        if let Some(pspec) = pspec.downcast_ref::<gst::ParamSpecFraction>() {
+            return pspec.maximum().to_value();
         }
         let type_ = pspec.value_type();
         if let Some(class) = glib::EnumClass::with_type(type_) {

@@ -11,10 +11,10 @@ use gst_dds_link::channel::Setup;
 use gst_dds_link::text;
 
 use crate::camera::ring::Bounds;
-use crate::camera::{FeedbackBound, Way};
+use crate::camera::{FeedbackBound, Way, WishBounds};
 use crate::encoder::{Backend, EncoderOption, Origin};
 
-use super::enums::{Encoder, FeedbackWays, Pass, Passes, PsyTune, RefineCanvas, SpeedPreset};
+use super::enums::{Encoder, FeedbackWays, Pass, Passes, PsyTune, RefineCanvas, SkippedPictures, SpeedPreset};
 use super::setting::Setting;
 use super::x264enc::{self, X264Enc};
 
@@ -58,6 +58,11 @@ pub(super) struct Settings {
     pub bandwidth_min_kbps: u32,
     /// Fraction of the picture.
     pub max_region_area: f64,
+    pub server_rate: bool,
+    pub min_framerate: gst::Fraction,
+    pub max_background_qp: u32,
+    pub viewer_framerate: gst::Fraction,
+    pub skipped_pictures: SkippedPictures,
     pub mode: Passes,
     /// Fractions of the picture's sides.
     pub low_scale: f64,
@@ -91,6 +96,11 @@ impl Default for Settings {
             bandwidth_kbps: 0,
             bandwidth_min_kbps: 0,
             max_region_area: 0.35,
+            server_rate: true,
+            min_framerate: gst::Fraction::new(5, 1),
+            max_background_qp: 48,
+            viewer_framerate: gst::Fraction::new(0, 1),
+            skipped_pictures: SkippedPictures::Omit,
             mode: Passes::One,
             low_scale: 1.0,
             low_scale_min: 1.0,
@@ -134,6 +144,11 @@ impl Settings {
             "bandwidth" => self.bandwidth_kbps = get(value),
             "bandwidth-min" => self.bandwidth_min_kbps = get(value),
             "max-region-area" => self.max_region_area = get(value),
+            "server-rate" => self.server_rate = get(value),
+            "min-framerate" => self.min_framerate = get(value),
+            "max-background-qp" => self.max_background_qp = get(value),
+            "viewer-framerate" => self.viewer_framerate = get(value),
+            "skipped-pictures" => self.skipped_pictures = get(value),
             "mode" => self.mode = get(value),
             "low-scale" => self.low_scale = get(value),
             "low-scale-min" => self.low_scale_min = get(value),
@@ -167,6 +182,11 @@ impl Settings {
             "bandwidth" => self.bandwidth_kbps.to_value(),
             "bandwidth-min" => self.bandwidth_min_kbps.to_value(),
             "max-region-area" => self.max_region_area.to_value(),
+            "server-rate" => self.server_rate.to_value(),
+            "min-framerate" => self.min_framerate.to_value(),
+            "max-background-qp" => self.max_background_qp.to_value(),
+            "viewer-framerate" => self.viewer_framerate.to_value(),
+            "skipped-pictures" => self.skipped_pictures.to_value(),
             "mode" => self.mode.to_value(),
             "low-scale" => self.low_scale.to_value(),
             "low-scale-min" => self.low_scale_min.to_value(),
@@ -203,7 +223,39 @@ impl Settings {
             vbv_buf_capacity_ms: *self.x264enc.vbv_buf_capacity,
             // Limits in the wrong order are refused at the start.
             limits: (low.min(high), high),
+            wishes: self.wish_bounds(),
         }
+    }
+
+    /// What servers may wish: with a rate control of the library, or one quantizer, no more than that pictures are left
+    /// out; with a bandwidth its controller chooses the quantizers.
+    fn wish_bounds(&self) -> WishBounds {
+        let rate = |fraction: gst::Fraction| f64::from(fraction.numer()) / f64::from(fraction.denom().max(1));
+        let interval = self.obeys_wishes();
+        let ceiling = interval && self.rate_mode() == RateMode::Quantizers;
+        WishBounds {
+            interval,
+            quantizers: ceiling && self.bandwidth_kbps == 0,
+            ceiling,
+            min_frame_rate: rate(self.min_framerate),
+            max_background_qp: self.max_background_qp.clamp(1, 51) as u8,
+            viewer_frame_rate: rate(self.viewer_framerate),
+        }
+    }
+
+    /// Whether servers may wish that pictures are left out.
+    fn obeys_wishes(&self) -> bool {
+        self.server_rate && self.mode == Passes::One
+    }
+
+    /// Whether pictures that servers do not want are coded as repetitions of the ones before.
+    pub fn repeats(&self) -> bool {
+        self.obeys_wishes() && self.skipped_pictures == SkippedPictures::Repeat
+    }
+
+    /// Whether captured pictures may be left out of the stream.
+    pub fn leaves_out(&self) -> bool {
+        self.obeys_wishes() && !self.repeats()
     }
 
     /// The derived bound applies where nothing else bounds the cost of feedback, and the user did not switch it off.
@@ -304,6 +356,16 @@ impl Settings {
             .iter()
             .any(|option| keyed(&option.key) && option.value.as_deref() != Some("0"));
         !counted
+    }
+
+    /// Whether pictures are refreshed piece by piece instead of by key frames.
+    pub fn is_refreshed(&self) -> bool {
+        let on = |option: &EncoderOption| match option.value.as_deref() {
+            None => true,
+            Some(value) => !matches!(value, "0" | "false" | "no"),
+        };
+        let named = |option: &&EncoderOption| option.key.replace('_', "-") == "intra-refresh";
+        self.options().iter().filter(named).next_back().is_some_and(on)
     }
 
     /// Frame packing arrangement set by the user.

@@ -214,6 +214,8 @@ impl Setup {
             two_passes: two_pass.is_some(),
             segment_length: two_pass.map_or(0, |two_pass| two_pass.segment_length),
             key_int_max: self.encoder.key_int_max(),
+            refreshed: self.settings.is_refreshed(),
+            repeats: self.settings.repeats(),
             key_frame_after_ns: self
                 .settings
                 .key_int_auto()

@@ -68,6 +68,8 @@ pub(super) struct FrameInput<'a> {
     pub forced: bool,
     /// It is too late to be useful.
     pub late: bool,
+    /// The network waits for a key frame.
+    pub damaged: bool,
     pub running_time: Option<gst::ClockTime>,
     pub capture_time_ns: u64,
     /// Segment of the time stamps, where its format is time.
@@ -94,6 +96,8 @@ impl State {
             frame: number,
             late: input.late,
             key_frame: input.forced,
+            damaged: input.damaged,
+            changes: false,
             refined_bytes: self.second_pass.as_ref().map_or(0, SecondPass::bytes),
             rois: &self.rois,
         };

@@ -171,6 +171,7 @@ impl Stream {
             }
         }
         .map_err(|e| e.to_string())?;
+        extension.in_force = plan.in_force.filter(|_| plan.tells || unit.idr);
         if unit.idr && self.kind != StreamKind::Single {
             extension.full_size = self.first_pass.full_size();
         }

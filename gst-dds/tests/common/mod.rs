@@ -231,6 +231,15 @@ impl Camera {
         unit
     }
 
+    /// Gives the element this picture; its access unit is there at once, where it is not left out.
+    pub fn push_captured(&mut self, picture: gst::Buffer) -> Option<gst::Buffer> {
+        self.harness.push(picture).unwrap();
+        self.frames += 1;
+        let unit = self.harness.try_pull();
+        self.units.extend(unit.clone());
+        unit
+    }
+
     /// Sends feedback by the same-process event, as a server downstream would.
     pub fn feedback(&mut self, generation: u16, frame: u64, regions: &[Region]) -> bool {
         let state = FeedbackState {

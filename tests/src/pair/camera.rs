@@ -148,6 +148,8 @@ impl Camera {
             now: time,
             frame,
             late,
+            damaged: self.key_frames.is_waiting(),
+            changes: false,
             key_frame: !late && self.key_frames.due(time).is_some(),
             refined_bytes: self.second.as_ref().map_or(0, |second| second.jobs.bytes()),
             rois: &[],
@@ -164,7 +166,12 @@ impl Camera {
         };
         let (bytes, idr) = self.encoder.code(&plan);
         let shot = model::shot(self.stream, frame, plan.base_qp, plan.offsets);
-        let (coded_at, settings, place) = (plan.now, plan.settings, plan.segment);
+        let (coded_at, settings, place, in_force) = (
+            plan.now,
+            plan.settings,
+            plan.segment,
+            plan.in_force.filter(|_| plan.tells || idr),
+        );
         watch.planned(now, self.stream, &self.settings, &plan, Planned { frame, bytes, idr });
         self.planner.end_frame(coded_at, bytes, idr);
         if idr {
@@ -172,6 +179,7 @@ impl Camera {
         }
         let mut extension = Extension {
             segment: place.map(segment_of),
+            in_force,
             ..Extension::default()
         };
         if let Some(second) = &mut self.second {

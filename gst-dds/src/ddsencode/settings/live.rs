@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::camera::{Bandwidth, CameraSettings, FeedbackBound};
+use crate::camera::{Bandwidth, CameraSettings, FeedbackBound, WishBounds};
 use crate::encoder::RateControl;
 use crate::vbv::Vbv;
 
@@ -27,6 +27,8 @@ pub(in super::super) struct Live {
     pub vbv_buf_capacity_ms: u32,
     /// Lowest and highest quantizer allowed.
     pub limits: (u8, u8),
+    /// What servers may wish.
+    pub wishes: WishBounds,
 }
 
 /// Rate control that the properties select.
@@ -87,6 +89,7 @@ impl Live {
                 min_kbps: self.bandwidth_min_kbps,
             }),
             qp_limits: self.limits,
+            wishes: self.wishes,
             ..CameraSettings::default()
         }
     }

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Wishes of servers: joined over the ways that feedback comes by, and bounded by what the user allows.
+
+use dds_protocol::extension::{Bound, Bounds, InForce};
+use dds_protocol::wish::{Wish, Wishes};
+
+use super::receiver::{FeedbackUpdate, Way};
+use super::types::{CameraSettings, MAX_QP, MIN_QP};
+
+/// Nanoseconds of a millisecond.
+const MS: u64 = 1_000_000;
+/// Part by which a lower interval has to keep a ceiling with room before it is taken again.
+const ROOM: f64 = 0.85;
+
+/// What the servers that are alive wish together: the highest rate, the finest quantizers, the lowest ceiling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub interval: Option<u8>,
+    pub background_qp: Option<u8>,
+    pub region_qp: Option<u8>,
+    pub ceiling_kbps: Option<u32>,
+    /// Any server is alive.
+    pub heard: bool,
+    /// Of interval, quantizers and ceiling: some server wished for less and gives way to another one.
+    apart: (bool, bool, bool),
+}
+
+/// Newest wishes of each way, until they end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WishBook {
+    /// By [`Way`]: the wishes and when they came; `None` where no server is alive.
+    heard: [Option<(Wishes, u64)>; Way::COUNT],
+    /// By [`Way`]: those that count.
+    counts: [bool; Way::COUNT],
+    own: (u8, u8),
+    joined: Joined,
+    /// When `joined` has to be joined anew, at the latest.
+    until: u64,
+}
+
+impl WishBook {
+    /// Takes the news of a frame. A way that is silent, rests or was flushed has no wishes; one that is alive and wishes
+    /// nothing wants every picture.
+    pub(super) fn hear(&mut self, now: u64, update: &FeedbackUpdate, own: (u8, u8)) -> &Joined {
+        let mut changed = self.own != own || now >= self.until;
+        self.own = own;
+        for (place, way) in update.ways.iter().enumerate() {
+            if way.ended {
+                changed |= self.heard[place].take().is_some();
+            }
+            if let Some(state) = &way.state {
+                self.heard[place] = Some((state.feedback.wishes, now));
+                changed = true;
+            }
+            let counts = self.heard[place].is_some() && !way.rests;
+            changed |= std::mem::replace(&mut self.counts[place], counts) != counts;
+        }
+        if changed {
+            self.join(now);
+        }
+        &self.joined
+    }
+
+    fn join(&mut self, now: u64) {
+        self.until = u64::MAX;
+        self.joined = Joined::default();
+        let own = self.own;
+        let mut alive = [Wishes::default(); Way::COUNT];
+        let mut count = 0;
+        for (heard, counts) in self.heard.iter().zip(self.counts) {
+            let Some((wishes, at)) = heard.filter(|_| counts) else {
+                continue;
+            };
+            alive[count] = unexpired(&wishes, at, now, &mut self.until);
+            count += 1;
+        }
+        let alive = &alive[..count];
+        self.joined.heard = !alive.is_empty();
+        if alive.iter().all(Wishes::is_empty) {
+            return;
+        }
+        let joined = Wishes::joined(alive.iter().copied(), own);
+        let value = |wish: Option<Wish<u8>>, none: u8| wish.map_or(none, |wish| wish.value);
+        self.joined = Joined {
+            interval: joined.interval.map(|wish| wish.value),
+            background_qp: joined.background_qp.map(|wish| wish.value),
+            region_qp: joined.region_qp.map(|wish| wish.value),
+            ceiling_kbps: joined.ceiling_kbps.map(|wish| wish.value),
+            heard: true,
+            apart: (
+                alive
+                    .iter()
+                    .any(|one| value(one.interval, 1) > value(joined.interval, 1)),
+                alive.iter().any(|one| {
+                    value(one.background_qp, own.0) > value(joined.background_qp, own.0)
+                        || value(one.region_qp, own.1) > value(joined.region_qp, own.1)
+                }),
+                alive.iter().any(|one| {
+                    let kbps = |wishes: &Wishes| wishes.ceiling_kbps.map(|wish| wish.value);
+                    kbps(one).is_some() && kbps(one) > kbps(&joined)
+                }),
+            ),
+        };
+    }
+
+    /// Forgets everything, for another stream.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Time went back by `by`.
+    pub(super) fn shift_back(&mut self, by: u64) {
+        for (_, at) in self.heard.iter_mut().flatten() {
+            *at = at.saturating_sub(by);
+        }
+        self.until = 0;
+    }
+}
+
+/// The wishes whose time to live has not ended; `until` becomes the first end of those.
+fn unexpired(wishes: &Wishes, at: u64, now: u64, until: &mut u64) -> Wishes {
+    fn alive<T: Copy>(wish: Option<Wish<T>>, at: u64, now: u64, until: &mut u64) -> Option<Wish<T>> {
+        let end = at.saturating_add(u64::from(wish?.ttl_ms) * MS);
+        if now >= end {
+            return None;
+        }
+        *until = (*until).min(end);
+        wish
+    }
+    Wishes {
+        background_qp: alive(wishes.background_qp, at, now, until),
+        region_qp: alive(wishes.region_qp, at, now, until),
+        interval: alive(wishes.interval, at, now, until),
+        ceiling_kbps: alive(wishes.ceiling_kbps, at, now, until),
+    }
+}
+
+/// State of the stream that bounds wishes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation {
+    /// Captured pictures per second.
+    pub rate: f64,
+    /// Pictures were lost and are not whole yet.
+    pub damaged: bool,
+    /// Bytes of a picture at the coarsest quantizers that wishes reach; 0 where unknown.
+    pub coarsest_bytes: f64,
+    /// kbit/s of the bandwidth that is set, 0 = none.
+    pub bandwidth_kbps: u32,
+}
+
+/// What wishes come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// Every n-th captured picture is sent.
+    pub interval: u8,
+    /// Quantizers outside and inside regions, where they are wished.
+    pub background_qp: Option<u8>,
+    pub region_qp: Option<u8>,
+    /// kbit/s, 0 = none is wished.
+    pub ceiling_kbps: u32,
+    pub bounds: Bounds,
+}
+
+impl Default for Granted {
+    fn default() -> Self {
+        Self {
+            interval: 1,
+            background_qp: None,
+            region_qp: None,
+            ceiling_kbps: 0,
+            bounds: Bounds {
+                interval: Bound::Fallback,
+                ..Bounds::default()
+            },
+        }
+    }
+}
+
+impl Granted {
+    /// Bounds the joined wishes by the settings of the user. `before`: the interval so far.
+    pub(super) fn of(joined: &Joined, settings: &CameraSettings, situation: &Situation, before: u8) -> Self {
+        if !joined.heard || !settings.wishes.interval {
+            return Self::default();
+        }
+        let mut granted = Self {
+            bounds: Bounds::default(),
+            ..Self::default()
+        };
+        granted.grant_quantizers(joined, settings);
+        let (most, bound) = most_interval(settings, situation.rate);
+        let wished = joined.interval.unwrap_or(1);
+        granted.interval = wished.min(most);
+        granted.bounds.interval = match wished > most {
+            true => bound,
+            false if joined.apart.0 => Bound::Server,
+            false => Bound::None,
+        };
+        granted.grant_ceiling(joined, settings, situation, (before, most, bound));
+        // Last, so that all else is told as it will be again.
+        if situation.damaged && granted.interval > 1 {
+            (granted.interval, granted.bounds.interval) = (1, Bound::Loss);
+        }
+        granted
+    }
+
+    fn grant_quantizers(&mut self, joined: &Joined, settings: &CameraSettings) {
+        let wished = joined.background_qp.or(joined.region_qp).is_some();
+        if !settings.wishes.quantizers {
+            let bound = match settings.bandwidth {
+                Some(_) => Bound::Bandwidth,
+                None => Bound::Mode,
+            };
+            self.bounds.quantizer = if wished { bound } else { Bound::None };
+            return;
+        }
+        // Whatever the user set beyond these limits stays: no wish leads there.
+        let (low, high) = coarsest(settings);
+        let limit = |wish: Option<u8>| wish.map(|qp| qp.max(low).min(high));
+        self.background_qp = limit(joined.background_qp);
+        self.region_qp = limit(joined.region_qp);
+        let limited = (self.background_qp, self.region_qp) != (joined.background_qp, joined.region_qp);
+        self.bounds.quantizer = match limited {
+            true => Bound::User,
+            false if joined.apart.1 => Bound::Server,
+            false => Bound::None,
+        };
+    }
+
+    /// A ceiling raises the interval where the coarsest quantizers do not keep it, as far as it may.
+    fn grant_ceiling(
+        &mut self,
+        joined: &Joined,
+        settings: &CameraSettings,
+        situation: &Situation,
+        (before, most, bound): (u8, u8, Bound),
+    ) {
+        let Some(kbps) = joined.ceiling_kbps else { return };
+        if !settings.wishes.ceiling {
+            self.bounds.ceiling = Bound::Mode;
+            return;
+        }
+        let lower = |other: u32| (1..=kbps).contains(&other);
+        if lower(settings.max_bitrate_kbps) || lower(situation.bandwidth_kbps) {
+            let cap = lower(settings.max_bitrate_kbps)
+                && (situation.bandwidth_kbps == 0 || settings.max_bitrate_kbps <= situation.bandwidth_kbps);
+            self.bounds.ceiling = if cap { Bound::Cap } else { Bound::Bandwidth };
+            return;
+        }
+        self.ceiling_kbps = kbps;
+        if joined.apart.2 {
+            self.bounds.ceiling = Bound::Server;
+        }
+        // Picture by picture as large as the ceiling lets it be on the mean.
+        let needed = situation.coarsest_bytes * situation.rate / (f64::from(kbps) * 125.0);
+        if needed > f64::from(most) {
+            self.bounds.ceiling = bound;
+        }
+        let held = f64::from(before.saturating_sub(1)) * ROOM < needed && needed <= f64::from(before);
+        let needed = if held { before } else { needed.ceil().min(255.0) as u8 };
+        self.interval = self.interval.max(needed.min(most)).max(1);
+    }
+}
+
+/// Finest and coarsest quantizer that a wish reaches.
+pub(super) fn coarsest(settings: &CameraSettings) -> (u8, u8) {
+    let (low, high) = settings.qp_limits;
+    let high = high.min(settings.wishes.max_background_qp).clamp(MIN_QP, MAX_QP);
+    (low.clamp(MIN_QP, high), high)
+}
+
+/// The largest interval that may be in force, and what bounds it.
+fn most_interval(settings: &CameraSettings, rate: f64) -> (u8, Bound) {
+    // A rate that is measured may be a little below the one that is meant.
+    let most = |least: f64| ((rate / least) * 1.02).clamp(1.0, 255.0) as u8;
+    let wishes = &settings.wishes;
+    let user = if wishes.min_frame_rate > 0.0 {
+        most(wishes.min_frame_rate)
+    } else {
+        u8::MAX
+    };
+    if wishes.viewer_frame_rate > 0.0 && most(wishes.viewer_frame_rate) < user {
+        return (most(wishes.viewer_frame_rate), Bound::Viewer);
+    }
+    (user, Bound::User)
+}
+
+/// Tells what is in force: on changes, and again after a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Teller {
+    told: Option<(InForce, u64)>,
+}
+
+impl Teller {
+    /// Longest time without telling, in nanoseconds.
+    const AGAIN: u64 = 1000 * MS;
+
+    /// Whether it has to be told with this frame.
+    pub(super) fn is_due(&self, now: u64, in_force: &InForce) -> bool {
+        self.told
+            .is_none_or(|(told, at)| told != *in_force || now < at || now - at >= Self::AGAIN)
+    }
+
+    /// It was told.
+    pub(super) fn told(&mut self, now: u64, in_force: InForce) {
+        self.told = Some((in_force, now));
+    }
+}
