@@ -230,6 +230,11 @@ impl StreamPlanner {
         self.config.pace.as_ref()
     }
 
+    /// Captured pictures from one sent picture to the next, as servers wish: 1 = all are sent.
+    pub fn sent_interval(&self) -> u8 {
+        self.granted.interval
+    }
+
     /// The newest time observed, in nanoseconds.
     pub fn now(&self) -> u64 {
         self.clock.now()

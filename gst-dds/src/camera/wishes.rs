@@ -306,3 +306,277 @@ impl Teller {
         self.told = Some((in_force, now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dds_protocol::feedback::FeedbackState;
+
+    use super::super::receiver::ReceivedState;
+    use super::super::types::{Bandwidth, WishBounds};
+    use super::*;
+
+    fn wish<T>(value: T) -> Option<Wish<T>> {
+        Some(Wish { value, ttl_ms: 1000 })
+    }
+
+    fn every(interval: u8) -> Wishes {
+        Wishes {
+            interval: wish(interval),
+            ..Wishes::default()
+        }
+    }
+
+    /// News of some ways.
+    fn update(news: &[(Way, Wishes)]) -> FeedbackUpdate {
+        let mut update = FeedbackUpdate::default();
+        for (way, wishes) in news {
+            update.ways[*way as usize].state = Some(ReceivedState {
+                feedback: Arc::new(FeedbackState {
+                    wishes: *wishes,
+                    ..FeedbackState::default()
+                }),
+                news: true,
+            });
+        }
+        update
+    }
+
+    fn settings() -> CameraSettings {
+        CameraSettings {
+            wishes: WishBounds::ALL,
+            ..CameraSettings::default()
+        }
+    }
+
+    const CALM: Situation = Situation {
+        rate: 30.0,
+        damaged: false,
+        coarsest_bytes: 0.0,
+        bandwidth_kbps: 0,
+    };
+
+    /// What these wishes of one server come to.
+    fn granted(wishes: Wishes, settings: &CameraSettings, situation: &Situation) -> Granted {
+        let mut book = WishBook::default();
+        let joined = *book.hear(0, &update(&[(Way::Pad, wishes)]), (36, 26));
+        Granted::of(&joined, settings, situation, 1)
+    }
+
+    #[test]
+    fn the_highest_rate_of_all_ways_holds_and_who_is_silent_about_it_wants_every_picture() {
+        let mut book = WishBook::default();
+        let hear = |book: &mut WishBook, ms: u64, news: &[(Way, Wishes)]| *book.hear(ms * MS, &update(news), (36, 26));
+        assert_eq!(hear(&mut book, 0, &[]), Joined::default());
+        let one = hear(&mut book, 0, &[(Way::Rtcp, every(6))]);
+        assert_eq!((one.interval, one.apart.0), (Some(6), false));
+        let two = hear(&mut book, 10, &[(Way::Uri, every(2))]);
+        assert_eq!((two.interval, two.apart.0), (Some(2), true));
+        let silent = hear(&mut book, 20, &[(Way::Event, Wishes::default())]);
+        assert_eq!((silent.interval, silent.heard), (None, true));
+        // It falls silent, and those that are left have it their way.
+        let mut ended = update(&[]);
+        ended.ways[Way::Event as usize].ended = true;
+        assert_eq!(book.hear(30 * MS, &ended, (36, 26)).interval, Some(2));
+        let mut rests = update(&[]);
+        rests.ways[Way::Uri as usize].rests = true;
+        assert_eq!(book.hear(40 * MS, &rests, (36, 26)).interval, Some(6));
+    }
+
+    #[test]
+    fn a_wish_lapses_with_its_time_to_live_and_with_a_state_that_lacks_it() {
+        let mut book = WishBook::default();
+        let news = update(&[(Way::Pad, every(4))]);
+        assert_eq!(book.hear(0, &news, (36, 26)).interval, Some(4));
+        let mut later = |ms: u64| book.hear(ms * MS, &FeedbackUpdate::default(), (36, 26)).interval;
+        assert_eq!((later(999), later(1000), later(1001)), (Some(4), None, None));
+        book.hear(1100 * MS, &news, (36, 26));
+        let none = update(&[(Way::Pad, Wishes::default())]);
+        assert_eq!(book.hear(1200 * MS, &none, (36, 26)).interval, None);
+        // Time that goes back makes no wish longer.
+        book.hear(2000 * MS, &news, (36, 26));
+        book.shift_back(1500 * MS);
+        let mut later = |ms: u64| book.hear(ms * MS, &FeedbackUpdate::default(), (36, 26)).interval;
+        assert_eq!((later(1499), later(1500)), (Some(4), None));
+        book.clear();
+        assert!(!book.hear(1500 * MS, &FeedbackUpdate::default(), (36, 26)).heard);
+    }
+
+    #[test]
+    fn forged_wishes_stay_within_the_bounds_and_are_told_what_bounds_them() {
+        let forged = Wishes {
+            background_qp: wish(51),
+            region_qp: wish(51),
+            interval: wish(255),
+            ceiling_kbps: wish(1),
+        };
+        let busy = Situation {
+            coarsest_bytes: 5000.0,
+            ..CALM
+        };
+        let granted_all = granted(forged, &settings(), &busy);
+        assert_eq!(
+            (granted_all.interval, granted_all.background_qp, granted_all.region_qp),
+            (6, Some(48), Some(48))
+        );
+        assert_eq!(
+            granted_all.bounds,
+            Bounds {
+                quantizer: Bound::User,
+                interval: Bound::User,
+                ceiling: Bound::User
+            }
+        );
+        let fine = Wishes {
+            background_qp: wish(0),
+            ..Wishes::default()
+        };
+        let limited = CameraSettings {
+            qp_limits: (20, 40),
+            ..settings()
+        };
+        assert_eq!(granted(fine, &settings(), &CALM).background_qp, Some(1));
+        assert_eq!(granted(fine, &limited, &CALM).background_qp, Some(20));
+        assert_eq!(granted(forged, &limited, &CALM).background_qp, Some(40));
+    }
+
+    #[test]
+    fn bounds_never_move_what_the_user_sets() {
+        let coarse = CameraSettings {
+            background_qp: 50,
+            ..settings()
+        };
+        let slow = Situation { rate: 2.0, ..CALM };
+        let nothing = granted(every(1), &coarse, &slow);
+        assert_eq!((nothing.interval, nothing.background_qp), (1, None));
+        // Nor is a camera that is slower than the bound slowed down any more.
+        assert_eq!(granted(every(9), &coarse, &slow).interval, 1);
+    }
+
+    #[test]
+    fn what_bounds_the_interval_is_told_by_name() {
+        let viewed = |rate| CameraSettings {
+            wishes: WishBounds {
+                viewer_frame_rate: rate,
+                ..WishBounds::ALL
+            },
+            ..settings()
+        };
+        let damaged = Situation { damaged: true, ..CALM };
+        for (settings, situation, interval, bound) in [
+            (settings(), CALM, 5, Bound::None),
+            (viewed(10.0), CALM, 3, Bound::Viewer),
+            (viewed(1000.0), CALM, 1, Bound::Viewer),
+            (viewed(1.0), CALM, 5, Bound::None),
+            (settings(), Situation { rate: 10.0, ..CALM }, 2, Bound::User),
+            (settings(), Situation { rate: 24.9, ..CALM }, 5, Bound::None),
+            (settings(), damaged, 1, Bound::Loss),
+            (CameraSettings::default(), CALM, 1, Bound::Fallback),
+        ] {
+            let granted = granted(every(5), &settings, &situation);
+            assert_eq!((granted.interval, granted.bounds.interval), (interval, bound));
+        }
+        assert_eq!(
+            Granted::of(&Joined::default(), &settings(), &CALM, 3),
+            Granted::default()
+        );
+    }
+
+    #[test]
+    fn where_something_else_chooses_quantizers_they_are_refused_and_the_rate_is_not() {
+        let wishes = Wishes {
+            background_qp: wish(44),
+            ceiling_kbps: wish(500),
+            ..every(3)
+        };
+        let of_library = CameraSettings {
+            wishes: WishBounds {
+                quantizers: false,
+                ceiling: false,
+                ..WishBounds::ALL
+            },
+            ..settings()
+        };
+        let refused = granted(wishes, &of_library, &CALM);
+        assert_eq!(
+            (refused.interval, refused.background_qp, refused.ceiling_kbps),
+            (3, None, 0)
+        );
+        assert_eq!(
+            (
+                refused.bounds.quantizer,
+                refused.bounds.ceiling,
+                refused.bounds.interval
+            ),
+            (Bound::Mode, Bound::Mode, Bound::None)
+        );
+        let controlled = CameraSettings {
+            bandwidth: Some(Bandwidth {
+                max_kbps: 400,
+                min_kbps: 0,
+            }),
+            wishes: WishBounds {
+                quantizers: false,
+                ..WishBounds::ALL
+            },
+            ..settings()
+        };
+        let situation = Situation {
+            bandwidth_kbps: 400,
+            ..CALM
+        };
+        let bounded = granted(wishes, &controlled, &situation);
+        assert_eq!(
+            (bounded.bounds.quantizer, bounded.bounds.ceiling, bounded.ceiling_kbps),
+            (Bound::Bandwidth, Bound::Bandwidth, 0)
+        );
+    }
+
+    #[test]
+    fn a_ceiling_raises_the_interval_only_where_the_coarsest_quantizers_exceed_it_and_gently_lowers_it_again() {
+        let ceiling = Wishes {
+            ceiling_kbps: wish(480),
+            ..Wishes::default()
+        };
+        // 480 kbit/s are 2000 bytes for each of 30 pictures a second.
+        let interval = |bytes: f64, before: u8| {
+            let mut book = WishBook::default();
+            let joined = *book.hear(0, &update(&[(Way::Pad, ceiling)]), (36, 26));
+            let situation = Situation {
+                coarsest_bytes: bytes,
+                ..CALM
+            };
+            let granted = Granted::of(&joined, &settings(), &situation, before);
+            (granted.interval, granted.bounds.ceiling)
+        };
+        assert_eq!(interval(1500.0, 1), (1, Bound::None));
+        assert_eq!(interval(3900.0, 1), (2, Bound::None));
+        assert_eq!(interval(3900.0, 3), (3, Bound::None), "2 would hardly do");
+        assert_eq!(interval(3000.0, 3), (2, Bound::None));
+        assert_eq!(interval(90_000.0, 3), (6, Bound::User), "it is exceeded");
+        assert_eq!(interval(f64::INFINITY, 3), (6, Bound::User));
+        let capped = CameraSettings {
+            max_bitrate_kbps: 300,
+            ..settings()
+        };
+        let granted = granted(ceiling, &capped, &CALM);
+        assert_eq!((granted.ceiling_kbps, granted.bounds.ceiling), (0, Bound::Cap));
+    }
+
+    #[test]
+    fn what_is_in_force_is_told_on_changes_and_after_a_second() {
+        let mut teller = Teller::default();
+        let in_force = InForce::default();
+        let other = InForce {
+            interval: 3,
+            ..in_force
+        };
+        assert!(teller.is_due(0, &in_force));
+        teller.told(0, in_force);
+        assert!(!teller.is_due(999 * MS, &in_force));
+        assert!(teller.is_due(1000 * MS, &in_force) && teller.is_due(1, &other));
+        teller.told(2000 * MS, in_force);
+        assert!(teller.is_due(0, &in_force), "a seek");
+    }
+}

@@ -96,6 +96,10 @@ fn of_frames(mut s: Builder, parts: &Parts<'_>) -> Builder {
         .field("quantizer-background", quantizer(|settings| settings.background_qp))
         .field("quantizer-region", quantizer(|settings| settings.region_qp))
         .field("bandwidth-available", available)
+        .field(
+            "sent-interval",
+            parts.planner.map_or(0, |planner| u32::from(planner.sent_interval())),
+        )
 }
 
 fn of_element(mut s: Builder, element: &ElementStats) -> Builder {
