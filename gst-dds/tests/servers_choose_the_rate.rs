@@ -417,3 +417,106 @@ fn h265_follows_wishes_too() {
         .count();
     assert_eq!(lines, sent.len());
 }
+
+/// Times in seconds of the packets of a file's stream, as FFmpeg reads them.
+fn packet_times(file: &std::path::Path, stream: &str) -> Vec<f64> {
+    let output = std::process::Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-select_streams",
+            stream,
+            "-show_entries",
+            "packet=pts_time",
+            "-of",
+            "csv=p=0",
+        ])
+        .arg(file)
+        .output()
+        .expect("ffprobe is installed");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let times = text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok());
+    times.collect()
+}
+
+#[test]
+fn recorders_with_sound_go_on_and_every_picture_keeps_its_time() {
+    common::init();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("recorders-at-a-lower-rate");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (muxer, file, values) in [
+        ("mp4mux", "a.mp4", ""),
+        ("mp4mux fragment-duration=500", "fragments.mp4", ""),
+        ("matroskamux", "a.mkv", ""),
+        ("mpegtsmux", "a.ts", ""),
+        ("matroskamux", "h265.mkv", "encoder=x265"),
+    ] {
+        let path = folder.join(file);
+        let parser = if values.is_empty() { "h264parse" } else { "h265parse" };
+        let line = format!(
+            "videotestsrc num-buffers=150 pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
+             ! ddsencode name=e speed-preset=superfast threads=1 stream-id={STREAM} wall-clock=false {values} \
+             ! {parser} ! queue ! {muxer} name=m ! filesink location={} \
+             audiotestsrc num-buffers=216 samplesperbuffer=1024 ! audio/x-raw,rate=44100,channels=1 ! avenc_aac ! aacparse \
+             ! queue ! m.",
+            path.display()
+        );
+        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let element = pipeline.by_name("e").unwrap();
+        // A server at the encoder's own output.
+        let codec = if values.is_empty() { Codec::H264 } else { Codec::H265 };
+        let own = element.static_pad("src").unwrap();
+        let length_prefixed = own.clone();
+        own.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+            let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let caps = length_prefixed.current_caps().unwrap();
+            let by_length = matches!(
+                caps.structure(0).unwrap().get("stream-format"),
+                Ok("avc" | "hvc1" | "hev1")
+            );
+            let format = if by_length {
+                Format::LengthPrefixed(4)
+            } else {
+                Format::ByteStream
+            };
+            let map = buffer.map_readable().unwrap();
+            let identity = codec.summarize(&map, format).identity.unwrap().unwrap();
+            let packet = packet(identity.frame + 1, identity.frame, every(3, 1000));
+            pad.send_event(gst_dds_link::event::feedback(&packet));
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let message = pipeline
+            .bus()
+            .unwrap()
+            .timed_pop_filtered(
+                gst::ClockTime::from_seconds(60),
+                &[
+                    gst::MessageType::Eos,
+                    gst::MessageType::Error,
+                    gst::MessageType::Warning,
+                ],
+            )
+            .expect("it ends");
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(message.type_(), gst::MessageType::Eos, "{file}: {message:?}");
+        let pictures = packet_times(&path, "v:0");
+        assert_eq!(pictures.len(), 50, "{file}");
+        for (i, time) in pictures.iter().enumerate() {
+            let wanted = i as f64 * 0.1;
+            assert!(
+                (time - pictures[0] - wanted).abs() < 0.0021,
+                "{file}: {time} is not {wanted}"
+            );
+        }
+        let sound = packet_times(&path, "a:0");
+        assert!((214..=218).contains(&sound.len()), "{file}: {}", sound.len());
+        assert!(
+            sound.windows(2).all(|two| (two[1] - two[0] - 0.0232).abs() < 0.0021),
+            "{file}"
+        );
+    }
+}
