@@ -2,6 +2,7 @@
 
 //! Estimates the constant velocity of a box from two inferred frames.
 
+use crate::matching;
 use crate::model::BoundingBox;
 
 /// Boxes of the previous inferred frame, from which the motion of the next one's is estimated.
@@ -37,24 +38,12 @@ impl MotionEstimator {
         let Some((_, boxes)) = self.previous.as_ref().filter(|_| interval > 0) else {
             return (0.0, 0.0);
         };
-        let mut best: Option<(f32, &BoundingBox)> = None;
-        for before in boxes {
-            let iou = now.iou(before);
-            if iou > best.map_or(min_iou, |(iou, _)| iou) {
-                best = Some((iou, before));
-            }
-        }
-        let Some((_, before)) = best else {
+        let Some(before) = matching::best_overlap(now, boxes, min_iou) else {
             return (0.0, 0.0);
         };
-        let speed = |low: f32, high: f32, low_before: f32, high_before: f32| {
-            let shift = ((low - low_before) + (high - high_before)) / 2.0;
-            (shift / interval as f32).clamp(-max_speed, max_speed)
-        };
-        (
-            speed(now.x1, now.x2, before.x1, before.x2),
-            speed(now.y1, now.y2, before.y1, before.y2),
-        )
+        let (dx, dy) = matching::shift(before, now);
+        let speed = |shift: f32| (shift / interval as f32).clamp(-max_speed, max_speed);
+        (speed(dx), speed(dy))
     }
 }
 
