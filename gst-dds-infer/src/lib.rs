@@ -6,7 +6,8 @@
 //! The library is usable without the element too: [`model`] runs detectors and segmenters, [`feedback`] turns their
 //! results into regions, [`segmentation`] encodes maps of classes compactly, [`identity`] decides which decoded frames
 //! are whole, [`continuity`] and [`order`] detect losses, [`rtp`] selects one stream of many, [`overlay`] draws on
-//! pictures of any format, [`server`] decides what is inferred, requested and waited for.
+//! pictures of any format, [`matching`] and [`rate`] follow objects and choose how many pictures are worth sending,
+//! [`server`] decides what is inferred, requested and waited for.
 
 mod analytics;
 pub mod continuity;

@@ -106,11 +106,22 @@ impl Refined {
     }
 }
 
-/// Result of one inferred frame.
+/// The picture that a predicted result comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookedAt {
+    /// Number of that captured frame.
+    pub frame: u64,
+    /// UNIX time of its capture, nanoseconds; 0 if unknown.
+    pub capture_time_ns: u64,
+}
+
+/// Result of one captured frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameResult {
     /// The camera's identity of the frame.
     pub identity: Option<FrameIdentity>,
+    /// The model did not see this frame: objects were moved on from that one.
+    pub predicted: Option<LookedAt>,
     /// Presentation time of the buffer, nanoseconds.
     pub pts_ns: Option<u64>,
     /// Capture to result, milliseconds; `None` if the clocks are not known to agree, and for recordings.
@@ -189,9 +200,13 @@ fn rounded(value: f64, decimals: i32) -> Value {
 }
 
 impl FrameResult {
-    /// Milliseconds from capture to `now` (UNIX nanoseconds); `None` if the camera does not know the time of capture.
+    /// Milliseconds to `now` (UNIX nanoseconds) from the capture of the newest picture that was looked at for it; `None` if
+    /// the camera does not know the time of capture.
     pub fn age_at(&self, now: u64) -> Option<f64> {
-        let captured = self.identity?.capture_time_ns;
+        let captured = match self.predicted {
+            Some(looked_at) => looked_at.capture_time_ns,
+            None => self.identity?.capture_time_ns,
+        };
         (captured != 0 && now != 0).then(|| (now as f64 - captured as f64) / 1e6)
     }
 
@@ -202,7 +217,8 @@ impl FrameResult {
     /// `refused`, `late`, `damaged`), `damaged` (boolean), `width`, `height`, `inference_ms`, `objects` (array of `label`,
     /// `class`, `score`, `x`, `y`, `width`, `height`, `pass`), `generation` (number or null), `regions` (array of `x`, `y`,
     /// `width`, `height`). Objects of a model that gives it have `objectness`, faces have `landmarks` (five pairs of x and y) and, with a gallery, `identity` (string, or null
-    /// for a stranger) and `similarity` too; results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
+    /// for a stranger) and `similarity` too; predicted results have `predicted` (true) and `looked_at` (number of the frame
+    /// that the model saw; ages are since its capture); results of a segmenter have `classes` (array of `class`, `label`, `area`) and, where it is wanted, `map`.
     pub fn to_json_line(&self) -> Vec<u8> {
         let identity = self.identity;
         let objects: Vec<Value> = self
@@ -248,6 +264,10 @@ impl FrameResult {
             "generation": self.generation,
             "regions": regions,
         });
+        if let Some(looked_at) = self.predicted {
+            line["predicted"] = json!(true);
+            line["looked_at"] = json!(looked_at.frame);
+        }
         if let Some(classes) = &self.classes {
             let areas = classes.areas.iter();
             line["classes"] = areas
@@ -271,6 +291,8 @@ impl FrameResult {
     /// | `frame` | uint64 | number of the captured frame; absent without identity |
     /// | `pts-ns` | uint64 | presentation time, nanoseconds; absent where the buffer has none |
     /// | `capture-time-ns` | uint64 | UNIX time of capture, nanoseconds; absent where the camera does not know it |
+    /// | `predicted` | boolean | true: the model did not see this frame; absent otherwise |
+    /// | `looked-at` | uint64 | number of the frame that a predicted result comes from, since whose capture ages are; absent otherwise |
     /// | `age-ms` | double | capture to result, milliseconds; absent where the clocks are not known to agree |
     /// | `first-pass-age-ms` | double | capture to the end of the first pass, milliseconds; absent as `age-ms` |
     /// | `refinement` | string | outcome of the second pass: `done`, `refused`, `late`, `damaged`; absent if none was requested |
@@ -323,6 +345,8 @@ impl FrameResult {
                 "capture-time-ns",
                 identity.map(|i| i.capture_time_ns).filter(|t| *t != 0),
             )
+            .field_if_some("predicted", self.predicted.map(|_| true))
+            .field_if_some("looked-at", self.predicted.map(|looked_at| looked_at.frame))
             .field_if_some("age-ms", self.age_ms)
             .field_if_some("first-pass-age-ms", self.first_pass_age_ms)
             .field_if_some("refinement", self.refined.name())
@@ -356,6 +380,7 @@ mod tests {
                 slice_bytes: 100,
                 slice_checksum: 0,
             }),
+            predicted: None,
             pts_ns: Some(10_000_000_000),
             age_ms: Some(41.23456),
             first_pass_ns: 0,

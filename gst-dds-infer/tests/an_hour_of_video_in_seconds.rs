@@ -372,6 +372,8 @@ fn server(world: World, random: &mut Random, now: Duration) -> Server {
     let settings = CoreSettings {
         inference_interval: 1,
         feedback: true,
+        feedback_rate: true,
+        predicted_results: false,
         refine_deadline: DEADLINE,
     };
     let policy = PolicySettings {

@@ -65,6 +65,8 @@ fn falls_and_returns(pair: &mut Pair) {
         CoreSettings {
             inference_interval: 1,
             feedback: true,
+            feedback_rate: true,
+            predicted_results: false,
             refine_deadline: Duration::from_millis(300),
         },
         15,
@@ -355,6 +357,8 @@ fn server_settings() -> impl Strategy<Value = (CoreSettings, u64)> {
             let settings = CoreSettings {
                 inference_interval,
                 feedback,
+                feedback_rate: true,
+                predicted_results: false,
                 refine_deadline,
             };
             (settings, took)

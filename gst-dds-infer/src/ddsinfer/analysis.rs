@@ -11,6 +11,7 @@ use crate::model::face::{FaceError, FaceRecogniser, Match};
 use crate::model::{
     ColorMatrix, ColorRange, Detection, Landmarks, Model, ModelError, Picture, PixelLayout, Segmentation,
 };
+use crate::rate::{self, Tracks};
 use crate::results::{self, Classes, Face, Object};
 use crate::segmentation;
 
@@ -28,6 +29,35 @@ pub struct Analysis {
     matches: Vec<Option<Match>>,
     /// The class of each part of the picture.
     pub segmentation: Option<Segmentation>,
+}
+
+impl Analysis {
+    /// A copy without the classes of the parts.
+    pub fn without_map(&self) -> Self {
+        Self {
+            detections: self.detections.clone(),
+            landmarks: self.landmarks.clone(),
+            matches: self.matches.clone(),
+            segmentation: None,
+        }
+    }
+
+    /// The objects some captured pictures later, in a picture of this size. `tracks` has followed them.
+    pub fn ahead(&self, tracks: &Tracks, ahead: u32, size: (u32, u32)) -> Self {
+        let mut later = Self::default();
+        for (index, detection) in self.detections.iter().enumerate() {
+            let Some(there) = rate::predicted(detection, (tracks, index), ahead, size) else {
+                continue;
+            };
+            let (dx, dy) = tracks.velocity(index);
+            let landmarks = self.landmarks.get(index).copied().flatten();
+            let moved = landmarks.map(|points| points.map(|[x, y]| [x + dx * ahead as f32, y + dy * ahead as f32]));
+            later.detections.push(there);
+            later.landmarks.push(moved);
+            later.matches.push(self.matches.get(index).cloned().flatten());
+        }
+        later
+    }
 }
 
 /// Why there is no analysis.
@@ -134,6 +164,20 @@ impl Analyser {
             meta_labels: Vec::new(),
             converters: Vec::new(),
         }
+    }
+
+    /// Whether its objects choose the rate: those of a detector. Every part of a picture may matter to a segmenter, faces are
+    /// recognised in any picture, and of metas it is not known how they were found.
+    pub fn chooses_rate(&self) -> bool {
+        matches!(self.engine, TaskEngine::Model(Model::Detector(_)))
+    }
+
+    /// Whether results between looked-at frames can be predicted: there are boxes of a model.
+    pub fn predicts(&self) -> bool {
+        matches!(
+            self.engine,
+            TaskEngine::Model(Model::Detector(_)) | TaskEngine::Faces(_)
+        )
     }
 
     /// Whether there is a model. Without one, detections come from metas on the buffers.

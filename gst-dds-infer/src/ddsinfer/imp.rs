@@ -326,7 +326,7 @@ impl DdsInfer {
             let state = self.shared.state.lock().unwrap();
             (state.stats.clone(), state.channel.clone())
         };
-        stats.structure(&counts, &tracker, &channel.counts())
+        stats.structure(&counts, &self.shared.queue.rate(), &tracker, &channel.counts())
     }
 
     /// Opens the model and begins a new run.

@@ -5,6 +5,7 @@
 
 mod analysis;
 mod compose;
+mod follow;
 mod frame;
 mod imp;
 mod inputs;
@@ -52,6 +53,23 @@ pub enum FeedbackPolicy {
     /// The rule of the DDS paper (SIGCOMM 2020).
     #[enum_value(name = "Paper: proposals and weak detections, as DDS (SIGCOMM 2020)", nick = "paper")]
     Paper,
+}
+
+/// Which captured pictures have results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, glib::Enum)]
+#[repr(u32)]
+#[enum_type(name = "GstDdsInferResultsRate")]
+pub enum ResultsRate {
+    /// Those that were inferred.
+    #[default]
+    #[enum_value(name = "Inferred: pictures that the model saw", nick = "inferred")]
+    Inferred,
+    /// All of them; those that were not inferred have predicted ones.
+    #[enum_value(
+        name = "Captured: every captured picture, predicted where the model did not see it",
+        nick = "captured"
+    )]
+    Captured,
 }
 
 /// What the model finds.

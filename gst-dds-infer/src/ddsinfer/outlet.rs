@@ -35,7 +35,10 @@ pub fn push(
     }
     let mut buffer = ready.buffer;
     if let Some(result) = ready.result {
-        let message = report(shared, result, live, settings);
+        let message = match ready.reported {
+            true => result.to_structure(),
+            false => report(shared, result, settings),
+        };
         if let Err(error) = results::attach(buffer.make_mut(), &message) {
             gst::warning!(CAT, obj = shared.src_pad, "Results are not on their frame: {error}");
         }
@@ -130,14 +133,15 @@ pub fn set_caps_of_classes(shared: &Shared, video: &gst::CapsRef) {
 }
 
 /// Posts the results of a frame and pushes them on the pad `results`. Returns the structure that was posted.
-fn report(shared: &Shared, mut result: FrameResult, live: bool, settings: &Settings) -> gst::Structure {
+pub fn report(shared: &Shared, mut result: FrameResult, settings: &Settings) -> gst::Structure {
+    let live = shared.queue.is_live();
     let results = {
         let mut state = shared.state.lock().unwrap();
         // A camera in this process has our clock; another camera's agrees with it only where the user set so.
         if live && (settings.capture_clock_synchronised || state.route == Some(Route::Event)) {
             result.age_ms = unix_now().and_then(|now| result.age_at(now));
             result.first_pass_age_ms = result.age_at(result.first_pass_ns);
-            for object in &result.objects {
+            for object in result.objects.iter().filter(|_| result.predicted.is_none()) {
                 let (pass, age) = match object.pass {
                     1 => (0, result.first_pass_age_ms),
                     _ => (1, result.age_ms),

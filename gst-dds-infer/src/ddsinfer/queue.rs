@@ -9,7 +9,7 @@ use gst_dds_link::sync::{Condvar, Mutex};
 
 use super::frame::{Frame, Refinement};
 use crate::identity::Lookup;
-use crate::server::{self, Arrival, Core, Counts, Decoded, Kind};
+use crate::server::{self, Arrival, Core, Counts, Decoded, Kind, RateStatus};
 
 pub type Event = server::Event<Box<Frame>, gst::Event, Refinement>;
 pub type Action = server::Action<Box<Frame>, gst::Event, Refinement>;
@@ -191,6 +191,11 @@ impl Queue {
         self.inner.lock().unwrap().core.latency()
     }
 
+    /// The core's wish for a rate.
+    pub fn rate(&self) -> RateStatus {
+        self.inner.lock().unwrap().core.rate()
+    }
+
     /// Counts of the core.
     pub fn counts(&self) -> Counts {
         self.inner.lock().unwrap().core.counts()
@@ -229,6 +234,8 @@ mod tests {
         Queue::new(server::CoreSettings {
             inference_interval: 1,
             feedback: true,
+            feedback_rate: true,
+            predicted_results: false,
             refine_deadline: Duration::from_millis(20),
         })
     }

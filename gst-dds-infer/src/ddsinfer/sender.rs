@@ -217,6 +217,7 @@ fn warn_of_latency(sink_pad: &gst::Pad) {
 #[cfg(test)]
 mod tests {
     use dds_protocol::feedback::{MAX_REGIONS, Rect, Region};
+    use dds_protocol::wish::Wishes;
 
     use super::*;
     use crate::identity::TrackerStats;
@@ -240,6 +241,7 @@ mod tests {
             frame: 7,
             regions: vec![region; MAX_REGIONS + 3],
             once: false,
+            wishes: Wishes::default(),
         };
         let mut sent = Stats::default();
         Sender::new(None).send(request, &pad, None, &mut sent);
@@ -248,7 +250,12 @@ mod tests {
             ..Stats::default()
         };
         all.add_feedback(&sent);
-        let fields = all.structure(&Default::default(), &TrackerStats::default(), &Default::default());
+        let fields = all.structure(
+            &Default::default(),
+            &Default::default(),
+            &TrackerStats::default(),
+            &Default::default(),
+        );
         assert_eq!(fields.get("regions-left-out"), Ok(5u64));
     }
 }

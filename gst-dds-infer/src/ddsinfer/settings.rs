@@ -10,7 +10,7 @@ use gst::prelude::*;
 use gst_dds_link::channel::Setup;
 use gst_dds_link::text;
 
-use super::{FeedbackPolicy, TaskChoice};
+use super::{FeedbackPolicy, ResultsRate, TaskChoice};
 use crate::feedback::uncertainty::UncertaintySettings;
 use crate::feedback::{FacePolicy, Policy, PolicySettings};
 use crate::merge::MergeSettings;
@@ -48,6 +48,7 @@ pub struct Settings {
     pub iou_threshold: f32,
     pub max_detections: u32,
     pub feedback: bool,
+    pub feedback_rate: bool,
     pub feedback_policy: FeedbackPolicy,
     pub feedback_threshold: f32,
     pub feedback_band: f32,
@@ -57,6 +58,7 @@ pub struct Settings {
     pub feedback_objectness: bool,
     pub channel: Setup,
     pub refine_deadline_ms: u32,
+    pub results_rate: ResultsRate,
     pub capture_clock_synchronised: bool,
     /// Properties whose value is not UTF-8; start refuses them.
     pub not_text: Vec<&'static str>,
@@ -88,6 +90,7 @@ impl Default for Settings {
             iou_threshold: 0.6,
             max_detections: 300,
             feedback: true,
+            feedback_rate: true,
             feedback_policy: FeedbackPolicy::default(),
             feedback_threshold: -1.0,
             feedback_band: policy.band,
@@ -97,6 +100,7 @@ impl Default for Settings {
             feedback_objectness: policy.use_objectness,
             channel: Setup::default(),
             refine_deadline_ms: 250,
+            results_rate: ResultsRate::default(),
             capture_clock_synchronised: false,
             not_text: Vec::new(),
         }
@@ -325,6 +329,7 @@ impl Settings {
             "iou-threshold" => self.iou_threshold = get(value),
             "max-detections" => self.max_detections = get(value),
             "feedback" => self.feedback = get(value),
+            "feedback-rate" => self.feedback_rate = get(value),
             "feedback-policy" => self.feedback_policy = get(value),
             "feedback-threshold" => self.feedback_threshold = get(value),
             "feedback-band" => self.feedback_band = get(value),
@@ -337,6 +342,7 @@ impl Settings {
             "feedback-key-file" => self.channel.key_file = get::<Option<String>>(value).unwrap_or_default(),
             "feedback-plain" => self.channel.plain = get(value),
             "refine-deadline" => self.refine_deadline_ms = get(value),
+            "results-rate" => self.results_rate = get(value),
             "capture-clock-synchronised" => self.capture_clock_synchronised = get(value),
             _ => return false,
         }
@@ -369,6 +375,7 @@ impl Settings {
             "iou-threshold" => self.iou_threshold.to_value(),
             "max-detections" => self.max_detections.to_value(),
             "feedback" => self.feedback.to_value(),
+            "feedback-rate" => self.feedback_rate.to_value(),
             "feedback-policy" => self.feedback_policy.to_value(),
             "feedback-threshold" => self.feedback_threshold.to_value(),
             "feedback-band" => self.feedback_band.to_value(),
@@ -380,6 +387,7 @@ impl Settings {
             "feedback-key-file" => self.channel.key_file.to_value(),
             "feedback-plain" => self.channel.plain.to_value(),
             "refine-deadline" => self.refine_deadline_ms.to_value(),
+            "results-rate" => self.results_rate.to_value(),
             "capture-clock-synchronised" => self.capture_clock_synchronised.to_value(),
             _ => return None,
         })
@@ -537,7 +545,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("inference-interval")
             .nick("Inference interval")
-            .blurb("Infer every n-th frame: 1 = every frame, 3 = one frame in three")
+            .blurb("Infer every n-th frame that the camera sent: 1 = every frame, 3 = one frame in three")
             .minimum(1)
             .default_value(d.inference_interval)
             .mutable_playing()
@@ -570,6 +578,15 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .nick("Feedback")
             .blurb("Tell the camera which regions need more quality")
             .default_value(d.feedback)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("feedback-rate")
+            .nick("Feedback of the rate")
+            .blurb(
+                "Tell the camera to send only as many pictures as the motion of the objects needs; false = all that it \
+                 captures",
+            )
+            .default_value(d.feedback_rate)
             .mutable_playing()
             .build(),
         glib::ParamSpecEnum::builder_with_default("feedback-policy", d.feedback_policy)
@@ -674,6 +691,11 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             )
             .maximum(60_000)
             .default_value(d.refine_deadline_ms)
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("results-rate", d.results_rate)
+            .nick("Rate of results")
+            .blurb("Captured pictures that have results: those inferred, or all, where the others' are predicted")
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("capture-clock-synchronised")

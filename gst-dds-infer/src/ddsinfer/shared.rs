@@ -9,6 +9,7 @@ use gst::prelude::*;
 use gst_dds_link::channel::Counters;
 use gst_dds_link::sync::Mutex;
 
+use super::ResultsRate;
 use super::inputs::Inputs;
 use super::queue::Queue;
 use super::refine::RefineInput;
@@ -139,6 +140,8 @@ pub fn core_settings(settings: &Settings) -> server::CoreSettings {
     server::CoreSettings {
         inference_interval: settings.inference_interval,
         feedback: settings.feedback,
+        feedback_rate: settings.feedback_rate,
+        predicted_results: settings.results_rate == ResultsRate::Captured,
         refine_deadline: settings.refine_deadline(),
     }
 }

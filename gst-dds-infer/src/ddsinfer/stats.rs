@@ -94,8 +94,14 @@ impl Stats {
         self.feedback_packets_dropped += sent.feedback_packets_dropped;
     }
 
-    /// Makes the property's value. `core`: counts of the server core; `channel`: those of the channel of `feedback-uri`.
-    pub fn structure(&self, core: &server::Counts, tracker: &TrackerStats, channel: &Counts) -> gst::Structure {
+    /// Makes the property's value. `core`: counts of the server core; `rate`: its wish for a rate; `channel`: those of the channel of `feedback-uri`.
+    pub fn structure(
+        &self,
+        core: &server::Counts,
+        rate: &server::RateStatus,
+        tracker: &TrackerStats,
+        channel: &Counts,
+    ) -> gst::Structure {
         let mean = self.inference_sum_ns.checked_div(self.inferences).unwrap_or(0);
         let mut s = gst::Structure::builder("application/x-ddsinfer-stats");
         for (name, count) in channel.fields() {
@@ -107,6 +113,8 @@ impl Stats {
             .field("frames-inferred", core.inferred)
             .field("frames-skipped", core.skipped)
             .field("frames-not-due", core.not_due)
+            .field("frames-repeated", core.repeated)
+            .field("frames-predicted", core.predicted)
             .field("frames-failed", core.failed)
             .field("frames-unreadable", core.unreadable)
             .field("frames-damaged", core.damaged)
@@ -123,6 +131,10 @@ impl Stats {
             .field("qos-events", self.qos_events)
             .field("regions-requested", self.regions)
             .field("regions-left-out", self.regions_left_out + self.regions_not_encoded)
+            .field("interval-wished", u32::from(rate.wished))
+            .field("interval-in-force", u32::from(rate.in_force))
+            .field("interval-bound", rate.bound_name())
+            .field("rate-changes", rate.changes)
             .field("feedback", self.feedback)
             .field("feedback-repeated", self.feedback_repeated)
             .field("feedback-pad", self.feedback_pad)

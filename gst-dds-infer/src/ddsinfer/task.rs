@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::stats::Stats;
 use crate::identity::Origin;
 use crate::model::ModelError;
-use crate::server::{Inference, Look, Notice, REPEAT, Request};
+use crate::server::{Inference, Look, Notice, Predicted, REPEAT, Request};
 
 /// Runs until the queue is flushed or downstream flushes.
 pub fn run(shared: &Shared) {
@@ -48,6 +48,10 @@ fn act(shared: &Shared, action: Action) -> Option<Done> {
         Action::Prepare(event) => prepare(shared, &event),
         Action::Infer(frame, look) => infer(shared, frame, &look),
         Action::Send(request) => Done::answer(Event::Sent(send(shared, request))),
+        Action::Predict(predicted) => {
+            predict(shared, &predicted);
+            Done::default()
+        }
         Action::Forget => {
             shared.sender.lock().unwrap().forget();
             Done::default()
@@ -105,6 +109,18 @@ fn infer(shared: &Shared, mut frame: Box<Frame>, look: &Look) -> Done {
     }
     let answer = Some(Event::Inferred { frame, inference });
     Done { answer, flow }
+}
+
+/// Gives out the predicted result of a captured picture that has not come.
+fn predict(shared: &Shared, predicted: &Predicted) {
+    let settings = shared.settings();
+    let worker = shared.worker.lock().unwrap();
+    let result = worker.as_ref().and_then(|worker| worker.predict(predicted, &settings));
+    drop(worker);
+    if let Some(result) = result {
+        shared.count(|stats| stats.objects += result.objects.len() as u64);
+        outlet::report(shared, result, &settings);
+    }
 }
 
 fn refine(shared: &Shared, mut out: Outgoing, refinement: &Refinement) -> Done {

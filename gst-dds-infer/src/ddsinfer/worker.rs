@@ -10,6 +10,7 @@ use dds_protocol::feedback::Region;
 
 use super::analysis::{Analyser, Analysis, Failure, TaskEngine};
 use super::compose::{self, Composer};
+use super::follow::Follower;
 use super::frame::{Format, Frame, Refinement};
 use super::queue::Outgoing;
 use super::settings::Settings;
@@ -18,13 +19,14 @@ use crate::feedback::Feedback;
 use crate::merge::Pass;
 use crate::model::{ModelError, Segmentation};
 use crate::results::{self, FrameResult, Refined};
-use crate::server::{Ask, Inference, Look};
+use crate::server::{Ask, Inference, Look, Predicted};
 
 /// The model of one run.
 pub struct Worker {
     analyser: Analyser,
     composer: Composer,
     feedback: Feedback,
+    follower: Follower,
     /// Inputs of the current policy: the settings, the number of labels, and whether objects move. It is kept because making
     /// one parses all labels.
     policy_of: Option<(Arc<Settings>, usize, bool)>,
@@ -47,6 +49,8 @@ pub struct Ready {
     pub segmentation: Option<Segmentation>,
     /// Its objects are attached as GstAnalytics metas too.
     pub analytics: bool,
+    /// Its result went out before it came.
+    pub reported: bool,
 }
 
 impl Worker {
@@ -54,6 +58,7 @@ impl Worker {
         let analyser = Analyser::new(engine);
         Self {
             feedback: Feedback::new(settings.policy(analyser.labels())),
+            follower: Follower::default(),
             policy_of: None,
             analyser,
             composer: Composer::default(),
@@ -100,10 +105,12 @@ impl Worker {
             Duration::ZERO
         };
         let regions = self.regions(frame, look.ask, settings);
+        let interval = self.follow(frame, look);
         let own = frame.first_size;
         let size = look.size.unwrap_or(own);
         frame.result = Some(FrameResult {
             identity: look.identity,
+            predicted: None,
             pts_ns: frame.buffer.pts().map(gst::ClockTime::nseconds),
             age_ms: None,
             first_pass_ns: unix_now().unwrap_or(0),
@@ -118,7 +125,45 @@ impl Worker {
             generation: None,
             regions: Vec::new(),
         });
-        Ok(Inference::Done { regions, took })
+        Ok(Inference::Done {
+            regions,
+            took,
+            interval,
+        })
+    }
+
+    /// Follows the objects of a frame. Returns the interval between sent pictures that they need.
+    fn follow(&mut self, frame: &Frame, look: &Look) -> u8 {
+        let Some((follow, identity)) = look.follow.as_ref().zip(look.identity) else {
+            return 1;
+        };
+        let interval = self.follower.look(frame, follow, identity, self.analyser.labels());
+        if self.analyser.chooses_rate() { interval } else { 1 }
+    }
+
+    /// The predicted result of a captured picture; `None` where nothing is known of it.
+    pub fn predict(&self, predicted: &Predicted, settings: &Settings) -> Option<FrameResult> {
+        let between = self.analyser.predicts().then(|| self.follower.between(predicted))??;
+        let size = between.size;
+        Some(FrameResult {
+            identity: Some(between.identity),
+            predicted: Some(between.looked_at),
+            pts_ns: between.pts_ns,
+            age_ms: None,
+            first_pass_ns: unix_now().unwrap_or(0),
+            first_pass_age_ms: None,
+            refined: Refined::No,
+            damaged: false,
+            width: size.0,
+            height: size.1,
+            inference_ms: 0.0,
+            objects: self
+                .analyser
+                .objects(&between.analysis, Pass::First, settings, size, size),
+            classes: None,
+            generation: None,
+            regions: Vec::new(),
+        })
     }
 
     /// Asks the feedback policy for the regions of a frame.
@@ -216,6 +261,12 @@ impl Worker {
         let frame = *out.frame;
         let (mut buffer, mut result, size) = (frame.buffer, frame.result, frame.format.size());
         let mut analytics = false;
+        if let Some(predicted) = out.predicted.filter(|_| result.is_none()) {
+            result = self.predict(&predicted, settings);
+            if let Some(result) = &mut result {
+                result.pts_ns = buffer.pts().map(gst::ClockTime::nseconds).or(result.pts_ns);
+            }
+        }
         if let Some(result) = &mut result {
             result.refined = out.refined;
             result.generation = out.generation;
@@ -232,6 +283,7 @@ impl Worker {
             result,
             segmentation: frame.analysis.segmentation,
             analytics,
+            reported: out.predicted.is_some_and(|predicted| predicted.reported),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dds_protocol::feedback::Rect;
 
+use super::fill::Predicted;
 use super::types::{Arrival, FrameKey, Kind};
 
 /// Most entries of the delay queue before frames have to stay in the inbox: two segments and what comes meanwhile.
@@ -37,6 +38,10 @@ pub struct Delayed<F, R> {
     pub size: Option<(u32, u32)>,
     pub regions: Vec<Rect>,
     pub generation: Option<u16>,
+    /// Its objects were followed.
+    pub followed: bool,
+    /// Its results are predicted.
+    pub predicted: Option<Predicted>,
     pub wait: Wait<R>,
 }
 

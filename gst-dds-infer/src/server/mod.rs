@@ -25,9 +25,11 @@
 #![forbid(unsafe_code)]
 
 mod delay;
+mod fill;
 mod inbox;
 mod latency;
 mod pace;
+mod rate;
 mod repeat;
 mod segment;
 mod stream;
@@ -38,25 +40,31 @@ mod types;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use dds_protocol::extension::Bound;
 use dds_protocol::feedback::Region;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
+use dds_protocol::wish::Wishes;
 
 use crate::identity::FrameRecord;
 use crate::results::Refined;
 use delay::{DelayQueue, Delayed, Entry, Wait};
+use fill::Fill;
 use inbox::{Inbox, Item};
 use latency::Latency;
 use pace::Pace;
+use rate::Rate;
 use segment::OpenSegment;
 use stream::Stream;
 
 pub use delay::{MAX_DELAYED, MISSES};
+pub use fill::{MAX_FILLED, Predicted};
 pub use inbox::{ARRIVALS, CAPACITY, CAPACITY_LIVE};
+pub use rate::WISH_TTL;
 pub use repeat::{REPEAT, Repetition};
 pub use stream::FOREIGN_FRAMES;
 pub use types::{
-    Action, Arrival, Ask, CoreSettings, Counts, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing,
-    Request,
+    Action, Arrival, Ask, CoreSettings, Counts, Decoded, Event, Follow, FrameKey, History, Inference, Kind, Look,
+    Notice, Outgoing, RateStatus, Request,
 };
 
 /// Longest wait for the rest of a segment.
@@ -72,6 +80,11 @@ struct Looking {
     /// A second pass can arrive.
     refine: bool,
     ask: Option<Ask>,
+    follow: Option<Follow>,
+    /// Interval between sent pictures that its objects need.
+    interval: u8,
+    /// Its results are predicted.
+    predicted: Option<Predicted>,
 }
 
 /// Decides for one run which frames are inferred, what is requested and when frames go out.
@@ -91,6 +104,10 @@ pub struct Core<F, E, R> {
     delayed: DelayQueue<F, E, R>,
     stream: Stream,
     segment: Option<OpenSegment>,
+    rate: Rate,
+    fill: Fill,
+    /// What the frames so far tell about the next one that is looked at.
+    history: History,
     looking: Option<Looking>,
     /// The worker is inferring the second pass of a frame.
     refining: bool,
@@ -123,6 +140,9 @@ impl<F, E: Clone, R> Core<F, E, R> {
             delayed: DelayQueue::default(),
             stream: Stream::default(),
             segment: None,
+            rate: Rate::default(),
+            fill: Fill::default(),
+            history: History::None,
             looking: None,
             refining: false,
             index: 0,
@@ -215,6 +235,18 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.counts
     }
 
+    /// The wish for a rate, and what the camera says about it.
+    pub fn rate(&self) -> RateStatus {
+        let in_force = self.rate.in_force();
+        let (wished, changes) = self.rate.wished();
+        RateStatus {
+            wished: wished.unwrap_or(0),
+            in_force: in_force.map_or(0, |in_force| in_force.interval),
+            bound: in_force.map_or(Bound::None, |in_force| in_force.bounds.interval),
+            changes,
+        }
+    }
+
     /// Number of frames in the inbox, and of frames and events in the delay queue.
     pub fn waiting(&self) -> (usize, usize) {
         (self.inbox.frames(), self.delayed.len())
@@ -241,6 +273,8 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.looking = None;
         self.refining = false;
         self.last_asked = None;
+        self.history = History::None;
+        self.fill.clear();
         self.pending.clear();
         if let Some(events) = &mut self.behind_caps {
             events.clear();
@@ -273,7 +307,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
                 return action;
             }
             if let Some(out) = self.delayed.pop() {
-                self.release(out);
+                self.release(now, out);
                 continue;
             }
             let mut until = None;
@@ -290,8 +324,24 @@ impl<F, E: Clone, R> Core<F, E, R> {
                 Some(Item::Frame(_)) if !self.takes => (),
                 Some(Item::Frame(decoded)) => self.take_frame(now, *decoded),
                 Some(Item::Event(event, kind)) => self.take_event(now, event, kind),
-                None => return Action::Wait(until),
+                None => return self.idle(now, until),
             }
+        }
+    }
+
+    /// Nothing waits: gives out the predicted result that is due, or waits for it, at most `until`.
+    fn idle(&mut self, now: Duration, until: Option<Duration>) -> Action<F, E, R> {
+        let fills = self.live && self.takes && self.settings.predicted_results;
+        let due = fills.then(|| self.fill.due(self.rate.actual().interval, self.interval));
+        match due.flatten() {
+            Some(due) if due <= now => match self.fill.next() {
+                Some(predicted) => {
+                    self.counts.predicted += 1;
+                    Action::Predict(predicted)
+                }
+                None => Action::Wait(until),
+            },
+            due => Action::Wait(until.into_iter().chain(due).min()),
         }
     }
 
@@ -301,6 +351,8 @@ impl<F, E: Clone, R> Core<F, E, R> {
             Kind::Caps { interval } => {
                 self.interval = if interval.is_zero() { DEFAULT_INTERVAL } else { interval };
                 self.last_asked = None;
+                self.history = History::None;
+                self.fill.clear();
                 self.pending.push_back(Action::Prepare(event.clone()));
             }
             Kind::End => self.close_segment(now),
@@ -313,15 +365,19 @@ impl<F, E: Clone, R> Core<F, E, R> {
     fn take_frame(&mut self, now: Duration, decoded: Decoded<F>) {
         let waits = self.live && self.inbox.frames() > 0;
         let overtaken = waits && !self.pace.has_time(now, decoded.due, self.interval);
-        let due = self.index.is_multiple_of(u64::from(self.settings.inference_interval));
-        self.index += 1;
-        self.counts.frames += 1;
-        self.counts.not_due += u64::from(!due);
-        self.counts.skipped += u64::from(due && overtaken);
         let recognised = self.stream.recognise(&decoded);
         if recognised.replaced {
             self.replaced();
         }
+        self.rate.note(&recognised.record);
+        // The interval is one of pictures that were sent.
+        let repeated = single(&recognised.record).is_some() && recognised.record.extension.repeated;
+        let due = !repeated && self.index.is_multiple_of(u64::from(self.settings.inference_interval));
+        self.index += u64::from(!repeated);
+        self.counts.frames += 1;
+        self.counts.repeated += u64::from(repeated);
+        self.counts.not_due += u64::from(!due && !repeated);
+        self.counts.skipped += u64::from(due && overtaken);
         let foreign = recognised.foreign.map(|origin| Action::Post(Notice::Foreign(origin)));
         self.pending.extend(foreign);
         let refine = self.refine_open();
@@ -330,16 +386,23 @@ impl<F, E: Clone, R> Core<F, E, R> {
             size: self.stream.full_size().filter(|_| refine),
             refine,
             ask: None,
+            follow: None,
+            interval: 1,
+            predicted: None,
         };
+        self.fill_before(&looking.record);
         if !due || overtaken {
+            looking.predicted = self.predict(&looking.record);
             return self.delay(now, decoded.frame, &looking, Vec::new());
         }
         looking.ask = self.ask(&looking.record);
+        looking.follow = self.follow(&looking.record);
         let look = Look {
             identity: looking.record.identity,
             damaged: looking.record.damaged,
             size: looking.size,
             ask: looking.ask,
+            follow: looking.follow,
         };
         self.looking = Some(looking);
         self.pending.push_back(Action::Infer(decoded.frame, look));
@@ -349,6 +412,9 @@ impl<F, E: Clone, R> Core<F, E, R> {
     fn replaced(&mut self) {
         self.last_asked = None;
         self.segment = None;
+        self.history = History::None;
+        self.rate.forget();
+        self.fill.clear();
         self.delayed.segment_abandoned();
         self.delayed.reset_misses();
         self.pending.push_back(Action::Forget);
@@ -365,15 +431,64 @@ impl<F, E: Clone, R> Core<F, E, R> {
         })
     }
 
+    /// Says how the objects of a frame are followed, where the rate or predicted results need that. They are not followed
+    /// through a damaged frame.
+    fn follow(&mut self, record: &FrameRecord) -> Option<Follow> {
+        let steers = self.settings.feedback && self.settings.feedback_rate && self.rate.is_steerable();
+        let follows = steers || self.settings.predicted_results;
+        let Some(identity) = single(record).filter(|_| follows && !record.damaged) else {
+            if self.history == History::Related {
+                self.history = History::Interrupted;
+            }
+            return None;
+        };
+        Some(Follow {
+            frame: identity.frame,
+            history: std::mem::replace(&mut self.history, History::Related),
+            frame_time: self.interval,
+            actual: self.rate.actual(),
+        })
+    }
+
+    /// Gives out the predicted results that are missing before a frame.
+    fn fill_before(&mut self, record: &FrameRecord) {
+        if let Some(identity) = single(record).filter(|_| self.settings.predicted_results) {
+            let missing = self.fill.before((identity.stream_id, identity.frame));
+            self.counts.predicted += missing.len() as u64;
+            self.pending.extend(missing.into_iter().map(Action::Predict));
+        }
+    }
+
+    /// The prediction for a frame that is not inferred.
+    fn predict(&mut self, record: &FrameRecord) -> Option<Predicted> {
+        let identity = single(record).filter(|_| self.settings.predicted_results)?;
+        let predicted = self.fill.of((identity.stream_id, identity.frame))?;
+        self.counts.predicted += u64::from(!predicted.reported);
+        Some(predicted)
+    }
+
     /// Handles the inference of a frame of the first pass.
     fn inferred(&mut self, now: Duration, frame: F, inference: Inference) {
         // It began before a flush.
-        let Some(looking) = self.looking.take() else { return };
+        let Some(mut looking) = self.looking.take() else {
+            return;
+        };
         let (mut regions, took) = match inference {
-            Inference::Done { regions, took } => (regions, took),
+            Inference::Done {
+                regions,
+                took,
+                interval,
+            } => {
+                looking.interval = interval;
+                (regions, took)
+            }
             Inference::Unreadable => {
                 self.counts.unreadable += 1;
-                let unasked = Looking { ask: None, ..looking };
+                let unasked = Looking {
+                    ask: None,
+                    follow: None,
+                    ..looking
+                };
                 return self.delay(now, frame, &unasked, Vec::new());
             }
             Inference::Failed => {
@@ -389,6 +504,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             // A second pass could not be received.
             regions.clear();
         }
+        self.rate.measure(took);
         self.measure(took);
         self.delay(now, frame, &looking, regions);
     }
@@ -402,10 +518,12 @@ impl<F, E: Clone, R> Core<F, E, R> {
             size: looking.size,
             regions: regions.iter().map(|r| r.rect).collect(),
             generation: None,
+            followed: looking.follow.is_some(),
+            predicted: looking.predicted,
             wait: Wait::Nothing,
         };
         if let Some(identity) = record.identity.filter(|_| looking.ask.is_some()) {
-            delayed.wait = self.request(now, identity, record, regions);
+            delayed.wait = self.request(now, identity, looking, regions);
         }
         let segment = record.extension.segment.filter(|_| looking.refine);
         if segment.is_some_and(|s| s.position.checked_add(1) == Some(s.length)) {
@@ -430,22 +548,18 @@ impl<F, E: Clone, R> Core<F, E, R> {
 
     /// Requests the regions of one frame from the camera: at once, or with the rest of its segment. Returns what the frame
     /// waits for.
-    fn request(
-        &mut self,
-        now: Duration,
-        identity: FrameIdentity,
-        record: &FrameRecord,
-        regions: Vec<Region>,
-    ) -> Wait<R> {
+    fn request(&mut self, now: Duration, identity: FrameIdentity, looking: &Looking, regions: Vec<Region>) -> Wait<R> {
         let low = identity.kind == StreamKind::Low;
         let asks = low && !regions.is_empty();
         let waits = asks && self.delayed.is_worth_waiting();
-        let Some(segment) = record.extension.segment.filter(|_| low) else {
+        let Some(segment) = looking.record.extension.segment.filter(|_| low) else {
+            let wishes = self.wishes(identity, looking);
             self.pending.push_back(Action::Send(Request {
                 stream_id: identity.stream_id,
                 frame: identity.frame,
                 regions,
                 once: asks,
+                wishes,
             }));
             return if waits { self.refinement(now) } else { Wait::Nothing };
         };
@@ -469,6 +583,17 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
+    /// Wishes about the stream; none of a camera of two passes.
+    fn wishes(&mut self, identity: FrameIdentity, looking: &Looking) -> Wishes {
+        if identity.kind != StreamKind::Single {
+            return Wishes::default();
+        }
+        if !self.settings.feedback_rate {
+            return self.rate.wish(1, false, self.interval);
+        }
+        self.rate.wish(looking.interval, self.live, self.interval)
+    }
+
     fn refinement(&self, now: Duration) -> Wait<R> {
         Wait::Refinement {
             until: now + self.settings.refine_deadline,
@@ -483,11 +608,11 @@ impl<F, E: Clone, R> Core<F, E, R> {
     }
 
     /// Sends on a frame or an event that left the delay queue.
-    fn release(&mut self, out: Entry<F, E, R>) {
+    fn release(&mut self, now: Duration, out: Entry<F, E, R>) {
         match out {
             Entry::Event(event, kind) => self.release_event(event, kind),
             Entry::Frame(_) if !self.takes => (),
-            Entry::Frame(delayed) => self.release_frame(*delayed),
+            Entry::Frame(delayed) => self.release_frame(now, *delayed),
         }
     }
 
@@ -514,9 +639,12 @@ impl<F, E: Clone, R> Core<F, E, R> {
         }
     }
 
-    fn release_frame(&mut self, delayed: Delayed<F, R>) {
+    fn release_frame(&mut self, now: Duration, delayed: Delayed<F, R>) {
         if let Some(key) = delayed.key {
             self.counts.refine_after_the_fact += self.inbox.release(key);
+            if delayed.followed {
+                self.fill.looked(now, key);
+            }
         }
         let mut out = Outgoing {
             frame: delayed.frame,
@@ -524,6 +652,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
             refined: Refined::No,
             regions: delayed.regions,
             generation: delayed.generation,
+            predicted: delayed.predicted,
             events: self.behind_caps.take().unwrap_or_default(),
         };
         out.refined = match delayed.wait {
@@ -561,4 +690,9 @@ impl<F, E: Clone, R> Core<F, E, R> {
             self.pending.push_back(Action::Post(Notice::Latency));
         }
     }
+}
+
+/// The identity of a frame of a stream of one pass.
+fn single(record: &FrameRecord) -> Option<FrameIdentity> {
+    record.identity.filter(|identity| identity.kind == StreamKind::Single)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dds_protocol::feedback::{FeedbackState, Region};
 use dds_protocol::serial::Serial16;
+use dds_protocol::wish::{Wish, Wishes};
 
 use super::types::Request;
 
@@ -20,6 +21,7 @@ struct Last {
     stream_id: u32,
     frame: u64,
     regions: Vec<Region>,
+    wishes: Wishes,
     made: Duration,
     sent: Duration,
 }
@@ -27,8 +29,8 @@ struct Last {
 /// Numbers the generations of feedback, and repeats the last one.
 ///
 /// Feedback is state: each inferred frame gives a complete new generation. Without a new one, the last state is repeated
-/// under a new generation before [`REPEAT`] is over. Repeats reduce each region's time to live by the time that has passed,
-/// so that repeating cannot keep a region alive, and leave out regions that were to be refined once.
+/// under a new generation before [`REPEAT`] is over. Repeats reduce the time to live of each region and wish by the time that
+/// has passed, so that repeating cannot keep it alive, and leave out regions that were to be refined once.
 #[derive(Debug)]
 pub struct Repetition {
     generation: Serial16,
@@ -57,15 +59,17 @@ impl Repetition {
             frame,
             regions,
             once,
+            wishes,
         } = request;
         self.last = Some(Last {
             stream_id,
             frame,
             regions: if once { Vec::new() } else { regions.clone() },
+            wishes,
             made: now,
             sent: now,
         });
-        self.next(stream_id, frame, regions)
+        self.next(stream_id, frame, regions, wishes)
     }
 
     /// Returns the state to repeat, if the last one was sent long enough ago.
@@ -77,12 +81,21 @@ impl Repetition {
         last.sent = now;
         let age = now.saturating_sub(last.made).as_millis();
         let age = u32::try_from(age).unwrap_or(u32::MAX);
+        let left = |ttl_ms: u32| ttl_ms.checked_sub(age).filter(|left| *left > 0);
         let alive = last.regions.iter().filter_map(|r| {
-            let ttl_ms = r.ttl_ms.checked_sub(age).filter(|t| *t > 0)?;
+            let ttl_ms = left(r.ttl_ms)?;
             Some(Region { ttl_ms, ..*r })
         });
+        let interval = last.wishes.interval.and_then(|wish| {
+            let ttl_ms = left(wish.ttl_ms)?;
+            Some(Wish { ttl_ms, ..wish })
+        });
+        let wishes = Wishes {
+            interval,
+            ..Wishes::default()
+        };
         let (stream_id, frame, alive) = (last.stream_id, last.frame, alive.collect());
-        Some(self.next(stream_id, frame, alive))
+        Some(self.next(stream_id, frame, alive, wishes))
     }
 
     /// Time until a repeat is due, at least 1 ms.
@@ -93,14 +106,14 @@ impl Repetition {
         })
     }
 
-    fn next(&mut self, stream_id: u32, frame: u64, regions: Vec<Region>) -> FeedbackState {
+    fn next(&mut self, stream_id: u32, frame: u64, regions: Vec<Region>, wishes: Wishes) -> FeedbackState {
         self.generation = self.generation.next();
         FeedbackState {
             stream_id,
             generation: self.generation,
             frame,
             regions,
-            ..FeedbackState::default()
+            wishes,
         }
     }
 }
@@ -129,6 +142,10 @@ mod tests {
                 ..Region::default()
             }],
             once,
+            wishes: Wishes {
+                interval: Some(Wish { value: 3, ttl_ms: 700 }),
+                ..Wishes::default()
+            },
         }
     }
 
@@ -143,8 +160,11 @@ mod tests {
         let again = repetition.due(1450 * MS).unwrap();
         assert_eq!((again.frame, again.generation), (7, Serial16(1)));
         assert_eq!(again.regions[0].ttl_ms, 150);
+        let wish = again.wishes.interval.unwrap();
+        assert_eq!((wish.value, wish.ttl_ms), (3, 250));
         assert_eq!(repetition.due(1460 * MS), None);
-        assert!(repetition.due(1900 * MS).unwrap().regions.is_empty());
+        let last = repetition.due(1900 * MS).unwrap();
+        assert!(last.regions.is_empty() && last.wishes.is_empty());
         repetition.forget();
         assert_eq!(repetition.due(9000 * MS), None);
         assert_eq!(repetition.wait(9000 * MS), REPEAT / 2);

@@ -3,6 +3,7 @@
 //! Regions of a segment whose frames have not all arrived.
 
 use dds_protocol::feedback::{MAX_REGIONS, Region};
+use dds_protocol::wish::Wishes;
 
 use super::types::Request;
 
@@ -41,6 +42,8 @@ impl OpenSegment {
             frame: self.base,
             once: !regions.is_empty(),
             regions,
+            // A stream of two passes takes none.
+            wishes: Wishes::default(),
         };
         let mut requests = Vec::new();
         let mut batch: Vec<Region> = Vec::new();

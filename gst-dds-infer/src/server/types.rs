@@ -4,10 +4,14 @@
 
 use std::time::Duration;
 
+use dds_protocol::extension::Bound;
 use dds_protocol::feedback::{Rect, Region};
 use dds_protocol::identity::FrameIdentity;
+use dds_protocol::wish::Wishes;
 
+use super::fill::Predicted;
 use crate::identity::{Lookup, Origin};
+use crate::rate::Actual;
 use crate::results::Refined;
 
 /// Stream id and frame number.
@@ -20,6 +24,10 @@ pub struct CoreSettings {
     pub inference_interval: u32,
     /// Whether feedback is sent to the camera.
     pub feedback: bool,
+    /// Whether the objects choose how many pictures are sent; otherwise all are asked for.
+    pub feedback_rate: bool,
+    /// Whether captured pictures that are not looked at get predicted results.
+    pub predicted_results: bool,
     /// Longest time that a frame waits for its second pass once that was requested.
     pub refine_deadline: Duration,
 }
@@ -77,6 +85,8 @@ pub enum Inference {
         regions: Vec<Region>,
         /// Time of the inference.
         took: Duration,
+        /// Interval between sent pictures that the objects need, as [`Look::follow`] asks; 1 where nothing is known.
+        interval: u8,
     },
     /// The frame could not be read.
     Unreadable,
@@ -142,6 +152,32 @@ pub struct Look {
     pub size: Option<(u32, u32)>,
     /// Question to the feedback policy; `None` where it is not asked.
     pub ask: Option<Ask>,
+    /// How its objects are followed; `None` where they are not.
+    pub follow: Option<Follow>,
+}
+
+/// How the objects of a frame are followed, for the rate and for predicted results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// The camera's frame number.
+    pub frame: u64,
+    /// Whether earlier frames tell anything about this one.
+    pub history: History,
+    /// Time from one captured picture to the next.
+    pub frame_time: Duration,
+    /// What the camera does.
+    pub actual: Actual,
+}
+
+/// What earlier frames tell about one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// They are of another stream, or a flush lies between.
+    None,
+    /// They are of the same scene, but their objects cannot be followed to here.
+    Interrupted,
+    /// Objects can be followed.
+    Related,
 }
 
 /// A question to the feedback policy.
@@ -167,6 +203,8 @@ pub struct Request {
     pub regions: Vec<Region>,
     /// It requests a second pass, which a repeat must not request again.
     pub once: bool,
+    /// Wishes about the stream.
+    pub wishes: Wishes,
 }
 
 /// A frame on its way out.
@@ -182,6 +220,8 @@ pub struct Outgoing<F, E> {
     pub regions: Vec<Rect>,
     /// Generation of the feedback that it caused.
     pub generation: Option<u16>,
+    /// Its results are predicted: it was not looked at.
+    pub predicted: Option<Predicted>,
     /// Serialized events that go out after its caps and before it.
     pub events: Vec<E>,
 }
@@ -212,12 +252,45 @@ pub enum Action<F, E, R> {
     Forget,
     /// Post the notice on the bus.
     Post(Notice),
+    /// Give out the predicted result of a captured picture that has not come.
+    Predict(Predicted),
     /// Paste the second pass into the frame and run the model again; answer with [`Event::Refined`].
     Refine(Outgoing<F, E>, R),
     /// Push the frame; answer with [`Event::Pushed`].
     Push(Outgoing<F, E>),
     /// Push the serialized event.
     Forward(E),
+}
+
+/// The wish for a rate, and what the camera says about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateStatus {
+    /// The wished interval between sent pictures, in captured ones; 0 where none was wished.
+    pub wished: u8,
+    /// The interval in force; 0 where the camera does not know wishes.
+    pub in_force: u8,
+    /// What bounds it.
+    pub bound: Bound,
+    /// Changes of the wish.
+    pub changes: u64,
+}
+
+impl RateStatus {
+    /// Name of what bounds the interval in force, as in the statistics.
+    pub fn bound_name(&self) -> &'static str {
+        match self.bound {
+            Bound::None => "none",
+            Bound::User => "user",
+            Bound::Cap => "cap",
+            Bound::Bandwidth => "bandwidth",
+            Bound::Loss => "loss",
+            Bound::Fallback => "fallback",
+            Bound::Viewer => "viewer",
+            Bound::Server => "server",
+            Bound::Mode => "mode",
+            Bound::Other => "other",
+        }
+    }
 }
 
 /// Counts since construction.
@@ -231,6 +304,10 @@ pub struct Counts {
     pub skipped: u64,
     /// Frames not inferred because of the interval.
     pub not_due: u64,
+    /// Frames not inferred because they repeat the one before.
+    pub repeated: u64,
+    /// Captured pictures with a predicted result.
+    pub predicted: u64,
     /// Frames whose inference failed.
     pub failed: u64,
     /// Frames that could not be read.

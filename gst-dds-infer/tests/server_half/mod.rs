@@ -172,7 +172,11 @@ impl Server {
                         self.policy.regions(ask.frame, interval, &found, SIZE.0, SIZE.1)
                     });
                     let took = self.inference;
-                    let inference = Inference::Done { regions, took };
+                    let inference = Inference::Done {
+                        regions,
+                        took,
+                        interval: 1,
+                    };
                     self.model = Some((now + took, Event::Inferred { frame, inference }));
                 }
                 Action::Refine(mut out, refinement) => {
@@ -196,7 +200,7 @@ impl Server {
                     });
                     self.core.handle(now, Event::Pushed(Duration::ZERO));
                 }
-                Action::Prepare(()) | Action::Forward(()) | Action::Post(_) => (),
+                Action::Prepare(()) | Action::Forward(()) | Action::Post(_) | Action::Predict(_) => (),
             }
         }
     }

@@ -293,7 +293,7 @@ impl Server {
                 watch.event_went_out(event);
                 None
             }
-            Action::Prepare(_) | Action::Post(_) | Action::Wait(_) | Action::Stop => None,
+            Action::Prepare(_) | Action::Post(_) | Action::Predict(_) | Action::Wait(_) | Action::Stop => None,
         }
     }
 
@@ -315,7 +315,11 @@ impl Server {
                 .regions(ask.frame, ask.interval.unwrap_or(0), &detections, width, height);
         }
         let took = at(self.inference);
-        let inference = Inference::Done { regions, took };
+        let inference = Inference::Done {
+            regions,
+            took,
+            interval: 1,
+        };
         Event::Inferred { frame, inference }
     }
 

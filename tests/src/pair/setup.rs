@@ -60,6 +60,8 @@ impl Setup {
             server: CoreSettings {
                 inference_interval: 1,
                 feedback: true,
+                feedback_rate: true,
+                predicted_results: false,
                 refine_deadline: Duration::from_millis(400),
             },
             ring: Bounds {

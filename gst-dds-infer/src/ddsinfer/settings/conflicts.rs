@@ -35,7 +35,8 @@ pub struct Conflict {
 }
 
 /// Properties that only feedback reads.
-const FEEDBACK_ONLY: [&str; 12] = [
+const FEEDBACK_ONLY: [&str; 13] = [
+    "feedback-rate",
     "feedback-policy",
     "feedback-threshold",
     "feedback-band",
@@ -129,6 +130,14 @@ impl Settings {
                 "iou-threshold",
                 "iou-threshold: the model itself leaves overlapping boxes out, and gives none that this could leave out. \
                  Remove it"
+                    .into(),
+            );
+        }
+        if matches!(finds, Finds::Classes | Finds::Metas) && !self.changed(&["results-rate"]).is_empty() {
+            add(
+                "results-rate",
+                "results-rate=captured: only boxes that a model finds can be predicted, and here are none. Set model-file to a \
+                 detector, or remove it"
                     .into(),
             );
         }

@@ -194,6 +194,8 @@ impl History {
                 self.worker.handle(Event::Settings(CoreSettings {
                     inference_interval,
                     feedback,
+                    feedback_rate: true,
+                    predicted_results: false,
                     refine_deadline,
                 }));
             }
@@ -288,7 +290,7 @@ impl History {
                     assert!(*refined != Refined::Yes || whole);
                 }
                 Seen::Event(payload) => self.leaves(*payload),
-                Seen::Prepared(_) | Seen::Forgot | Seen::Posted(_) => (),
+                Seen::Prepared(_) | Seen::Forgot | Seen::Posted(_) | Seen::Predicted(_) => (),
             }
         }
         self.worker.seen.extend(news);

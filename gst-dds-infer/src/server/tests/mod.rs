@@ -4,6 +4,7 @@
 
 mod histories;
 mod promises;
+mod rate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use dds_protocol::identity::{FrameIdentity, StreamKind};
 
 use super::{
     Action, Arrival, Ask, Core, CoreSettings, Decoded, Event, FrameKey, Inference, Kind, Look, Notice, Outgoing,
-    Request,
+    Predicted, Request,
 };
 use crate::identity::{FrameRecord, Lookup, Origin};
 use crate::results::Refined;
@@ -31,6 +32,8 @@ fn settings() -> CoreSettings {
     CoreSettings {
         inference_interval: 1,
         feedback: true,
+        feedback_rate: true,
+        predicted_results: false,
         refine_deadline: DEADLINE,
     }
 }
@@ -97,6 +100,7 @@ fn region(x: u32) -> Region {
 enum Seen {
     Inferred(u64, Look),
     Sent(Request),
+    Predicted(Predicted),
     Forgot,
     Posted(Notice),
     Prepared(u64),
@@ -113,6 +117,8 @@ struct Worker {
     finds: BTreeMap<u64, usize>,
     /// Number of regions that it finds in all others.
     finds_always: usize,
+    /// Interval that the objects need.
+    needs: u8,
     inference: Duration,
     generation: u16,
     seen: Vec<Seen>,
@@ -122,6 +128,8 @@ struct Worker {
     /// Times at which frames were inferred, and at which they went out.
     looked: BTreeMap<u64, Duration>,
     left: BTreeMap<u64, Duration>,
+    /// Predictions that frames went out with.
+    predictions: BTreeMap<u64, Predicted>,
 }
 
 impl Worker {
@@ -131,6 +139,7 @@ impl Worker {
             now: Duration::from_secs(1000),
             finds: BTreeMap::new(),
             finds_always: 0,
+            needs: 1,
             inference: Duration::ZERO,
             generation: 0,
             seen: Vec::new(),
@@ -138,6 +147,7 @@ impl Worker {
             generations: BTreeMap::new(),
             looked: BTreeMap::new(),
             left: BTreeMap::new(),
+            predictions: BTreeMap::new(),
         };
         worker.handle(Event::Open);
         worker
@@ -226,13 +236,21 @@ impl Worker {
                 self.looked.insert(frame, self.now);
                 self.now += self.inference;
                 let took = self.inference;
-                let inference = Inference::Done { regions, took };
+                let inference = Inference::Done {
+                    regions,
+                    took,
+                    interval: self.needs,
+                };
                 Some(Event::Inferred { frame, inference })
             }
             Action::Send(request) => {
                 self.seen.push(Seen::Sent(request));
                 self.generation += 1;
                 Some(Event::Sent(self.generation))
+            }
+            Action::Predict(predicted) => {
+                self.seen.push(Seen::Predicted(predicted));
+                None
             }
             Action::Forget => {
                 self.seen.push(Seen::Forgot);
@@ -263,6 +281,7 @@ impl Worker {
         self.seen.extend(out.events.into_iter().map(Seen::Event));
         self.left.insert(out.frame, self.now);
         self.generations.insert(out.frame, out.generation);
+        self.predictions.extend(out.predicted.map(|p| (out.frame, p)));
         self.seen.push(Seen::Out(out.frame, out.refined));
     }
 }

@@ -23,7 +23,7 @@ impl Worker {
         sent.collect()
     }
 
-    fn looks(&self) -> Vec<(u64, Option<Ask>)> {
+    pub(super) fn looks(&self) -> Vec<(u64, Option<Ask>)> {
         let looks = self.seen.iter().filter_map(|seen| match seen {
             Seen::Inferred(frame, look) => Some((*frame, look.ask)),
             _ => None,
@@ -403,7 +403,11 @@ fn a_flush_drops_what_waits_and_refuses_until_it_is_over() {
     worker.handle(Event::Open);
     // The model was still inferring it.
     let (regions, took) = (vec![region(0)], MS);
-    let inference = Inference::Done { regions, took };
+    let inference = Inference::Done {
+        regions,
+        took,
+        interval: 1,
+    };
     worker.handle(Event::Inferred {
         frame: frame_2,
         inference,
