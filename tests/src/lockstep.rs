@@ -5,7 +5,7 @@
 //! feedback delay is a number of frames.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
@@ -15,13 +15,15 @@ use crate::{Error, bus_error, clip::Clip, cpu, launch, score::Line};
 /// Outcome of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Results, one a frame.
+    /// Results, one for each picture that was sent.
     pub lines: Vec<Line>,
+    /// The captured picture that each result is about.
+    pub captures: Vec<usize>,
     /// Coded bytes, all access units of all streams.
     pub bytes: u64,
     /// Of those, bytes of the second pass.
     pub refine_bytes: u64,
-    /// Bytes of each frame: first pass, second pass, its feedback.
+    /// Bytes of each captured picture: first pass, second pass, its feedback; nothing where it was not sent.
     pub sizes: Vec<[u32; 3]>,
     /// The coded stream of the first pass, if requested.
     pub stream: Vec<u8>,
@@ -36,7 +38,7 @@ pub struct Outcome {
 impl Outcome {
     /// Bit rate in kbit/s.
     pub fn kbps(&self, clip: &Clip) -> f64 {
-        self.bytes as f64 * 8.0 * clip.rate() / self.lines.len().max(1) as f64 / 1000.0
+        self.bytes as f64 * 8.0 * clip.rate() / self.sizes.len().max(1) as f64 / 1000.0
     }
 
     /// Mean share of a frame's macroblocks that requested regions touch, 0 to 1: before they move with their objects,
@@ -81,6 +83,8 @@ struct Seen {
     stream: Vec<u8>,
     keep: bool,
     passes: [cpu::Meter; 2],
+    /// The captured picture behind each frame number of the camera, as far as the encoder has been given it.
+    given: Vec<usize>,
     /// Feedback that is delayed.
     held: Vec<gst::Event>,
 }
@@ -94,8 +98,10 @@ pub struct Loop<'a> {
     pub encode: &'a str,
     /// A ddsinfer with its properties.
     pub infer: &'a str,
-    /// Delay of feedback to the camera in frames, at least 1.
+    /// Delay of feedback to the camera in captured pictures, at least 1.
     pub delay: usize,
+    /// The encoder is given every so many captured pictures, the others never happen; 1 for all. It may skip more itself.
+    pub every: usize,
     /// Whether to keep the coded stream of the first pass.
     pub keep_stream: bool,
 }
@@ -131,6 +137,7 @@ fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
         };
         let mut seen = seen.lock().unwrap();
         let frame = dds_protocol::feedback::decode(&packet).map_or(0, |part| part.frame as usize);
+        let frame = seen.given.get(frame).copied().unwrap_or(frame);
         if let Some(sizes) = seen.sizes.get_mut(frame) {
             sizes[2] += packet.len() as u32;
         }
@@ -141,6 +148,42 @@ fn watch_feedback(pad: &gst::Pad, hold: bool, seen: &Arc<Mutex<Seen>>) {
         info.data = None;
         gst::PadProbeReturn::Handled
     });
+}
+
+/// Tells when a picture has gone through all elements on its thread: what the encoder makes of it has left by then.
+struct Gate {
+    pad: gst::Pad,
+    /// Pictures that have entered the element behind the pad.
+    entered: Arc<(Mutex<usize>, Condvar)>,
+}
+
+impl Gate {
+    fn new(pad: gst::Pad) -> Option<Self> {
+        let entered = Arc::new((Mutex::new(0), Condvar::new()));
+        let counted = entered.clone();
+        // Inside the push: from here on until it returns, the pad is not idle.
+        pad.peer()?.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            *counted.0.lock().unwrap() += 1;
+            counted.1.notify_all();
+            gst::PadProbeReturn::Ok
+        });
+        Some(Self { pad, entered })
+    }
+
+    /// Waits until the push of picture number `count`, from 1 on, has returned; false if it takes longer than `patience`.
+    fn passed(&self, count: usize, patience: Duration) -> bool {
+        let entered = self.entered.0.lock().unwrap();
+        let waited = self.entered.1.wait_timeout_while(entered, patience, |n| *n < count);
+        if !waited.is_ok_and(|(_, late)| !late.timed_out()) {
+            return false;
+        }
+        let (sender, receiver) = mpsc::channel();
+        self.pad.add_probe(gst::PadProbeType::IDLE, move |_, _| {
+            let _ = sender.send(());
+            gst::PadProbeReturn::Remove
+        });
+        receiver.recv_timeout(patience).is_ok()
+    }
 }
 
 /// Outcome of a wait.
@@ -164,6 +207,18 @@ fn pull(out: &gst_app::AppSink, patience: gst::ClockTime, refused: impl Fn() -> 
             return Pulled::Nothing;
         }
     }
+}
+
+/// The next result of a picture that was sent: the server may say something about the others too.
+fn next_line(results: &gst_app::AppSink, patience: gst::ClockTime) -> Result<Option<Line>, Error> {
+    while let Some(sample) = results.try_pull_sample(patience) {
+        let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
+        let line = Line::parse(&map)?;
+        if !line.predicted {
+            return Ok(Some(line));
+        }
+    }
+    Ok(None)
 }
 
 /// Second passes refused by the camera so far.
@@ -209,6 +264,10 @@ impl Loop<'_> {
         };
         // A camera that works in segments receives requests for whole segments.
         let group = setting(self.encode, "segment-length").filter(|n| *n > 0).unwrap_or(1);
+        let every = self.every.max(1);
+        if every > 1 && group > 1 {
+            return Err("segments are of pictures in a row: with a segment length, every picture is sent".into());
+        }
         let pipeline = launch(&format!(
             "appsrc name=in format=time block=false {coded} ! {} name=infer ! appsink name=out sync=false \
              infer.results ! appsink name=results sync=false {refine}",
@@ -242,12 +301,19 @@ impl Loop<'_> {
             });
         }
         let encoder_pad = src_of("encoder");
+        // An encoder of one pass makes its access unit before it takes the next picture, or none.
+        let gate = match encoder_pad.is_some() && group == 1 && !two_passes {
+            true => src_of("in").and_then(Gate::new),
+            false => None,
+        };
         pipeline.set_state(gst::State::Playing)?;
         let mut outcome = Outcome::default();
         let patience = gst::ClockTime::from_seconds(60);
         let failed = |text: &str| -> Error { bus_error(&pipeline).unwrap_or_else(|| text.to_owned()).into() };
         let mut run = || -> Result<(), Error> {
             let mut seen_refusals = 0;
+            // Results that must have come.
+            let mut due = 0;
             'frames: for n in 0..clip.frames.len() {
                 // Feedback of frame n - delay is received before frame n.
                 if delay > 1
@@ -258,9 +324,31 @@ impl Loop<'_> {
                         pad.send_event(event);
                     }
                 }
+                if !n.is_multiple_of(every) {
+                    waiting.push_back(std::mem::take(&mut seen.lock().unwrap().held));
+                    step();
+                    continue;
+                }
+                let given = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.given.push(n);
+                    seen.given.len()
+                };
                 source
                     .push_buffer(clip.frame(n))
                     .map_err(|_| failed("the pipeline takes no frames"))?;
+                if let Some(gate) = &gate {
+                    if !gate.passed(given, patience.into()) {
+                        return Err(failed("the encoder did not give a frame back"));
+                    }
+                    let mut seen = seen.lock().unwrap();
+                    if seen.sizes[n][0] == 0 {
+                        waiting.push_back(std::mem::take(&mut seen.held));
+                        step();
+                        continue;
+                    }
+                }
+                due += 1;
                 let last = n + 1 == clip.frames.len();
                 let whole = (n + 1).is_multiple_of(group);
                 if last && !whole {
@@ -270,7 +358,7 @@ impl Loop<'_> {
                 if !last && !whole {
                     continue;
                 }
-                while outcome.lines.len() <= n {
+                while outcome.lines.len() < due {
                     match pull(&out, patience, || refused(&pipeline) > seen_refusals) {
                         Pulled::Frame => {}
                         // The next access unit, or the end, makes the server give up the missing ones.
@@ -284,11 +372,11 @@ impl Loop<'_> {
                         }
                         Pulled::Nothing => return Err(failed("a frame did not come out before the next went in")),
                     }
-                    let sample = results
-                        .try_pull_sample(patience)
-                        .ok_or_else(|| failed("a frame gave no result"))?;
-                    let map = sample.buffer().ok_or("no buffer")?.map_readable()?;
-                    outcome.lines.push(Line::parse(&map)?);
+                    let line = next_line(&results, patience)?.ok_or_else(|| failed("a frame gave no result"))?;
+                    let shown = line.pts_ns.map(gst::ClockTime::from_nseconds);
+                    let capture = shown.map_or(n, |pts| crate::clip::number(pts, clip.fps));
+                    outcome.captures.push(capture.min(clip.frames.len() - 1));
+                    outcome.lines.push(line);
                     step();
                 }
                 // Feedback leaves before the frame and its result.

@@ -70,6 +70,14 @@ impl Coder {
     /// # Errors
     /// What libx264 says.
     pub fn open(clip: &Clip, scale: f64, gop: u32, qp: u8) -> Result<Self, Error> {
+        Self::open_with(clip, scale, gop, gop <= SEGMENT, qp)
+    }
+
+    /// The same, with segments all of one length where `even`, else with key frames at cuts.
+    ///
+    /// # Errors
+    /// What libx264 says.
+    pub fn open_with(clip: &Clip, scale: f64, gop: u32, even: bool, qp: u8) -> Result<Self, Error> {
         let info = gst_video::VideoInfo::from_caps(&clip.caps)?;
         let size = scaled_size(clip.size.0, clip.size.1, scale);
         let option = |key: &str, value: String| EncoderOption {
@@ -82,7 +90,7 @@ impl Coder {
             option("threads", "1".into()),
             option("aud", "1".into()),
         ];
-        if gop <= SEGMENT {
+        if even {
             // Segments are all of one length, as in the paper.
             options.extend([option("min-keyint", gop.to_string()), option("scenecut", "0".into())]);
         }

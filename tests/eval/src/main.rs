@@ -36,6 +36,7 @@ options of run:
   --sr-model M       super-resolution of CloudSeg, ONNX [1,3,h,w] to [1,3,2h,2w]; without it CloudSeg is left out
   --sr-clips LIST    clips that CloudSeg runs on (the two with the fewest pixels)
   --sr-every N       CloudSeg restores one frame in N (6)
+  --key-frames S     captured time from one key frame to the next in systems of long GOP that count it so, seconds (10)
   --rtt MS           round trip (100)
   --inference MS     one run of the server's model (10)
   --link KBPS        rate of the link upstream, for freshness (4000)
@@ -147,6 +148,7 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
         systems: systems("all")?,
         points: if quick { 3 } else { 7 },
         task: "detection".into(),
+        key_frames: 10,
         rtt_ms: 100.0,
         inference_ms: 10.0,
         link_kbps: 4000.0,
@@ -177,6 +179,7 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
             "--sr-model" => o.sr_model = Some(value()?.into()),
             "--sr-clips" => o.sr_clips = value()?.split(',').map(str::to_owned).collect(),
             "--sr-every" => o.sr_every = parse::<usize>(arg, &value()?)?.max(1),
+            "--key-frames" => o.key_frames = parse::<u32>(arg, &value()?)?.clamp(1, 3600),
             "--rtt" => o.rtt_ms = parse::<u32>(arg, &value()?)?.into(),
             "--inference" => o.inference_ms = parse::<u32>(arg, &value()?)?.into(),
             "--link" => o.link_kbps = parse::<u32>(arg, &value()?)?.max(1).into(),

@@ -4,6 +4,15 @@
 
 #![forbid(unsafe_code)]
 
+/// How far key frames lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gop {
+    /// So many coded frames.
+    Frames(u32),
+    /// The time of the run's options, counted in captured pictures whatever share of them is sent.
+    Captured,
+}
+
 /// How a point is made.
 #[derive(Clone, Debug, PartialEq)]
 pub enum How {
@@ -11,8 +20,8 @@ pub enum How {
     Reference,
     /// One quantizer.
     Uniform {
-        /// Frames from one key frame to the next.
-        gop: u32,
+        /// From one key frame to the next.
+        gop: Gop,
         /// Quantizer.
         qp: u8,
         /// Size, a fraction of the sides.
@@ -36,6 +45,10 @@ pub enum How {
         encode: String,
         /// Properties of ddsinfer.
         infer: &'static str,
+        /// The encoder is given one captured picture in so many.
+        every: usize,
+        /// Where key frames are not set by `encode`: [`Gop::Captured`].
+        timed: bool,
     },
 }
 
@@ -92,6 +105,29 @@ const SHIPPED: u8 = 36;
 /// Regions of the tuned sweep are so much finer.
 const TUNED_GAP: u8 = 6;
 
+/// Quantizers of uniform encodes at full rate: fine enough that the best accuracy is among them.
+const FULL: [u8; 13] = [20, 23, 26, 28, 30, 32, 34, 36, 38, 41, 44, 47, 50];
+/// Quantizers, shares of pictures and sizes among which a sender with an oracle chooses.
+const CHOICE: [u8; 6] = [24, 28, 32, 36, 40, 44];
+const RATES: [usize; 4] = [1, 2, 3, 5];
+const SIZES: [f64; 3] = [1.0, 0.75, 0.5];
+/// Quantizers of the background and of regions where pictures are skipped: one rule for all clips.
+const PAIRS: [(u8, u8); 6] = [(28, 24), (32, 26), (36, 28), (40, 28), (44, 32), (48, 36)];
+/// The pair that is the middle of what was studied.
+const MIDDLE: (u8, u8) = (40, 28);
+
+/// The elements with one captured picture sent in `every`; the first picture and those before feedback as the background.
+fn thinned(pair: (u8, u8), every: usize) -> How {
+    let (background, region) = pair;
+    How::Elements {
+        scale: 1.0,
+        encode: format!("background-qp={background} fallback-qp={background} region-qp={region}"),
+        infer: "",
+        every,
+        timed: true,
+    }
+}
+
 /// One pass of the elements.
 fn one_pass(qp: u8, gap: u8) -> (f64, String, &'static str) {
     let gop = crate::rival::LONG_GOP;
@@ -115,7 +151,7 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         let qps = choose(&UNIFORM, count, SHIPPED);
         let at = |qp: u8| {
             let how = How::Uniform {
-                gop,
+                gop: Gop::Frames(gop),
                 qp,
                 scale: 1.0,
                 every: 1,
@@ -132,7 +168,13 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         let qps = choose(&BACKGROUND, count, SHIPPED);
         let at = |qp: u8| {
             let (scale, encode, infer) = of(qp);
-            let how = How::Elements { scale, encode, infer };
+            let how = How::Elements {
+                scale,
+                encode,
+                infer,
+                every: 1,
+                timed: false,
+            };
             point(format!("qp{qp}-{}", qp - gap), qp == SHIPPED, cost, how)
         };
         qps.into_iter().map(at).collect::<Vec<_>>()
@@ -148,7 +190,7 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
                 for scale in [1.0, 0.75, 0.5] {
                     for &qp in &qps {
                         let how = How::Uniform {
-                            gop: SEGMENT,
+                            gop: Gop::Frames(SEGMENT),
                             qp,
                             scale,
                             every,
@@ -202,6 +244,55 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
             );
             (0.8, encode, "feedback-policy=paper")
         }),
+        "uniform-full" => choose(&FULL, count, 36)
+            .into_iter()
+            .map(|qp| {
+                let how = How::Uniform {
+                    gop: Gop::Captured,
+                    qp,
+                    scale: 1.0,
+                    every: 1,
+                };
+                point(format!("qp{qp}"), false, 1.0, how)
+            })
+            .collect(),
+        "awstream-long" => {
+            let qps = choose(&CHOICE, count, 36);
+            let grid = RATES.iter().flat_map(|every| SIZES.map(|scale| (*every, scale)));
+            // The whole picture at full rate is uniform-full.
+            let grid = grid.filter(|choice| *choice != (1, 1.0));
+            grid.flat_map(|(every, scale)| qps.iter().map(move |qp| (every, scale, *qp)))
+                .map(|(every, scale, qp)| {
+                    let how = How::Uniform {
+                        gop: Gop::Captured,
+                        qp,
+                        scale,
+                        every,
+                    };
+                    let name = format!("s{:.0}-qp{qp}-1in{every}", scale * 100.0);
+                    point(name, false, 1.0 / every as f64, how)
+                })
+                .collect()
+        }
+        "ours-rate" => choose(&PAIRS, count, MIDDLE)
+            .into_iter()
+            .map(|pair| {
+                let name = format!("qp{}-{}", pair.0, pair.1);
+                point(name, pair == MIDDLE, 0.4, thinned(pair, 3))
+            })
+            .collect(),
+        "ours-fixed" => {
+            let pairs = choose(&PAIRS, count, MIDDLE);
+            // Every third is ours-rate, as long as the elements choose no rate themselves.
+            let rates = RATES.into_iter().filter(|every| *every != 3);
+            rates
+                .flat_map(|every| pairs.iter().map(move |pair| (*pair, every)))
+                .map(|(pair, every)| {
+                    let name = format!("qp{}-{}-1in{every}", pair.0, pair.1);
+                    point(name, false, 1.1 / every as f64, thinned(pair, every))
+                })
+                .collect()
+        }
         "ours-two-pass" => elements(2.2, GAP, &|qp| {
             let encode = format!(
                 "mode=two-pass key-int-max={LONG_GOP} background-qp={qp} fallback-qp={qp} region-qp={}",
@@ -227,9 +318,12 @@ mod tests {
         for system in SYSTEMS.iter().filter(|s| s.id != "awstream-online") {
             for count in [3, 4, 99] {
                 let points = points(system.id, count);
-                assert!(points.len() >= ours.min(count), "{}", system.id);
+                // Where a system is swept along other things too, quantizers are fewer.
+                let least = ours.min(count).min(PAIRS.len());
+                assert!(points.len() >= least, "{}", system.id);
                 let shipped = points.iter().filter(|p| p.shipped).count();
-                let none = ["awstream", "uniform-short", "uniform-long"].contains(&system.id);
+                let none = ["awstream", "awstream-long", "ours-fixed"];
+                let none = none.contains(&system.id) || system.id.starts_with("uniform");
                 assert_eq!(shipped, usize::from(!none), "{} {count}", system.id);
                 let mut names: Vec<_> = points.iter().map(|p| &p.name).collect();
                 names.dedup();

@@ -8,6 +8,7 @@
 //! DIR/records/CLIP/reference/source.json
 //! DIR/streams/CLIP/SYSTEM.h264          one coded stream per system, for the pictures of the page
 //! DIR/summary.json                      Summary, made of the records by `report`
+//! DIR/results/MODEL/CLIP.json           every captured picture judged, see [`crate::judge`]
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ pub enum Origin {
     /// The server's model ran on this frame.
     #[default]
     Inferred,
-    /// The frame was not sent: the last result stands.
+    /// The frame was not sent: the last result stands, and is not written again.
     Held,
     /// The frame was not sent: the camera's tracker moved the boxes.
     Tracked,
@@ -143,6 +144,9 @@ pub struct Manifest {
     pub inference_ms: f64,
     /// Rate of the link upstream, kbit/s.
     pub link_kbps: f64,
+    /// Captured time from one key frame to the next in systems that count it so, seconds.
+    #[serde(default)]
+    pub key_frames: u32,
     /// The clips.
     pub clips: Vec<ClipInfo>,
     /// Wall time spent so far, all parts of an interrupted run together, seconds.

@@ -8,6 +8,7 @@
 use dds_tests::{Error, clip::Clip, cpu, score::ScoredBox};
 
 use crate::codec::{self, Coder, Decoder};
+use crate::plan::Gop;
 use crate::record::{Frame, Object, Origin, Record};
 use crate::server::{Infer, Memory, Server};
 use crate::superres::SuperResolution;
@@ -32,6 +33,8 @@ pub struct Bench<'a> {
     pub memory: &'a Memory,
     /// Frames until feedback reaches the camera.
     pub delay: usize,
+    /// Captured time from one key frame to the next where it is counted so, seconds.
+    pub key_frames: u32,
 }
 
 /// What a system gave.
@@ -77,6 +80,13 @@ pub fn map_of(line: &dds_tests::score::Line) -> serde_json::Value {
 }
 
 impl Bench<'_> {
+    /// Coded frames from one key frame to the next where they are counted in captured time and one picture in `every` is
+    /// sent.
+    pub fn timed_gop(&self, every: usize) -> u32 {
+        let captured = self.clip.rate() * f64::from(self.key_frames);
+        (captured / every.max(1) as f64).round().max(1.0) as u32
+    }
+
     fn server(&self) -> Server<'_> {
         Server::new(self.server, self.memory)
     }
@@ -107,13 +117,16 @@ impl Bench<'_> {
     /// What encoder, decoder and model say.
     pub fn uniform(
         &self,
-        gop: u32,
+        gop: Gop,
         scale: f64,
         every: usize,
         qp: u8,
         step: &mut dyn FnMut(),
     ) -> Result<Outcome, Error> {
-        let mut coder = Coder::open(self.clip, scale, (gop / every as u32).max(1), qp)?;
+        let mut coder = match gop {
+            Gop::Frames(gop) => Coder::open(self.clip, scale, (gop / every as u32).max(1), qp)?,
+            Gop::Captured => Coder::open_with(self.clip, scale, self.timed_gop(every), false, qp)?,
+        };
         let mut link = Link::open(self, coder.size)?;
         for (n, buffer) in self.clip.frames.iter().enumerate() {
             if n.is_multiple_of(every) {
@@ -363,7 +376,6 @@ impl<'a> Link<'a> {
         let last = self.outcome.frames.last();
         let frame = Frame {
             origin: Origin::Held,
-            objects: last.map(|f| f.objects.clone()).unwrap_or_default(),
             map: last.map(|f| f.map.clone()).unwrap_or_default(),
             ..Frame::default()
         };

@@ -12,7 +12,7 @@ use gstdds::scale::scaled_size;
 use sha2::{Digest, Sha256};
 
 use crate::codec::PRESET;
-use crate::plan::{How, Point, points};
+use crate::plan::{Gop, How, Point, points};
 use crate::record::{ClipInfo, Frame, Manifest, Origin, Record};
 use crate::rival::{self, Bench, Outcome};
 use crate::server::{Infer, Memory, hash_file, hex, memory_path};
@@ -49,6 +49,8 @@ pub struct Options {
     pub points: usize,
     /// What the server's model finds: `detection`, `segmentation` or `face`.
     pub task: String,
+    /// Captured time from one key frame to the next in the systems of long GOP that count it so, seconds.
+    pub key_frames: u32,
     /// Round trip, milliseconds.
     pub rtt_ms: f64,
     /// One run of the server's model, milliseconds.
@@ -151,7 +153,11 @@ impl Context<'_> {
         match &point.how {
             How::Reference => "the model on the source".into(),
             How::Uniform { gop, qp, scale, every } => {
-                format!("x264 {PRESET}, quantizer {qp}, GOP {gop}, size x {scale}, 1 frame in {every}")
+                let gop = match gop {
+                    Gop::Frames(gop) => format!("GOP {gop}"),
+                    Gop::Captured => self.key_frames(),
+                };
+                format!("x264 {PRESET}, quantizer {qp}, {gop}, size x {scale}, 1 frame in {every}")
             }
             How::Glimpse(share, qp) => format!(
                 "{} % of pixels differ by more than 21, x264 quantizer {qp}",
@@ -165,8 +171,24 @@ impl Context<'_> {
                     self.options.sr_every
                 )
             }
-            How::Elements { scale, encode, infer } => format!("size x {scale}, ddsencode {encode}, ddsinfer {infer}"),
+            How::Elements {
+                scale,
+                encode,
+                infer,
+                every,
+                timed,
+            } => {
+                let mut text = format!("size x {scale}, ddsencode {encode}, ddsinfer {infer}");
+                if *timed {
+                    text += &format!(", {}, 1 frame in {every}", self.key_frames());
+                }
+                text
+            }
         }
+    }
+
+    fn key_frames(&self) -> String {
+        format!("key frames every {} s", self.options.key_frames)
     }
 
     /// Hash of all that the point's record depends on.
@@ -203,6 +225,7 @@ impl Context<'_> {
             camera: self.camera,
             memory: self.memory,
             delay: self.delay(),
+            key_frames: self.options.key_frames,
         };
         match &point.how {
             How::Reference => bench.reference(step),
@@ -215,12 +238,31 @@ impl Context<'_> {
                 let mut restore = SuperResolution::open(model)?;
                 bench.cloudseg(*qp, self.options.sr_every, &mut restore, step)
             }
-            How::Elements { scale, encode, infer } => self.elements(*scale, encode, infer, step),
+            How::Elements {
+                scale,
+                encode,
+                infer,
+                every,
+                timed,
+            } => {
+                let mut encode = encode.clone();
+                if *timed {
+                    encode += &format!(" key-int-max={}", bench.timed_gop(*every));
+                }
+                self.elements(*scale, &encode, infer, *every, step)
+            }
         }
     }
 
     /// The elements themselves, in lockstep.
-    fn elements(&self, scale: f64, encode: &str, infer: &str, step: &mut dyn FnMut()) -> Result<Outcome, Error> {
+    fn elements(
+        &self,
+        scale: f64,
+        encode: &str,
+        infer: &str,
+        every: usize,
+        step: &mut dyn FnMut(),
+    ) -> Result<Outcome, Error> {
         let before = if scale == 1.0 {
             String::new()
         } else {
@@ -239,20 +281,29 @@ impl Context<'_> {
                 .with(&format!("feedback-threshold=0.3 refine-deadline=60000 {infer}")),
             // A frame of two passes waits for its feedback; what that costs is in its freshness.
             delay: if two_passes { 1 } else { self.delay() },
+            every,
             keep_stream: true,
         };
         let run = looped.run(step)?;
         let inferences = run.server.as_ref().and_then(|s| s.get::<u64>("inferences").ok());
-        let frames = run.lines.iter().zip(&run.sizes).map(|(line, sizes)| {
+        let bytes = run.sizes.iter().map(|sizes| Frame {
+            bytes: sizes[0],
+            refine_bytes: sizes[1],
+            feedback_bytes: sizes[2],
+            origin: Origin::Held,
+            ..Frame::default()
+        });
+        let mut frames: Vec<Frame> = bytes.collect();
+        for (line, capture) in run.lines.iter().zip(&run.captures) {
+            let Some(frame) = frames.get_mut(*capture) else {
+                continue;
+            };
             let scale = |v: u32, from: u32, to: u32| (u64::from(v) * u64::from(to) / u64::from(from.max(1))) as u32;
             let (x_of, y_of) = (
                 |v| scale(v, line.size.0, self.clip.size.0),
                 |v| scale(v, line.size.1, self.clip.size.1),
             );
-            Frame {
-                bytes: sizes[0],
-                refine_bytes: sizes[1],
-                feedback_bytes: sizes[2],
+            *frame = Frame {
                 origin: Origin::Inferred,
                 objects: rival::objects(&line.objects_at(self.clip.size)),
                 regions: line
@@ -261,10 +312,11 @@ impl Context<'_> {
                     .map(|r| [x_of(r.0), y_of(r.1), x_of(r.2), y_of(r.3)])
                     .collect(),
                 map: rival::map_of(line),
-            }
-        });
+                ..std::mem::take(frame)
+            };
+        }
         Ok(Outcome {
-            frames: frames.collect(),
+            frames,
             camera_ms: run.camera_ms * self.clip.frames.len() as f64,
             inferences: inferences.unwrap_or_default(),
             stream: run.stream,
@@ -422,6 +474,7 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             rtt_ms: options.rtt_ms,
             inference_ms: options.inference_ms,
             link_kbps: options.link_kbps,
+            key_frames: options.key_frames,
             clips: infos[..=n].to_vec(),
             seconds: spent + begun.elapsed().as_secs_f64(),
         };

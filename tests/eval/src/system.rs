@@ -43,6 +43,22 @@ pub const SYSTEMS: &[System] = &[
                finer.",
     },
     System {
+        id: "ours-rate",
+        name: "gst-dds, pictures skipped",
+        color: [181, 23, 158],
+        ours: true,
+        rule: "One pass with one captured picture sent in 3; key frames by captured time, as the rivals of long GOP. Sweep: \
+               quantizers of background and regions, in pairs.",
+    },
+    System {
+        id: "ours-fixed",
+        name: "gst-dds, other fixed rates",
+        color: [226, 149, 211],
+        ours: true,
+        rule: "As before, with every picture sent, every second or every fifth: what choosing the rate with the accuracy \
+               known would bring.",
+    },
+    System {
         id: "dds",
         name: "DDS as published",
         color: [106, 76, 147],
@@ -63,6 +79,22 @@ pub const SYSTEMS: &[System] = &[
         color: [150, 150, 150],
         ours: false,
         rule: "One quantizer for the whole picture, a key frame every 250 frames, as users run it.",
+    },
+    System {
+        id: "uniform-full",
+        name: "uniform x264, best",
+        color: [20, 20, 20],
+        ours: false,
+        rule: "One quantizer for the whole picture, from 20 to 50, at full rate, key frames every 10 s unless the run says \
+               otherwise.",
+    },
+    System {
+        id: "awstream-long",
+        name: "AWStream, oracle, long GOP",
+        color: [16, 84, 128],
+        ours: false,
+        rule: "The best of a grid of three sizes, six quantizers and every 1st, 2nd, 3rd and 5th picture, chosen per clip \
+               with the accuracy known; key frames as far apart as ours, the same first picture.",
     },
     System {
         id: "awstream",

@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 use dds_eval::codec::{Coder, Decoder};
+use dds_eval::plan::Gop;
 use dds_eval::record::{Origin, Record, Summary};
 use dds_eval::rival::{Bench, LONG_GOP};
 use dds_eval::run::read;
@@ -124,6 +125,7 @@ impl Run {
             camera: &infer,
             memory: &memory,
             delay,
+            key_frames: 10,
         })
     }
 }
@@ -277,7 +279,7 @@ fn uniform_is_what_ddsencode_codes_at_one_quantizer() {
     let run = Run::new("uniform");
     let clip = Clip::load(&run.clips[0], 0, 12).unwrap();
     let rival = run.bench(&clip, 1, |bench| {
-        bench.uniform(LONG_GOP, 1.0, 1, 34, &mut || ()).unwrap()
+        bench.uniform(Gop::Frames(LONG_GOP), 1.0, 1, 34, &mut || ()).unwrap()
     });
     let infer = format!(
         "ddsinfer model-file=\"{}\" threads=1 box-confidence-threshold=0.05 feedback=false",
@@ -289,6 +291,7 @@ fn uniform_is_what_ddsencode_codes_at_one_quantizer() {
                  background-qp=34 fallback-qp=34 region-qp=34",
         infer: &infer,
         delay: 1,
+        every: 1,
         keep_stream: true,
     };
     let elements = looped.run(&mut || ()).unwrap();
@@ -315,6 +318,7 @@ fn lockstep_goes_on_where_a_second_pass_is_refused() {
                  max-region-area=0",
         infer: &infer,
         delay: 1,
+        every: 1,
         keep_stream: false,
     };
     let outcome = looped.run(&mut || ()).unwrap();

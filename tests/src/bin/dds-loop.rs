@@ -136,6 +136,7 @@ fn main() -> Result<(), Error> {
             encode,
             infer,
             delay,
+            every: 1,
             keep_stream: false,
         }
         .run(&mut || bar.step())
