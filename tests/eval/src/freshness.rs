@@ -52,7 +52,7 @@ fn us(ms: f64) -> u64 {
 }
 
 /// When each frame's first and last result are at the server, milliseconds; `None` where it gets none.
-fn results(record: &Record, path: &Path) -> Vec<Option<[f64; 2]>> {
+pub fn results(record: &Record, path: &Path) -> Vec<Option<[f64; 2]>> {
     let frames = record.frames.len();
     let captured = |n: usize| n as f64 * 1000.0 / path.rate;
     let mut events = BinaryHeap::new();

@@ -3,11 +3,14 @@
 //! Every system of the DDS paper beside gst-dds on the user's own clips and model: run, report, compare.
 
 pub mod awstream;
+pub mod births;
 pub mod codec;
 pub mod compare;
 pub mod curve;
 pub mod freshness;
+pub mod judge;
 pub mod plan;
+pub mod post;
 pub mod record;
 pub mod report;
 pub mod rival;

@@ -20,7 +20,7 @@ use crate::run::{read, record_path};
 use crate::system::SYSTEMS;
 
 /// Overlap from which boxes match.
-const IOU: f32 = 0.5;
+pub const IOU: f32 = 0.5;
 /// Overlap from which boxes of a class are one object: the paper's merging.
 const JOIN_IOU: f32 = 0.3;
 /// What a run of the super-resolution takes at a server, milliseconds (CloudSeg's own figure).
@@ -41,11 +41,13 @@ pub fn found(object: &Object) -> ScoredBox {
     }
 }
 
-fn all_found(objects: &[Object]) -> Vec<ScoredBox> {
+/// Boxes as the scoring knows them.
+pub fn all_found(objects: &[Object]) -> Vec<ScoredBox> {
     objects.iter().map(found).collect()
 }
 
-fn overlap(a: &Object, b: &Object) -> f32 {
+/// Intersection over union of two boxes.
+pub fn overlap(a: &Object, b: &Object) -> f32 {
     found(a).iou(&found(b))
 }
 
@@ -127,7 +129,16 @@ fn between(a: &[Object], b: &[Object], share: f32) -> Vec<Object> {
 /// The boxes of all frames after `post`; boxes below `floor` do not count any more.
 fn boxes(frames: &[Frame], post: Post, floor: f32) -> Vec<Vec<Object>> {
     match post {
-        Post::Published => frames.iter().map(|f| f.objects.clone()).collect(),
+        Post::Published => {
+            let mut last = 0;
+            let mut shown = |n: usize| {
+                if frames[n].origin != Origin::Held {
+                    last = n;
+                }
+                frames[last].objects.clone()
+            };
+            (0..frames.len()).map(&mut shown).collect()
+        }
         Post::Plain => {
             let mut last: Vec<Object> = Vec::new();
             let of = |frame: &Frame| {
@@ -169,31 +180,34 @@ struct Rules<'a> {
     segmentation: bool,
 }
 
+/// The labels that the paper's metric counts: vehicles, or, without vehicles in the clip, all that there is.
+pub fn paper_labels(reference: &[Frame]) -> Vec<&str> {
+    let objects = || {
+        reference
+            .iter()
+            .flat_map(|f| &f.objects)
+            .filter(|o| o.score >= REFERENCE_SCORE)
+    };
+    let vehicles = objects()
+        .filter(|o| PaperMetric::VEHICLES.contains(&o.label.as_str()))
+        .count();
+    if vehicles >= reference.len() {
+        return PaperMetric::VEHICLES.to_vec();
+    }
+    let mut labels: Vec<&str> = objects().map(|o| o.label.as_str()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
 impl<'a> Rules<'a> {
-    /// Rules for a clip; without vehicles in it, the paper's metric counts all that there is.
+    /// Rules for a clip.
     fn new(reference: &'a [Frame], info: &ClipInfo, threshold: f32, task: &str) -> Self {
-        let objects = || {
-            reference
-                .iter()
-                .flat_map(|f| &f.objects)
-                .filter(|o| o.score >= REFERENCE_SCORE)
-        };
-        let vehicles = objects()
-            .filter(|o| PaperMetric::VEHICLES.contains(&o.label.as_str()))
-            .count();
-        let labels = if vehicles >= reference.len() {
-            PaperMetric::VEHICLES.to_vec()
-        } else {
-            let mut labels: Vec<&str> = objects().map(|o| o.label.as_str()).collect();
-            labels.sort_unstable();
-            labels.dedup();
-            labels
-        };
         Self {
             reference,
             size: info.size,
             threshold,
-            labels,
+            labels: paper_labels(reference),
             segmentation: task == "segmentation",
         }
     }
@@ -239,7 +253,7 @@ impl<'a> Rules<'a> {
 }
 
 /// All records of a clip, in the order of systems and their sweeps, with those that were published or shipped.
-fn records(dir: &Path, clip: &str) -> Vec<(Record, bool)> {
+pub fn records(dir: &Path, clip: &str) -> Vec<(Record, bool)> {
     let mut all = Vec::new();
     for system in SYSTEMS {
         let sweep = points(system.id, usize::MAX);
@@ -487,7 +501,7 @@ mod tests {
             frame(Origin::Held, Vec::new()),
         ];
         let x = |post| -> Vec<f32> { boxes(&frames, post, 0.3).iter().flatten().map(|o| o.x).collect() };
-        assert_eq!(x(Post::Published), [0.0, 50.0, 4.0]);
+        assert_eq!(x(Post::Published), [0.0, 50.0, 4.0, 4.0]);
         assert_eq!(x(Post::Plain), [0.0, 0.0, 4.0, 4.0]);
         assert_eq!(x(Post::Equal), [0.0, 2.0, 4.0, 4.0]);
     }
