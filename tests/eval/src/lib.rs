@@ -20,4 +20,5 @@ pub mod server;
 pub mod strips;
 pub mod superres;
 pub mod system;
+pub mod targets;
 pub mod track;

@@ -4,21 +4,26 @@
 
 use std::path::{Path, PathBuf};
 
+use dds_eval::judge::{judge_all, kept};
 use dds_eval::record::Summary;
 use dds_eval::run::{Options, read, run, write_whole};
 use dds_eval::score::summarise;
 use dds_eval::strips;
 use dds_eval::system::SYSTEMS;
+use dds_eval::targets::{Table, tables};
 use dds_tests::{Error, init};
 
 const HELP: &str = "\
 usage: dds-eval run --clips PATH... --model MODEL --out DIR [options]
        dds-eval report DIR
+       dds-eval targets DIR...
        dds-eval compare DIR DIR
 
 run      runs every system on every clip and keeps each point under DIR; run again after an interruption, it goes on
          where it was. Then writes the report.
 report   scores what DIR holds and writes DIR/index.html, summary.json, points.csv, savings.csv and plots.
+targets  judges every captured picture of the first DIR, keeps the figures of each clip under DIR/results, and writes the
+         table of targets, targets.txt and targets.csv, of what all DIRs hold.
 compare  tells two runs apart; exit status 1 where numbers differ.
 
 options of run:
@@ -226,6 +231,26 @@ fn report(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Judges what the first folder holds, and shows the targets beside what all of them hold.
+fn targets(dir: &Path, more: &[String]) -> Result<(), Error> {
+    if dir.join("run.json").is_file() {
+        judge_all(dir)?;
+    }
+    let mut dirs = vec![dir.to_owned()];
+    dirs.extend(more.iter().map(PathBuf::from));
+    let tables = tables(&kept(&dirs)?);
+    if tables.is_empty() {
+        return Err(format!("{} holds no results: run it first", dir.display()).into());
+    }
+    let texts: Vec<String> = tables.iter().map(Table::text).collect();
+    let text = texts.join("\n");
+    let csv: String = tables.iter().map(Table::csv).collect();
+    write_whole(&dir.join("targets.txt"), text.as_bytes())?;
+    write_whole(&dir.join("targets.csv"), csv.as_bytes())?;
+    print!("{text}");
+    Ok(())
+}
+
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (command, rest) = match args.split_first() {
@@ -246,8 +271,9 @@ fn main() -> std::process::ExitCode {
             ran.and(reported).map(|()| true)
         }
         ("report", [dir]) => report(Path::new(dir)).map(|()| true),
+        ("targets", [dir, more @ ..]) => targets(Path::new(dir), more).map(|()| true),
         ("compare", [a, b]) => compare(Path::new(a), Path::new(b)),
-        ("report" | "compare", _) => Err(format!("{command} takes other arguments; see --help").into()),
+        ("report" | "targets" | "compare", _) => Err(format!("{command} takes other arguments; see --help").into()),
         _ => Err(format!("unknown command {command}; see --help").into()),
     });
     match done {

@@ -146,6 +146,7 @@ fn summary(task: &str) -> Summary {
             rtt_ms: 40.0,
             inference_ms: 25.0,
             link_kbps: 4000.0,
+            key_frames: 10,
             clips: CLIPS
                 .iter()
                 .enumerate()
