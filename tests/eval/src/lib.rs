@@ -17,6 +17,7 @@ pub mod rival;
 pub mod run;
 pub mod score;
 pub mod server;
+pub mod source;
 pub mod strips;
 pub mod superres;
 pub mod system;

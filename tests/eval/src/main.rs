@@ -8,6 +8,8 @@ use dds_eval::judge::{judge_all, kept};
 use dds_eval::record::Summary;
 use dds_eval::run::{Options, read, run, write_whole};
 use dds_eval::score::summarise;
+use dds_eval::server::default_cache;
+use dds_eval::source::Source;
 use dds_eval::strips;
 use dds_eval::system::SYSTEMS;
 use dds_eval::targets::{Table, tables};
@@ -31,6 +33,10 @@ options of run:
   --model MODEL      ONNX model of the server (default: the built-in street detector)
   --out DIR          where everything is kept
   --systems LIST     names separated by commas, or all (all): SYSTEMS
+  --noise PATH       adds that film with luma noise of sigma 4, seeded
+  --join PATH...     adds one clip of equal parts of these films, scaled to 720p and shown at 25 pictures/s
+  --loop S           plays every clip forward and backward for S seconds
+  --cache DIR        where answers of models are kept for all runs ($XDG_CACHE_HOME/gst-dds/dds-eval)
   --frames N         frames of each clip, down to whole segments of 15 (60)
   --first N          first frame (0)
   --points N         points along each sweep at most (7)
@@ -143,6 +149,8 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
     let mut o = Options {
         clips: Vec::new(),
         first: 0,
+        loop_seconds: None,
+        cache: PathBuf::new(),
         frames: if quick { 30 } else { 60 },
         model: PathBuf::new(),
         infer: String::new(),
@@ -162,6 +170,7 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
     };
     let mut out = PathBuf::new();
     let mut paths: Vec<PathBuf> = Vec::new();
+    let mut made: Vec<Source> = Vec::new();
     let mut args = args.iter().peekable();
     while let Some(arg) = args.next() {
         let mut value = || args.next().cloned().ok_or_else(|| format!("{arg} needs a value"));
@@ -171,6 +180,19 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
                     paths.push(path.into());
                 }
             }
+            "--noise" => made.push(Source::Noisy(value()?.into())),
+            "--join" => {
+                let mut parts = Vec::new();
+                while let Some(path) = args.next_if(|a| !a.starts_with("--")) {
+                    parts.push(PathBuf::from(path));
+                }
+                if parts.len() < 2 {
+                    return Err("--join needs two films or more".into());
+                }
+                made.push(Source::Joined(parts));
+            }
+            "--loop" => o.loop_seconds = Some(parse::<u32>(arg, &value()?)?.clamp(1, 3600)),
+            "--cache" => o.cache = value()?.into(),
             "--quick" => {}
             "--model" => o.model = value()?.into(),
             "--out" => out = value()?.into(),
@@ -198,10 +220,16 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
     if !["detection", "segmentation", "face"].contains(&o.task.as_str()) {
         return Err(format!("--task {}: detection, segmentation or face", o.task).into());
     }
-    if paths.is_empty() {
+    if paths.is_empty() && made.is_empty() {
         paths.push(demo_clip()?);
     }
-    o.clips = clips(&paths)?;
+    o.clips = clips(&paths)?.into_iter().map(Source::File).chain(made).collect();
+    if let Some(path) = o.clips.iter().flat_map(Source::paths).find(|p| !p.is_file()) {
+        return Err(format!("there is no film {}", path.display()).into());
+    }
+    if o.cache.as_os_str().is_empty() {
+        o.cache = default_cache()?;
+    }
     if quick {
         o.clips.truncate(2);
     }

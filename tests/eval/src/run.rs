@@ -16,6 +16,7 @@ use crate::plan::{Gop, How, Point, points};
 use crate::record::{ClipInfo, Frame, Manifest, Origin, Record};
 use crate::rival::{self, Bench, Outcome};
 use crate::server::{Infer, Memory, hash_file, hex, memory_path};
+use crate::source::Source;
 use crate::superres::SuperResolution;
 use crate::system::SYSTEMS;
 
@@ -26,11 +27,15 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The clips, in order.
-    pub clips: Vec<PathBuf>,
+    pub clips: Vec<Source>,
     /// First frame of each.
     pub first: usize,
     /// Frames of each.
     pub frames: usize,
+    /// Each is played forward and backward for so many seconds.
+    pub loop_seconds: Option<u32>,
+    /// Folder in which answers of models are kept, for all runs.
+    pub cache: PathBuf,
     /// The server's model.
     pub model: PathBuf,
     /// Further properties of ddsinfer.
@@ -360,24 +365,15 @@ impl Context<'_> {
 /// Names, sizes and hashes of the clips; frames are counted when they are loaded.
 fn infos(options: &Options) -> Result<Vec<ClipInfo>, Error> {
     let mut infos: Vec<ClipInfo> = Vec::new();
-    for path in &options.clips {
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        let name = stem.ok_or_else(|| format!("{} is no file", path.display()))?;
+    for source in &options.clips {
+        let name = source.name()?;
         if name == "pooled" {
             return Err("a clip may not be called pooled: the report calls all clips together so".into());
         }
         if infos.iter().any(|i| i.name == name) {
             return Err(format!("two clips are called {name}: rename one").into());
         }
-        let head = Clip::load(path, options.first, 1)?;
-        infos.push(ClipInfo {
-            name,
-            path: path.display().to_string(),
-            sha256: hash_file(path)?,
-            size: head.size,
-            rate: head.rate(),
-            frames: 0,
-        });
+        infos.push(source.info(options.first, options.loop_seconds)?);
     }
     Ok(infos)
 }
@@ -454,7 +450,7 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
     };
     let failures: Mutex<Vec<String>> = Mutex::default();
     for n in 0..infos.len() {
-        let mut clip = Clip::load(Path::new(&infos[n].path), options.first, options.frames)?;
+        let mut clip = options.clips[n].load(options.first, options.frames, options.loop_seconds)?;
         // Whole segments: what a broken last one is answered with hangs on the moment at which the stream ends.
         let segment = rival::SEGMENT as usize;
         let whole = clip.frames.len() / segment * segment;
@@ -479,7 +475,8 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             seconds: spent + begun.elapsed().as_secs_f64(),
         };
         write_whole(&manifest_path, &serde_json::to_vec_pretty(&manifest)?)?;
-        let memory = Memory::open(&memory_path(dir, &infos[n].name))?;
+        let memory = Memory::open(&memory_path(&options.cache, &infos[n]))?;
+        let (server, camera) = (server.known_by(&clip)?, camera.known_by(&clip)?);
         let context = Context {
             options,
             dir,

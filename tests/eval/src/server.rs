@@ -4,17 +4,18 @@
 //! said to which picture.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use dds_tests::{Error, bus_error, launch, score::Line};
+use dds_tests::{Error, bus_error, clip::Clip, launch, score::Line};
 use gst::prelude::*;
 use gst_video::prelude::*;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::codec;
+use crate::record::ClipInfo;
 
 /// SHA-256 in hexadecimal.
 pub fn hex(digest: impl AsRef<[u8]>) -> String {
@@ -32,15 +33,25 @@ pub fn hash_file(path: &Path) -> Result<String, Error> {
     Ok(hex(hasher.finalize()))
 }
 
-/// What a model said to pictures, in a file that only grows. One writer at a time.
+/// What models said to pictures, in a file that only grows: `HASH LENGTH ANSWER`, one a line, the length that of the answer in
+/// bytes. Several may write to it at the same time. Answers stay in the file; where they lie is known.
 pub struct Memory {
-    known: Mutex<(HashMap<String, String>, std::fs::File)>,
+    known: Mutex<Known>,
+    path: PathBuf,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    picture: String,
-    line: String,
+struct Known {
+    /// Begin and length of the answer to a picture.
+    places: HashMap<String, (u64, usize)>,
+    file: std::fs::File,
+}
+
+/// The hash and the length of the answer of a line that was written to its end, without the end of the line.
+fn entry(line: &[u8]) -> Option<(String, usize)> {
+    let mut parts = line.splitn(3, |byte| *byte == b' ');
+    let hash = std::str::from_utf8(parts.next()?).ok()?;
+    let length: usize = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    (parts.next()?.len() == length).then(|| (hash.to_owned(), length))
 }
 
 impl Memory {
@@ -49,38 +60,62 @@ impl Memory {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(format!("{}: {e}", path.display()).into()),
-        };
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-        let known = entries.map(|entry| (entry.picture, entry.line)).collect();
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            file.write_all(b"\n")?;
+        let mut options = std::fs::OpenOptions::new();
+        let file = options
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(path)
+            .map_err(failed)?;
+        let mut reader = BufReader::new(&file);
+        let (mut places, mut at, mut line) = (HashMap::new(), 0, Vec::new());
+        let mut whole = true;
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            whole = line.ends_with(b"\n");
+            if let Some((hash, length)) = line.strip_suffix(b"\n").and_then(entry) {
+                places.insert(hash, (at + (read - 1 - length) as u64, length));
+            }
+            at += read as u64;
+        }
+        if !whole {
+            (&file).write_all(b"\n").map_err(failed)?;
         }
         Ok(Self {
-            known: Mutex::new((known, file)),
+            known: Mutex::new(Known { places, file }),
+            path: path.into(),
         })
     }
 
-    fn get(&self, picture: &str) -> Option<String> {
-        self.known.lock().unwrap().0.get(picture).cloned()
+    fn get(&self, picture: &str) -> Result<Option<String>, Error> {
+        let known = self.known.lock().unwrap();
+        let Some(&(begin, length)) = known.places.get(picture) else {
+            return Ok(None);
+        };
+        let mut answer = vec![0; length];
+        let read = known.file.read_exact_at(&mut answer, begin);
+        read.map_err(|e| format!("{}: {e}", self.path.display()))?;
+        Ok(Some(String::from_utf8(answer)?))
     }
 
-    fn put(&self, picture: String, line: String) -> Result<(), Error> {
+    fn put(&self, picture: String, answer: &str) -> Result<(), Error> {
         let mut known = self.known.lock().unwrap();
-        let mut text = serde_json::to_string(&Entry {
-            picture: picture.clone(),
-            line: line.clone(),
-        })?;
-        text.push('\n');
-        known.1.write_all(text.as_bytes())?;
-        known.0.insert(picture, line);
+        let line = format!("{picture} {} {answer}\n", answer.len());
+        // In one piece, so that what others write at the same time stands before or behind it.
+        let written = known.file.write_all(line.as_bytes());
+        let end = written.and_then(|()| known.file.stream_position());
+        let end = end.map_err(|e| format!("{}: {e}", self.path.display()))?;
+        known
+            .places
+            .insert(picture, (end - 1 - answer.len() as u64, answer.len()));
         Ok(())
     }
 }
@@ -94,6 +129,8 @@ pub struct Infer {
     pub sha256: String,
     /// Properties besides.
     pub properties: String,
+    /// Hash of its answer to the first picture of the clip: another version of the elements has another one.
+    pub fingerprint: String,
 }
 
 impl Infer {
@@ -106,6 +143,23 @@ impl Infer {
             model: model.into(),
             sha256: hash_file(model)?,
             properties: properties.into(),
+            fingerprint: String::new(),
+        })
+    }
+
+    /// The same, known by its answer to the first picture of a clip, so that what another version of the elements said is
+    /// not taken for its own.
+    ///
+    /// # Errors
+    /// What the elements say; a clip without pictures.
+    pub fn known_by(&self, clip: &Clip) -> Result<Self, Error> {
+        let first = clip.frames.first().ok_or("a clip without pictures")?;
+        let line = Line::parse(Running::open(&self.line(), &clip.caps)?.ask(first.clone())?.as_bytes())?;
+        // Without what is measured by a clock.
+        let said = format!("{:?} {:?} {:?} {:?}", line.objects, line.regions, line.size, line.map);
+        Ok(Self {
+            fingerprint: hex(&Sha256::digest(said)[..8]),
+            ..self.clone()
         })
     }
 
@@ -121,7 +175,7 @@ impl Infer {
 
     /// What results depend on.
     pub fn salt(&self) -> String {
-        format!("{} {}", self.sha256, self.properties)
+        format!("{} {} {}", self.sha256, self.properties, self.fingerprint)
     }
 }
 
@@ -226,7 +280,7 @@ impl<'a> Server<'a> {
         self.asked += 1;
         let info = gst_video::VideoInfo::from_caps(caps)?;
         let hash = self.hash(picture, &info)?;
-        if let Some(line) = self.memory.get(&hash) {
+        if let Some(line) = self.memory.get(&hash)? {
             return Line::parse(line.as_bytes());
         }
         if self.running.as_ref().is_none_or(|running| running.caps != *caps) {
@@ -234,7 +288,7 @@ impl<'a> Server<'a> {
         }
         let running = self.running.as_mut().ok_or("no server")?;
         let line = running.ask(picture.clone())?;
-        self.memory.put(hash, line.clone())?;
+        self.memory.put(hash, &line)?;
         Line::parse(line.as_bytes())
     }
 
@@ -268,6 +322,49 @@ impl<'a> Server<'a> {
 }
 
 /// The file in which answers about a clip are kept.
-pub fn memory_path(dir: &Path, clip: &str) -> PathBuf {
-    dir.join("cache").join(format!("{clip}.jsonl"))
+pub fn memory_path(cache: &Path, info: &ClipInfo) -> PathBuf {
+    let sha = info.sha256.get(..12).unwrap_or_default();
+    cache.join(format!("{}-{sha}.answers", info.name))
+}
+
+/// Where answers are kept unless said otherwise: outside of any work tree, for all runs.
+///
+/// # Errors
+/// No home.
+pub fn default_cache() -> Result<PathBuf, Error> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").map(|home| home.join(".cache"));
+    let cache = set("XDG_CACHE_HOME")
+        .or_else(home)
+        .ok_or("HOME is not set: name --cache")?;
+    Ok(cache.join("gst-dds/dds-eval"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_back_and_torn_ones_are_forgotten() {
+        let path = std::env::temp_dir().join(format!("dds-eval-memory-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let memory = Memory::open(&path).unwrap();
+        memory.put("a".into(), "{\"one\": 1}").unwrap();
+        // Another one writes to the same file.
+        Memory::open(&path).unwrap().put("b".into(), "{}").unwrap();
+        memory.put("c".into(), "{\"three\": \"\u{e4}\"}").unwrap();
+        let get = |memory: &Memory, name: &str| memory.get(name).unwrap();
+        assert_eq!(get(&memory, "a").as_deref(), Some("{\"one\": 1}"));
+        assert_eq!(get(&memory, "c").as_deref(), Some("{\"three\": \"\u{e4}\"}"));
+        assert_eq!(get(&memory, "b"), None);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        let again = Memory::open(&path).unwrap();
+        assert_eq!((get(&again, "b").as_deref(), get(&again, "c")), (Some("{}"), None));
+        again.put("c".into(), "{\"new\": 3}").unwrap();
+        let last = Memory::open(&path).unwrap();
+        assert_eq!(get(&last, "c").as_deref(), Some("{\"new\": 3}"));
+        assert_eq!(get(&last, "a").as_deref(), Some("{\"one\": 1}"));
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -106,7 +106,9 @@ impl Run {
             .arg("--sr-model")
             .arg(&self.sr)
             .arg("--out")
-            .arg(self.folder.path(out));
+            .arg(self.folder.path(out))
+            .arg("--cache")
+            .arg(self.folder.path(out).join("cache"));
         command
             .args(["--frames", "20", "--points", "2", "--sr-every", "8"])
             .args(more);
@@ -199,7 +201,12 @@ fn a_run_goes_on_where_it_was_and_gives_the_same_numbers_again() {
     let (missing, torn) = (first.len() / 3, first.len() / 2);
     std::fs::remove_file(&first[missing].0).unwrap();
     std::fs::write(&first[torn].0, &std::fs::read(&first[torn].0).unwrap()[..100]).unwrap();
-    let cache = a.join("cache/still.jsonl");
+    let caches = std::fs::read_dir(a.join("cache")).unwrap();
+    let still = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("still-"))
+    };
+    let cache = caches.map(|entry| entry.unwrap().path()).find(still).unwrap();
     let text = std::fs::read(&cache).unwrap();
     std::fs::write(&cache, &text[..text.len() - 40]).unwrap();
     succeeded(&run.command("a", &[]));
@@ -328,6 +335,70 @@ fn lockstep_goes_on_where_a_second_pass_is_refused() {
         .iter()
         .filter(|l| l.refinement.as_deref() == Some("refused"));
     assert!(refused.count() >= 4, "{:?}", outcome.lines);
+}
+
+/// A camera of one pass in lockstep; `before` stands before its encoder, which is given one picture in `every`.
+fn camera(run: &Run, clip: &Clip, before: &str, every: usize, delay: usize) -> lockstep::Outcome {
+    let infer = format!(
+        "ddsinfer model-file=\"{}\" threads=1 box-confidence-threshold=0.05 feedback-threshold=0.3",
+        run.model.display()
+    );
+    let encode = format!(
+        "{before} ddsencode name=encoder stream-id=1 speed-preset=veryfast threads=1 wall-clock=false \
+         background-qp=40 fallback-qp=40 region-qp=28"
+    );
+    let looped = lockstep::Loop {
+        clip,
+        encode: &encode,
+        infer: &infer,
+        delay,
+        every,
+        keep_stream: true,
+    };
+    looped.run(&mut || ()).unwrap()
+}
+
+#[test]
+fn a_camera_that_skips_captured_pictures_is_not_waited_for() {
+    let run = Run::new("skips");
+    let mut clip = Clip::load(&run.clips[1], 0, 20).unwrap();
+    let given = camera(&run, &clip, "", 3, 1);
+    assert_eq!(given.captures, [0, 3, 6, 9, 12, 15, 18]);
+    assert_eq!(given.sizes.len(), 20);
+    for (n, sizes) in given.sizes.iter().enumerate() {
+        let sent = n % 3 == 0;
+        assert_eq!((sizes[0] > 0, sizes[2] > 0), (sent, sent), "{n}: {sizes:?}");
+    }
+    // The same pictures, taken away behind the appsrc, as an encoder does that skips by itself.
+    for (n, frame) in clip.frames.iter_mut().enumerate() {
+        if n % 3 != 0 {
+            let mut flagged = frame.copy();
+            flagged.get_mut().unwrap().set_flags(gst::BufferFlags::CORRUPTED);
+            *frame = flagged;
+        }
+    }
+    let skipped = camera(&run, &clip, "identity drop-buffer-flags=corrupted !", 1, 1);
+    assert_eq!(skipped.captures, given.captures);
+    assert!(skipped.stream == given.stream, "not the same stream");
+    let objects = |run: &lockstep::Outcome| run.lines.iter().map(|l| l.objects.clone()).collect::<Vec<_>>();
+    assert_eq!(objects(&skipped), objects(&given));
+}
+
+#[test]
+fn feedback_waits_for_captured_pictures_whatever_share_is_sent() {
+    let run = Run::new("waits");
+    let clip = Clip::load(&run.clips[1], 0, 20).unwrap();
+    // Region quantizers show when the first answer has come: behind 1 and behind 2 pictures sent.
+    let regions = |every, delay| -> Vec<bool> {
+        let outcome = camera(&run, &clip, "", every, delay);
+        let path = run.folder.file("waits.h264", &outcome.stream);
+        let pictures = qp::read(&path).unwrap();
+        pictures.iter().map(|p| p.qps.contains(&28)).collect()
+    };
+    let first = |regions: Vec<bool>| regions.iter().position(|finer| *finer);
+    assert_eq!(first(regions(1, 4)), Some(4));
+    assert_eq!(first(regions(3, 3)), Some(1));
+    assert_eq!(first(regions(3, 4)), Some(2));
 }
 
 /// Quantizers of a macroblock in all frames where it is coded.
