@@ -15,6 +15,8 @@ struct Session {
     addresses: HashSet<String>,
     /// Time of its last feedback, initially of its PLAY request. `None` while it does not play.
     last_feedback: Option<u64>,
+    /// It has sent feedback.
+    serves: bool,
 }
 
 /// All sessions. Times are nanoseconds of any steady clock.
@@ -51,7 +53,10 @@ impl Audience {
             .0
             .values_mut()
             .filter(|session| session.addresses.contains(address));
-        of_it.for_each(|session| session.last_feedback = session.last_feedback.map(|_| now));
+        of_it.for_each(|session| {
+            session.last_feedback = session.last_feedback.map(|_| now);
+            session.serves = true;
+        });
     }
 
     /// Number of playing sessions.
@@ -66,6 +71,13 @@ impl Audience {
     pub fn has_recorders(&self, now: u64) -> bool {
         let mut last_feedback = self.0.values().filter_map(|session| session.last_feedback);
         last_feedback.any(|last_feedback| now.saturating_sub(last_feedback) >= RELEASE_NS)
+    }
+
+    /// Whether a session plays that need not be a server's: as [`Self::has_recorders`], and also one that has not sent any
+    /// feedback yet.
+    pub fn has_viewers(&self, now: u64) -> bool {
+        let plays = |session: &&Session| session.last_feedback.is_some();
+        self.has_recorders(now) || self.0.values().filter(plays).any(|session| !session.serves)
     }
 }
 
@@ -106,5 +118,22 @@ mod tests {
         assert!(audience.has_recorders(26_000 * MS));
         audience.leave("recorder");
         assert_eq!((audience.playing(), audience.has_recorders(26_000 * MS)), (1, false));
+    }
+
+    #[test]
+    fn who_plays_is_a_viewer_until_its_first_feedback() {
+        let mut audience = Audience::default();
+        audience.set_up("server", ["10.0.0.1:5001".into()]);
+        assert!(!audience.has_viewers(0), "nobody plays");
+        audience.play("server", 0);
+        assert!(audience.has_viewers(MS));
+        audience.feedback("10.0.0.1:5001", 100 * MS);
+        assert!(!audience.has_viewers(100 * MS));
+        assert!(audience.has_viewers(2100 * MS), "it is silent");
+        audience.feedback("10.0.0.1:5001", 2200 * MS);
+        audience.play("recorder", 2200 * MS);
+        assert!(audience.has_viewers(2200 * MS));
+        audience.leave("recorder");
+        assert!(!audience.has_viewers(2200 * MS));
     }
 }

@@ -16,7 +16,7 @@ use gst_dds_link::sync::Mutex;
 use crate::audience::Audience;
 use crate::encoder::Recipe;
 use crate::keyframes::{Interval, KeyFrames};
-use crate::options::Options;
+use crate::options::{MOST_RATE, Options};
 use crate::source::Source;
 use crate::standstill::{state_of, threads};
 use crate::steering::{Receiver, Refusal, Rule, Steering};
@@ -29,6 +29,8 @@ pub(crate) const INPUT: &str = "dds_input";
 pub struct Camera {
     pub(crate) source: Source,
     pub(crate) rule: Rule,
+    /// Least frames per second for clients without feedback.
+    pub(crate) viewer_framerate: u32,
     pub(crate) two_pass: bool,
     pub(crate) interval: Interval,
     started: Instant,
@@ -90,6 +92,7 @@ impl Camera {
         Arc::new(Self {
             source,
             rule: options.steer,
+            viewer_framerate: options.viewer_framerate.unwrap_or(MOST_RATE),
             logins: options.user.is_some(),
             two_pass: recipe.two_pass,
             interval: recipe.interval,

@@ -54,7 +54,11 @@ options:
   --avpf              announce the profile RTP/AVPF. Recorders that only know RTP/AVP (FFmpeg among them) then cannot
                       watch; ddsinfer does not need it
   --steer WHO         whose feedback counts: first, the first client that sends any until it is silent for 2 s, or all,
-                      everybody's regions together (first)
+                      everybody's regions together (first). What servers wish of the whole stream is joined under both: the
+                      highest rate, the finest quantizers, the lowest ceiling
+  --viewer-framerate N
+                      least frames per second while a client plays that sends no feedback, such as a recorder; 0: as few as
+                      servers wish (the source's own)
   --report SECONDS    print a line of JSON this often: clients, who steers, who is refused and why, and stats of ddsencode.
                       0: when it ends only (0)
   --help              this text";
@@ -68,6 +72,8 @@ pub enum KeyInterval {
     Every(Duration),
 }
 
+/// Highest rate in frames per second.
+pub const MOST_RATE: u32 = 1000;
 /// Limit of the encoder's property in kbit/s.
 const MOST_KBIT: u32 = 2_048_000;
 
@@ -120,6 +126,8 @@ pub struct Options {
     pub avpf: bool,
     /// Rule of whose feedback counts.
     pub steer: Rule,
+    /// Least frames per second for clients without feedback, 0 = none. `None`: the source's own.
+    pub viewer_framerate: Option<u32>,
     /// Seconds between reports, 0 = only one at the end.
     pub report: u32,
 }
@@ -143,6 +151,7 @@ impl Default for Options {
             tcp_only: false,
             avpf: false,
             steer: Rule::First,
+            viewer_framerate: None,
             report: 0,
         }
     }
@@ -173,7 +182,7 @@ pub fn parse(
         match arg.as_str() {
             "--help" | "-h" => return Ok(None),
             "--size" => o.size = Some(size(&value()?)?),
-            "--rate" => o.rate = Some(number(&arg, &value()?, 1, 1000)?),
+            "--rate" => o.rate = Some(number(&arg, &value()?, 1, MOST_RATE)?),
             "--encoder" => o.encoder = value()?,
             "--key-interval" => o.key_interval = key_interval(&value()?)?,
             "--max-bitrate" => o.max_bitrate = Some(number(&arg, &value()?, 0, MOST_KBIT)?),
@@ -215,6 +224,7 @@ pub fn parse(
                     other => return Err(format!("--steer {other}: give first or all")),
                 }
             }
+            "--viewer-framerate" => o.viewer_framerate = Some(number(&arg, &value()?, 0, MOST_RATE)?),
             "--report" => o.report = number(&arg, &value()?, 0, 86_400)?,
             other if !other.starts_with('-') && source.is_none() => source = Some(kind_of_source(other)?),
             other => return Err(format!("unknown option {other}; see --help")),
@@ -366,7 +376,7 @@ mod tests {
     fn every_option_is_read() {
         let line = "clip.mp4 --size 640x360 --rate 15 --encoder qp-max=40 --key-interval 2.5 \
                     --max-bitrate 800 --address 127.0.0.1 --port 0 --path a/b \
-                    --user ada:pass:word --viewer bo:b --viewer cy:c --certificate c.pem --avpf --steer all --report 2";
+                    --user ada:pass:word --viewer bo:b --viewer cy:c --certificate c.pem --avpf --steer all --viewer-framerate 12 --report 2";
         let expected = Options {
             source: Source::File("clip.mp4".into()),
             size: Some((640, 360)),
@@ -384,6 +394,7 @@ mod tests {
             tcp_only: true,
             avpf: true,
             steer: Rule::All,
+            viewer_framerate: Some(12),
             report: 2,
         };
         assert_eq!(read(line), Ok(Some(expected)));
@@ -432,6 +443,8 @@ mod tests {
             "--user bo:x --viewer-file two",
             "--steer none",
             "--report",
+            "--viewer-framerate -1",
+            "--viewer-framerate nominal",
             "--address here",
             "test: ",
             "test:a!b",

@@ -69,6 +69,7 @@ pub(crate) fn configure(media: &RTSPMedia, camera: &Arc<Camera>) {
 
     let keys = Arc::new(Mutex::new(KeyFrames::new(camera.interval)));
     time_key_frames(&encoder, &keys, camera);
+    follow_viewers(&encoder, camera);
     let done = count_done(&encoder);
     *camera.current.lock().unwrap() = Some(Current {
         encoder,
@@ -193,11 +194,11 @@ fn send_joined(encoder: &gst::Element, camera: &Arc<Camera>, steering: &Arc<Mute
     }
 }
 
-/// Counts pictures that an encoder has finished with: coded or, if it drops late ones, taken at all.
+/// Counts pictures that an encoder has finished with: coded or, if it leaves some out, taken at all.
 fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
     let done = Arc::new(AtomicU64::new(0));
-    let drops = encoder.property::<bool>("qos");
-    if let Some(pad) = encoder.static_pad(if drops { "sink" } else { "src" }) {
+    let leaves_out = encoder.property::<bool>("qos") || encoder.property::<bool>("server-rate");
+    if let Some(pad) = encoder.static_pad(if leaves_out { "sink" } else { "src" }) {
         let done = done.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
             done.fetch_add(1, Ordering::Relaxed);
@@ -205,6 +206,25 @@ fn count_done(encoder: &gst::Element) -> Arc<AtomicU64> {
         });
     }
     done
+}
+
+/// Keeps the encoder from leaving out pictures that clients without feedback are to see.
+fn follow_viewers(encoder: &gst::Element, camera: &Arc<Camera>) {
+    let Some(sink) = encoder.static_pad("sink") else { return };
+    let (shared, weak) = (camera.clone(), encoder.downgrade());
+    let (before, guarded) = (AtomicBool::new(false), guard("the probe that looks for viewers"));
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        guarded.run((), || {
+            let viewers = shared.audience.lock().unwrap().has_viewers(shared.now());
+            if before.swap(viewers, Ordering::Relaxed) != viewers
+                && let Some(encoder) = weak.upgrade()
+            {
+                let rate = if viewers { shared.viewer_framerate as i32 } else { 0 };
+                encoder.set_property("viewer-framerate", gst::Fraction::new(rate, 1));
+            }
+        });
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Requests key frames when they are due.
