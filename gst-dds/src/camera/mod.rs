@@ -61,6 +61,7 @@ mod single;
 mod stats;
 pub mod timeline;
 mod types;
+pub mod wake;
 mod window;
 mod wishes;
 

@@ -235,6 +235,11 @@ impl StreamPlanner {
         self.granted.interval
     }
 
+    /// Whether a server that is alive has wished for an interval: [`Capture::changes`] counts.
+    pub fn is_wished(&self) -> bool {
+        self.settings.wishes.interval && self.wishes.interval_is_wished()
+    }
+
     /// The newest time observed, in nanoseconds.
     pub fn now(&self) -> u64 {
         self.clock.now()
@@ -286,9 +291,11 @@ impl StreamPlanner {
         let applied = self.apply(now, frame, &update);
         self.notice = update.notice.or(self.notice.take());
         self.grant(now, capture, &update);
-        if !self.is_wanted(capture, kind) {
+        let due = self.is_due(frame, kind);
+        if !due && !capture.changes {
             return self.leave_out(frame);
         }
+        self.stats.frames_woken += u64::from(!due);
         let first = !std::mem::replace(&mut self.started, true);
         self.current_frame = Some(frame);
         let interval = self.coded_interval();
@@ -323,6 +330,7 @@ impl StreamPlanner {
             notice: self.notice.take(),
             mode,
             in_force,
+            woken: !due,
             tells,
         })
     }
@@ -344,14 +352,10 @@ impl StreamPlanner {
         self.granted = Granted::of(joined, settings, &situation, self.granted.interval);
     }
 
-    /// Whether a picture is coded: servers want it, or need it.
-    fn is_wanted(&mut self, capture: &Capture<'_>, kind: FrameKind) -> bool {
-        let since = self.current_frame.map(|sent| capture.frame.saturating_sub(sent));
-        if kind.due || since.is_none_or(|since| since >= u64::from(self.granted.interval)) {
-            return true;
-        }
-        self.stats.frames_woken += u64::from(capture.changes);
-        capture.changes
+    /// Whether servers want a picture, or need it.
+    fn is_due(&self, frame: u64, kind: FrameKind) -> bool {
+        let since = self.current_frame.map(|sent| frame.saturating_sub(sent));
+        kind.due || since.is_none_or(|since| since >= u64::from(self.granted.interval))
     }
 
     fn leave_out(&mut self, frame: u64) -> Plan<'static> {

@@ -353,7 +353,9 @@ pub struct FramePlan<'a> {
     pub mode: FrameMode,
     /// What is in force, where servers may wish.
     pub in_force: Option<InForce>,
-    /// It is to be told with this frame; with an IDR picture it is in any case.
+    /// It is coded only because it changes ([`Capture::changes`]).
+    pub woken: bool,
+    /// What is in force is to be told with this frame; with an IDR picture it is in any case.
     pub tells: bool,
 }
 

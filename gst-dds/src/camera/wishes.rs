@@ -62,6 +62,11 @@ impl WishBook {
         &self.joined
     }
 
+    /// Whether the servers that are alive have all wished for an interval.
+    pub(super) fn interval_is_wished(&self) -> bool {
+        self.joined.interval.is_some()
+    }
+
     fn join(&mut self, now: u64) {
         self.until = u64::MAX;
         self.joined = Joined::default();

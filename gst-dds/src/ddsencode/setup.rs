@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dds_protocol::identity::StreamKind;
 
 use crate::camera::timeline::Timeline;
+use crate::camera::wake::Wake;
 use crate::camera::{Geometry, Pace, StreamConfig, StreamPlanner};
 use crate::cuda;
 use crate::encoder::{
@@ -166,6 +167,7 @@ impl Setup {
             next_frame,
             times,
             rois: Vec::new(),
+            wake: Wake::new(layout.width, layout.height),
             stats,
             stream: Stream {
                 rates: rates(&live, Vbv::OPEN, interval),

@@ -11,6 +11,7 @@ use gst_dds_link::sync::Mutex;
 use gst_video::prelude::*;
 
 use crate::camera::timeline::Timeline;
+use crate::camera::wake::{Luma, Wake};
 use crate::camera::{Capture, FeedbackReceiver, FramePlan, Notice, Plan, RoiRequest, StreamPlanner};
 use crate::encoder::{Fields, Plane};
 
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub times: Timeline,
     /// Regions of the picture itself, kept for their memory.
     pub rois: Vec<RoiRequest>,
+    /// Finds changes that servers do not know of.
+    pub wake: Wake,
     pub stats: ElementStats,
 }
 
@@ -91,13 +94,14 @@ impl State {
         self.planner.set_settings(live.camera());
         let unused = collect_rois(buffer, &mut self.rois);
         self.stream.first_pass.stretch(&mut self.rois);
+        let changes = self.planner.is_wished() && self.changes(now, buffer);
         let capture = Capture {
             now,
             frame: number,
             late: input.late,
             key_frame: input.forced,
             damaged: input.damaged,
-            changes: false,
+            changes,
             refined_bytes: self.second_pass.as_ref().map_or(0, SecondPass::bytes),
             rois: &self.rois,
         };
@@ -149,6 +153,7 @@ impl State {
         };
         let unit = stream.code(&source, planes, &plan, name, extension.unwrap_or_default())?;
         let (notice, now) = (plan.notice, plan.now);
+        self.wake.sent(now, plan.offsets, plan.woken);
         self.planner.end_frame(now, unit.data.len(), unit.idr);
         Ok(Coding::Coded(Coded {
             data: unit.data,
@@ -157,6 +162,22 @@ impl State {
             notice,
             now,
         }))
+    }
+
+    /// Whether a picture in system memory changes where servers do not know of it.
+    fn changes(&mut self, now: u64, buffer: &gst::BufferRef) -> bool {
+        let stream = &self.stream;
+        if stream.on_gpu {
+            return false;
+        }
+        let Ok(picture) = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &stream.info) else {
+            return false;
+        };
+        let (Ok(data), Ok(stride)) = (picture.plane_data(0), usize::try_from(picture.plane_stride()[0])) else {
+            return false;
+        };
+        let sample = if stream.format.bit_depth() > 8 { 2 } else { 1 };
+        self.wake.look(now, Luma { data, stride, sample })
     }
 
     /// Takes a receiver's report of our stream; `loss` since its last one.
