@@ -520,3 +520,29 @@ fn recorders_with_sound_go_on_and_every_picture_keeps_its_time() {
         );
     }
 }
+
+#[test]
+fn what_enters_a_still_scene_is_sent_although_no_picture_was_due() {
+    let mut camera = Camera::new(byte_stream(), 320, 240);
+    let mut sent = Vec::new();
+    for number in 0..130u64 {
+        let mut picture = gst::Buffer::with_size(camera.info.size()).unwrap();
+        {
+            let picture = picture.make_mut();
+            picture.set_pts(gst::ClockTime::SECOND.mul_div_floor(number, 30));
+            let mut map = picture.map_writable().unwrap();
+            map.fill(110);
+            for row in (0..64).filter(|_| number >= 103) {
+                map[(80 + row) * 320 + 128..][..64].fill(220);
+            }
+        }
+        if camera.push_captured(picture).is_some() {
+            sent.push(number);
+            send(&mut camera, number, every(5, 1000));
+        }
+    }
+    let expected: Vec<u64> = (0..103).step_by(5).chain((103..130).step_by(5)).collect();
+    assert_eq!(sent, expected);
+    assert_eq!(camera.count("frames-woken"), 1);
+    assert_eq!(decodes(&camera.stream()), sent.len());
+}

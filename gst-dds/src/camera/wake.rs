@@ -7,11 +7,11 @@
 //! object that enters, a lamp that is switched on. Each place wakes once, because the picture that is sent makes it known;
 //! a moving camera, where everything changes all the time, wakes never.
 //!
-//! Macroblocks are compared by their mean luma, of every fourth row: noise of a sensor cancels out in it, and reading a
-//! quarter of the rows costs little beside coding.
+//! Macroblocks are compared by their mean luma, of every eighth row: noise of a sensor cancels out in it, and reading a
+//! eighth of the rows costs little beside coding.
 
 /// Rows of a macroblock that are read.
-const STEP: usize = 4;
+const STEP: usize = 8;
 /// Edge of a macroblock in pixels, and samples of one that are read.
 const EDGE: usize = 16;
 const SAMPLES: i32 = (EDGE * EDGE / STEP) as i32;
