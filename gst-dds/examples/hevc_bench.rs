@@ -64,6 +64,7 @@ fn open(backend: Backend, clip: &Clip, preset: &str, units: Option<&str>) -> Res
         frame_rate: Some((30, 1)),
         max_frame_rate: None,
         leaves_out: false,
+        repeats: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

@@ -77,6 +77,7 @@ fn run(backend: Backend, scene: &Scene) -> Run {
         frame_rate: Some((FPS, 1)),
         max_frame_rate: None,
         leaves_out: false,
+        repeats: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

@@ -546,3 +546,101 @@ fn what_enters_a_still_scene_is_sent_although_no_picture_was_due() {
     assert_eq!(camera.count("frames-woken"), 1);
     assert_eq!(decodes(&camera.stream()), sent.len());
 }
+
+/// Sums of the decoded pictures, as FFmpeg reads them.
+fn decoded_sums(stream: &[u8]) -> Vec<String> {
+    let output = common::ffmpeg_reads(stream, ["-v", "error", "-f", "h264", "-i", "-", "-f", "framemd5", "-"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| Some(line.rsplit_once(',')?.1.trim().to_string()))
+        .collect()
+}
+
+#[test]
+fn repetitions_show_exactly_the_picture_before_and_are_marked_and_cheap() {
+    for values in [
+        &[][..],
+        &[("speed-preset", "ultrafast")],
+        &[("speed-preset", "medium")],
+        &[("speed-preset", "slower"), ("cabac", "false")],
+        &[("bitrate", "600")],
+        &[("pass", "qual")],
+        &[("max-bitrate", "300")],
+        &[("threads", "2")],
+        &[("qp-max", "40")],
+    ] {
+        let element = byte_stream();
+        element.set_property_from_str("skipped-pictures", "repeat");
+        element.set_property("key-int-max", 40u32);
+        values
+            .iter()
+            .for_each(|(name, value)| element.set_property_from_str(name, value));
+        let mut camera = Camera::new(element, 320, 240);
+        watched(&mut camera, 100, every(4, 1000));
+        assert_eq!(camera.units.len(), 100, "{values:?}: a recorder counts every one");
+        std::fs::write("/tmp/rep.264", camera.stream()).unwrap();
+        println!(
+            "{:?}",
+            camera.units.iter().map(|u| u.size()).take(20).collect::<Vec<_>>()
+        );
+        let sums = decoded_sums(&camera.stream());
+        assert_eq!(sums.len(), 100, "{values:?}");
+        let mut repeated = 0;
+        for (number, unit) in camera.units.iter().enumerate() {
+            let map = unit.map_readable().unwrap();
+            let summary = Codec::H264.summarize(&map, Format::ByteStream);
+            let identity = summary.identity.unwrap().unwrap();
+            assert_eq!((identity.frame, identity.access_unit), (number as u64, number as u32));
+            if summary.extension.repeated {
+                repeated += 1;
+                assert_eq!(sums[number], sums[number - 1], "{values:?}: picture {number}");
+                assert!(!identity.recovery);
+            } else if number > 0 {
+                assert_ne!(sums[number], sums[number - 1], "{values:?}: picture {number}");
+            }
+        }
+        let count = |name| camera.count(name);
+        assert_eq!(
+            (count("frames-repeated"), count("frames-skipped")),
+            (repeated, repeated)
+        );
+        assert_eq!(count("frames-coded"), 100 - repeated);
+        assert!((72..=75).contains(&repeated), "{values:?}: {repeated}");
+        let price = count("bytes-repeated") as f64 / repeated as f64;
+        println!("{values:?}: {price:.1} bytes for each");
+        assert!(price < 120.0, "{values:?}: {price}");
+        // What repetitions leave is spent on the pictures that are sent.
+        let kept = kbps(&camera, 40);
+        match values.first() {
+            Some(("bitrate", _)) => assert!((480.0..680.0).contains(&kept), "{kept}"),
+            Some(("max-bitrate", _)) => assert!((150.0..312.0).contains(&kept), "{kept}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_cannot_repeat_says_so() {
+    for (values, reason) in [
+        (&[("encoder", "x265")][..], "libx265 cannot"),
+        (&[("intra-refresh", "true")], "intra-refresh"),
+        (&[("option-string", "weightp=1")], "weightp"),
+        (&[("interlaced", "true")], "interlaced"),
+    ] {
+        let element = byte_stream();
+        element.set_property_from_str("skipped-pictures", "repeat");
+        values
+            .iter()
+            .for_each(|(name, value)| element.set_property_from_str(name, value));
+        let source = "videotestsrc num-buffers=2 ! capsfilter caps=video/x-raw,format=I420,width=320,height=240";
+        let (error, units) = common::run(source, &element, "video/x-h264;video/x-h265");
+        let error = error.unwrap_or_else(|| panic!("{values:?} runs"));
+        assert!(
+            error.contains("skipped-pictures=repeat") && error.contains(reason),
+            "{error}"
+        );
+        assert_eq!(units, 0);
+    }
+}

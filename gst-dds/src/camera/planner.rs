@@ -225,6 +225,11 @@ impl StreamPlanner {
         self.wanted_scale
     }
 
+    /// Whether pictures that servers do not want are repetitions of the one before.
+    pub fn repeats(&self) -> bool {
+        self.config.repeats
+    }
+
     /// Distance of pictures in time, where it is measured.
     pub fn pace(&self) -> Option<&Pace> {
         self.config.pace.as_ref()
@@ -299,7 +304,7 @@ impl StreamPlanner {
         let first = !std::mem::replace(&mut self.started, true);
         self.current_frame = Some(frame);
         let interval = self.coded_interval();
-        self.window.begin(now, self.coded_rate());
+        self.window.begin(now, self.sent_rate());
         self.choose_quantizers(now, kind, capture.refined_bytes);
 
         let mode = self.mode(first, update.liveness);
@@ -377,26 +382,19 @@ impl StreamPlanner {
         self.cap.unplanned(now, coded_bytes, &mut self.window);
     }
 
-    /// Every n-th captured picture is coded.
-    fn coded_every(&self) -> f64 {
-        if self.config.repeats {
-            1.0
-        } else {
-            f64::from(self.granted.interval)
-        }
-    }
-
-    /// Coded pictures per second.
-    fn coded_rate(&self) -> f64 {
-        self.settings.frame_rate / self.coded_every()
+    /// Sent pictures per second, without repetitions.
+    fn sent_rate(&self) -> f64 {
+        self.settings.frame_rate / f64::from(self.granted.interval)
     }
 
     /// Distance of coded pictures in time. The encoder takes it for the captured one, and spends by it.
     fn coded_interval(&self) -> Interval {
-        let (every, interval) = (self.coded_every(), self.config.interval());
-        if every == 1.0 {
+        let interval = self.config.interval();
+        // The encoder spends little on repetitions, and the rest on those that are sent.
+        if self.granted.interval == 1 || self.config.repeats {
             return interval;
         }
+        let every = f64::from(self.granted.interval);
         Interval {
             ns: interval.ns * every,
             scale: interval.scale * every,
@@ -559,7 +557,7 @@ impl StreamPlanner {
     /// Bounds the bytes of the painted frame, by what feedback may add and by the cap.
     fn bound(&mut self, now: u64, idr: bool, first: bool, mode: FrameMode) -> Option<Vbv> {
         self.cap.begin();
-        let bound = self.in_force.feedback.kbps(self.config.size, self.coded_rate());
+        let bound = self.in_force.feedback.kbps(self.config.size, self.sent_rate());
         let base = self.map.base_qp();
         // Finer than the user's only where a server wishes it.
         let own = self.granted.background_qp.map_or(base, |_| self.settings.background_qp);

@@ -691,6 +691,7 @@ pub(super) fn config(settings: &Settings, info: &gst_video::VideoInfo, format: P
         frame_rate: fraction(info.fps()).filter(|&(n, d)| n > 0 && d > 0 && n / d <= FASTEST),
         max_frame_rate: None,
         leaves_out: settings.leaves_out(),
+        repeats: settings.repeats(),
         pixel_aspect_ratio: fraction(info.par()).unwrap_or((1, 1)),
         colour: settings.insert_vui().then(|| colour(info)),
         interlaced: (info.is_interlaced() || settings.interlaced()).then_some(order),

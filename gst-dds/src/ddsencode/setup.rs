@@ -180,6 +180,7 @@ impl Setup {
                 } else {
                     StreamKind::Single
                 },
+                base_qp: live.background_qp,
                 next_pts: 0,
                 next_access_unit,
                 first_pass: FirstPass::new(layout, coded),

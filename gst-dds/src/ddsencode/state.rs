@@ -12,7 +12,7 @@ use gst_video::prelude::*;
 
 use crate::camera::timeline::Timeline;
 use crate::camera::wake::{Luma, Wake};
-use crate::camera::{Capture, FeedbackReceiver, FramePlan, Notice, Plan, RoiRequest, StreamPlanner};
+use crate::camera::{Capture, FeedbackReceiver, FramePlan, Notice, Plan, RoiRequest, Skip, StreamPlanner};
 use crate::encoder::{Fields, Plane};
 
 use super::capture::collect_rois;
@@ -115,6 +115,9 @@ impl State {
             Plan::Skip(why) => {
                 gst::debug!(CAT, obj = obj, "Frame {number} is not coded: {why:?}");
                 self.next_frame += 1;
+                if why == Skip::Asked && self.planner.repeats() {
+                    return self.repeat(obj, input, (number, now));
+                }
                 return Ok(Coding::Skipped);
             }
             Plan::Reopen { .. } => return Ok(Coding::Reopen),
@@ -160,6 +163,32 @@ impl State {
             idr: unit.idr,
             keyframe: unit.keyframe,
             notice,
+            now,
+        }))
+    }
+
+    /// Codes a repetition of the picture before in the place of one that servers do not want.
+    fn repeat(
+        &mut self,
+        obj: &gst::Element,
+        input: &FrameInput<'_>,
+        (frame, now): (u64, u64),
+    ) -> Result<Coding, String> {
+        let buffer = input.frame.input_buffer().ok_or("A frame came without its picture")?;
+        let stream = &mut self.stream;
+        let source = stream.read(obj, buffer, &mut self.stats)?;
+        let planes = source.planes(stream.format)?;
+        let name = Name {
+            frame,
+            capture_time_ns: input.capture_time_ns,
+        };
+        let unit = stream.repeat(planes, name)?;
+        self.planner.end_repetition(now, unit.data.len());
+        Ok(Coding::Coded(Coded {
+            data: unit.data,
+            idr: unit.idr,
+            keyframe: unit.keyframe,
+            notice: None,
             now,
         }))
     }

@@ -10,7 +10,7 @@ use gst_video::prelude::*;
 
 use crate::camera::FramePlan;
 use crate::cuda;
-use crate::encoder::{FrameControls, Picture, PixelFormat, Plane, Rates, RegionEncoder};
+use crate::encoder::{AccessUnit, Codec, FrameControls, Picture, PixelFormat, Plane, Rates, RegionEncoder};
 use crate::vbv::Vbv;
 
 use super::first_pass::FirstPass;
@@ -37,6 +37,8 @@ pub(super) struct Stream {
     pub rates: Rates,
     /// The VBV that was planned last.
     pub cap: Vbv,
+    /// Base quantizer of the picture coded last.
+    pub base_qp: u8,
     pub next_pts: i64,
     pub next_access_unit: u32,
     pub first_pass: FirstPass,
@@ -74,6 +76,40 @@ impl InputPicture<'_> {
 pub(super) struct Name {
     pub frame: u64,
     pub capture_time_ns: u64,
+}
+
+/// What the identity of an access unit says of the stream.
+#[derive(Clone, Copy)]
+struct Header {
+    codec: Codec,
+    kind: StreamKind,
+    stream_id: u32,
+    access_unit: u32,
+    byte_stream: bool,
+}
+
+impl Header {
+    /// Inserts the identity.
+    fn on(self, unit: &AccessUnit<'_>, name: Name, extension: &Extension) -> Unit {
+        let count = output::count_slices(self.codec, unit);
+        let identity = FrameIdentity {
+            kind: self.kind,
+            stream_id: self.stream_id,
+            frame: name.frame,
+            capture_time_ns: name.capture_time_ns,
+            access_unit: self.access_unit,
+            // The start of a periodic refresh is no such point: a decoder is not clean before the refresh has passed.
+            recovery: unit.idr,
+            slices: count.slices,
+            slice_bytes: count.bytes,
+            slice_checksum: count.checksum,
+        };
+        Unit {
+            data: output::assemble(self.codec, unit, &identity, extension, self.byte_stream),
+            idr: unit.idr,
+            keyframe: unit.keyframe,
+        }
+    }
 }
 
 /// A coded picture.
@@ -143,6 +179,35 @@ impl Stream {
         true
     }
 
+    /// Codes a picture of skipped macroblocks, which shows the one before again, and inserts its identity. `planes`: of
+    /// the picture that it stands for.
+    pub fn repeat(&mut self, planes: [Plane<'_>; 3], name: Name) -> Result<Unit, String> {
+        let (pts, header) = (self.next_pts, self.header());
+        self.next_pts += 1;
+        let base_qp = self.base_qp;
+        let unit = self
+            .encoder
+            .repeat(&Picture { planes, pts }, base_qp)
+            .map_err(|e| e.to_string())?;
+        let extension = Extension {
+            repeated: true,
+            ..Extension::default()
+        };
+        let unit = header.on(&unit, name, &extension);
+        self.next_access_unit = self.next_access_unit.wrapping_add(1);
+        Ok(unit)
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            codec: self.encoder.codec(),
+            kind: self.kind,
+            stream_id: self.stream_id,
+            access_unit: self.next_access_unit,
+            byte_stream: self.byte_stream,
+        }
+    }
+
     /// Codes a picture as planned and inserts its identity.
     pub fn code(
         &mut self,
@@ -157,9 +222,9 @@ impl Stream {
             offsets: plan.offsets,
             force_idr: plan.key_frame,
         };
-        let pts = self.next_pts;
+        let (pts, header) = (self.next_pts, self.header());
         self.next_pts += 1;
-        let codec = self.encoder.codec();
+        self.base_qp = plan.base_qp;
         let unit = match source {
             InputPicture::Gpu(mapped) => {
                 let picture = mapped.picture(pts).ok_or(UPSIDE_DOWN)?;
@@ -175,24 +240,8 @@ impl Stream {
         if unit.idr && self.kind != StreamKind::Single {
             extension.full_size = self.first_pass.full_size();
         }
-        let count = output::count_slices(codec, &unit);
-        let identity = FrameIdentity {
-            kind: self.kind,
-            stream_id: self.stream_id,
-            frame: name.frame,
-            capture_time_ns: name.capture_time_ns,
-            access_unit: self.next_access_unit,
-            // The start of a periodic refresh is no such point: a decoder is not clean before the refresh has passed.
-            recovery: unit.idr,
-            slices: count.slices,
-            slice_bytes: count.bytes,
-            slice_checksum: count.checksum,
-        };
+        let unit = header.on(&unit, name, &extension);
         self.next_access_unit = self.next_access_unit.wrapping_add(1);
-        Ok(Unit {
-            data: output::assemble(codec, &unit, &identity, &extension, self.byte_stream),
-            idr: unit.idr,
-            keyframe: unit.keyframe,
-        })
+        Ok(unit)
     }
 }

@@ -359,6 +359,8 @@ pub struct Config {
     pub max_frame_rate: Option<(u32, u32)>,
     /// Captured pictures may be left out, so the stream must not declare that its frame rate is fixed.
     pub leaves_out: bool,
+    /// Pictures are repeated ([`RegionEncoder::repeat`]). Refused where the encoder cannot.
+    pub repeats: bool,
     /// Pixel aspect ratio.
     pub pixel_aspect_ratio: (u32, u32),
     /// Colour description to write into the stream.
@@ -459,6 +461,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// An encoder, or a setting, that cannot repeat pictures.
+    #[cfg_attr(not(any(feature = "x264", feature = "x265")), allow(dead_code))]
+    pub(crate) fn no_repeats(reason: &str) -> Self {
+        Self::refused(
+            "skipped-pictures=repeat",
+            reason,
+            "Set skipped-pictures=omit, or remove what is at odds with it",
+        )
+    }
+
     /// Shorthand for [`OpenError::Refused`].
     pub fn refused(option: impl Into<String>, reason: impl Into<String>, cure: impl Into<String>) -> Self {
         Self::Refused {
@@ -575,6 +587,15 @@ pub trait RegionEncoder: Send {
 
     /// Codes one picture.
     fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError>;
+
+    /// Codes a picture that shows the one before again, exactly, as a P picture of skipped macroblocks. `base_qp` is that of
+    /// the picture before. Not called for the first picture, nor where [`Self::key_int_max`] announces a key frame.
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; always, where [`Config::repeats`] is not set.
+    fn repeat(&mut self, _picture: &Picture<'_>, _base_qp: u8) -> Result<AccessUnit<'_>, EncodeError> {
+        Err(EncodeError::Library("it repeats no pictures".into()))
+    }
 
     /// Whether it was opened to read pictures in the memory of [`Config::gpu`]; it accepts those in system memory all
     /// the same.

@@ -13,6 +13,10 @@
 //! - A VBV cannot be switched on in an open encoder, only changed. However wide, it also keeps frames within the
 //!   compression ratio of the level (table A-1, MinCR) by raising quantizers row by row; a `crf-max` next to the rate
 //!   factor prevents that, except for one step in an I picture.
+//! - The output picture has the planes of the reconstructed one, which stay until the next picture that refers to it is
+//!   coded. A P picture of these samples, without weights, has nothing to code: all of it is skipped, at any quantizer. A
+//!   macroblock marked as constant (`X264_MBINFO_CONSTANT`) is skipped without a look at its samples, but only where its
+//!   quantizer is no finer than before.
 //! - With adaptive quantization and `subme` below 10, a macroblock whose quantizer differs by one from the one before
 //!   is coded with the quantizer of that one. From 10 on, quantizers are chosen by rate-distortion and are no longer
 //!   the requested ones.
@@ -45,6 +49,17 @@ const MAX_SHIFT: u8 = 10;
 /// `X264_BUILD` of the library this was compiled against.
 pub const BUILD: u32 = sys::X264_BUILD;
 
+/// What a picture is coded as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// What libx264 chooses.
+    Any,
+    /// An IDR picture.
+    Idr,
+    /// Skipped macroblocks.
+    Repetition,
+}
+
 /// The encoder.
 pub struct X264 {
     handle: ptr::NonNull<sys::x264_t>,
@@ -62,8 +77,12 @@ pub struct X264 {
     reference: u8,
     byte_stream: bool,
     offsets: Vec<f32>,
-    /// Flags of macroblocks equal to those of the picture before; empty where the caller sets none.
+    /// Flags of macroblocks equal to those of the picture before; empty where there are none to set.
     still: Vec<u8>,
+    /// Pictures may be repeated; the flags are ours then.
+    repeats: bool,
+    /// The picture that was coded last as decoders show it, in libx264's memory: valid until the next one is coded.
+    shown: Option<sys::x264_image_t>,
     nals: Vec<Nal>,
     /// What the stream declares of its rate, and the buffer in which access units with parameter sets are rewritten for
     /// it.
@@ -126,6 +145,8 @@ impl RegionEncoder for X264 {
             } else {
                 Vec::new()
             },
+            repeats: config.repeats,
+            shown: None,
             params: read_back,
             nals: Vec::with_capacity(16),
             timing: match (config.frame_rate, config.leaves_out) {
@@ -176,64 +197,15 @@ impl RegionEncoder for X264 {
     }
 
     fn encode(&mut self, picture: &Picture<'_>, controls: &FrameControls<'_>) -> Result<AccessUnit<'_>, EncodeError> {
-        let shift = self.follow(controls.base_qp)?;
-        let mut input = self.input(picture, controls.force_idr)?;
-        if controls.offsets.is_some() || shift != 0.0 {
-            self.spread(controls.offsets.unwrap_or_default(), shift);
-            input.prop.quant_offsets = self.offsets.as_mut_ptr();
-        }
-        if !self.still.is_empty() {
-            input.prop.mb_info = self.still.as_mut_ptr();
-        }
+        let kind = if controls.force_idr { Kind::Idr } else { Kind::Any };
+        self.code(picture, (controls.base_qp, controls.offsets), kind)
+    }
 
-        let mut output = MaybeUninit::<sys::x264_picture_t>::uninit();
-        let mut nals: *mut sys::x264_nal_t = ptr::null_mut();
-        let mut count: c_int = 0;
-        // SAFETY: the input's planes were checked against size, format and stride and are only read; the offsets
-        // and flags cover all macroblocks and are read within the call, which returns without keeping any (no delay).
-        let (size, output) = unsafe {
-            sys::x264_picture_init(output.as_mut_ptr());
-            let size = sys::x264_encoder_encode(
-                self.handle.as_ptr(),
-                &mut nals,
-                &mut count,
-                &mut input,
-                output.as_mut_ptr(),
-            );
-            (size, output.assume_init())
-        };
-        if size < 0 {
-            return Err(EncodeError::Library(format!(
-                "libx264 says {size}{}",
-                self.log.take_errors()
-            )));
+    fn repeat(&mut self, picture: &Picture<'_>, base_qp: u8) -> Result<AccessUnit<'_>, EncodeError> {
+        if self.shown.is_none() {
+            return Err(EncodeError::Library("there is no picture to repeat".into()));
         }
-        if size == 0 || count < 1 {
-            return Err(EncodeError::Delayed);
-        }
-        // SAFETY: libx264 returned `count` NAL units whose payloads are contiguous, `size` bytes in all, valid until
-        // the next call, which the borrow of `self` prevents.
-        let (nals, data) = unsafe {
-            let nals = std::slice::from_raw_parts(nals, count as usize);
-            (
-                nals,
-                std::slice::from_raw_parts(nals[0].p_payload.cast_const(), size as usize),
-            )
-        };
-        self.list(nals, data);
-        let sets = || self.nals.iter().any(|nal| c_int::from(nal.kind) == NAL_SPS);
-        let data = if self.timing != Timing::Fixed && sets() {
-            rewrite(data, &mut self.nals, self.timing, &mut self.rewritten);
-            &self.rewritten
-        } else {
-            data
-        };
-        Ok(AccessUnit {
-            data,
-            nals: &self.nals,
-            idr: output.i_type == sys::X264_TYPE_IDR as c_int,
-            keyframe: output.b_keyframe != 0,
-        })
+        self.code(picture, (base_qp, None), Kind::Repetition)
     }
 
     fn set_fields(&mut self, fields: Fields) -> Result<(), EncodeError> {
@@ -278,6 +250,84 @@ impl RegionEncoder for X264 {
 }
 
 impl X264 {
+    /// Codes a picture as one of libx264's types.
+    fn code(
+        &mut self,
+        picture: &Picture<'_>,
+        (base_qp, offsets): (u8, Option<&[i8]>),
+        kind: Kind,
+    ) -> Result<AccessUnit<'_>, EncodeError> {
+        let shift = self.follow(base_qp)?;
+        let mut input = self.input(picture, kind)?;
+        let repeats = kind == Kind::Repetition;
+        if let Some(shown) = self.shown.filter(|_| repeats) {
+            input.img = shown;
+        }
+        if offsets.is_some() || shift != 0.0 {
+            self.spread(offsets.unwrap_or_default(), shift);
+            input.prop.quant_offsets = self.offsets.as_mut_ptr();
+        }
+        if self.repeats {
+            self.still
+                .fill(if repeats { sys::X264_MBINFO_CONSTANT as u8 } else { 0 });
+        }
+        if !self.still.is_empty() {
+            input.prop.mb_info = self.still.as_mut_ptr();
+        }
+
+        let mut output = MaybeUninit::<sys::x264_picture_t>::uninit();
+        let mut nals: *mut sys::x264_nal_t = ptr::null_mut();
+        let mut count: c_int = 0;
+        // SAFETY: the input's planes were checked against size, format and stride and are only read, or they are
+        // libx264's own of the picture before, which this one refers to; the offsets and flags cover all macroblocks
+        // and are read within the call, which returns without keeping any (no delay).
+        let (size, output) = unsafe {
+            sys::x264_picture_init(output.as_mut_ptr());
+            let size = sys::x264_encoder_encode(
+                self.handle.as_ptr(),
+                &mut nals,
+                &mut count,
+                &mut input,
+                output.as_mut_ptr(),
+            );
+            (size, output.assume_init())
+        };
+        self.shown = None;
+        if size < 0 {
+            return Err(EncodeError::Library(format!(
+                "libx264 says {size}{}",
+                self.log.take_errors()
+            )));
+        }
+        if size == 0 || count < 1 {
+            return Err(EncodeError::Delayed);
+        }
+        self.shown = self.repeats.then_some(output.img);
+        // SAFETY: libx264 returned `count` NAL units whose payloads are contiguous, `size` bytes in all, valid until
+        // the next call, which the borrow of `self` prevents.
+        let (nals, data) = unsafe {
+            let nals = std::slice::from_raw_parts(nals, count as usize);
+            (
+                nals,
+                std::slice::from_raw_parts(nals[0].p_payload.cast_const(), size as usize),
+            )
+        };
+        self.list(nals, data);
+        let sets = || self.nals.iter().any(|nal| c_int::from(nal.kind) == NAL_SPS);
+        let data = if self.timing != Timing::Fixed && sets() {
+            rewrite(data, &mut self.nals, self.timing, &mut self.rewritten);
+            &self.rewritten
+        } else {
+            data
+        };
+        Ok(AccessUnit {
+            data,
+            nals: &self.nals,
+            idr: output.i_type == sys::X264_TYPE_IDR as c_int,
+            keyframe: output.b_keyframe != 0,
+        })
+    }
+
     /// The rate factor for a picture of this base quantizer. It only rises while the VBV is open: x264's average over
     /// the past is then never above it. One step above the base is left out, because the first macroblock would take
     /// the slice's quantizer. A narrow VBV needs room to raise quantizers, so there the rate factor follows a base that
@@ -308,7 +358,7 @@ impl X264 {
     }
 
     /// A picture as libx264 takes it, with pointers to the planes, which hold all that it reads.
-    fn input(&self, picture: &Picture<'_>, force_idr: bool) -> Result<sys::x264_picture_t, EncodeError> {
+    fn input(&self, picture: &Picture<'_>, kind: Kind) -> Result<sys::x264_picture_t, EncodeError> {
         let mut input = MaybeUninit::<sys::x264_picture_t>::uninit();
         // SAFETY: the call initialises the whole structure.
         let mut input = unsafe {
@@ -317,10 +367,10 @@ impl X264 {
         };
         input.i_pts = picture.pts;
         input.i_pic_struct = self.picture_structure;
-        input.i_type = if force_idr {
-            sys::X264_TYPE_IDR
-        } else {
-            sys::X264_TYPE_AUTO
+        input.i_type = match kind {
+            Kind::Any => sys::X264_TYPE_AUTO,
+            Kind::Idr => sys::X264_TYPE_IDR,
+            Kind::Repetition => sys::X264_TYPE_P,
         } as c_int;
         if self.exact && self.vbv == Vbv::OPEN {
             // x264's own scale begins below 0 where samples have more than 8 bits.

@@ -102,6 +102,7 @@ impl Coder {
             frame_rate: Some((clip.fps.numer() as u32, clip.fps.denom() as u32)),
             max_frame_rate: None,
             leaves_out: false,
+            repeats: false,
             pixel_aspect_ratio: (1, 1),
             colour: Some(gstdds::ddsencode::colour(&info)),
             interlaced: None,

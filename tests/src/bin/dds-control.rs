@@ -230,6 +230,8 @@ impl Encoder {
             format: PixelFormat::I420,
             frame_rate: Some(((scene.rate * 1000.0) as u32, 1000)),
             max_frame_rate: None,
+            leaves_out: false,
+            repeats: false,
             pixel_aspect_ratio: (1, 1),
             colour: None,
             interlaced: None,

@@ -137,6 +137,9 @@ impl NvencSettings {
                 "Crop or scale the video before the element (videocrop, videoscale)",
             ));
         }
+        if config.repeats {
+            return Err(OpenError::no_repeats("NVENC cannot be told to skip macroblocks"));
+        }
         if config.interlaced.is_some() {
             return Err(OpenError::refused(
                 "interlaced video",

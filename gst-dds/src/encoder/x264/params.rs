@@ -181,7 +181,11 @@ fn set_defaults(p: &mut sys::x264_param_t, config: &Config) -> Result<(), OpenEr
         p.analyse.i_subpel_refine = p.analyse.i_subpel_refine.min(MAX_EXACT_SUBME);
     }
     p.rc.b_mb_tree = 0;
-    p.analyse.b_mb_info = c_int::from(config.still_parts);
+    p.analyse.b_mb_info = c_int::from(config.still_parts || config.repeats);
+    if config.repeats {
+        // Weighted prediction would change what skipped macroblocks show.
+        p.analyse.i_weighted_pred = sys::X264_WEIGHTP_NONE as c_int;
+    }
     p.i_keyint_max = clamp_int(config.key_int_max());
     Ok(())
 }
@@ -339,6 +343,19 @@ pub(super) fn verify(p: &sys::x264_param_t, config: &Config, delay: usize) -> Re
             format!("it would delay video by {delay} frames, and feedback with it"),
             cure,
         ));
+    }
+    if config.repeats {
+        let at_odds = [
+            (p.analyse.i_weighted_pred != 0, who(&["weightp"], "weightp")),
+            (p.b_intra_refresh != 0, who(&["intra-refresh"], "intra-refresh")),
+            (p.b_interlaced != 0, "interlaced video".into()),
+            (p.i_keyint_max == 1, who(&["keyint"], "intra pictures only")),
+        ];
+        if let Some((_, what)) = at_odds.into_iter().find(|(is_set, _)| *is_set) {
+            return Err(OpenError::no_repeats(&format!(
+                "with {what} macroblocks cannot be skipped exactly"
+            )));
+        }
     }
     if p.rc.i_aq_mode == 0 || p.rc.f_aq_strength == 0.0 {
         return Err(OpenError::refused(

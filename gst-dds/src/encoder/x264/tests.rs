@@ -16,6 +16,7 @@ fn config() -> Config {
         frame_rate: Some((30, 1)),
         max_frame_rate: None,
         leaves_out: false,
+        repeats: false,
         pixel_aspect_ratio: (1, 1),
         colour: None,
         interlaced: None,

@@ -289,6 +289,9 @@ pub(super) fn refuse_impossible(config: &Config) -> Result<(), OpenError> {
             "Deinterlace the video before the element, or choose encoder=x264",
         ));
     }
+    if config.repeats {
+        return Err(OpenError::no_repeats("libx265 cannot be told to skip macroblocks"));
+    }
     if config.frame_packing.is_some() {
         return Err(OpenError::refused(
             "frame-packing",
