@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use dds_protocol::feedback::Rect;
 
-use super::fill::Predicted;
-use super::types::{Arrival, FrameKey, Kind};
+use super::types::{Arrival, FrameKey, Kind, Predicted};
 
 /// Most entries of the delay queue before frames have to stay in the inbox: two segments and what comes meanwhile.
 pub const MAX_DELAYED: usize = 96;

@@ -4,22 +4,11 @@
 
 use std::time::Duration;
 
-use super::types::FrameKey;
+use super::types::{FrameKey, Predicted};
 use crate::rate::MAX_INTERVAL;
 
 /// Most captured pictures after one that was looked at of which anything is known.
 pub const MAX_FILLED: u64 = 64;
-
-/// A captured picture whose result is predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Predicted {
-    /// Its number.
-    pub frame: u64,
-    /// Captured pictures since the one looked at, 1 or more.
-    pub ahead: u32,
-    /// Its result went out before the picture itself came.
-    pub reported: bool,
-}
 
 /// The picture that was looked at last.
 #[derive(Clone, Copy, Debug)]

@@ -57,14 +57,14 @@ use segment::OpenSegment;
 use stream::Stream;
 
 pub use delay::{MAX_DELAYED, MISSES};
-pub use fill::{MAX_FILLED, Predicted};
+pub use fill::MAX_FILLED;
 pub use inbox::{ARRIVALS, CAPACITY, CAPACITY_LIVE};
 pub use rate::WISH_TTL;
 pub use repeat::{REPEAT, Repetition};
 pub use stream::FOREIGN_FRAMES;
 pub use types::{
     Action, Arrival, Ask, CoreSettings, Counts, Decoded, Event, Follow, FrameKey, History, Inference, Kind, Look,
-    Notice, Outgoing, RateStatus, Request,
+    Notice, Outgoing, Predicted, RateStatus, Request,
 };
 
 /// Longest wait for the rest of a segment.

@@ -9,7 +9,6 @@ use dds_protocol::feedback::{Rect, Region};
 use dds_protocol::identity::FrameIdentity;
 use dds_protocol::wish::Wishes;
 
-use super::fill::Predicted;
 use crate::identity::{Lookup, Origin};
 use crate::rate::Actual;
 use crate::results::Refined;
@@ -190,6 +189,17 @@ pub struct Ask {
     pub interval: Option<u32>,
     /// Whether objects will have moved in the frame that shows the camera's answer; a second pass shows this same frame.
     pub moves: bool,
+}
+
+/// A captured picture whose result is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predicted {
+    /// Its number.
+    pub frame: u64,
+    /// Captured pictures since the one looked at, 1 or more.
+    pub ahead: u32,
+    /// Its result went out before the picture itself came.
+    pub reported: bool,
 }
 
 /// One state of feedback to send.
