@@ -166,10 +166,10 @@ impl Analyser {
         }
     }
 
-    /// Whether its objects choose the rate: those of a detector. Every part of a picture may matter to a segmenter, faces are
-    /// recognised in any picture, and of metas it is not known how they were found.
+    /// Whether its objects choose the rate: those of a detector. Every part of a picture may matter to a segmenter, any picture
+    /// may be the one in which a face is recognised, and of metas it is not known how they were found.
     pub fn chooses_rate(&self) -> bool {
-        matches!(self.engine, TaskEngine::Model(Model::Detector(_)))
+        matches!(&self.engine, TaskEngine::Model(Model::Detector(detector)) if !detector.has_landmarks())
     }
 
     /// Whether results between looked-at frames can be predicted: there are boxes of a model.

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, Once};
 
+use dds_protocol::extension::Extension;
 use dds_protocol::identity::{FrameIdentity, StreamKind};
 use dds_protocol::nal::{self, Codec, Format};
 use gst::prelude::*;
@@ -95,6 +96,11 @@ pub fn json(lines: &Mutex<Vec<Vec<u8>>>) -> Vec<serde_json::Value> {
 
 /// Writes a frame identity into each byte-stream access unit on `pad`, before its first slice, as the camera does.
 pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
+    name_frames_with(pad, stream_id, 1, Extension::default());
+}
+
+/// As [`name_frames`], of a camera that sends one captured picture in `interval`, with these records.
+pub fn name_frames_with(pad: &gst::Pad, stream_id: u32, interval: u32, extension: Extension) {
     let counter = Mutex::new(0u32);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else {
@@ -106,7 +112,7 @@ pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
         let identity = FrameIdentity {
             kind: StreamKind::Single,
             stream_id,
-            frame: u64::from(*counter),
+            frame: u64::from(*counter * interval),
             capture_time_ns: 1_700_000_000_000_000_000 + u64::from(*counter),
             access_unit: *counter,
             recovery: slices.idr,
@@ -126,7 +132,7 @@ pub fn name_frames(pad: &gst::Pad, stream_id: u32) {
             if !named && matches!(kind, 1 | 5) {
                 named = true;
                 out.extend([0, 0, 0, 1]);
-                out.extend(identity.to_nal(Codec::H264));
+                out.extend(identity.to_nal_with(Codec::H264, &extension));
             }
             out.extend([0, 0, 0, 1]);
             out.extend(unit);
