@@ -7,6 +7,8 @@ use crate::model::BoundingBox;
 
 /// Score from which on its absence from another picture is no flicker around a threshold.
 const SURE: f32 = 0.4;
+/// Score below which a detection is hardly more than nothing, and is not followed.
+const FLOOR: f32 = 0.1;
 /// Least overlap of a prediction that is right (intersection over union).
 const RIGHT: f32 = 0.5;
 /// A new object moves as its nearest neighbour, which is at most so many of its sides away.
@@ -61,6 +63,8 @@ impl Check {
 pub struct Tracks {
     frame: Option<u64>,
     objects: Vec<Followed>,
+    /// The object of each detection that was given; `None` where it is not followed.
+    places: Vec<Option<usize>>,
 }
 
 impl Tracks {
@@ -68,16 +72,29 @@ impl Tracks {
     pub fn reset(&mut self) {
         self.frame = None;
         self.objects.clear();
+        self.places.clear();
     }
 
-    /// Velocity of the object of this index in the last call of [`Self::update`], in pixels per captured picture.
+    /// Velocity of the detection of this index in the last call of [`Self::update`], in pixels per captured picture; zero
+    /// where it is not followed.
     pub fn velocity(&self, index: usize) -> (f32, f32) {
-        self.objects.get(index).map_or((0.0, 0.0), |object| object.velocity)
+        let object = self
+            .places
+            .get(index)
+            .copied()
+            .flatten()
+            .and_then(|place| self.objects.get(place));
+        object.map_or((0.0, 0.0), |object| object.velocity)
     }
 
     /// Takes the objects of captured picture number `frame`. Returns how the prediction for it compares; `None` without a
     /// related earlier picture: none, one not before it, or one more than [`MAX_GAP`] before it.
-    pub fn update(&mut self, frame: u64, sightings: &[Sighting]) -> Option<Check> {
+    pub fn update(&mut self, frame: u64, detections: &[Sighting]) -> Option<Check> {
+        let followed = |sighting: &&Sighting| sighting.score >= FLOOR;
+        let sightings: Vec<Sighting> = detections.iter().filter(followed).copied().collect();
+        let mut next = 0..sightings.len();
+        let place = |sighting| if followed(&sighting) { next.next() } else { None };
+        self.places = detections.iter().map(place).collect();
         let gap = self.frame.and_then(|before| frame.checked_sub(before));
         let gap = gap.filter(|gap| (1..=MAX_GAP).contains(gap));
         let before = std::mem::take(&mut self.objects);
@@ -94,8 +111,8 @@ impl Tracks {
         let expected: Vec<Expected> = before.iter().map(|object| object.expected(gap)).collect();
         let now: Vec<Seen> = sightings.iter().map(|s| s.seen).collect();
         let matched = matching::pair(&now, &expected);
-        self.objects = follow(sightings, &before, &matched, gap);
-        Some(check(sightings, &before, &expected, &matched, gap))
+        self.objects = follow(&sightings, &before, &matched, gap);
+        Some(check(&sightings, &before, &expected, &matched, gap))
     }
 }
 
