@@ -14,7 +14,7 @@ const RIGHT: f32 = 0.5;
 /// A new object moves as its nearest neighbour, which is at most so many of its sides away.
 const NEIGHBOUR: f32 = 3.0;
 /// Captured pictures after which earlier ones tell nothing about motion.
-pub const MAX_GAP: u64 = 64;
+pub(super) const MAX_GAP: u64 = 64;
 
 /// A detection to follow. Pass weak ones too: an object that is sure now was often weaker before.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ impl Tracks {
     }
 
     /// Takes the objects of captured picture number `frame`. Returns how the prediction for it compares; `None` without a
-    /// related earlier picture: none, one not before it, or one more than [`MAX_GAP`] before it.
+    /// related earlier picture: none, one not before it, or one more than 64 captured pictures before it.
     pub fn update(&mut self, frame: u64, detections: &[Sighting]) -> Option<Check> {
         let followed = |sighting: &&Sighting| sighting.score >= FLOOR;
         let sightings: Vec<Sighting> = detections.iter().filter(followed).copied().collect();
