@@ -95,13 +95,16 @@ fn cost(now: &Seen, expected: &Expected) -> Option<f32> {
         return None;
     }
     let (a, b) = (&now.bounding_box, &expected.seen.bounding_box);
-    let ratio = |a: f32, b: f32| (a / b).ln().abs();
-    let (wider, higher) = (ratio(a.x2 - a.x1, b.x2 - b.x1), ratio(a.y2 - a.y1, b.y2 - b.y1));
     let (dx, dy) = shift(b, a);
     let distance = dx.hypot(dy) / a.area().min(b.area()).sqrt();
     let reach = REACH * (1.0 + REACH_PER_PICTURE * expected.adrift as f32);
+    if distance.is_nan() || distance >= reach {
+        return None;
+    }
+    let ratio = |a: f32, b: f32| (a / b).ln().abs();
+    let (wider, higher) = (ratio(a.x2 - a.x1, b.x2 - b.x1), ratio(a.y2 - a.y1, b.y2 - b.y1));
     let limit = SIZES.ln();
-    (wider < limit && higher < limit && distance < reach).then_some(distance + SHAPE * (wider + higher))
+    (wider < limit && higher < limit).then_some(distance + SHAPE * (wider + higher))
 }
 
 #[cfg(test)]
@@ -150,6 +153,14 @@ mod tests {
         let mut other = expected(0.0, 10.0, 0);
         other.seen.kind = 1;
         assert_eq!(pair(&[seen(0.0, 10.0)], &[other]), [None]);
+    }
+
+    #[test]
+    fn boxes_without_area_or_numbers_match_nothing() {
+        for side in [0.0, -10.0, f32::NAN, f32::INFINITY] {
+            assert_eq!(pair(&[seen(0.0, side)], &[expected(0.0, 10.0, 0)]), [None]);
+            assert_eq!(pair(&[seen(0.0, 10.0)], &[expected(0.0, side, 0)]), [None]);
+        }
     }
 
     #[test]
