@@ -3,7 +3,7 @@
 //! Every captured picture of every record judged, for all systems by the same post-processings and the same measures.
 //!
 //! ```text
-//! DIR/results/MODEL/CLIP.json   ClipResult: all figures of a clip, small enough to be kept and merged
+//! DIR/results/MODEL-SECONDSs/CLIP.json   ClipResult: all figures of a clip at these key frames, small enough to be kept
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ pub struct ClipResult {
 impl ClipResult {
     /// Where it is kept under a folder.
     pub fn path(&self, dir: &Path) -> PathBuf {
-        let model = self.model.trim_end_matches(".onnx");
+        let model = format!("{}-{}s", self.model.trim_end_matches(".onnx"), self.key_frames);
         dir.join("results").join(model).join(format!("{}.json", self.clip.name))
     }
 
@@ -331,7 +331,7 @@ pub fn kept(dirs: &[PathBuf]) -> Result<Vec<ClipResult>, Error> {
 pub fn join(all: &mut Vec<ClipResult>, result: ClipResult) -> Result<(), Error> {
     let there = all
         .iter_mut()
-        .find(|r| r.clip.name == result.clip.name && r.model == result.model);
+        .find(|r| (&r.clip.name, &r.model, r.key_frames) == (&result.clip.name, &result.model, result.key_frames));
     let Some(there) = there else {
         all.push(result);
         return Ok(());

@@ -2,6 +2,7 @@
 
 //! Every system of the DDS paper beside gst-dds on the user's own clips and model: run, report, compare.
 
+pub mod ablate;
 pub mod awstream;
 pub mod births;
 pub mod codec;
@@ -9,6 +10,7 @@ pub mod compare;
 pub mod curve;
 pub mod freshness;
 pub mod judge;
+pub mod merge;
 pub mod plan;
 pub mod post;
 pub mod record;

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use dds_eval::ablate::{self, ablate};
 use dds_eval::judge::{judge_all, kept};
+use dds_eval::merge::merge;
 use dds_eval::record::Summary;
 use dds_eval::run::{Options, read, run, write_whole};
 use dds_eval::score::summarise;
@@ -19,6 +21,8 @@ const HELP: &str = "\
 usage: dds-eval run --clips PATH... --model MODEL --out DIR [options]
        dds-eval report DIR
        dds-eval targets DIR...
+       dds-eval merge DIR DIR...
+       dds-eval ablate LABEL --clips PATH... --model MODEL --out DIR [options]
        dds-eval compare DIR DIR
 
 run      runs every system on every clip and keeps each point under DIR; run again after an interruption, it goes on
@@ -26,6 +30,8 @@ run      runs every system on every clip and keeps each point under DIR; run aga
 report   scores what DIR holds and writes DIR/index.html, summary.json, points.csv, savings.csv and plots.
 targets  judges every captured picture of the first DIR, keeps the figures of each clip under DIR/results, and writes the
          table of targets, targets.txt and targets.csv, of what all DIRs hold.
+merge    puts what the second and further DIRs hold into the first: clips, systems and models that were run apart.
+ablate   measures a change: three clips, 150 frames, ours against uniform at full rate; adds a line to DIR/ablations.csv.
 compare  tells two runs apart; exit status 1 where numbers differ.
 
 options of run:
@@ -142,8 +148,8 @@ fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Error> {
         .map_err(|_| format!("{name} {value}: not a number of its kind; see --help").into())
 }
 
-/// The command of `run`.
-fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
+/// The command of `run`, or of `ablate`, which has its own clips, frames, points and systems.
+fn options(args: &[String], is_fixed: bool) -> Result<(PathBuf, Options), Error> {
     let quick = args.iter().any(|a| a == "--quick");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut o = Options {
@@ -227,6 +233,10 @@ fn options(args: &[String]) -> Result<(PathBuf, Options), Error> {
     if let Some(path) = o.clips.iter().flat_map(Source::paths).find(|p| !p.is_file()) {
         return Err(format!("there is no film {}", path.display()).into());
     }
+    if is_fixed {
+        o.clips.truncate(ablate::CLIPS);
+        (o.frames, o.points, o.systems) = (ablate::FRAMES, ablate::POINTS, ablate::SYSTEMS.to_vec());
+    }
     if o.cache.as_os_str().is_empty() {
         o.cache = default_cache()?;
     }
@@ -292,7 +302,7 @@ fn main() -> std::process::ExitCode {
     }
     let done = init().and_then(|()| match (command, rest) {
         ("run", rest) => {
-            let (dir, options) = options(rest)?;
+            let (dir, options) = options(rest, false)?;
             let ran = run(&dir, &options);
             // What there is can be looked at, also where points failed.
             let reported = report(&dir);
@@ -300,8 +310,20 @@ fn main() -> std::process::ExitCode {
         }
         ("report", [dir]) => report(Path::new(dir)).map(|()| true),
         ("targets", [dir, more @ ..]) => targets(Path::new(dir), more).map(|()| true),
+        ("merge", [out, dirs @ ..]) if !dirs.is_empty() => {
+            let dirs: Vec<PathBuf> = dirs.iter().map(PathBuf::from).collect();
+            merge(Path::new(out), &dirs).map(|()| true)
+        }
+        ("ablate", [label, rest @ ..]) if !label.starts_with("--") => {
+            let (dir, options) = options(rest, true)?;
+            ablate(&dir, &options, label)
+                .map(|text| print!("{text}"))
+                .map(|()| true)
+        }
         ("compare", [a, b]) => compare(Path::new(a), Path::new(b)),
-        ("report" | "targets" | "compare", _) => Err(format!("{command} takes other arguments; see --help").into()),
+        ("report" | "targets" | "merge" | "ablate" | "compare", _) => {
+            Err(format!("{command} takes other arguments; see --help").into())
+        }
         _ => Err(format!("unknown command {command}; see --help").into()),
     });
     match done {

@@ -8,7 +8,7 @@
 //! DIR/records/CLIP/reference/source.json
 //! DIR/streams/CLIP/SYSTEM.h264          one coded stream per system, for the pictures of the page
 //! DIR/summary.json                      Summary, made of the records by `report`
-//! DIR/results/MODEL/CLIP.json           every captured picture judged, see [`crate::judge`]
+//! DIR/results/MODEL-10s/CLIP.json       every captured picture judged, see [`crate::judge`]
 //! ```
 
 use serde::{Deserialize, Serialize};

@@ -201,6 +201,29 @@ fn ratio(own: &Front, rival: &Front, level: f64) -> Option<Cell> {
     })
 }
 
+/// What ours is measured by against uniform at full rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measured {
+    /// Strict F1 after a post-processing, at a share of the best.
+    Strict(Fill, f64),
+    /// Confident objects.
+    Confident(Fill, f64),
+}
+
+/// Our bits as a share of those of uniform at full rate; `None` where a system did not run.
+pub fn measured(clip: &ClipResult, by: Measured) -> Option<Cell> {
+    let (accuracy, fill, share): (Accuracy, Fill, f64) = match by {
+        Measured::Strict(fill, share) => (strict, fill, share),
+        Measured::Confident(fill, share) => (confident, fill, share),
+    };
+    let level = share * best(clip, accuracy)?;
+    ratio(
+        &hull(clip, OURS, fill, accuracy, kbps),
+        &hull(clip, UNIFORM, fill, accuracy, kbps),
+        level,
+    )
+}
+
 /// The cheapest point of `systems` that reaches a level.
 fn cheapest<'a>(
     clip: &'a ClipResult,
