@@ -14,7 +14,7 @@ use dds_eval::server::default_cache;
 use dds_eval::source::Source;
 use dds_eval::strips;
 use dds_eval::system::SYSTEMS;
-use dds_eval::targets::{Table, tables};
+use dds_eval::targets::tables;
 use dds_tests::{Error, init};
 
 const HELP: &str = "\
@@ -264,6 +264,9 @@ fn report(dir: &Path) -> Result<(), Error> {
     let summary = summary(dir)?;
     write_whole(&dir.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
     strips::write(dir, &summary)?;
+    if summary.manifest.task == "detection" {
+        judge_all(dir)?;
+    }
     dds_eval::report::write(dir, &summary)?;
     println!("{}", dir.join("index.html").display());
     Ok(())
@@ -276,16 +279,12 @@ fn targets(dir: &Path, more: &[String]) -> Result<(), Error> {
     }
     let mut dirs = vec![dir.to_owned()];
     dirs.extend(more.iter().map(PathBuf::from));
-    let tables = tables(&kept(&dirs)?);
+    let results = kept(&dirs)?;
+    let tables = tables(&results);
     if tables.is_empty() {
         return Err(format!("{} holds no results: run it first", dir.display()).into());
     }
-    let texts: Vec<String> = tables.iter().map(Table::text).collect();
-    let text = texts.join("\n");
-    let csv: String = tables.iter().map(Table::csv).collect();
-    write_whole(&dir.join("targets.txt"), text.as_bytes())?;
-    write_whole(&dir.join("targets.csv"), csv.as_bytes())?;
-    print!("{text}");
+    print!("{}", dds_eval::report::write_targets(dir, &results, &tables)?);
     Ok(())
 }
 

@@ -106,7 +106,7 @@ const SHIPPED: u8 = 36;
 const TUNED_GAP: u8 = 6;
 
 /// Quantizers of uniform encodes at full rate: fine enough that the best accuracy is among them.
-const FULL: [u8; 13] = [20, 23, 26, 28, 30, 32, 34, 36, 38, 41, 44, 47, 50];
+const FULL: [u8; 13] = [20, 24, 28, 30, 32, 34, 36, 38, 40, 42, 44, 47, 50];
 /// Quantizers, shares of pictures and sizes among which a sender with an oracle chooses.
 const CHOICE: [u8; 6] = [24, 28, 32, 36, 40, 44];
 const RATES: [usize; 4] = [1, 2, 3, 5];
@@ -259,8 +259,6 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
         "awstream-long" => {
             let qps = choose(&CHOICE, count, 36);
             let grid = RATES.iter().flat_map(|every| SIZES.map(|scale| (*every, scale)));
-            // The whole picture at full rate is uniform-full.
-            let grid = grid.filter(|choice| *choice != (1, 1.0));
             grid.flat_map(|(every, scale)| qps.iter().map(move |qp| (every, scale, *qp)))
                 .map(|(every, scale, qp)| {
                     let how = How::Uniform {

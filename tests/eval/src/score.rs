@@ -442,11 +442,15 @@ pub fn summarise(dir: &Path) -> Result<Summary, Error> {
                 ));
             }
         }
-        let full = of_clip
-            .iter()
-            .filter(|p| p.system == "uniform-short")
-            .map(|p| p.kbps)
-            .fold(0.0, f64::max);
+        let dearest = |kind: &str| {
+            let points = of_clip.iter().filter(|p| p.system.starts_with(kind));
+            points.map(|p| p.kbps).fold(0.0, f64::max)
+        };
+        // A run without the short GOP has another measure.
+        let full = [dearest("uniform-short"), dearest("uniform")]
+            .into_iter()
+            .find(|kbps| *kbps > 0.0)
+            .unwrap_or_default();
         for point in &mut of_clip {
             point.norm = if full > 0.0 { point.kbps / full } else { 0.0 };
         }

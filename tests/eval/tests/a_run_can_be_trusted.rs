@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 use dds_eval::codec::{Coder, Decoder};
+use dds_eval::judge::ClipResult;
 use dds_eval::plan::Gop;
 use dds_eval::record::{Origin, Record, Summary};
 use dds_eval::rival::{Bench, LONG_GOP};
@@ -245,6 +246,89 @@ fn a_run_goes_on_where_it_was_and_gives_the_same_numbers_again() {
 }
 
 #[test]
+fn clips_and_systems_that_were_run_apart_are_merged_and_judged() {
+    let run = Run::new("merge");
+    let eval = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dds-eval"));
+        command.args(args).current_dir(run.folder.path("."));
+        command.output().unwrap()
+    };
+    // Both clips with noise added to one of them, and forward and backward for a second.
+    let noise = run.clips[0].to_str().unwrap();
+    let loops = &["--noise", noise, "--loop", "1", "--systems"];
+    succeeded(&run.command("a", &[loops, &["uniform-full"][..]].concat()));
+    succeeded(&run.command("b", &[loops, &["ours-rate"][..]].concat()));
+    succeeded(&eval(&["merge", "both", "a", "b"]));
+    let clips = ["still", "cut", "still-noise4"];
+    for clip in clips {
+        let path = run
+            .folder
+            .path("both/results/detector-10s")
+            .join(format!("{clip}.json"));
+        let result: ClipResult = read(&path).unwrap();
+        assert_eq!(result.clip.frames, 30, "{clip}");
+        let systems: BTreeSet<&str> = result.points.iter().map(|p| p.system.as_str()).collect();
+        assert_eq!(systems.into_iter().collect::<Vec<_>>(), ["ours-rate", "uniform-full"]);
+        for p in &result.points {
+            let share = if p.system == "ours-rate" { 1.0 / 3.0 } else { 1.0 };
+            assert!((p.sent - share).abs() < 1e-9 && p.kbps_later > 0.0, "{p:?}");
+            assert!(
+                p.predicted.strict > 0.9 && p.predicted.age_p95 >= p.predicted.age_p50,
+                "{p:?}"
+            );
+        }
+    }
+    let shown = eval(&["targets", "both"]);
+    succeeded(&shown);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains("uniform, strict F1, predicted, at 0.95"), "{text}");
+    assert!(run.folder.path("both/judged.csv").is_file());
+    succeeded(&eval(&["report", "both"]));
+
+    // Other key frames have figures of their own; other pictures of the same clip are refused.
+    succeeded(&run.command("c", &["--key-frames", "2", "--systems", "ours-rate"]));
+    succeeded(&eval(&["merge", "all", "both", "c"]));
+    assert!(run.folder.path("all/results/detector-2s/still.json").is_file());
+    succeeded(&run.command("d", &["--systems", "ours-rate"]));
+    let refused = eval(&["merge", "none", "both", "d"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(2) && text.contains("clip still is"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_ablation_adds_a_line_and_measures_ours_anew() {
+    let run = Run::new("ablate");
+    let ablate = |label: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dds-eval"));
+        command.args(["ablate", label, "--clips"]).args(&run.clips);
+        command
+            .arg("--model")
+            .arg(&run.model)
+            .arg("--camera-model")
+            .arg(&run.model);
+        command.arg("--out").arg(run.folder.path("ablate"));
+        command.arg("--cache").arg(run.folder.path("cache"));
+        command.output().unwrap()
+    };
+    succeeded(&ablate("before"));
+    let first = records(&run.folder.path("ablate"));
+    succeeded(&ablate("after, with \"a\" change"));
+    for ((path, time), (_, now)) in first.iter().zip(records(&run.folder.path("ablate"))) {
+        let is_ours = path.to_string_lossy().contains("/ours-rate/");
+        assert_eq!(*time != now, is_ours, "{}", path.display());
+    }
+    let text = std::fs::read_to_string(run.folder.path("ablate/ablations.csv")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    let figures = |line: &str| line.rsplitn(8, ',').take(7).map(str::to_owned).collect::<Vec<_>>();
+    assert!(lines[1].starts_with("\"before\",") && lines[2].starts_with("\"after, with 'a' change\","));
+    assert_eq!(figures(lines[1]), figures(lines[2]));
+}
+
+#[test]
 fn bad_input_is_named_with_its_cure() {
     let run = Run::new("input");
     for (more, says) in [
@@ -256,6 +340,9 @@ fn bad_input_is_named_with_its_cure() {
         (&["--sr-clips", "other"], "there is no clip other"),
         (&["--systems", "awstream-online"], "name both"),
         (&["--speed", "9"], "unknown option --speed"),
+        (&["--join", "one.mp4"], "two films or more"),
+        (&["--noise", "/nowhere.mp4"], "there is no film /nowhere.mp4"),
+        (&["--loop", "long"], "--loop long"),
     ] {
         let output = run.command("bad", more);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

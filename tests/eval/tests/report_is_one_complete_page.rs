@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dds_eval::compare::compare;
+use dds_eval::judge::{self, ClipResult, Filled, Judged};
 use dds_eval::record::{Accuracy, ClipInfo, Freshness, Manifest, Scored, Summary};
 use dds_eval::report;
+use dds_eval::run::write_whole;
 use dds_eval::system::SYSTEMS;
 
 /// Bits beside uniform of long GOP at the same accuracy, and the age of results, of made-up systems.
@@ -288,6 +290,67 @@ fn a_report_names_every_system_and_clip_and_loads_nothing() {
     assert_eq!(savings.lines().count(), 1 + json["rows"].as_array().unwrap().len());
 }
 
+/// Figures of every captured picture, as a run keeps them: ours takes half of uniform's bits.
+fn keep_results(folder: &Path) {
+    for clip in CLIPS.into_iter().chain(["sf_street_1080p", "vn_avenue"]) {
+        let point = |system: &str, n: usize, share: f64| {
+            let filled = Filled {
+                strict: 0.98 - 0.03 * n as f64,
+                confident: 0.99 - 0.02 * n as f64,
+                age_p95: 300.0,
+                ..Filled::default()
+            };
+            Judged {
+                system: system.into(),
+                point: format!("qp{n} <&>"),
+                kbps: share * 5000.0 * 0.7f64.powi(n as i32),
+                camera_ms: 10.0 * share,
+                held: filled,
+                predicted: filled,
+                interpolated: filled,
+                ..Judged::default()
+            }
+        };
+        let uniform = (0..6).map(|n| point("uniform-full", n, 1.0));
+        let result = ClipResult {
+            format: judge::FORMAT,
+            clip: ClipInfo {
+                name: clip.into(),
+                ..ClipInfo::default()
+            },
+            model: "street_nano.onnx".into(),
+            key_frames: 10,
+            points: uniform.chain((0..6).map(|n| point("ours-rate", n, 0.5))).collect(),
+            ..ClipResult::default()
+        };
+        write_whole(&result.path(folder), &serde_json::to_vec(&result).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn targets_stand_beside_what_was_measured() {
+    let folder = folder("targets");
+    keep_results(&folder);
+    report::write(&folder, &summary("detection")).unwrap();
+    let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
+    assert_balanced(&page);
+    assert_loads_nothing(&page);
+    assert!(page.contains("<section id=\"targets\">") && page.contains("href=\"#targets\""));
+    let row = "1 uniform, strict F1, predicted, at 0.95</th><td>0.50</td><td><b>0.50</b></td><td><b>0.50</b></td>";
+    assert!(page.contains(row));
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    assert!(read("targets.txt").contains("uniform, strict F1, predicted, at 0.95"));
+    let head = read("targets.csv").lines().next().unwrap().to_owned();
+    assert!(head.contains(",sf_street_1080p,vn_avenue,") && head.contains(",drone-over-a-rather-long-name"));
+    assert_eq!(read("judged.csv").lines().count(), 1 + 12 * (CLIPS.len() + 2));
+    // Results of another version are named, not mixed in.
+    let path = folder.join("results/street_nano-10s/market.json");
+    let older = read("results/street_nano-10s/market.json").replace("\"format\":1", "\"format\":0");
+    std::fs::write(&path, older).unwrap();
+    let error = report::write(&folder, &summary("detection")).unwrap_err().to_string();
+    assert!(error.contains("market.json is of another version"), "{error}");
+}
+
 fn jpeg(file: &Path, pattern: u32) {
     use gst::prelude::*;
     gst::init().unwrap();
@@ -488,7 +551,10 @@ fn browsed(folder: &Path, page: &str, width: u32) -> Option<String> {
 
 #[test]
 fn a_browser_shows_the_page_without_errors_on_a_telephone_and_on_a_desk() {
-    let (folder, page) = written("browser", &summary("detection"));
+    let folder = folder("browser");
+    keep_results(&folder);
+    report::write(&folder, &summary("detection")).unwrap();
+    let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
     for width in [360, 1280] {
         let Some(found) = browsed(&folder, &page, width) else {
             return;

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::savings::{Baseline, Column, Gap, Measure, Savings, TARGETS};
 use super::shown::Shown;
+use crate::judge::ClipResult;
+use crate::post::Fill;
 use crate::record::Summary;
 
 /// All points, one a line.
@@ -67,6 +69,83 @@ pub fn points_csv(summary: &Summary) -> String {
             p.camera_ms.to_string(),
             p.inferences.to_string(),
         ]);
+    }
+    out
+}
+
+/// Every captured picture judged: one clip, model and point a line.
+pub fn judged_csv(results: &[ClipResult]) -> String {
+    let mut heads: Vec<String> = [
+        "model",
+        "key_frames_s",
+        "clip",
+        "frames",
+        "new_objects",
+        "system",
+        "point",
+        "settings",
+        "kbps",
+        "kbps_without_first_half_second",
+        "kbps_down",
+        "kbps_headers",
+        "sent",
+        "interval_p95_ms",
+        "camera_ms",
+    ]
+    .map(String::from)
+    .into();
+    for fill in Fill::ALL {
+        let columns = [
+            "strict",
+            "confident",
+            "paper",
+            "age_p50_ms",
+            "age_p95_ms",
+            "new_p50_ms",
+            "new_p95_ms",
+        ];
+        heads.extend(columns.map(|column| format!("{}_{column}", fill.id())));
+    }
+    let mut out = line(heads);
+    for (result, p) in results.iter().flat_map(|r| r.points.iter().map(move |p| (r, p))) {
+        let mut fields = vec![
+            result.model.clone(),
+            result.key_frames.to_string(),
+            result.clip.name.clone(),
+            result.clip.frames.to_string(),
+            result.born.to_string(),
+            p.system.clone(),
+            p.point.clone(),
+            p.settings.clone(),
+        ];
+        let numbers = [
+            p.kbps,
+            p.kbps_later,
+            p.kbps_down,
+            p.kbps_headers,
+            p.sent,
+            p.interval_ms,
+            p.camera_ms,
+        ];
+        let filled = Fill::ALL.map(|fill| {
+            let f = p.filled(fill);
+            [
+                f.strict,
+                f.confident,
+                f.paper,
+                f.age_p50,
+                f.age_p95,
+                f.born_p50,
+                f.born_p95,
+            ]
+        });
+        fields.extend(
+            numbers
+                .into_iter()
+                .chain(filled.into_iter().flatten())
+                .map(|v| v.to_string()),
+        );
+        out += &line(fields);
     }
     out
 }

@@ -16,7 +16,9 @@ use super::published;
 use super::savings::{Measure, POOLED, Savings};
 use super::shown::{Shown, asked, chosen, clips};
 use super::terms::Terms;
+use crate::judge::ClipResult;
 use crate::record::Summary;
+use crate::targets::Table;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -29,6 +31,10 @@ pub struct Page<'a> {
     pub systems: &'a [Shown],
     /// All savings.
     pub savings: &'a Savings,
+    /// Every captured picture judged.
+    pub results: &'a [ClipResult],
+    /// The targets.
+    pub tables: &'a [Table],
     /// Where strips of pictures are looked for.
     pub dir: &'a Path,
 }
@@ -130,6 +136,7 @@ impl Page<'_> {
         );
         self.head(&mut out);
         out += "<main>\n";
+        self.goals(&mut out);
         self.overview(&mut out)?;
         self.savings(&mut out);
         self.clips(&mut out)?;
@@ -163,9 +170,15 @@ impl Page<'_> {
             number(m.rtt_ms, 0),
             number(m.inference_ms, 0)
         );
-        *out += "<nav aria-label=\"Sections\"><a href=\"#overview\">Overview</a> <a href=\"#savings\">Savings</a> \
+        let targets = match self.tables.is_empty() {
+            true => "",
+            false => "<a href=\"#targets\">Targets</a> ",
+        };
+        *out += &format!(
+            "<nav aria-label=\"Sections\">{targets}<a href=\"#overview\">Overview</a> <a href=\"#savings\">Savings</a> \
                  <a href=\"#clips\">Clips</a> <a href=\"#freshness\">Freshness</a> <a href=\"#rules\">Rules</a> \
-                 <a href=\"#published\">Published figures</a> <a href=\"#run\">This run</a></nav>\n</header>\n";
+                 <a href=\"#published\">Published figures</a> <a href=\"#run\">This run</a></nav>\n</header>\n"
+        );
     }
 
     fn legend(&self) -> String {
