@@ -30,6 +30,7 @@ impl Settings {
         }
         self.of_caps(&live, &mut report);
         self.of_rate_control(live.mode, &default, &mut report);
+        self.of_wishes(&default, &mut report);
         match self.mode {
             Passes::One => self.of_one_pass(&default, &mut report),
             Passes::Two => {
@@ -172,6 +173,44 @@ impl Settings {
                  remove quantizer"
                     .into(),
             );
+        }
+    }
+
+    /// Bounds of wishes where nothing may be wished.
+    fn of_wishes(&self, default: &Self, report: &mut impl FnMut(&'static str, String)) {
+        let (cause, cure) = match (self.server_rate, self.mode) {
+            (true, Passes::One) => return,
+            (false, _) => ("server-rate=false", "server-rate=true"),
+            (true, Passes::Two) => ("mode=two-pass", "mode=one-pass"),
+        };
+        for (pairs, changed) in [
+            (
+                ["min-framerate, server-rate", "min-framerate, mode"],
+                self.min_framerate != default.min_framerate,
+            ),
+            (
+                ["max-background-qp, server-rate", "max-background-qp, mode"],
+                self.max_background_qp != default.max_background_qp,
+            ),
+            (
+                ["viewer-framerate, server-rate", "viewer-framerate, mode"],
+                self.viewer_framerate != default.viewer_framerate,
+            ),
+            (
+                ["skipped-pictures, server-rate", "skipped-pictures, mode"],
+                self.skipped_pictures != default.skipped_pictures,
+            ),
+        ] {
+            if changed {
+                let pair = pairs[usize::from(self.server_rate)];
+                let name = pair.split(',').next().unwrap_or(pair);
+                report(
+                    pair,
+                    format!(
+                        "{name}: with {cause} servers may wish nothing that it could bound. Set {cure}, or remove {name}"
+                    ),
+                );
+            }
         }
     }
 
@@ -393,6 +432,26 @@ mod tests {
             ("mode=two-pass ring-age=0", "ring-age, mode", "higher"),
             ("mode=two-pass ring-bytes=0", "ring-bytes, mode", "higher"),
             ("feedback-plain=true", "feedback-plain, feedback-uri", "Set it"),
+            (
+                "server-rate=false min-framerate=8/1",
+                "min-framerate, server-rate",
+                "Set server-rate=true",
+            ),
+            (
+                "mode=two-pass max-background-qp=40",
+                "max-background-qp, mode",
+                "Set mode=one-pass",
+            ),
+            (
+                "server-rate=false skipped-pictures=repeat",
+                "skipped-pictures, server-rate",
+                "remove skipped-pictures",
+            ),
+            (
+                "mode=two-pass viewer-framerate=30/1",
+                "viewer-framerate, mode",
+                "remove viewer-framerate",
+            ),
         ] {
             let found = settings(values).conflicts();
             assert_eq!(found.len(), 1, "{values}: {found:?}");
