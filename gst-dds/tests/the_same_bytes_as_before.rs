@@ -53,7 +53,7 @@ const fn wished(name: &'static str, properties: &'static [(&'static str, &'stati
     }
 }
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     case("one-pass", &[]),
     case("cap", &[("max-bitrate", "80")]),
     case("bound", &[("max-feedback-bitrate", "25")]),
@@ -92,6 +92,7 @@ const CASES: [Case; 22] = [
     wished("server-rate-x265", &[("encoder", "x265")], 0),
     wished("server-rate-3", &[], 3),
     wished("server-rate-3-bitrate", &[("bitrate", "300")], 3),
+    wished("server-rate-3-repeat", &[("skipped-pictures", "repeat")], 3),
     wished("server-rate-3-x265", &[("encoder", "x265")], 3),
 ];
 
