@@ -290,20 +290,27 @@ fn most_interval(settings: &CameraSettings, rate: f64) -> (u8, Bound) {
     (user, Bound::User)
 }
 
-/// Tells what is in force: on changes, and again after a second.
+/// Tells what is in force: on changes, and again after a second. Quantizers that a cap or a bandwidth moves from picture
+/// to picture are told now and then, or telling would take bits that they are there to save.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Teller {
     told: Option<(InForce, u64)>,
 }
 
 impl Teller {
-    /// Longest time without telling, in nanoseconds.
+    /// Longest time without telling, and shortest with other quantizers alone, in nanoseconds.
     const AGAIN: u64 = 1000 * MS;
+    const QUANTIZERS: u64 = 250 * MS;
 
     /// Whether it has to be told with this frame.
     pub(super) fn is_due(&self, now: u64, in_force: &InForce) -> bool {
-        self.told
-            .is_none_or(|(told, at)| told != *in_force || now < at || now - at >= Self::AGAIN)
+        let Some((told, at)) = self.told else { return true };
+        let age = now.saturating_sub(at);
+        let rates = |of: &InForce| (of.interval, of.ceiling_kbps, of.bounds.interval, of.bounds.ceiling);
+        now < at
+            || age >= Self::AGAIN
+            || rates(&told) != rates(in_force)
+            || told != *in_force && age >= Self::QUANTIZERS
     }
 
     /// It was told.
@@ -581,6 +588,11 @@ mod tests {
         teller.told(0, in_force);
         assert!(!teller.is_due(999 * MS, &in_force));
         assert!(teller.is_due(1000 * MS, &in_force) && teller.is_due(1, &other));
+        let coarser = InForce {
+            background_qp: 40,
+            ..in_force
+        };
+        assert!(!teller.is_due(249 * MS, &coarser) && teller.is_due(250 * MS, &coarser));
         teller.told(2000 * MS, in_force);
         assert!(teller.is_due(0, &in_force), "a seek");
     }
