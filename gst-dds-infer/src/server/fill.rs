@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use super::types::{FrameKey, Predicted};
-use crate::rate::MAX_INTERVAL;
 
 /// Most captured pictures after one that was looked at of which anything is known.
 pub const MAX_FILLED: u64 = 64;
@@ -46,8 +45,7 @@ impl Fill {
     pub fn due(&self, interval: u8, frame_time: Duration) -> Option<Duration> {
         let last = self.last?;
         let ahead = u32::try_from(last.next.checked_sub(last.key.1)?).ok()?;
-        let sent = u32::from(interval.min(MAX_INTERVAL));
-        (ahead < sent).then(|| last.at.saturating_add(frame_time.saturating_mul(ahead)))
+        (ahead < u32::from(interval)).then(|| last.at.saturating_add(frame_time.saturating_mul(ahead)))
     }
 
     /// The next picture without a result.

@@ -9,7 +9,7 @@ use dds_protocol::identity::StreamKind;
 use dds_protocol::wish::{Wish, Wishes};
 
 use crate::identity::FrameRecord;
-use crate::rate::{Actual, MAX_INTERVAL};
+use crate::rate::Actual;
 
 /// Time to live of a wish: a few lost generations, and a server that leaves is soon forgotten.
 pub const WISH_TTL: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ impl Rate {
         let busy = (self.inference * 11 / 10)
             .as_nanos()
             .div_ceil(frame_time.as_nanos().max(1));
-        let busy = u8::try_from(busy).unwrap_or(u8::MAX).min(MAX_INTERVAL);
+        let busy = u8::try_from(busy).unwrap_or(u8::MAX);
         let value = wanted.max(if live { busy } else { 1 }).max(1);
         let before = self.wished.replace(value);
         self.changes += u64::from(before.is_some_and(|before| before != value));
@@ -124,8 +124,10 @@ mod tests {
         (0..50).for_each(|_| rate.measure(90 * MS));
         assert_eq!(wish(&mut rate, 1, true), 3);
         assert_eq!(wish(&mut rate, 4, true), 4, "the objects need fewer");
+        rate.measure(Duration::from_secs(3600));
+        assert_eq!(wish(&mut rate, 4, true), u8::MAX, "the camera bounds it");
         assert_eq!(wish(&mut rate, 1, false), 1, "there is time");
-        assert_eq!(rate.wished(), (Some(1), 3));
+        assert_eq!(rate.wished(), (Some(1), 4));
     }
 
     #[test]
