@@ -45,7 +45,8 @@ impl Fill {
     pub fn due(&self, interval: u8, frame_time: Duration) -> Option<Duration> {
         let last = self.last?;
         let ahead = u32::try_from(last.next.checked_sub(last.key.1)?).ok()?;
-        (ahead < u32::from(interval)).then(|| last.at.saturating_add(frame_time.saturating_mul(ahead)))
+        let known = u64::from(ahead) <= MAX_FILLED;
+        (known && ahead < u32::from(interval)).then(|| last.at.saturating_add(frame_time.saturating_mul(ahead)))
     }
 
     /// The next picture without a result.
@@ -116,6 +117,17 @@ mod tests {
         fill.next();
         assert!(fill.of((1, 16)).unwrap().reported);
         assert_eq!(frames(&fill.before((1, 18))), [(17, 3)]);
+    }
+
+    #[test]
+    fn results_that_are_due_end_where_nothing_is_known_any_more() {
+        let mut fill = Fill::default();
+        fill.looked(MS, (1, 0));
+        let mut due = 0;
+        while fill.due(u8::MAX, MS).is_some() {
+            due += u64::from(fill.next().is_some());
+        }
+        assert_eq!(due, MAX_FILLED);
     }
 
     #[test]

@@ -487,6 +487,7 @@ impl<F, E: Clone, R> Core<F, E, R> {
                 let unasked = Looking {
                     ask: None,
                     follow: None,
+                    predicted: self.predict(&looking.record),
                     ..looking
                 };
                 return self.delay(now, frame, &unasked, Vec::new());
@@ -499,6 +500,10 @@ impl<F, E: Clone, R> Core<F, E, R> {
         self.counts.inferred += 1;
         self.counts.damaged += u64::from(looking.record.damaged);
         self.counts.unidentified += u64::from(looking.record.identity.is_none());
+        if let Some(identity) = single(&looking.record).filter(|_| looking.follow.is_none()) {
+            // Its own result goes out, though nothing is predicted from it.
+            self.fill.of((identity.stream_id, identity.frame));
+        }
         self.last_asked = looking.ask.map(|ask| ask.frame);
         if looking.ask.is_none_or(|ask| !ask.moves && !looking.refine) {
             // A second pass could not be received.

@@ -4,6 +4,7 @@
 
 use dds_protocol::extension::{Bound, Bounds, InForce};
 use dds_protocol::wish::Wish;
+use proptest::prelude::*;
 
 use super::*;
 use crate::rate::Actual;
@@ -327,4 +328,49 @@ fn nothing_is_predicted_from_damage_from_another_stream_or_for_long() {
     worker.handle(Event::Open);
     worker.give(single(far + 4));
     assert_eq!(worker.core.counts().predicted, MAX_FILLED);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+    /// Pictures come when the camera said, with what may befall them: repeated, late, not due, overtaken, damaged.
+    #[test]
+    fn results_go_out_in_the_order_of_capture_and_each_once(
+        live: bool,
+        every in 1u32..4,
+        inference in 0u32..90,
+        steps in prop::collection::vec((1u8..6, 0u8..10, 0u32..50), 1..60),
+    ) {
+        let mut worker = Worker::with(CoreSettings {
+            predicted_results: true,
+            inference_interval: every,
+            ..settings()
+        });
+        worker.handle(Event::Live(live));
+        worker.inference = MS * inference;
+        let (mut number, mut damaged) = (0, 0);
+        for (interval, fate, late) in steps {
+            let mut frame = steerable(number, interval, Bound::None);
+            if fate == 0 {
+                frame.corrupted = true;
+                damaged += 1;
+            }
+            worker.give(frame);
+            let repeats = (fate > 6).then_some(1..u64::from(interval));
+            for n in repeats.into_iter().flatten() {
+                worker.pass(FRAME_TIME);
+                worker.give(repeat(number + n));
+            }
+            number += u64::from(interval);
+            worker.pass(FRAME_TIME * u32::from(interval) + MS * late);
+        }
+        let results = worker.results();
+        prop_assert!(results.windows(2).all(|two| two[0] < two[1]), "{:?}", results);
+        // The first one looked at may come late, and of one that is damaged nothing is known.
+        let (Some(first), Some(last)) = (results.first(), results.last()) else {
+            return Ok(());
+        };
+        let missing = last - first + 1 - results.len() as u64;
+        prop_assert!(damaged > 0 || missing == 0, "{:?}", results);
+    }
 }
