@@ -20,7 +20,7 @@ use crate::run::{read, record_path, write_whole};
 use crate::score::{IOU, all_found, paper_labels, records};
 
 /// Raised where figures of before mean something else.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The beginning that is left out of [`Judged::kbps_later`], seconds: the first key frame and what follows from it.
 const BEGINNING: f64 = 0.5;
 
@@ -76,6 +76,9 @@ pub struct Judged {
     pub predicted: Filled,
     /// They lie between their neighbours.
     pub interpolated: Filled,
+    /// From the capture of each new object to its report, milliseconds, for each of [`Fill::ALL`]: clips have too few for
+    /// percentiles of their own.
+    pub born_ms: [Vec<u32>; 3],
 }
 
 impl Judged {
@@ -86,6 +89,12 @@ impl Judged {
             Fill::Predicted => &self.predicted,
             Fill::Interpolated => &self.interpolated,
         }
+    }
+
+    /// Delays of new objects, milliseconds, by post-processing.
+    pub fn born(&self, fill: Fill) -> &[u32] {
+        let place = Fill::ALL.iter().position(|f| *f == fill);
+        place.map_or(&[], |place| &self.born_ms[place])
     }
 }
 
@@ -172,7 +181,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn filled(&self, frames: &[Frame], out: &[Option<f64>], fill: Fill) -> Filled {
+    fn filled(&self, frames: &[Frame], out: &[Option<f64>], fill: Fill) -> (Filled, Vec<u32>) {
         let clock = Clock {
             rate: self.path.rate,
             rtt_ms: self.path.rtt_ms,
@@ -195,7 +204,7 @@ impl<'a> Judge<'a> {
             .filter_map(|(n, a)| Some(clock.age(n, a.as_ref()?)))
             .collect();
         let born = delays(&self.born, &answers, &clock);
-        Filled {
+        let filled = Filled {
             strict: score::f1_at(&test, reference, REFERENCE_SCORE, IOU),
             confident: score::confident_f1(&test, reference, IOU),
             paper: metric.f1(&test, reference),
@@ -203,7 +212,8 @@ impl<'a> Judge<'a> {
             age_p95: percentile(&ages, 0.95),
             born_p50: percentile(&born, 0.5),
             born_p95: percentile(&born, 0.95),
-        }
+        };
+        (filled, born.iter().map(|ms| ms.round() as u32).collect())
     }
 
     /// Judges a record.
@@ -230,6 +240,7 @@ impl<'a> Judge<'a> {
             times.filter(|_| counts).map(|t| t[1])
         };
         let out: Vec<Option<f64>> = times.iter().enumerate().map(looked).collect();
+        let [held, predicted, interpolated] = Fill::ALL.map(|fill| self.filled(frames, &out, fill));
         Judged {
             system: record.system.clone(),
             point: record.point.clone(),
@@ -243,9 +254,10 @@ impl<'a> Judge<'a> {
             sent: sent.len() as f64 / frames.len().max(1) as f64,
             interval_ms: percentile(&gaps, 0.95),
             camera_ms: record.camera_ms,
-            held: self.filled(frames, &out, Fill::Held),
-            predicted: self.filled(frames, &out, Fill::Predicted),
-            interpolated: self.filled(frames, &out, Fill::Interpolated),
+            held: held.0,
+            predicted: predicted.0,
+            interpolated: interpolated.0,
+            born_ms: [held.1, predicted.1, interpolated.1],
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::fmt::Write;
 
 use crate::curve::{Cost, Front, Point};
-use crate::judge::{ClipResult, Filled, Judged};
+use crate::judge::{ClipResult, Filled, Judged, percentile};
 use crate::post::Fill;
 
 /// Clips that settings are chosen on.
@@ -92,6 +92,8 @@ pub enum Note {
     Under,
     /// Ours does not reach the level.
     Never,
+    /// Ours does not reach the level: of its most accurate point.
+    Best,
 }
 
 /// A clip's number.
@@ -104,13 +106,6 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn plain(value: f64) -> Self {
-        Self {
-            value,
-            note: Note::Plain,
-        }
-    }
-
     /// A clip on which ours does not reach a level.
     pub const NEVER: Self = Self {
         value: NEVER,
@@ -237,6 +232,17 @@ fn cheapest<'a>(
         .min_by(|a, b| a.kbps.total_cmp(&b.kbps))
 }
 
+/// The cheapest points of ours and of uniform that reach a level; where ours does not, its most accurate one.
+fn beside(clip: &ClipResult, share: f64) -> Option<(&Judged, &Judged, Note)> {
+    let level = share * best(clip, strict)?;
+    let uniform = cheapest(clip, UNIFORM, Fill::Predicted, strict, level)?;
+    if let Some(ours) = cheapest(clip, OURS, Fill::Predicted, strict, level) {
+        return Some((ours, uniform, Note::Plain));
+    }
+    let most = of(clip, OURS).max_by(|a, b| a.predicted.strict.total_cmp(&b.predicted.strict));
+    most.map(|ours| (ours, uniform, Note::Best))
+}
+
 /// The one uniform setting that reaches `share` of the best on every clip for the fewest bits.
 pub fn one_setting(clips: &[ClipResult], share: f64) -> Option<String> {
     let first = clips.first()?;
@@ -298,14 +304,56 @@ impl Maker<'_> {
                 .collect();
             mean.of(&values)
         };
+        let (chosen, judged) = (over(&CHOSEN), over(&JUDGED));
         self.rows.push(Row {
             id,
             what: what.into(),
             target,
             mean,
-            chosen: over(&CHOSEN),
-            judged: over(&JUDGED),
+            chosen,
+            judged,
             cells,
+        });
+    }
+
+    /// The row of delays of new objects: over a set of clips, percentiles are of all new objects together.
+    fn born(&mut self, share: f64) {
+        let p95 = |delays: &[u32]| {
+            let all: Vec<f64> = delays.iter().map(|ms| f64::from(*ms)).collect();
+            percentile(&all, 0.95)
+        };
+        let delays = |clip: &ClipResult| -> Option<([Vec<u32>; 2], Note)> {
+            let (ours, uniform, note) = beside(clip, share)?;
+            let both = [ours, uniform].map(|p| p.born(Fill::Predicted).to_vec());
+            // Without new objects there is no delay of them.
+            (!both[1].is_empty()).then_some((both, note))
+        };
+        let later = |[ours, uniform]: &[Vec<u32>; 2]| p95(ours) - p95(uniform);
+        let all: Vec<_> = self.clips.iter().map(delays).collect();
+        let over = |set: &[&str]| {
+            let of = self.clips.iter().zip(&all);
+            let of = of.filter(|(clip, _)| set.contains(&clip.clip.name.as_str()));
+            let of: Vec<&[Vec<u32>; 2]> = of.filter_map(|(_, one)| Some(&one.as_ref()?.0)).collect();
+            let joined = [0, 1].map(|n| of.iter().flat_map(|both| both[n].clone()).collect::<Vec<u32>>());
+            (!of.is_empty()).then(|| later(&joined))
+        };
+        let (chosen, judged) = (over(&CHOSEN), over(&JUDGED));
+        self.rows.push(Row {
+            id: "7",
+            what: format!("delay of new objects p95, later than uniform's, ms, all of a set together, at {share}"),
+            target: Some(150.0),
+            mean: Mean::Arithmetic,
+            chosen,
+            judged,
+            cells: all
+                .iter()
+                .map(|one| {
+                    one.as_ref().map(|(both, note)| Cell {
+                        value: later(both),
+                        note: *note,
+                    })
+                })
+                .collect(),
         });
     }
 
@@ -399,11 +447,11 @@ impl Maker<'_> {
     /// Rows of the cheapest points of ours and of uniform that reach a level: time of the camera, delays.
     fn beside_uniform(&mut self, share: f64) {
         let both = |clip: &ClipResult, of: &dyn Fn(&Judged, &Judged) -> f64| -> Option<Cell> {
-            let level = share * best(clip, strict)?;
-            let uniform = cheapest(clip, UNIFORM, Fill::Predicted, strict, level)?;
-            self::of(clip, OURS).next()?;
-            let ours = cheapest(clip, OURS, Fill::Predicted, strict, level);
-            Some(ours.map_or(Cell::NEVER, |ours| Cell::plain(of(ours, uniform))))
+            let (ours, uniform, note) = beside(clip, share)?;
+            Some(Cell {
+                value: of(ours, uniform),
+                note,
+            })
         };
         self.row(
             "6",
@@ -423,21 +471,7 @@ impl Maker<'_> {
                 })
             },
         );
-        self.row(
-            "7",
-            format!("delay of new objects p95, later than uniform's, ms, at {share}"),
-            Some(150.0),
-            Mean::Arithmetic,
-            |clip| {
-                // Without new objects there is no delay of them.
-                (clip.born > 0).then_some(())?;
-                let later = both(clip, &|ours, uniform| {
-                    ours.predicted.born_p95 - uniform.predicted.born_p95
-                })?;
-                // What is never reached has no delay either.
-                (later.note != Note::Never).then_some(later)
-            },
-        );
+        self.born(share);
     }
 
     /// What stands beside the targets.
@@ -567,7 +601,11 @@ fn shown(cell: Option<Cell>) -> String {
         None => "-".into(),
         Some(Cell { note: Note::Never, .. }) => "never".into(),
         Some(cell) => {
-            let mark = if cell.note == Note::Under { "<" } else { "" };
+            let mark = match cell.note {
+                Note::Under => "<",
+                Note::Best => "~",
+                _ => "",
+            };
             format!("{mark}{}", number(cell.value))
         }
     }
@@ -685,6 +723,7 @@ mod tests {
                 held: filled(strict - 0.1, age, age),
                 predicted: all,
                 interpolated: all,
+                born_ms: std::array::from_fn(|_| vec![age as u32; 3]),
                 ..Judged::default()
             }
         };
@@ -771,7 +810,7 @@ mod tests {
         assert!(near(find(table, "5", "strict").chosen, 0.25));
         assert!(near(find(table, "6", "at 0.95").chosen, 0.5));
         assert!(near(find(table, "7", "intervals").chosen, 1.0));
-        assert!(near(find(table, "7", "ms, at 0.95").chosen, 100.0));
+        assert!(near(find(table, "7", "together, at 0.95").chosen, 100.0));
         // Of no more time than ours: AWStream's every third alone, which ends at 0.9.
         let equal = find(table, "", "no more processor time of the camera, predicted, at 0.95");
         assert_eq!(equal.cells[0], None);

@@ -25,7 +25,11 @@ fn cell(cell: Option<Cell>) -> String {
         None => "<td>\u{2013}</td>".into(),
         Some(Cell { note: Note::Never, .. }) => "<td class=\"loss\">never</td>".into(),
         Some(Cell { value, note }) => {
-            let mark = if note == Note::Under { "&lt;\u{a0}" } else { "" };
+            let mark = match note {
+                Note::Under => "&lt;\u{a0}",
+                Note::Best => "~\u{a0}",
+                _ => "",
+            };
             format!("<td>{mark}{}</td>", number(value, digits(value)))
         }
     }
@@ -138,7 +142,7 @@ impl Page<'_> {
                  the same code for every system. The accuracy to be reached is a share of the best of uniform x264 at full rate, \
                  quantizers 20 to 50. Means are geometric, of ratios; settings of gst-dds are one rule for all clips, chosen on \
                  five clips and judged on four others. A clip on which gst-dds never reaches the accuracy counts as 1.5; &lt; \
-                 marks one on which its cheapest point is better already; a dash, where a system did not run or the rival never \
+                 marks one on which its cheapest point is better already, ~ the figure of its most accurate point; a dash, where a system did not run or the rival never \
                  reaches it.</p>\n";
         out.extend(self.tables.iter().map(table));
         out.extend(self.results.iter().map(points));
