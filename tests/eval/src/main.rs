@@ -46,6 +46,7 @@ options of run:
   --frames N         frames of each clip, down to whole segments of 15 (60)
   --first N          first frame (0)
   --points N         points along each sweep at most (7)
+  --rival-points N   the same of rivals but uniform encodes (as --points)
   --quick            two clips, 30 frames, 3 points; named options still win
   --task TASK        what the model finds: detection, segmentation, face (detection)
   --infer OPTS       further properties of ddsinfer, e.g. a gallery
@@ -166,6 +167,7 @@ fn options(args: &[String], is_fixed: bool) -> Result<(PathBuf, Options), Error>
         sr_every: 6,
         systems: systems("all")?,
         points: if quick { 3 } else { 7 },
+        rival_points: usize::MAX,
         task: "detection".into(),
         key_frames: 10,
         rtt_ms: 100.0,
@@ -206,6 +208,7 @@ fn options(args: &[String], is_fixed: bool) -> Result<(PathBuf, Options), Error>
             "--frames" => o.frames = parse::<usize>(arg, &value()?)?.max(2),
             "--first" => o.first = parse(arg, &value()?)?,
             "--points" => o.points = parse::<usize>(arg, &value()?)?.max(1),
+            "--rival-points" => o.rival_points = parse::<usize>(arg, &value()?)?.max(1),
             "--task" => o.task = value()?,
             "--infer" => o.infer = value()?,
             "--camera-model" => o.camera_model = value()?.into(),
@@ -237,6 +240,7 @@ fn options(args: &[String], is_fixed: bool) -> Result<(PathBuf, Options), Error>
         o.clips.truncate(ablate::CLIPS);
         (o.frames, o.points, o.systems) = (ablate::FRAMES, ablate::POINTS, ablate::SYSTEMS.to_vec());
     }
+    o.rival_points = o.rival_points.min(o.points);
     if o.cache.as_os_str().is_empty() {
         o.cache = default_cache()?;
     }

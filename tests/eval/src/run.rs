@@ -52,6 +52,8 @@ pub struct Options {
     pub systems: Vec<&'static str>,
     /// Points along each sweep at most.
     pub points: usize,
+    /// The same of rivals that take long: all but uniform encodes.
+    pub rival_points: usize,
     /// What the server's model finds: `detection`, `segmentation` or `face`.
     pub task: String,
     /// Captured time from one key frame to the next in the systems of long GOP that count it so, seconds.
@@ -428,7 +430,9 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             eprintln!("CloudSeg is left out: it needs --sr-model");
             continue;
         }
-        plan.extend(points(system.id, options.points));
+        let is_slow = !system.ours && !system.id.starts_with("uniform");
+        let count = if is_slow { options.rival_points } else { options.points };
+        plan.extend(points(system.id, count));
     }
     // The online controller chooses among the grid's points.
     if options.systems.contains(&"awstream-online") && !options.systems.contains(&"awstream") {

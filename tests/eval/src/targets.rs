@@ -159,6 +159,11 @@ fn of<'a>(clip: &'a ClipResult, systems: &'a [&str]) -> impl Iterator<Item = &'a
     clip.points.iter().filter(|p| systems.contains(&p.system.as_str()))
 }
 
+/// A rival that is several systems is at its best where all of them ran.
+fn has_all(clip: &ClipResult, systems: &[&str]) -> bool {
+    systems.iter().all(|system| of(clip, &[system]).next().is_some())
+}
+
 fn hull(clip: &ClipResult, systems: &[&str], fill: Fill, accuracy: Accuracy, bits: Bits) -> Front {
     Front::hull(of(clip, systems).map(|p| Point::new(bits(p), accuracy(p.filled(fill)))))
 }
@@ -370,6 +375,7 @@ impl Maker<'_> {
         let what = format!("{what}, {}, at {share}", fill.id());
         self.row(id, what, target, mean, |clip| {
             let level = share * best(clip, accuracy)?;
+            has_all(clip, rival).then_some(())?;
             ratio(
                 &hull(clip, own, fill, accuracy, bits),
                 &hull(clip, rival, fill, accuracy, bits),
@@ -533,6 +539,7 @@ impl Maker<'_> {
                 |clip| {
                     let level = share * best(clip, strict)?;
                     let ours = cheapest(clip, OURS, Fill::Predicted, strict, level)?;
+                    has_all(clip, AWSTREAM).then_some(())?;
                     let fits = of(clip, AWSTREAM).filter(|p| p.camera_ms <= ours.camera_ms);
                     let rival = Front::hull(fits.map(|p| Point::new(p.kbps, p.predicted.strict)));
                     ratio(&hull(clip, OURS, Fill::Predicted, strict, kbps), &rival, level)
