@@ -76,6 +76,6 @@ pub fn ablate(dir: &Path, options: &Options, label: &str) -> Result<String, Erro
     let line = line(label, &judge_all(dir)?);
     let path = dir.join("ablations.csv");
     let before = std::fs::read_to_string(&path).unwrap_or_else(|_| format!("{HEAD}\n"));
-    crate::run::write_whole(&path, format!("{before}{line}").as_bytes())?;
+    crate::store::write_whole(&path, format!("{before}{line}").as_bytes())?;
     Ok(format!("{HEAD}\n{line}"))
 }

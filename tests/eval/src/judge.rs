@@ -16,8 +16,8 @@ use crate::births::{Born, births, delays};
 use crate::freshness::{self, on_wire};
 use crate::post::{Answer, Clock, Fill, answers};
 use crate::record::{ClipInfo, Frame, Manifest, Origin, Record};
-use crate::run::{read, record_path, write_whole};
 use crate::score::{IOU, all_found, paper_labels, records};
+use crate::store::{read, record_path, write_whole};
 
 /// Raised where figures of before mean something else.
 pub const FORMAT: u32 = 2;
@@ -262,7 +262,40 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Judges all records of a run and keeps the figures of each clip; those whose records are the same as before stay.
+/// Judges all records of a clip and keeps the figures; those whose records are the same as before stay.
+///
+/// # Errors
+/// A reference that is missing, a file that cannot be written.
+pub fn judge_clip(dir: &Path, manifest: &Manifest, info: &ClipInfo) -> Result<ClipResult, Error> {
+    let reference: Record = read(&record_path(dir, &info.name, "reference", "source"))?;
+    let judge = Judge::new(&reference.frames, info, manifest);
+    let mut result = ClipResult {
+        format: FORMAT,
+        clip: info.clone(),
+        model: manifest.model.clone(),
+        rtt_ms: manifest.rtt_ms,
+        inference_ms: manifest.inference_ms,
+        link_kbps: manifest.link_kbps,
+        key_frames: manifest.key_frames,
+        born: judge.born.len(),
+        points: Vec::new(),
+    };
+    let path = result.path(dir);
+    let before = read::<ClipResult>(&path).ok().filter(|b| b.inputs() == result.inputs());
+    let before = before.map(|b| b.points).unwrap_or_default();
+    for (record, shipped) in records(dir, &info.name) {
+        let known = before
+            .iter()
+            .find(|p| p.system == record.system && p.point == record.point && p.key == record.key);
+        result
+            .points
+            .push(known.cloned().unwrap_or_else(|| judge.judge(&record, shipped)));
+    }
+    write_whole(&path, &serde_json::to_vec_pretty(&result)?)?;
+    Ok(result)
+}
+
+/// Judges all records of a run.
 ///
 /// # Errors
 /// A folder that no run has written, a reference that is missing.
@@ -276,36 +309,8 @@ pub fn judge_all(dir: &Path) -> Result<Vec<ClipResult>, Error> {
         )
         .into());
     }
-    let mut all = Vec::new();
-    for info in &manifest.clips {
-        let reference: Record = read(&record_path(dir, &info.name, "reference", "source"))?;
-        let judge = Judge::new(&reference.frames, info, &manifest);
-        let mut result = ClipResult {
-            format: FORMAT,
-            clip: info.clone(),
-            model: manifest.model.clone(),
-            rtt_ms: manifest.rtt_ms,
-            inference_ms: manifest.inference_ms,
-            link_kbps: manifest.link_kbps,
-            key_frames: manifest.key_frames,
-            born: judge.born.len(),
-            points: Vec::new(),
-        };
-        let path = result.path(dir);
-        let before = read::<ClipResult>(&path).ok().filter(|b| b.inputs() == result.inputs());
-        let before = before.map(|b| b.points).unwrap_or_default();
-        for (record, shipped) in records(dir, &info.name) {
-            let known = before
-                .iter()
-                .find(|p| p.system == record.system && p.point == record.point && p.key == record.key);
-            result
-                .points
-                .push(known.cloned().unwrap_or_else(|| judge.judge(&record, shipped)));
-        }
-        write_whole(&path, &serde_json::to_vec_pretty(&result)?)?;
-        all.push(result);
-    }
-    Ok(all)
+    let clips = manifest.clips.iter();
+    clips.map(|info| judge_clip(dir, &manifest, info)).collect()
 }
 
 /// All clips' figures that folders hold, of whatever model.

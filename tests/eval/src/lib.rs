@@ -20,6 +20,7 @@ pub mod run;
 pub mod score;
 pub mod server;
 pub mod source;
+pub mod store;
 pub mod strips;
 pub mod superres;
 pub mod system;

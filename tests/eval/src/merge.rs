@@ -8,7 +8,7 @@ use dds_tests::Error;
 
 use crate::judge::{judge_all, kept};
 use crate::record::{ClipInfo, Manifest};
-use crate::run::{read, write_whole};
+use crate::store::{read, write_whole};
 
 /// Adds the second run to the first; false where it has another model, task or link, so that their records have no page in
 /// common.

@@ -12,11 +12,13 @@ use gstdds::scale::scaled_size;
 use sha2::{Digest, Sha256};
 
 use crate::codec::PRESET;
+use crate::judge::judge_clip;
 use crate::plan::{Gop, How, Point, points};
 use crate::record::{ClipInfo, Frame, Manifest, Origin, Record};
 use crate::rival::{self, Bench, Outcome};
 use crate::server::{Infer, Memory, hash_file, hex, memory_path};
 use crate::source::Source;
+pub use crate::store::{read, record_path, write_whole};
 use crate::superres::SuperResolution;
 use crate::system::SYSTEMS;
 
@@ -73,38 +75,6 @@ pub struct Options {
 /// Frames until what the server says to a frame reaches the camera.
 pub fn delay_frames(rate: f64, rtt_ms: f64, inference_ms: f64) -> usize {
     ((rtt_ms + inference_ms) * rate / 1000.0 - 1e-9).ceil().max(1.0) as usize
-}
-
-/// Where the record of a point lies.
-pub fn record_path(dir: &Path, clip: &str, system: &str, point: &str) -> PathBuf {
-    dir.join("records")
-        .join(clip)
-        .join(system)
-        .join(format!("{point}.json"))
-}
-
-/// Writes a file as a whole, or not at all.
-///
-/// # Errors
-/// A folder or file that cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let half = path.with_extension("part");
-    std::fs::write(&half, bytes).map_err(failed)?;
-    std::fs::rename(&half, path).map_err(failed)?;
-    Ok(())
-}
-
-/// Reads what [`write_whole`] wrote.
-///
-/// # Errors
-/// A file that is missing or holds something else.
-pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
 fn machine() -> String {
@@ -534,6 +504,12 @@ pub fn run(dir: &Path, options: &Options) -> Result<(), Error> {
             ..manifest
         };
         write_whole(&manifest_path, &serde_json::to_vec_pretty(&manifest)?)?;
+        // A run that is interrupted later has the figures of this clip.
+        if options.task == "detection"
+            && let Err(e) = judge_clip(dir, &manifest, &infos[n])
+        {
+            failures.lock().unwrap().push(format!("{}: {e}", infos[n].name));
+        }
     }
     let failures = failures.into_inner().unwrap();
     if failures.is_empty() {

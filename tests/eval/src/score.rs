@@ -16,7 +16,7 @@ use crate::freshness::{self, freshness, on_wire};
 use crate::plan::points;
 use crate::record::{Accuracy, ClipInfo, Frame, Freshness, Manifest, Object, Origin, Post, Record, Scored, Summary};
 use crate::rival::SEGMENT;
-use crate::run::{read, record_path};
+use crate::store::{read, record_path};
 use crate::system::SYSTEMS;
 
 /// Overlap from which boxes match.

@@ -15,8 +15,8 @@ use gst_video::prelude::*;
 
 use crate::plan::points;
 use crate::record::{ClipInfo, Record, Summary};
-use crate::run::{read, record_path};
 use crate::score::found;
+use crate::store::{read, record_path};
 
 /// Systems that have a strip: those whose quantizers tell something.
 const SHOWN: [&str; 5] = ["ours-one-pass", "ours-two-pass", "dds", "uniform-long", "eaar"];

@@ -32,7 +32,7 @@ use dds_tests::Error;
 
 use crate::judge::{self, ClipResult};
 use crate::record::Summary;
-use crate::run::write_whole;
+use crate::store::write_whole;
 use crate::targets::{self, Table};
 
 /// Writes the page and what belongs to it into `dir`.
