@@ -472,6 +472,8 @@ fn all_ways_of_asking_reach_the_encoder() {
     let streams = ["event", "pad", "meta"].map(|way| {
         let make = || {
             let element = h265();
+            // Otherwise the identity tells that a server steers, which regions of the video themselves are not.
+            element.set_property("server-rate", false);
             if way == "pad" {
                 element.request_pad_simple("feedback").unwrap();
             }

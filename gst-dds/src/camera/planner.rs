@@ -315,7 +315,8 @@ impl StreamPlanner {
         self.paint(now, frame, base_qp, mode, &update, capture.rois);
         let vbv = self.bound(now, kind.expected, first, mode);
         let in_force = self.tell(mode);
-        let tells = in_force.is_some_and(|in_force| kind.forced || self.teller.is_due(now, &in_force));
+        let heard = self.wishes.is_heard();
+        let tells = in_force.is_some_and(|in_force| kind.forced || self.teller.is_due(now, &in_force, heard));
         if let Some(in_force) = in_force.filter(|_| tells) {
             self.teller.told(now, in_force);
         }

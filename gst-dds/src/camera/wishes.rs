@@ -62,6 +62,11 @@ impl WishBook {
         &self.joined
     }
 
+    /// Whether any server is alive.
+    pub(super) fn is_heard(&self) -> bool {
+        self.joined.heard
+    }
+
     /// Whether the servers that are alive have all wished for an interval.
     pub(super) fn interval_is_wished(&self) -> bool {
         self.joined.interval.is_some()
@@ -290,7 +295,7 @@ fn most_interval(settings: &CameraSettings, rate: f64) -> (u8, Bound) {
     (user, Bound::User)
 }
 
-/// Tells what is in force: on changes, and again after a second. Quantizers that a cap or a bandwidth moves from picture
+/// Tells what is in force: on changes, and while a server is alive again after a second. Quantizers that a cap or a bandwidth moves from picture
 /// to picture are told now and then, or telling would take bits that they are there to save.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Teller {
@@ -298,17 +303,17 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    /// Longest time without telling, and shortest with other quantizers alone, in nanoseconds.
+    /// Longest time without telling a server, and shortest with other quantizers alone, in nanoseconds.
     const AGAIN: u64 = 1000 * MS;
     const QUANTIZERS: u64 = 250 * MS;
 
     /// Whether it has to be told with this frame.
-    pub(super) fn is_due(&self, now: u64, in_force: &InForce) -> bool {
+    pub(super) fn is_due(&self, now: u64, in_force: &InForce, heard: bool) -> bool {
         let Some((told, at)) = self.told else { return true };
         let age = now.saturating_sub(at);
         let rates = |of: &InForce| (of.interval, of.ceiling_kbps, of.bounds.interval, of.bounds.ceiling);
         now < at
-            || age >= Self::AGAIN
+            || heard && age >= Self::AGAIN
             || rates(&told) != rates(in_force)
             || told != *in_force && age >= Self::QUANTIZERS
     }
@@ -584,16 +589,17 @@ mod tests {
             interval: 3,
             ..in_force
         };
-        assert!(teller.is_due(0, &in_force));
+        assert!(teller.is_due(0, &in_force, true));
         teller.told(0, in_force);
-        assert!(!teller.is_due(999 * MS, &in_force));
-        assert!(teller.is_due(1000 * MS, &in_force) && teller.is_due(1, &other));
+        assert!(!teller.is_due(999 * MS, &in_force, true));
+        assert!(!teller.is_due(9000 * MS, &in_force, false), "there is nobody to tell");
+        assert!(teller.is_due(1000 * MS, &in_force, true) && teller.is_due(1, &other, true));
         let coarser = InForce {
             background_qp: 40,
             ..in_force
         };
-        assert!(!teller.is_due(249 * MS, &coarser) && teller.is_due(250 * MS, &coarser));
+        assert!(!teller.is_due(249 * MS, &coarser, true) && teller.is_due(250 * MS, &coarser, true));
         teller.told(2000 * MS, in_force);
-        assert!(teller.is_due(0, &in_force), "a seek");
+        assert!(teller.is_due(0, &in_force, true), "a seek");
     }
 }
