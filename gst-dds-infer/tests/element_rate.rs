@@ -36,6 +36,26 @@ fn segmenter() -> (Model, &'static str) {
     (model, "labels=road;car;sky, scores=probability")
 }
 
+/// A YuNet that finds one face, 32 pixels wide.
+fn faces() -> (Model, &'static str) {
+    let mut outputs = Vec::new();
+    for (stride, cells) in [(8, 64), (16, 16), (32, 4)] {
+        for (part, row) in [
+            ("cls", &[0.9][..]),
+            ("obj", &[0.9]),
+            ("bbox", &[0.5, 0.5, std::f32::consts::LN_2, 1.0986]),
+            ("kps", &[0.0; 10]),
+        ] {
+            let mut values = vec![0.0; cells * row.len()];
+            if stride == 16 {
+                values[9 * row.len()..][..row.len()].copy_from_slice(row);
+            }
+            outputs.push(Output::new(&format!("{part}_{stride}"), &[1, cells, row.len()], values));
+        }
+    }
+    (Model::new(&INPUT, outputs), "")
+}
+
 /// What a run gave.
 struct Run {
     /// Wished interval of each packet.
@@ -63,7 +83,9 @@ fn run(test: &str, model: Option<&(Model, &str)>, in_force: Option<InForce>, pro
     if let Some((model, description)) = model {
         let path = folder.file("model.onnx", &model.bytes());
         infer.set_property("model-file", path.to_str().unwrap());
-        infer.set_property("model-description", description);
+        if !description.is_empty() {
+            infer.set_property("model-description", description);
+        }
     }
     if let Some(library) = onnx::library() {
         infer.set_property("onnxruntime-library", library.to_str().unwrap());
@@ -131,9 +153,15 @@ fn all_pictures_are_asked_for_where_the_user_or_the_task_wants_them() {
     for (test, model, properties) in [
         ("rate-off", Some(detector()), "feedback-rate=false"),
         ("rate-segmenter", Some(segmenter()), ""),
+        ("rate-faces", Some(faces()), ""),
         ("rate-metas", None, ""),
     ] {
         let run = run(test, model.as_ref(), every_third(), properties);
+        let found = run
+            .lines
+            .iter()
+            .any(|line| line["objects"].as_array().is_some_and(|o| !o.is_empty()));
+        assert_eq!(found, matches!(test, "rate-off" | "rate-faces"), "{test}");
         assert_eq!(run.wishes, vec![Some(1); SENT as usize], "{test}");
     }
 }
