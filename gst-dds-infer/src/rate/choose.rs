@@ -25,13 +25,16 @@ const HALF_LIFE: Duration = Duration::from_secs(2);
 /// F1 by which another interval must be better.
 const MARGIN: f32 = 0.0025;
 /// One picture alone raises the rate at once where it shows a cost so many times as high as the bits saved are worth.
-const ALARM: f32 = 3.0;
-/// Time before the interval grows by one, at first.
+const ALARM: f32 = 4.0;
+/// Time between two steps to a larger interval.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same after it had to be reduced again and again.
-const MAX_PATIENCE: Duration = Duration::from_secs(8);
-/// Time without a reduction after which patience is as at first.
+/// The same after the interval had to be reduced because objects came or went. In a still scene that is flicker, which would
+/// raise and lower the rate again and again; where objects turn or start, their new velocity is known at once.
+const CAUTION: Duration = Duration::from_secs(5);
+/// Time without a reduction after which no caution is left.
 const CALM: Duration = Duration::from_secs(30);
+/// Objects, weighted by age, from which on there is evidence.
+const KNOWN: f32 = 0.5;
 /// Distances beyond this many captured pictures are no evidence.
 const DISTANCES: usize = 2 * MAX_INTERVAL as usize + 1;
 
@@ -75,10 +78,12 @@ pub struct Chooser {
     evidence: [Evidence; DISTANCES],
     last: Option<u64>,
     interval: u8,
-    patience: Duration,
-    /// Captured time since the last change, and since the last reduction.
+    /// Captured time since the last change.
     since_change: Duration,
-    since_raise: Duration,
+    /// Captured time since the last reduction.
+    since_reduction: Duration,
+    /// Objects came or went at that time.
+    cautious: bool,
     changes: u64,
 }
 
@@ -91,9 +96,9 @@ impl Default for Chooser {
             evidence: Default::default(),
             last: None,
             interval: 1,
-            patience: PATIENCE,
             since_change: Duration::ZERO,
-            since_raise: Duration::ZERO,
+            since_reduction: CALM,
+            cautious: false,
             changes: 0,
         }
     }
@@ -151,10 +156,7 @@ impl Chooser {
             evidence.objects *= keep;
         }
         self.since_change = self.since_change.saturating_add(passed);
-        self.since_raise = self.since_raise.saturating_add(passed);
-        if self.since_raise >= CALM {
-            self.patience = PATIENCE;
-        }
+        self.since_reduction = self.since_reduction.saturating_add(passed);
     }
 
     fn add(&mut self, check: Check) {
@@ -169,7 +171,7 @@ impl Chooser {
     /// evidence on a straight line, which begins without errors at age 0 and goes on beyond the last.
     fn error(&self, age: usize) -> f32 {
         let known = self.evidence.iter().enumerate().skip(1);
-        let known = known.filter(|(_, evidence)| evidence.objects > 0.5);
+        let known = known.filter(|(_, evidence)| evidence.objects > KNOWN);
         let (mut from, mut low) = (0, 0.0);
         for (to, evidence) in known {
             let high = evidence.errors / evidence.objects;
@@ -194,22 +196,38 @@ impl Chooser {
             self.set(self.interval.min(actual.interval.saturating_add(1)));
         }
         self.set(self.interval.min(longest));
+        let cautious = check.is_none_or(|check| check.born + check.gone >= check.moved);
+        if check.is_some_and(|check| self.alarms(&check)) {
+            return self.reduce(1, cautious);
+        }
         let here = self.value(self.interval);
         let better = |interval: &u8| self.value(*interval) > here + MARGIN;
-        let alarm = check.is_some_and(|check| self.alarms(&check));
-        let best = (1..self.interval)
-            .filter(better)
-            .max_by(|a, b| self.value(*a).total_cmp(&self.value(*b)));
-        if let Some(best) = if alarm { Some(1) } else { best } {
-            self.patience = (self.patience * 2).min(MAX_PATIENCE);
-            self.since_raise = Duration::ZERO;
-            return self.set(best);
+        let by_value = |a: &u8, b: &u8| self.value(*a).total_cmp(&self.value(*b));
+        if let Some(best) = (1..self.interval).filter(better).max_by(by_value) {
+            return self.reduce(best, cautious);
         }
-        let more = self.interval + 1;
+        let cautious = self.cautious && self.since_reduction < CALM;
+        let patience = if cautious { CAUTION } else { PATIENCE };
         let reached = actual.interval >= self.interval;
-        if more <= longest && reached && self.since_change >= self.patience && better(&more) {
-            self.set(more);
+        if reached && self.since_change >= patience {
+            // No further than predictions were checked.
+            let most = longest.min(self.checked().max(self.interval.saturating_add(1)));
+            let best = (self.interval + 1..=most).filter(better).max_by(by_value);
+            self.set(best.unwrap_or(self.interval));
         }
+    }
+
+    /// The largest distance with evidence.
+    fn checked(&self) -> u8 {
+        let known = |evidence: &Evidence| evidence.objects > KNOWN;
+        let distance = self.evidence.iter().rposition(known).unwrap_or(0);
+        u8::try_from(distance).unwrap_or(MAX_INTERVAL)
+    }
+
+    fn reduce(&mut self, interval: u8, cautious: bool) {
+        self.cautious = cautious;
+        self.since_reduction = Duration::ZERO;
+        self.set(interval);
     }
 
     /// Whether one picture alone shows that the interval is far too long.

@@ -51,7 +51,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use gstdds::camera::{CameraSettings, FeedbackStats, FrameMode, Stats, Way, jobs};
-use gstddsinfer::server::{CoreSettings, Counts, Event, Kind};
+use gstddsinfer::server::{CoreSettings, Counts, Event, Kind, RateStatus};
 
 use crate::noise::Noise;
 use camera::Camera;
@@ -489,6 +489,11 @@ impl Pair {
     /// The server's counts.
     pub fn server_counts(&self) -> Counts {
         self.server.core.counts()
+    }
+
+    /// The server's wish for a rate, and what the camera said last.
+    pub fn rate(&self) -> RateStatus {
+        self.server.core.rate()
     }
 
     /// What governed the newest picture.

@@ -10,8 +10,11 @@ use dds_protocol::nal::{Codec, Format};
 use gstdds::camera::Geometry;
 use gstddsinfer::feedback::{Feedback, PolicySettings};
 use gstddsinfer::identity::{IdentityTracker, Lookup};
+use gstddsinfer::matching::Seen;
+use gstddsinfer::model::{BoundingBox, Detection};
+use gstddsinfer::rate::{Chooser, Looked, Sighting};
 use gstddsinfer::server::{
-    Action, Arrival, Core, CoreSettings, Decoded, Event, FrameKey, Inference, Kind, Look, Repetition,
+    Action, Arrival, Core, CoreSettings, Decoded, Event, Follow, FrameKey, History, Inference, Kind, Look, Repetition,
 };
 
 use super::link::Order;
@@ -64,6 +67,7 @@ pub(super) struct Server {
     pub inference: Time,
     inputs: [Input; 2],
     policy: Feedback,
+    chooser: Chooser,
     repetition: Repetition,
     /// What the worker says when it has done what it is at.
     answer: Option<Said>,
@@ -84,6 +88,7 @@ impl Server {
             inference: setup.inference_ms * MS,
             inputs: [Input::new(setup), Input::new(setup)],
             policy: Feedback::new(PolicySettings::default()),
+            chooser: Chooser::default(),
             repetition: Repetition::new(generation),
             answer: None,
             wake: None,
@@ -318,9 +323,32 @@ impl Server {
         let inference = Inference::Done {
             regions,
             took,
-            interval: 1,
+            interval: look.follow.map_or(1, |follow| self.follow(&follow, &detections)),
         };
         Event::Inferred { frame, inference }
+    }
+
+    /// The interval between sent pictures that the objects need.
+    fn follow(&mut self, follow: &Follow, detections: &[Detection]) -> u8 {
+        match follow.history {
+            History::None => self.chooser.reset(),
+            History::Interrupted => self.chooser.interrupt(),
+            History::Related => (),
+        }
+        let sighting = |detection: &Detection| Sighting {
+            seen: Seen {
+                bounding_box: BoundingBox::from(detection),
+                kind: detection.class,
+            },
+            score: detection.score,
+        };
+        let sightings: Vec<Sighting> = detections.iter().map(sighting).collect();
+        self.chooser.look(&Looked {
+            frame: follow.frame,
+            frame_time: follow.frame_time,
+            sightings: &sightings,
+            actual: follow.actual,
+        })
     }
 
     fn send(&self, state: &FeedbackState, wants: &mut Wants) {
