@@ -116,14 +116,18 @@ const PAIRS: [(u8, u8); 6] = [(28, 24), (32, 26), (36, 28), (40, 28), (44, 32), 
 /// The pair that is the middle of what was studied.
 const MIDDLE: (u8, u8) = (40, 28);
 
-/// The elements with one captured picture sent in `every`; the first picture and those before feedback as the background.
-fn thinned(pair: (u8, u8), every: usize) -> How {
+/// The elements with the rate that the server chooses, or a fixed one: one captured picture sent in so many. The first
+/// picture and those before feedback are coded as the background.
+fn thinned(pair: (u8, u8), fixed: Option<usize>) -> How {
     let (background, region) = pair;
     How::Elements {
         scale: 1.0,
         encode: format!("background-qp={background} fallback-qp={background} region-qp={region}"),
-        infer: "",
-        every,
+        infer: match fixed {
+            None => "feedback-rate=true",
+            Some(_) => "feedback-rate=false",
+        },
+        every: fixed.unwrap_or(1),
         timed: true,
     }
 }
@@ -133,7 +137,7 @@ fn one_pass(qp: u8, gap: u8) -> (f64, String, &'static str) {
     let gop = crate::rival::LONG_GOP;
     let (fallback, region) = (qp - 6, qp - gap);
     let encode = format!("key-int-max={gop} background-qp={qp} fallback-qp={fallback} region-qp={region}");
-    (1.0, encode, "")
+    (1.0, encode, "feedback-rate=false")
 }
 
 /// All points of `system`, at most `count` along its sweep.
@@ -276,18 +280,17 @@ pub fn points(system: &'static str, count: usize) -> Vec<Point> {
             .into_iter()
             .map(|pair| {
                 let name = format!("qp{}-{}", pair.0, pair.1);
-                point(name, pair == MIDDLE, 0.4, thinned(pair, 3))
+                point(name, pair == MIDDLE, 0.5, thinned(pair, None))
             })
             .collect(),
         "ours-fixed" => {
             let pairs = choose(&PAIRS, count, MIDDLE);
-            // Every third is ours-rate, as long as the elements choose no rate themselves.
-            let rates = RATES.into_iter().filter(|every| *every != 3);
-            rates
+            RATES
+                .into_iter()
                 .flat_map(|every| pairs.iter().map(move |pair| (*pair, every)))
                 .map(|(pair, every)| {
                     let name = format!("qp{}-{}-1in{every}", pair.0, pair.1);
-                    point(name, false, 1.1 / every as f64, thinned(pair, every))
+                    point(name, false, 1.1 / every as f64, thinned(pair, Some(every)))
                 })
                 .collect()
         }

@@ -24,8 +24,8 @@ pub const SYSTEMS: &[System] = &[
         name: "gst-dds, one pass",
         color: [214, 40, 40],
         ours: true,
-        rule: "ddsencode and ddsinfer as shipped: feedback of a frame makes regions of the coming frames finer. Sweep: \
-               background quantizer, regions 10 finer.",
+        rule: "Every captured picture sent: feedback of a frame makes regions of the coming frames finer. Sweep: background \
+               quantizer, regions 10 finer.",
     },
     System {
         id: "ours-tuned",
@@ -44,18 +44,19 @@ pub const SYSTEMS: &[System] = &[
     },
     System {
         id: "ours-rate",
-        name: "gst-dds, pictures skipped",
+        name: "gst-dds, rate by the server",
         color: [181, 23, 158],
         ours: true,
-        rule: "One pass with one captured picture sent in 3; key frames by captured time, as the rivals of long GOP. Sweep: \
-               quantizers of background and regions, in pairs.",
+        rule: "One pass; the server has the camera send only as many of the captured pictures as the motion of the objects \
+               needs. Key frames by captured time, as the rivals of long GOP. Sweep: quantizers of background and regions, \
+               in pairs.",
     },
     System {
         id: "ours-fixed",
-        name: "gst-dds, other fixed rates",
+        name: "gst-dds, fixed rates",
         color: [226, 149, 211],
         ours: true,
-        rule: "As before, with every picture sent, every second or every fifth: what choosing the rate with the accuracy \
+        rule: "As before, with every picture sent, every second, third or fifth: what choosing the rate with the accuracy \
                known would bring.",
     },
     System {
