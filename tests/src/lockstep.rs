@@ -41,6 +41,14 @@ impl Outcome {
         self.bytes as f64 * 8.0 * clip.rate() / self.sizes.len().max(1) as f64 / 1000.0
     }
 
+    /// The result that stands at each of `count` captured pictures: its own, or the last; before the first, the first.
+    pub fn held(&self, count: usize) -> impl Iterator<Item = &Line> {
+        (0..count).filter_map(|n| {
+            let after = self.captures.partition_point(|capture| *capture <= n);
+            self.lines.get(after.saturating_sub(1))
+        })
+    }
+
     /// Mean share of a frame's macroblocks that requested regions touch, 0 to 1: before they move with their objects,
     /// and before the camera's own limit.
     pub fn region_area(&self, clip: &Clip) -> f64 {
@@ -401,5 +409,26 @@ impl Loop<'_> {
         outcome.sizes = std::mem::take(&mut seen.sizes);
         outcome.stream = std::mem::take(&mut seen.stream);
         Ok(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_that_was_not_sent_holds_the_last_result() {
+        let line = |frame| Line {
+            frame: Some(frame),
+            ..Line::default()
+        };
+        let outcome = Outcome {
+            lines: vec![line(10), line(20)],
+            captures: vec![1, 3],
+            ..Outcome::default()
+        };
+        let held: Vec<u64> = outcome.held(5).filter_map(|line| line.frame).collect();
+        assert_eq!(held, [10, 10, 10, 20, 20]);
+        assert_eq!(Outcome::default().held(5).count(), 0);
     }
 }

@@ -191,7 +191,9 @@ fn main() -> Result<(), Error> {
             format!("{infer} feedback=false")
         };
         let outcome = run(&encode, &infer, o.delay, &name)?;
-        let found: Vec<_> = outcome.lines.iter().map(|l| l.objects_at(clip.size)).collect();
+        // Every captured picture counts: one that was not sent holds the last result.
+        let held: Vec<score::Line> = outcome.held(clip.frames.len()).cloned().collect();
+        let found: Vec<_> = held.iter().map(|l| l.objects_at(clip.size)).collect();
         let (f1, threshold) = score::f1(&found, &reference, o.iou);
         let regions: usize = outcome.lines.iter().map(|l| l.regions.len()).sum();
         let paper = if o.paper {
@@ -206,7 +208,7 @@ fn main() -> Result<(), Error> {
             String::new()
         };
         let mut accuracy = format!("F1 {f1:.3} (threshold {threshold}){paper}");
-        if let Some((agreement, mean)) = score::segmentation(&outcome.lines, &source, o.ignore) {
+        if let Some((agreement, mean)) = score::segmentation(&held, &source, o.ignore) {
             accuracy = format!("agreement {agreement:.3}, mIoU {mean:.3}");
         }
         if let (right, all) = score::identity_accuracy(&found, &reference)
@@ -215,9 +217,11 @@ fn main() -> Result<(), Error> {
             accuracy += &format!(", right names {right:.3} of {all}");
         }
         println!(
-            "{name}: {:.0} kbit/s, {accuracy}, {:.1} regions per frame on {:.1} % of it, second pass {:.0} % of bits",
+            "{name}: {:.0} kbit/s, {accuracy}, {:.0} % of frames sent, {:.1} regions per frame on {:.1} % of it, \
+             second pass {:.0} % of bits",
             outcome.kbps(&clip),
-            regions as f64 / outcome.lines.len() as f64,
+            100.0 * outcome.lines.len() as f64 / clip.frames.len().max(1) as f64,
+            regions as f64 / outcome.lines.len().max(1) as f64,
             100.0 * outcome.region_area(&clip),
             100.0 * outcome.refine_bytes as f64 / outcome.bytes.max(1) as f64
         );
