@@ -11,7 +11,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
 
 use common::{
-    Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, open_sockets, program, scratch, steered,
+    Camera, PATIENCE, Server, assert_one_healthy_encoder, count, ffmpeg, open_sockets, play_by_hand, program, scratch,
+    steered,
 };
 use dds_protocol::feedback::{self, FeedbackState};
 use dds_protocol::rtcp;
@@ -228,45 +229,12 @@ fn clients_share_one_encoder_and_the_first_to_ask_steers_until_it_goes() {
     );
 }
 
-/// A client by hand: the address of the camera's RTCP, and the sockets that it sends to.
-fn play_by_hand(camera: &Camera) -> (TcpStream, SocketAddr, [UdpSocket; 2]) {
-    let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
-    let sockets = [bind(), bind()];
-    let ports = sockets.each_ref().map(|s| s.local_addr().unwrap().port());
-    let mut connection = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut ask = |request: &str, headers: &str| {
-        write!(connection, "{request} RTSP/1.0\r\nCSeq: 1\r\n{headers}\r\n").unwrap();
-        let mut answer = String::new();
-        // Header and body of these answers come together, and are short.
-        while !answer.contains("\r\n\r\n") {
-            let mut piece = [0; 8192];
-            let length = connection.read(&mut piece).unwrap();
-            assert!(length > 0, "{request}: {answer}");
-            answer += &String::from_utf8_lossy(&piece[..length]);
-        }
-        assert!(answer.starts_with("RTSP/1.0 200"), "{request}: {answer}");
-        answer
-    };
-    let url = camera.url();
-    ask(&format!("DESCRIBE {url}"), "Accept: application/sdp\r\n");
-    let transport = format!("Transport: RTP/AVP;unicast;client_port={}-{}\r\n", ports[0], ports[1]);
-    let answer = ask(&format!("SETUP {url}/stream=0"), &transport);
-    let after = |key: &str| {
-        let (_, rest) = answer.split_once(key).unwrap_or_else(|| panic!("no {key} in {answer}"));
-        rest.split([';', '\r']).next().unwrap().to_string()
-    };
-    let session = after("Session: ");
-    let rtcp = after("server_port=").split_once('-').unwrap().1.parse().unwrap();
-    ask(&format!("PLAY {url}"), &format!("Session: {session}\r\n"));
-    (connection, SocketAddr::from(([127, 0, 0, 1], rtcp)), sockets)
-}
-
 #[test]
 fn who_does_not_watch_does_not_steer() {
     dds_tests::init().unwrap();
     let camera = Camera::pattern(&[]);
-    let (_connection, to, [_, own]) = play_by_hand(&camera);
+    let client = play_by_hand(&camera);
+    let (to, [_, own]) = (client.to, &client.sockets);
     let report = camera.wait_for("frames", |r| count(r, "frames") > 5);
     let stream_id = count(&report, "stream-id") as u32;
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -292,7 +260,7 @@ fn who_does_not_watch_does_not_steer() {
         (&report["receivers"], count(&report, "feedback-packets")),
         (&serde_json::json!([]), 0)
     );
-    send(&own, 222);
+    send(own, 222);
     let report = camera.wait_for("the client to be heard", |r| count(r, "feedback-complete") == 1);
     assert_eq!(
         (&report["receivers"][0]["packets"], &report["strangers"]),
@@ -425,7 +393,7 @@ fn clients_that_join_within_one_second_share_one_key_frame() {
     let until = count(&report, "frames") + 60;
     let (mut report, mut joins) = (report, 0);
     while count(&report, "frames") < until {
-        let (connection, ..) = play_by_hand(&camera);
+        let connection = play_by_hand(&camera);
         drop(connection);
         joins += 1;
         report = camera.reports.try_iter().last().unwrap_or(report);

@@ -3,8 +3,8 @@
 //! The camera as a process, and servers and FFmpeg that watch it.
 #![allow(dead_code)] // Each test file uses its own part.
 
-use std::io::{BufRead, BufReader};
-use std::net::IpAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -272,7 +272,7 @@ pub fn steered(report: &Value) -> bool {
 }
 
 /// Addresses that UDP sockets of a process are bound to, as the system tells them in /proc.
-pub fn udp_sockets(process: u32) -> Vec<std::net::SocketAddr> {
+pub fn udp_sockets(process: u32) -> Vec<SocketAddr> {
     let own: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
         .unwrap()
         .filter_map(|fd| Some(std::fs::read_link(fd.ok()?.path()).ok()?.to_string_lossy().into_owned()))
@@ -286,7 +286,7 @@ pub fn udp_sockets(process: u32) -> Vec<std::net::SocketAddr> {
 
 /// Their ports.
 pub fn udp_ports(process: u32) -> Vec<u16> {
-    udp_sockets(process).iter().map(std::net::SocketAddr::port).collect()
+    udp_sockets(process).iter().map(SocketAddr::port).collect()
 }
 
 pub fn scratch(name: &str) -> PathBuf {
@@ -318,5 +318,67 @@ pub fn assert_feedback_is_whole(report: &Value) {
     );
     for name in ["feedback-malformed", "feedback-foreign", "feedback-stale"] {
         assert_eq!(count(report, name), 0, "{name}: {report}");
+    }
+}
+
+/// A client by hand, which plays.
+pub struct ByHand {
+    connection: TcpStream,
+    session: String,
+    url: String,
+    /// Address of the camera's RTCP.
+    pub to: SocketAddr,
+    /// The sockets of RTP and RTCP that it sends to.
+    pub sockets: [UdpSocket; 2],
+}
+
+impl ByHand {
+    /// Ends the session, as clients do.
+    pub fn tear_down(&mut self) {
+        let (url, session) = (&self.url, &self.session);
+        let _ = write!(
+            self.connection,
+            "TEARDOWN {url} RTSP/1.0\r\nCSeq: 9\r\nSession: {session}\r\n\r\n"
+        );
+    }
+}
+
+/// Plays the camera's stream by hand.
+pub fn play_by_hand(camera: &Camera) -> ByHand {
+    let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sockets = [bind(), bind()];
+    let ports = sockets.each_ref().map(|s| s.local_addr().unwrap().port());
+    let mut connection = TcpStream::connect(("127.0.0.1", camera.port)).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = |request: &str, headers: &str| {
+        write!(connection, "{request} RTSP/1.0\r\nCSeq: 1\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        // Header and body of these answers come together, and are short.
+        while !answer.contains("\r\n\r\n") {
+            let mut piece = [0; 8192];
+            let length = connection.read(&mut piece).unwrap();
+            assert!(length > 0, "{request}: {answer}");
+            answer += &String::from_utf8_lossy(&piece[..length]);
+        }
+        assert!(answer.starts_with("RTSP/1.0 200"), "{request}: {answer}");
+        answer
+    };
+    let url = camera.url();
+    ask(&format!("DESCRIBE {url}"), "Accept: application/sdp\r\n");
+    let transport = format!("Transport: RTP/AVP;unicast;client_port={}-{}\r\n", ports[0], ports[1]);
+    let answer = ask(&format!("SETUP {url}/stream=0"), &transport);
+    let after = |key: &str| {
+        let (_, rest) = answer.split_once(key).unwrap_or_else(|| panic!("no {key} in {answer}"));
+        rest.split([';', '\r']).next().unwrap().to_string()
+    };
+    let session = after("Session: ");
+    let rtcp = after("server_port=").split_once('-').unwrap().1.parse().unwrap();
+    ask(&format!("PLAY {url}"), &format!("Session: {session}\r\n"));
+    ByHand {
+        connection,
+        session,
+        url,
+        to: SocketAddr::from(([127, 0, 0, 1], rtcp)),
+        sockets,
     }
 }
