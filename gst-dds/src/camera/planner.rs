@@ -329,7 +329,7 @@ impl StreamPlanner {
             size: self.config.size,
             interval,
             now,
-            settings: self.in_force,
+            settings: &self.in_force,
             key_frame: kind.forced,
             segment: kind.segment,
             applied,

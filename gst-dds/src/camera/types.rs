@@ -340,7 +340,7 @@ pub struct FramePlan<'a> {
     /// The time of the frame in nanoseconds, which never falls but for a seek.
     pub now: u64,
     /// The settings in force: those of the user, with the quantizers chosen for a bandwidth.
-    pub settings: CameraSettings,
+    pub settings: &'a CameraSettings,
     /// It has to be an IDR picture.
     pub key_frame: bool,
     /// Place in its segment, where there are segments.

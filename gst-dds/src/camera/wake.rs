@@ -312,7 +312,7 @@ mod tests {
         // A car every 13 pictures, 12 pixels a picture.
         let traffic = |scene: &mut Scene, number: u64| {
             let cars: Vec<_> = (0..4)
-                .filter_map(|car| Some(((number as usize * 12 + car * 160) % 640, 80)))
+                .map(|car| ((number as usize * 12 + car * 160) % 640, 80))
                 .collect();
             scene.paint(0, 0, &cars);
         };

@@ -365,7 +365,7 @@ impl Settings {
             Some(value) => !matches!(value, "0" | "false" | "no"),
         };
         let named = |option: &&EncoderOption| option.key.replace('_', "-") == "intra-refresh";
-        self.options().iter().filter(named).next_back().is_some_and(on)
+        self.options().iter().rfind(named).is_some_and(on)
     }
 
     /// Frame packing arrangement set by the user.

@@ -242,7 +242,7 @@ fn keep(
         duration: input.frame.duration(),
         segment: input.segment.as_ref(),
         place: plan.segment,
-        settings: plan.settings,
+        settings: *plan.settings,
         fields,
         planes,
     })

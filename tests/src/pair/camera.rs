@@ -168,7 +168,7 @@ impl Camera {
         let shot = model::shot(self.stream, frame, plan.base_qp, plan.offsets);
         let (coded_at, settings, place, in_force) = (
             plan.now,
-            plan.settings,
+            *plan.settings,
             plan.segment,
             plan.in_force.filter(|_| plan.tells || idr),
         );
