@@ -392,6 +392,59 @@ fn wished_quantizers_are_exact_and_end_with_the_wish() {
     assert!(after > before + 60.0 && after < before + 420.0, "{before} to {after}");
 }
 
+/// `fixed_frame_rate_flag` as FFmpeg reads it in the first parameter set.
+fn declares_fixed_rate(camera: &Camera) -> bool {
+    let arguments = [
+        "-v",
+        "verbose",
+        "-f",
+        "h264",
+        "-i",
+        "-",
+        "-c",
+        "copy",
+        "-bsf:v",
+        "trace_headers",
+        "-f",
+        "null",
+        "-",
+    ];
+    let output = common::ffmpeg_reads(&camera.stream(), arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find(|line| line.contains("fixed_frame_rate_flag"));
+    line.expect("timing information").trim_end().ends_with("= 1")
+}
+
+#[test]
+fn the_rate_is_declared_as_fixed_only_where_no_picture_is_ever_left_out() {
+    for (values, fixed) in [
+        (&[][..], false),
+        (&[("server-rate", "false")], true),
+        (&[("mode", "two-pass")], true),
+    ] {
+        let element = byte_stream();
+        values
+            .iter()
+            .for_each(|(name, value)| element.set_property_from_str(name, value));
+        let mut camera = Camera::new(element, 320, 240);
+        // From the first picture on, long before anybody wishes.
+        unwatched(&mut camera, 2);
+        assert_eq!(declares_fixed_rate(&camera), fixed, "{values:?}");
+    }
+}
+
+#[test]
+fn all_of_this_holds_with_nvenc_too() {
+    let tests = [
+        "every_third_picture_is_sent_when_that_is_wished_with_its_own_number_and_time",
+        "nobody_can_blind_a_camera",
+        "key_frames_come_by_captured_pictures_and_those_asked_for_at_once",
+        "the_rate_is_declared_as_fixed_only_where_no_picture_is_ever_left_out",
+    ];
+    let log = common::on_fake_nvenc(&tests, &fake_nvenc::NAMES, "");
+    assert!(log.pictures().len() > 60);
+}
+
 #[cfg(feature = "x265")]
 #[test]
 fn h265_follows_wishes_too() {

@@ -62,7 +62,7 @@ mod nvenc;
     allow(dead_code, reason = "NVENC reads all options itself")
 )]
 mod options;
-#[cfg(feature = "x264")]
+#[cfg_attr(not(feature = "x264"), allow(dead_code, reason = "NVENC is told no unknown rate"))]
 mod sps;
 #[cfg(feature = "x264")]
 pub mod x264;

@@ -12,6 +12,10 @@
 use dds_protocol::nal::{push_escaped, unescape};
 use dds_protocol::rbsp::{H264SequenceStart, RbspReader};
 
+use super::Nal;
+
+/// `nal_unit_type` of a sequence parameter set.
+pub(super) const SPS: u8 = 7;
 /// Bits of `num_units_in_tick`, `time_scale` and `fixed_frame_rate_flag`.
 const TIMING_BITS: usize = 32 + 32 + 1;
 const EXTENDED_SAR: u32 = 255;
@@ -90,6 +94,21 @@ impl Timing {
             Self::Nominal => without_fixed_rate(nal),
             Self::Unknown => without_timing(nal),
         }
+    }
+}
+
+/// Copies an access unit to `out`, whose sequence parameter sets declare `timing`; `nals` then holds the positions of the
+/// NAL units there.
+pub(super) fn rewrite(data: &[u8], nals: &mut [Nal], timing: Timing, out: &mut Vec<u8>) {
+    out.clear();
+    for nal in nals {
+        let (prefix, body) = (&data[nal.start..nal.body], &data[nal.body..nal.end]);
+        let declared = (nal.kind == SPS).then(|| timing.declared(body)).flatten();
+        nal.start = out.len();
+        out.extend_from_slice(prefix);
+        nal.body = out.len();
+        out.extend_from_slice(declared.as_deref().unwrap_or(body));
+        nal.end = out.len();
     }
 }
 

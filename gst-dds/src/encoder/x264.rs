@@ -35,14 +35,14 @@ use x264_sys as sys;
 
 use crate::vbv::Vbv;
 
-use super::sps::Timing;
+use super::sps::{Timing, rewrite};
 use super::{
     AccessUnit, Codec, Config, EncodeError, FieldOrder, Fields, FrameControls, Log, Nal, OpenError, ParameterSets,
     Picture, PixelFormat, Plane, RateControl, Rates, RegionEncoder,
 };
 use log::LogSink;
 use params::{Params, clamp_int, colour_space, set_rate_factor, set_vbv, verify};
-use units::{NAL_PPS, NAL_SPS, is_version_sei, prefix_length, rewrite};
+use units::{NAL_PPS, NAL_SPS, is_version_sei, prefix_length};
 
 /// Most that the base quantizer may be below the rate factor under a narrow VBV.
 const MAX_SHIFT: u8 = 10;

@@ -51,6 +51,7 @@ mod surface;
 
 use std::sync::Arc;
 
+use super::sps::{SPS, Timing, rewrite};
 use super::{
     AccessUnit, Codec, Config, EncodeError, FrameControls, GpuPicture, Log, LogLevel, Nal, NalKind, OpenError,
     ParameterSets, Picture, PixelFormat, RateControl, Rates, RegionEncoder, find_nals, to_lengths,
@@ -76,6 +77,9 @@ pub struct Nvenc {
     /// As the driver returned it, and as it is output where that differs.
     coded: Vec<u8>,
     lengths: Vec<u8>,
+    /// What the stream declares of its rate, and access units with parameter sets rewritten for it.
+    timing: Timing,
+    declared: Vec<u8>,
     nals: Vec<Nal>,
     vps: Vec<u8>,
     sps: Vec<u8>,
@@ -120,6 +124,11 @@ impl RegionEncoder for Nvenc {
             started: false,
             coded: Vec::new(),
             lengths: Vec::new(),
+            timing: match (config.codec, config.leaves_out) {
+                (Codec::H264, true) => Timing::Nominal,
+                _ => Timing::Fixed,
+            },
+            declared: Vec::new(),
             nals: Vec::with_capacity(16),
             vps: Vec::new(),
             sps: Vec::new(),
@@ -248,7 +257,11 @@ impl Nvenc {
         let codec = self.settings.codec;
         self.nals.clear();
         find_nals(codec, &self.coded, &mut self.nals);
-        let data = if self.settings.byte_stream {
+        let sets = || self.nals.iter().any(|nal| nal.kind == SPS);
+        let data = if self.settings.byte_stream && self.timing != Timing::Fixed && sets() {
+            rewrite(&self.coded, &mut self.nals, self.timing, &mut self.declared);
+            &self.declared
+        } else if self.settings.byte_stream {
             &self.coded
         } else {
             // Parameter sets are in the caps.
@@ -320,7 +333,8 @@ impl Nvenc {
             let body = data[nal.body..nal.end].to_vec();
             match (self.settings.codec, nal.kind) {
                 (Codec::H265, 32) => self.vps = body,
-                (Codec::H264, 7) | (Codec::H265, 33) => self.sps = body,
+                (Codec::H264, SPS) => self.sps = self.timing.declared(&body).unwrap_or(body),
+                (Codec::H265, 33) => self.sps = body,
                 (Codec::H264, 8) | (Codec::H265, 34) => self.pps = body,
                 _ => {}
             }

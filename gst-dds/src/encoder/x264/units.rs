@@ -6,9 +6,6 @@
 
 use std::ffi::c_int;
 
-use crate::encoder::Nal;
-use crate::encoder::sps::Timing;
-
 pub(super) const NAL_SEI: c_int = 6;
 pub(super) const NAL_SPS: c_int = 7;
 pub(super) const NAL_PPS: c_int = 8;
@@ -30,21 +27,4 @@ pub(super) fn is_version_sei(kind: c_int, body: &[u8]) -> bool {
     let size_bytes = body[2..].iter().take_while(|&&b| b == 0xff).count() + 1;
     body.get(2 + size_bytes..)
         .is_some_and(|uuid| uuid.starts_with(&VERSION_SEI_UUID))
-}
-
-/// Copies an access unit to `out`, whose sequence parameter sets declare `timing`; `nals` then holds the positions of the
-/// NAL units there.
-pub(super) fn rewrite(data: &[u8], nals: &mut [Nal], timing: Timing, out: &mut Vec<u8>) {
-    out.clear();
-    for nal in nals {
-        let (prefix, body) = (&data[nal.start..nal.body], &data[nal.body..nal.end]);
-        let declared = (c_int::from(nal.kind) == NAL_SPS)
-            .then(|| timing.declared(body))
-            .flatten();
-        nal.start = out.len();
-        out.extend_from_slice(prefix);
-        nal.body = out.len();
-        out.extend_from_slice(declared.as_deref().unwrap_or(body));
-        nal.end = out.len();
-    }
 }
