@@ -35,6 +35,8 @@ const CAUTION: Duration = Duration::from_secs(5);
 const CALM: Duration = Duration::from_secs(30);
 /// Objects, weighted by age, from which on there is evidence.
 const KNOWN: f32 = 0.5;
+/// Objects, weighted by age, from which on evidence bounds what is remembered.
+const FRESH: f32 = 60.0;
 /// Distances beyond this many captured pictures are no evidence.
 const DISTANCES: usize = 2 * MAX_INTERVAL as usize + 1;
 
@@ -76,6 +78,8 @@ pub struct Chooser {
     turn: usize,
     /// By the distance in captured pictures.
     evidence: [Evidence; DISTANCES],
+    /// Captured pictures from the last picture but one to the last.
+    distance: usize,
     last: Option<u64>,
     interval: u8,
     /// Captured time since the last change.
@@ -94,6 +98,7 @@ impl Default for Chooser {
             sparse: Default::default(),
             turn: 0,
             evidence: Default::default(),
+            distance: 0,
             last: None,
             interval: 1,
             since_change: Duration::ZERO,
@@ -143,6 +148,7 @@ impl Chooser {
         let check = self.tracks.update(frame, sightings);
         let sparse = self.sparse[self.turn].update(frame, sightings);
         self.turn = 1 - self.turn;
+        self.distance = check.map_or(0, |check| usize::try_from(check.gap).unwrap_or(usize::MAX / 2));
         [check, sparse].into_iter().flatten().for_each(|check| self.add(check));
         self.decide(check, longest(looked.frame_time), looked.actual);
         self.interval
@@ -167,9 +173,36 @@ impl Chooser {
         }
     }
 
-    /// Share of the results that are wrong `age` captured pictures after the one looked at: between the distances with
-    /// evidence on a straight line, which begins without errors at age 0 and goes on beyond the last.
+    /// Share of the results that are wrong `age` captured pictures after the one looked at. Most distances were seen when the
+    /// scene was another. Errors grow with the distance, and at most in proportion to it: that bounds them by those of the
+    /// two distances that are seen now.
     fn error(&self, age: usize) -> f32 {
+        let remembered = self.remembered(age);
+        let share = |distance: usize| {
+            let evidence = self
+                .evidence
+                .get(distance)
+                .filter(|evidence| evidence.objects > FRESH)?;
+            Some(evidence.errors / evidence.objects)
+        };
+        let Some(near) = share(self.distance).filter(|_| self.distance > 0) else {
+            return remembered;
+        };
+        let part = |distance: usize| age as f32 / distance as f32;
+        if age <= self.distance {
+            return remembered.clamp(near * part(self.distance), near);
+        }
+        let beyond = 2 * self.distance;
+        match share(beyond).map(|far| far.max(near)) {
+            Some(far) if age <= beyond => near + (far - near) * (part(self.distance) - 1.0),
+            Some(far) => remembered.clamp(far, far * part(beyond)),
+            None => remembered.clamp(near, near * part(self.distance)),
+        }
+    }
+
+    /// The same by all evidence, however old: between the distances with evidence on a straight line, which begins without
+    /// errors at age 0 and goes on beyond the last.
+    fn remembered(&self, age: usize) -> f32 {
         let known = self.evidence.iter().enumerate().skip(1);
         let known = known.filter(|(_, evidence)| evidence.objects > KNOWN);
         let (mut from, mut low) = (0, 0.0);
