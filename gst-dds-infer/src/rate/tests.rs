@@ -121,6 +121,24 @@ fn the_rate_follows_the_motion() {
 }
 
 #[test]
+fn a_scene_that_was_calm_before_does_not_keep_the_rate_low() {
+    let mut camera = Camera::new();
+    camera.film(6, |_| column(0, 0.0, 1));
+    assert_eq!(camera.wish, MAX_INTERVAL);
+    // A third of the objects begins to move as nobody can predict: too few for an alarm.
+    let scene = |frame| {
+        column(frame, 16.0, 2)
+            .into_iter()
+            .take(4)
+            .chain(column(0, 0.0, 1).into_iter().skip(4))
+            .collect()
+    };
+    camera.film(3, scene);
+    assert!(camera.wish <= 2, "{:?}", camera.changes);
+    assert!(camera.film(10, scene) < 2.5);
+}
+
+#[test]
 fn a_still_scene_stays_at_its_rate() {
     let mut camera = Camera::new();
     // Boxes tremble by a pixel, and one object in twelve comes and goes around the threshold.
