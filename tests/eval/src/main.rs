@@ -38,7 +38,7 @@ options of run:
   --clips PATH...    files, or folders of files (default: the demo's clip)
   --model MODEL      ONNX model of the server (default: the built-in street detector)
   --out DIR          where everything is kept
-  --systems LIST     names separated by commas, or all (all): SYSTEMS
+  --systems LIST     names separated by commas, all, or targets, those of the table of targets (all): SYSTEMS
   --noise PATH       adds that film with luma noise of sigma 4, seeded
   --join PATH...     adds one clip of equal parts of these films, scaled to 720p and shown at 25 pictures/s
   --loop S           plays every clip forward and backward for S seconds
@@ -131,6 +131,9 @@ fn built_in(out: &Path) -> Result<PathBuf, Error> {
 fn systems(list: &str) -> Result<Vec<&'static str>, Error> {
     if list == "all" {
         return Ok(SYSTEMS.iter().map(|s| s.id).collect());
+    }
+    if list == "targets" {
+        return Ok(dds_eval::targets::SYSTEMS.to_vec());
     }
     list.split(',')
         .map(|name| match dds_eval::system::find(name) {

@@ -30,6 +30,8 @@ pub const JUDGED: [&str; 4] = [
     "dashcam_highway_540p",
     "parking_topview_432p",
 ];
+/// The systems that the table is made of.
+pub const SYSTEMS: [&str; 5] = ["ours-rate", "ours-fixed", "dds", "uniform-full", "awstream-long"];
 /// What a clip counts as on which ours does not reach a level.
 pub const NEVER: f64 = 1.5;
 
@@ -598,9 +600,16 @@ pub fn tables(results: &[ClipResult]) -> Vec<Table> {
         .collect()
 }
 
-/// The first words of a clip's name.
+/// The first word of a clip's name, and what was done to the clip.
 fn short(name: &str) -> String {
-    name.split('_').next().unwrap_or(name).chars().take(10).collect()
+    let (film, done) = name.split_once('-').map_or((name, ""), |(film, done)| (film, done));
+    let word = film.split('_').next().unwrap_or(film);
+    let both = if done.is_empty() {
+        word.to_owned()
+    } else {
+        format!("{word}-{done}")
+    };
+    both.chars().take(10).collect()
 }
 
 fn shown(cell: Option<Cell>) -> String {
@@ -630,7 +639,7 @@ impl Table {
     /// As text for a terminal.
     pub fn text(&self) -> String {
         let mut out = format!(
-            "{}, key frames every {} s; bits of gst-dds against:\n",
+            "{}, key frames every {} s; bits of gst-dds against (* judged on, ' of neither set):\n",
             self.model, self.key_frames
         );
         let _ = write!(
@@ -639,7 +648,13 @@ impl Table {
             "", "", "target", "chosen", "judged", ""
         );
         for clip in &self.clips {
-            let _ = write!(out, "{:>11}", short(clip));
+            let mark = match (CHOSEN.contains(&clip.as_str()), JUDGED.contains(&clip.as_str())) {
+                (true, _) => "",
+                (_, true) => "*",
+                // Of neither set: shown apart.
+                _ => "'",
+            };
+            let _ = write!(out, "{:>11}", short(clip) + mark);
         }
         out.push('\n');
         for row in &self.rows {
@@ -830,6 +845,15 @@ mod tests {
             "one uniform setting for all clips (3200), predicted, at 0.95",
         );
         assert!(near(one.chosen, 0.5 / 2f64.sqrt()), "{one:?}");
+    }
+
+    #[test]
+    fn heads_tell_clips_and_sets_apart() {
+        let names = [CHOSEN[0], JUDGED[0], "sf_street_1080p-noise4"];
+        let table = &tables(&names.map(|name| clip(name, 0.5)))[0];
+        let text = table.text();
+        let heads: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().skip(3).collect();
+        assert_eq!(heads, ["sf", "vn*", "sf-noise4'"]);
     }
 
     #[test]
