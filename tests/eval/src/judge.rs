@@ -21,6 +21,10 @@ use crate::store::{read, record_path, write_whole};
 
 /// Raised where figures of before mean something else.
 pub const FORMAT: u32 = 2;
+/// System under which the uncoded source stands, of which pictures are skipped.
+pub const SOURCE: &str = "source";
+/// One picture of it in so many is looked at.
+const THINNED: [usize; 3] = [2, 3, 5];
 /// The beginning that is left out of [`Judged::kbps_later`], seconds: the first key frame and what follows from it.
 const BEGINNING: f64 = 0.5;
 
@@ -262,6 +266,29 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// The reference of which one picture in `every` was looked at: what skipping alone costs, without any coding.
+fn thinned(reference: &Record, every: usize) -> Record {
+    let frames = reference.frames.iter().enumerate().map(|(n, frame)| match n % every {
+        0 => Frame {
+            // A byte, so that it is sent at all.
+            bytes: 1,
+            ..frame.clone()
+        },
+        _ => Frame {
+            origin: Origin::Held,
+            ..Frame::default()
+        },
+    });
+    Record {
+        key: reference.key.clone(),
+        system: SOURCE.into(),
+        point: format!("1in{every}"),
+        settings: format!("the model on the source, 1 picture in {every} looked at, nothing coded"),
+        frames: frames.collect(),
+        ..Record::default()
+    }
+}
+
 /// Judges all records of a clip and keeps the figures; those whose records are the same as before stay.
 ///
 /// # Errors
@@ -283,7 +310,8 @@ pub fn judge_clip(dir: &Path, manifest: &Manifest, info: &ClipInfo) -> Result<Cl
     let path = result.path(dir);
     let before = read::<ClipResult>(&path).ok().filter(|b| b.inputs() == result.inputs());
     let before = before.map(|b| b.points).unwrap_or_default();
-    for (record, shipped) in records(dir, &info.name) {
+    let thinned = THINNED.map(|every| (thinned(&reference, every), false));
+    for (record, shipped) in records(dir, &info.name).into_iter().chain(thinned) {
         let known = before
             .iter()
             .find(|p| p.system == record.system && p.point == record.point && p.key == record.key);
@@ -459,6 +487,20 @@ mod tests {
             "{third:?} {all:?}"
         );
         assert!(third.interpolated.age_p95 > third.predicted.age_p95, "{third:?}");
+    }
+
+    #[test]
+    fn the_source_tells_what_skipping_alone_costs() {
+        let (reference, info, manifest) = (source(), info(), manifest());
+        let judge = Judge::new(&reference, &info, &manifest);
+        let record = Record {
+            frames: source(),
+            ..Record::default()
+        };
+        let accuracy: Vec<f64> = THINNED
+            .map(|every| judge.judge(&thinned(&record, every), false).held.strict)
+            .into();
+        assert!(accuracy.is_sorted_by(|a, b| a > b) && accuracy[0] < 1.0, "{accuracy:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 use dds_eval::codec::{Coder, Decoder};
-use dds_eval::judge::ClipResult;
+use dds_eval::judge::{self, ClipResult};
 use dds_eval::plan::Gop;
 use dds_eval::record::{Origin, Record, Summary};
 use dds_eval::rival::{Bench, LONG_GOP};
@@ -268,12 +268,15 @@ fn clips_and_systems_that_were_run_apart_are_merged_and_judged() {
         let result: ClipResult = read(&path).unwrap();
         assert_eq!(result.clip.frames, 30, "{clip}");
         let systems: BTreeSet<&str> = result.points.iter().map(|p| p.system.as_str()).collect();
-        assert_eq!(systems.into_iter().collect::<Vec<_>>(), ["ours-rate", "uniform-full"]);
+        assert_eq!(
+            systems.into_iter().collect::<Vec<_>>(),
+            ["ours-rate", judge::SOURCE, "uniform-full"]
+        );
         for p in &result.points {
-            let least = if p.system == "ours-rate" { 0.15 } else { 1.0 };
-            assert!((least..=1.0).contains(&p.sent) && p.kbps_later > 0.0, "{p:?}");
+            let least = if p.system == "uniform-full" { 1.0 } else { 0.15 };
+            assert!((least..=1.0).contains(&p.sent) && p.kbps > 0.0, "{p:?}");
             assert!(
-                p.predicted.strict > 0.9 && p.predicted.age_p95 >= p.predicted.age_p50,
+                p.predicted.strict > 0.7 && p.predicted.age_p95 >= p.predicted.age_p50,
                 "{p:?}"
             );
         }
