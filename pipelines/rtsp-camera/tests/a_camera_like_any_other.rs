@@ -6,7 +6,7 @@ mod common;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
 
