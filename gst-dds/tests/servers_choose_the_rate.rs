@@ -471,6 +471,94 @@ fn h265_follows_wishes_too() {
     assert_eq!(lines, sent.len());
 }
 
+/// A server at the encoder's own output, which wishes every `interval`-th picture.
+fn serve(element: &gst::Element, codec: Codec, interval: u8) {
+    let pad = element.static_pad("src").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let caps = pad.current_caps().unwrap();
+        let by_length = matches!(
+            caps.structure(0).unwrap().get("stream-format"),
+            Ok("avc" | "hvc1" | "hev1")
+        );
+        let format = if by_length {
+            Format::LengthPrefixed(4)
+        } else {
+            Format::ByteStream
+        };
+        let map = buffer.map_readable().unwrap();
+        let identity = codec.summarize(&map, format).identity.unwrap().unwrap();
+        let packet = packet(identity.frame + 1, identity.frame, every(interval, 1000));
+        pad.send_event(gst_dds_link::event::feedback(&packet));
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Runs a pipeline to its end.
+fn to_the_end(pipeline: &gst::Pipeline, what: &str) {
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let message = pipeline.bus().unwrap().timed_pop_filtered(
+        gst::ClockTime::from_seconds(60),
+        &[
+            gst::MessageType::Eos,
+            gst::MessageType::Error,
+            gst::MessageType::Warning,
+        ],
+    );
+    pipeline.set_state(gst::State::Null).unwrap();
+    let message = message.unwrap_or_else(|| panic!("{what} does not end"));
+    assert_eq!(message.type_(), gst::MessageType::Eos, "{what}: {message:?}");
+}
+
+#[test]
+fn players_show_every_sent_picture_at_its_time() {
+    common::init();
+    for (codec, values, pay) in [
+        (
+            Codec::H264,
+            "",
+            "rtph264pay ! rtph264depay ! h264parse ! avdec_h264 max-threads=1",
+        ),
+        (
+            Codec::H264,
+            "",
+            "h264parse ! matroskamux streamable=true ! matroskademux ! h264parse ! avdec_h264 max-threads=1",
+        ),
+        (Codec::H264, "", "rtph264pay ! rtph264depay ! h264parse ! openh264dec"),
+        (
+            Codec::H265,
+            "encoder=x265",
+            "rtph265pay ! rtph265depay ! h265parse ! avdec_h265 max-threads=1",
+        ),
+    ] {
+        let line = format!(
+            "videotestsrc num-buffers=90 pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
+             ! ddsencode name=e speed-preset=superfast threads=1 stream-id={STREAM} wall-clock=false {values} \
+             ! {pay} ! fakesink name=s"
+        );
+        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+        serve(&pipeline.by_name("e").unwrap(), codec, 3);
+        let shown = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let keep = shown.clone();
+        let sink = pipeline.by_name("s").unwrap().static_pad("sink").unwrap();
+        sink.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(gst::PadProbeData::Buffer(buffer)) = &info.data {
+                keep.lock().unwrap().push(buffer.pts().unwrap().mseconds());
+            }
+            gst::PadProbeReturn::Ok
+        });
+        to_the_end(&pipeline, pay);
+        let shown = shown.lock().unwrap();
+        let from = shown[0];
+        let expected: Vec<u64> = (0..30).map(|i| from + 100 * i).collect();
+        assert_eq!(shown.len(), 30, "{pay}");
+        let near = |(shown, wanted): (&u64, &u64)| shown.abs_diff(*wanted) <= 1;
+        assert!(shown.iter().zip(&expected).all(near), "{pay}: {shown:?}");
+    }
+}
+
 /// Times in seconds of the packets of a file's stream, as FFmpeg reads them.
 fn packet_times(file: &std::path::Path, stream: &str) -> Vec<f64> {
     let output = std::process::Command::new("ffprobe")
@@ -517,45 +605,8 @@ fn recorders_with_sound_go_on_and_every_picture_keeps_its_time() {
         );
         let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
         let element = pipeline.by_name("e").unwrap();
-        // A server at the encoder's own output.
-        let codec = if values.is_empty() { Codec::H264 } else { Codec::H265 };
-        let own = element.static_pad("src").unwrap();
-        let length_prefixed = own.clone();
-        own.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-            let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
-                return gst::PadProbeReturn::Ok;
-            };
-            let caps = length_prefixed.current_caps().unwrap();
-            let by_length = matches!(
-                caps.structure(0).unwrap().get("stream-format"),
-                Ok("avc" | "hvc1" | "hev1")
-            );
-            let format = if by_length {
-                Format::LengthPrefixed(4)
-            } else {
-                Format::ByteStream
-            };
-            let map = buffer.map_readable().unwrap();
-            let identity = codec.summarize(&map, format).identity.unwrap().unwrap();
-            let packet = packet(identity.frame + 1, identity.frame, every(3, 1000));
-            pad.send_event(gst_dds_link::event::feedback(&packet));
-            gst::PadProbeReturn::Ok
-        });
-        pipeline.set_state(gst::State::Playing).unwrap();
-        let message = pipeline
-            .bus()
-            .unwrap()
-            .timed_pop_filtered(
-                gst::ClockTime::from_seconds(60),
-                &[
-                    gst::MessageType::Eos,
-                    gst::MessageType::Error,
-                    gst::MessageType::Warning,
-                ],
-            )
-            .expect("it ends");
-        pipeline.set_state(gst::State::Null).unwrap();
-        assert_eq!(message.type_(), gst::MessageType::Eos, "{file}: {message:?}");
+        serve(&element, if values.is_empty() { Codec::H264 } else { Codec::H265 }, 3);
+        to_the_end(&pipeline, file);
         let pictures = packet_times(&path, "v:0");
         assert_eq!(pictures.len(), 50, "{file}");
         for (i, time) in pictures.iter().enumerate() {

@@ -17,6 +17,9 @@
 //! StreamPlanner::end_frame(now, bytes, idr)    size of the frame, when it was coded
 //! ```
 //!
+//! A server may also wish for fewer pictures ([`WishBounds`]): those left out are [`Skip::Asked`]. [`wake::Wake`] finds
+//! changes for which one is sent all the same.
+//!
 //! [`Camera`] is both on one thread, for tools and tests.
 //!
 //! # The rule that merges regions

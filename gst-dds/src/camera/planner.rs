@@ -679,7 +679,13 @@ impl StreamPlanner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::Bandwidth;
+    use std::sync::Arc;
+
+    use dds_protocol::feedback::{Rect, Region};
+    use dds_protocol::wish::{Wish, Wishes};
+
+    use super::super::receiver::ReceivedState;
+    use super::super::types::{Bandwidth, WishBounds};
     use super::*;
 
     const SIZE: Geometry = Geometry {
@@ -813,5 +819,106 @@ mod tests {
         assert_eq!(none, None);
         // It does not begin at the quantizers of the user again.
         assert!(after[1..].iter().all(|qp| *qp > 38), "{after:?}");
+    }
+
+    /// A server that wishes this interval for a second with every frame, from the second one on.
+    fn wishing(interval: u8) -> impl Fn(&CameraSettings, u64, u64) -> FeedbackUpdate {
+        move |_, _, frame| {
+            let mut update = FeedbackUpdate {
+                liveness: Liveness::Up,
+                ..FeedbackUpdate::default()
+            };
+            let wishes = Wishes {
+                interval: Some(Wish {
+                    value: interval,
+                    ttl_ms: 1000,
+                }),
+                ..Wishes::default()
+            };
+            let region = Region {
+                rect: Rect {
+                    width: 16,
+                    height: 16,
+                    ..Rect::default()
+                },
+                ..Region::default()
+            };
+            update.ways[0].state = (frame > 0).then(|| ReceivedState {
+                feedback: Arc::new(FeedbackState {
+                    frame: frame - 1,
+                    regions: vec![region],
+                    wishes,
+                    ..FeedbackState::default()
+                }),
+                news: true,
+            });
+            update.notice = (frame == 4).then_some(Notice::FeedbackStarted);
+            update
+        }
+    }
+
+    /// Captures frames; returns the numbers of those coded.
+    fn sent(planner: &mut StreamPlanner, frames: std::ops::Range<u64>, interval: u8) -> Vec<u64> {
+        let feedback = wishing(interval);
+        frames
+            .filter(|frame| {
+                let Plan::Code(plan) = planner.plan(&capture(*frame), &feedback) else {
+                    return false;
+                };
+                let idr = plan.key_frame;
+                planner.end_frame(frame * FRAME_NS, 1000, idr);
+                true
+            })
+            .collect()
+    }
+
+    fn wished() -> StreamPlanner {
+        let settings = CameraSettings {
+            wishes: WishBounds::ALL,
+            ..CameraSettings::default()
+        };
+        StreamPlanner::new(StreamConfig::new(SIZE), settings)
+    }
+
+    #[test]
+    fn after_a_report_of_loss_every_picture_is_sent_for_a_while() {
+        let mut planner = wished();
+        assert_eq!(sent(&mut planner, 0..30, 4), [0, 4, 8, 12, 16, 20, 24, 28]);
+        planner.report(30 * FRAME_NS, 0.05, 1.0, 100);
+        let sent = sent(&mut planner, 30..60, 4);
+        let expected: Vec<u64> = (30..46).chain([49, 53, 57]).collect();
+        assert_eq!(sent, expected);
+    }
+
+    #[test]
+    fn news_of_a_picture_that_is_left_out_counts_for_the_next_one() {
+        let mut planner = wished();
+        sent(&mut planner, 0..4, 6);
+        let feedback = wishing(6);
+        for frame in 4..6 {
+            assert_eq!(planner.plan(&capture(frame), &feedback), Plan::Skip(Skip::Asked));
+        }
+        let Plan::Code(plan) = planner.plan(&capture(6), nobody) else {
+            panic!("it is due")
+        };
+        assert_eq!(plan.notice, Some(Notice::FeedbackStarted));
+        // The region has no time to live: it acts in one coded frame.
+        assert_eq!(planner.region_stats().regions_expired, 0);
+    }
+
+    #[test]
+    fn an_encoder_spends_by_the_distance_of_the_pictures_that_it_codes() {
+        let mut planner = wished();
+        sent(&mut planner, 0..30, 5);
+        let Plan::Code(plan) = planner.plan(&capture(30), wishing(5)) else {
+            panic!("it is due")
+        };
+        let interval = plan.interval;
+        assert!(interval.measured && (interval.scale - 5.0).abs() < 1e-9, "{interval:?}");
+        planner.end_frame(30 * FRAME_NS, 1000, false);
+        let Plan::Code(plan) = planner.plan(&capture(31), wishing(1)) else {
+            panic!("all are wanted")
+        };
+        assert_eq!((plan.interval.scale, plan.interval.measured), (1.0, false));
     }
 }

@@ -329,6 +329,7 @@ mod tests {
     use std::sync::Arc;
 
     use dds_protocol::feedback::FeedbackState;
+    use proptest::prelude::*;
 
     use super::super::receiver::ReceivedState;
     use super::super::types::{Bandwidth, WishBounds};
@@ -601,5 +602,50 @@ mod tests {
         assert!(!teller.is_due(249 * MS, &coarser, true) && teller.is_due(250 * MS, &coarser, true));
         teller.told(2000 * MS, in_force);
         assert!(teller.is_due(0, &in_force, true), "a seek");
+    }
+
+    proptest! {
+        #[test]
+        fn no_wish_leads_beyond_the_bounds(
+            wishes in prop::collection::vec((0u8..=51, 0u8..=51, 1u8.., 1u32.., 0u8..16), 0..5),
+            (rate, least, viewers) in (0.01f64..1000.0, 0.0f64..60.0, 0.0f64..60.0),
+            (coarsest, low, high) in (1u8..=51, 1u8..=51, 1u8..=51),
+            (bytes, damaged, before) in (0.0f64..1e7, any::<bool>(), 1u8..),
+        ) {
+            let news: Vec<_> = Way::ALL
+                .into_iter()
+                .zip(wishes)
+                .map(|(way, (background, region, interval, kbps, which))| {
+                    let wishes = Wishes {
+                        background_qp: wish(background).filter(|_| which & 1 > 0),
+                        region_qp: wish(region).filter(|_| which & 2 > 0),
+                        interval: wish(interval).filter(|_| which & 4 > 0),
+                        ceiling_kbps: wish(kbps).filter(|_| which & 8 > 0),
+                    };
+                    (way, wishes)
+                })
+                .collect();
+            let settings = CameraSettings {
+                qp_limits: (low.min(high), high),
+                wishes: WishBounds {
+                    min_frame_rate: least,
+                    viewer_frame_rate: viewers,
+                    max_background_qp: coarsest,
+                    ..WishBounds::ALL
+                },
+                ..CameraSettings::default()
+            };
+            let situation = Situation { rate, damaged, coarsest_bytes: bytes, ..CALM };
+            let joined = *WishBook::default().hear(0, &update(&news), (36, 26));
+            let granted = Granted::of(&joined, &settings, &situation, before);
+            prop_assert!(granted.interval >= 1);
+            let slowest = rate / f64::from(granted.interval) * 1.02;
+            let needed = least.max(viewers).min(rate);
+            prop_assert!(slowest >= needed, "{slowest} of {needed}");
+            for qp in [granted.background_qp, granted.region_qp].into_iter().flatten() {
+                prop_assert!((1..=coarsest.min(high)).contains(&qp));
+            }
+            prop_assert!(!damaged || granted.interval == 1);
+        }
     }
 }

@@ -243,9 +243,15 @@ impl Settings {
         }
     }
 
-    /// Whether servers may wish that pictures are left out.
+    /// Whether servers may wish that pictures are left out. Not where the stream declares when each one leaves the
+    /// buffer of the hypothetical reference decoder.
     fn obeys_wishes(&self) -> bool {
-        self.server_rate && self.mode == Passes::One
+        let declared = |option: &str| match option.split_once('=') {
+            Some(("nal-hrd" | "nal_hrd" | "hrd", value)) => !matches!(value, "none" | "0" | "false" | "no"),
+            Some(_) => false,
+            None => option == "hrd",
+        };
+        self.server_rate && self.mode == Passes::One && !self.x264enc.option_string.split(':').any(declared)
     }
 
     /// Whether pictures that servers do not want are coded as repetitions of the ones before.

@@ -174,4 +174,33 @@ mod tests {
             assert!(settings(values).check().is_err(), "{values}");
         }
     }
+
+    #[test]
+    fn what_may_be_wished_depends_on_what_chooses_quantizers() {
+        for (values, interval, quantizers, ceiling) in [
+            ("", true, true, true),
+            ("max-bitrate=900", true, true, true),
+            ("bandwidth=900", true, false, true),
+            ("bitrate=900", true, false, false),
+            ("pass=qual", true, false, false),
+            ("quantizer=30", true, false, false),
+            ("server-rate=false", false, false, false),
+            ("mode=two-pass", false, false, false),
+            ("bitrate=900 option-string=subme=1:nal-hrd=vbr", false, false, false),
+            ("bitrate=900 option-string=nal-hrd=none", true, false, false),
+            ("encoder=x265 bitrate=900 option-string=hrd", false, false, false),
+        ] {
+            let settings = settings(values);
+            let wishes = settings.live().wishes;
+            assert_eq!(
+                (wishes.interval, wishes.quantizers, wishes.ceiling),
+                (interval, quantizers, ceiling),
+                "{values}"
+            );
+            assert_eq!(settings.leaves_out(), interval, "{values}");
+            assert!(!settings.repeats(), "{values}");
+        }
+        let repeats = settings("skipped-pictures=repeat");
+        assert!(repeats.repeats() && !repeats.leaves_out());
+    }
 }
