@@ -5,6 +5,7 @@
 
 use crate::bits::{BitReader, BitWriter, column_bits};
 use crate::serial::Serial16;
+pub use crate::wish::MAX_QP;
 use crate::wish::{self, Wishes};
 
 /// First bytes of every feedback packet of every version. The first one is outside the ranges of STUN, DTLS, TURN
@@ -24,8 +25,6 @@ pub const MAX_PACKET: usize = 1200;
 pub const MAX_PARTS: u8 = 16;
 /// Largest frame offset (segments).
 pub const MAX_FRAME_OFFSET: u8 = 31;
-/// Highest H.264 quantizer.
-pub const MAX_QP: u8 = 51;
 /// Unit of a region's time to live on the wire, in milliseconds; values are rounded up.
 pub const TTL_UNIT_MS: u32 = 20;
 /// Longest time to live in milliseconds (about eleven minutes).
@@ -492,7 +491,7 @@ pub fn decode(packet: &[u8]) -> Result<FeedbackPart, FeedbackError> {
     let (frame, frame_bytes) = read_varint(rest)?;
     let table = &rest[frame_bytes..];
     let (regions, table_bytes) = read_table(table)?;
-    let (wishes, skipped_extension) = Wishes::read(&table[table_bytes..])?;
+    let (wishes, skipped_extension) = Wishes::read(&table[table_bytes..]).map_err(FeedbackError::InvalidField)?;
     if part > 0 && !wishes.is_empty() {
         return Err(FeedbackError::InvalidField("wishes outside the first part"));
     }

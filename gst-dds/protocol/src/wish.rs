@@ -3,8 +3,8 @@
 //! Wishes of a server about a whole stream: records after the region table of a feedback packet. The camera bounds them
 //! and names what is in force ([`crate::extension::InForce`]).
 
-use crate::feedback::{FeedbackError, MAX_QP};
-
+/// Highest H.264 quantizer.
+pub const MAX_QP: u8 = 51;
 /// Unit of a wish's time to live on the wire, in milliseconds; values are rounded up.
 pub const WISH_TTL_UNIT_MS: u32 = 100;
 /// Longest time to live of a wish in milliseconds. Wishes are repeated with each generation, so that a server that
@@ -125,12 +125,12 @@ impl Wishes {
     /// known here, and what follows the last whole record.
     ///
     /// # Errors
-    /// [`FeedbackError::InvalidField`] with the name of the wish that is out of range, or comes twice.
-    pub(crate) fn read(data: &[u8]) -> Result<(Self, usize), FeedbackError> {
-        fn set<T>(place: &mut Option<Wish<T>>, value: T, ttl: u8, name: &'static str) -> Result<(), FeedbackError> {
+    /// The name of the wish that is out of range, or comes twice.
+    pub(crate) fn read(data: &[u8]) -> Result<(Self, usize), &'static str> {
+        fn set<T>(place: &mut Option<Wish<T>>, value: T, ttl: u8, name: &'static str) -> Result<(), &'static str> {
             let ttl_ms = u32::from(ttl) * WISH_TTL_UNIT_MS;
             if ttl == 0 || place.replace(Wish { value, ttl_ms }).is_some() {
-                return Err(FeedbackError::InvalidField(name));
+                return Err(name);
             }
             Ok(())
         }
@@ -143,16 +143,16 @@ impl Wishes {
             };
             match (*kind, record) {
                 (BACKGROUND_QP, &[ttl, qp @ ..=MAX_QP]) => set(&mut wishes.background_qp, qp, ttl, background)?,
-                (BACKGROUND_QP, _) => return Err(FeedbackError::InvalidField(background)),
+                (BACKGROUND_QP, _) => return Err(background),
                 (REGION_QP, &[ttl, qp @ ..=MAX_QP]) => set(&mut wishes.region_qp, qp, ttl, region)?,
-                (REGION_QP, _) => return Err(FeedbackError::InvalidField(region)),
+                (REGION_QP, _) => return Err(region),
                 (INTERVAL, &[ttl, interval @ 1..=u8::MAX]) => set(&mut wishes.interval, interval, ttl, "interval")?,
-                (INTERVAL, _) => return Err(FeedbackError::InvalidField("interval")),
+                (INTERVAL, _) => return Err("interval"),
                 (CEILING, &[ttl, k3, k2, k1, k0]) if [k3, k2, k1, k0] != [0; 4] => {
                     let kbps = u32::from_be_bytes([k3, k2, k1, k0]);
                     set(&mut wishes.ceiling_kbps, kbps, ttl, "ceiling")?;
                 }
-                (CEILING, _) => return Err(FeedbackError::InvalidField("ceiling")),
+                (CEILING, _) => return Err("ceiling"),
                 _ => skipped += 2 + record.len(),
             }
             rest = after;
