@@ -413,8 +413,9 @@ impl Run {
     }
 
     fn regions_per_frame(&self) -> f64 {
-        let regions: usize = self.lines.iter().map(|l| l.regions.len()).sum();
-        regions as f64 / self.lines.len().max(1) as f64
+        let seen = self.lines.iter().filter(|l| !l.predicted);
+        let (count, regions) = seen.fold((0, 0), |(count, sum), l| (count + 1, sum + l.regions.len()));
+        regions as f64 / f64::from(count.max(1))
     }
 }
 
@@ -599,7 +600,8 @@ fn live(source: &Source, o: &Options, received: &Path) -> Result<Run, Error> {
     let mut server_arguments = ports;
     server_arguments.push(received.to_string_lossy().into_owned());
     server_arguments.push(o.model.to_string_lossy().into_owned());
-    server_arguments.push(infer(o));
+    // The camera sends as many pictures as the server asks for; every captured one is judged.
+    server_arguments.push(format!("{} results-rate=captured", infer(o)));
 
     let (_server, stop, results) = start("server", &server_arguments)?;
     match results.recv_timeout(Duration::from_secs(60)) {
@@ -777,9 +779,10 @@ fn table(source: &Source, o: &Options, run: &Run, f1: f64, plain: &[Plain], equa
         );
     }
     out += &format!(
-        "feedback applied on {} of {} frames, lost {} times\n",
-        run.camera.get("frames-steered").copied().unwrap_or_default(),
+        "{} of {} frames sent, the results of the others predicted; feedback applied on {}, lost {} times\n",
+        run.camera.get("frames-coded").copied().unwrap_or_default(),
         source.count,
+        run.camera.get("frames-steered").copied().unwrap_or_default(),
         run.camera.get("feedback-lost").copied().unwrap_or_default()
     );
     out
@@ -829,7 +832,7 @@ impl Shot {
 
     fn caption(&self) -> String {
         format!(
-            "frame {}: {} bytes{}, {} regions asked for after the frame before",
+            "frame {}: {} bytes{}, {} regions asked for after the frame sent before",
             self.frame,
             self.bytes,
             if self.qps.intra { " (key frame)" } else { "" },
@@ -879,6 +882,7 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         quantizers.len(),
     );
     let mut pictures = quantizers.into_iter().enumerate();
+    let mut last: Option<u64> = None;
     let frames = std::iter::from_fn(|| {
         let sample = sink.pull_sample().ok()?;
         let (n, qps) = pictures.next()?;
@@ -886,7 +890,7 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         // h264parse drops everything before the first parameter sets, so the first access unit lost its identity.
         let frame = frame.or((n == 0).then_some(0))?;
         bar.step();
-        let asked = frame.checked_sub(1).and_then(|before| by_frame.get(&before));
+        let asked = last_seen(&by_frame, frame);
         let shot = Shot {
             frame: frame + source.first as u64,
             picture: picture(&sample)?,
@@ -903,8 +907,11 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         if chosen.contains(&frame) {
             shots.push(shot);
         }
-        Some(drawn)
-    });
+        // So that the video keeps its pace where frames were not sent.
+        let passed = frame.saturating_sub(last.replace(frame).unwrap_or(frame)).clamp(1, 100);
+        Some(std::iter::repeat_n(drawn, passed as usize))
+    })
+    .flatten();
     if o.video {
         let encoder = "x264enc speed-preset=veryfast pass=qual quantizer=20 ! video/x-h264 ! mp4mux faststart=true";
         write_video(frames, source.fps, encoder, &o.out.join("demo.mp4"))?;
@@ -921,17 +928,23 @@ fn draw(source: &Source, o: &Options, run: &Run, received: &Path, lines: &[Strin
         .write_png(&o.out.join("demo.png"))
 }
 
+/// The last frame before this one that the server has seen.
+fn last_seen<'a>(by_frame: &BTreeMap<u64, &'a Line>, frame: u64) -> Option<&'a Line> {
+    let before = by_frame.range(..frame).rev().map(|(_, line)| *line);
+    before.into_iter().find(|line| !line.predicted)
+}
+
 /// Of each sixth of the clip, the first frame with the most requested regions.
 fn choose(count: usize, by_frame: &BTreeMap<u64, &Line>) -> Vec<u64> {
     let asked = |frame: u64| {
-        let before = frame.checked_sub(1).and_then(|before| by_frame.get(&before));
+        let before = last_seen(by_frame, frame);
         before.map_or(0, |line| line.regions.len())
     };
     (0..SHOTS)
         .filter_map(|n| {
             (n * count / SHOTS..(n + 1) * count / SHOTS)
                 .map(|frame| frame as u64)
-                .filter(|frame| by_frame.contains_key(frame))
+                .filter(|frame| by_frame.get(frame).is_some_and(|line| !line.predicted))
                 .max_by_key(|&frame| (asked(frame), std::cmp::Reverse(frame)))
         })
         .collect()
