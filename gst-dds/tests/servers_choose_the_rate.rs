@@ -362,6 +362,37 @@ fn a_ceiling_is_kept_by_coarser_pictures_and_then_by_fewer() {
 }
 
 #[test]
+fn a_ceiling_below_a_bandwidth_is_kept_by_its_controller() {
+    let ceiling = Wishes {
+        ceiling_kbps: wish(300, 1000),
+        ..Wishes::default()
+    };
+    let element = byte_stream();
+    element.set_property("bandwidth", 900u32);
+    let mut camera = Camera::new(element, 320, 240);
+    watched(&mut camera, 120, Wishes::default());
+    let before = kbps(&camera, 60);
+    watched(&mut camera, 180, ceiling);
+    let under = kbps(&camera, 180);
+    watched(&mut camera, 180, Wishes::default());
+    let after = kbps(&camera, 420);
+    // Noise takes more than a bandwidth that has just risen, by a wish or by its property.
+    assert!(
+        (760.0..1020.0).contains(&before) && (760.0..1020.0).contains(&after),
+        "{before} {after}"
+    );
+    assert!((220.0..315.0).contains(&under), "{under}");
+    let of = |number: u64| {
+        let tellings = camera.units.iter().map(|unit| told(Codec::H264, unit));
+        let mut later = tellings.filter(|(identity, _)| identity.frame >= number);
+        later.find_map(|(_, in_force)| in_force)
+    };
+    let (open, bound) = (of(60).unwrap(), of(200).unwrap());
+    assert_eq!((open.ceiling_kbps, bound.ceiling_kbps), (900, 300));
+    assert_eq!(bound.bounds.ceiling, Bound::None);
+}
+
+#[test]
 fn wished_quantizers_are_exact_and_end_with_the_wish() {
     let wishes = Wishes {
         background_qp: wish(42, 400),

@@ -45,18 +45,22 @@ impl BandwidthControl {
         self.controller = Controller::new(settings);
     }
 
-    /// Decides on a frame; `None` where no bandwidth is set.
+    /// Decides on a frame; `None` where no bandwidth is set. `ceiling_kbps`: what servers wish of it; 0 = all.
     pub(super) fn plan(
         &mut self,
         now: u64,
         idr: bool,
-        bandwidth: Option<Bandwidth>,
+        (bandwidth, ceiling_kbps): (Option<Bandwidth>, u32),
         refined_bytes: u64,
         window: &mut Window,
     ) -> Option<OperatingPoint> {
         self.refined_bytes.1 = refined_bytes;
         self.available_kbps = bandwidth.map_or(0, |bandwidth| self.available(bandwidth));
-        self.controller.set_target(self.available_kbps, window);
+        let target = match ceiling_kbps {
+            0 => self.available_kbps,
+            ceiling => self.available_kbps.min(ceiling),
+        };
+        self.controller.set_target(target, window);
         let point = self.controller.plan(now, idr, window);
         (self.available_kbps > 0).then_some(point)
     }

@@ -460,7 +460,7 @@ impl StreamPlanner {
         self.in_force.region_qp = self.granted.region_qp.unwrap_or(own.1);
         let idr = kind.expected;
         let ceiling = self.granted.ceiling_kbps;
-        let bandwidth = self.settings.bandwidth.map(|bandwidth| bandwidth.under(ceiling));
+        let bandwidth = (self.settings.bandwidth, ceiling);
         let point = self
             .bandwidth
             .plan(now, idr, bandwidth, refined_bytes, &mut self.window);

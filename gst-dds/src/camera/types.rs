@@ -197,17 +197,6 @@ pub struct Bandwidth {
     pub min_kbps: u32,
 }
 
-impl Bandwidth {
-    /// The part of it under a ceiling in kbit/s; 0 = none.
-    pub(super) fn under(self, ceiling_kbps: u32) -> Self {
-        let most = if ceiling_kbps == 0 { u32::MAX } else { ceiling_kbps };
-        Self {
-            max_kbps: self.max_kbps.min(most),
-            min_kbps: self.min_kbps.min(most),
-        }
-    }
-}
-
 /// A region requested by an input buffer (`GstVideoRegionOfInterestMeta` with a `roi/ddsencode` structure). Applies to
 /// that frame alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

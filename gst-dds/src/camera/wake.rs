@@ -88,10 +88,12 @@ impl Wake {
         }
     }
 
-    /// Forgets the scene.
+    /// Forgets the scene: nobody looks at it for some time.
     pub fn reset(&mut self) {
-        (self.since, self.looked) = (None, false);
-        self.changed.fill(NEVER);
+        self.looked = false;
+        if self.since.take().is_some() {
+            self.changed.fill(NEVER);
+        }
     }
 
     /// Looks at a captured picture. Returns whether it changes where servers do not know of it. `now` in nanoseconds.

@@ -250,7 +250,7 @@ impl Granted {
             self.bounds.ceiling = Bound::Mode;
             return;
         }
-        let lower = |other: u32| (1..=kbps).contains(&other);
+        let lower = |other: u32| (1..kbps).contains(&other);
         if lower(settings.max_bitrate_kbps) || lower(situation.bandwidth_kbps) {
             let cap = lower(settings.max_bitrate_kbps)
                 && (situation.bandwidth_kbps == 0 || settings.max_bitrate_kbps <= situation.bandwidth_kbps);

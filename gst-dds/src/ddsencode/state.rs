@@ -94,7 +94,7 @@ impl State {
         self.planner.set_settings(live.camera());
         let unused = collect_rois(buffer, &mut self.rois);
         self.stream.first_pass.stretch(&mut self.rois);
-        let changes = self.planner.is_wished() && self.changes(now, buffer);
+        let changes = self.changes(now, buffer);
         let capture = Capture {
             now,
             frame: number,
@@ -193,10 +193,11 @@ impl State {
         }))
     }
 
-    /// Whether a picture in system memory changes where servers do not know of it.
+    /// Whether a picture in system memory changes where servers, which all wish for an interval, do not know of it.
     fn changes(&mut self, now: u64, buffer: &gst::BufferRef) -> bool {
         let stream = &self.stream;
-        if stream.on_gpu {
+        if stream.on_gpu || !self.planner.is_wished() {
+            self.wake.reset();
             return false;
         }
         let Ok(picture) = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &stream.info) else {
