@@ -359,6 +359,22 @@ fn a_ceiling_is_kept_by_coarser_pictures_and_then_by_fewer() {
     );
     let worst = quantizers(&camera.stream()).iter().flat_map(|q| q.qps.clone()).max();
     assert!(worst <= Some(48), "{worst:?}");
+    let from = camera.frames;
+    let sent = watched(&mut camera, 180, ceiling(300));
+    let kept = kbps(&camera, from + 60);
+    assert!((40..150).contains(&sent.len()), "{} pictures", sent.len());
+    assert!((200.0..315.0).contains(&kept), "{kept}");
+    let (_, in_force) = camera
+        .units
+        .iter()
+        .rev()
+        .map(|unit| told(Codec::H264, unit))
+        .find(|(_, in_force)| in_force.is_some())
+        .unwrap();
+    assert_eq!(
+        in_force.map(|told| (told.background_qp, told.bounds.ceiling)),
+        Some((48, Bound::None))
+    );
 }
 
 #[test]
