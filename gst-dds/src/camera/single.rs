@@ -5,10 +5,10 @@
 use super::planner::{StreamConfig, StreamPlanner};
 use super::receiver::{FeedbackReceiver, Outcome, Way};
 use super::stats::{FeedbackStats, RegionStats, Stats};
-use super::types::{CameraSettings, Capture, FramePlan, Geometry, Plan, RoiRequest};
+use super::types::{CameraSettings, Capture, FramePlan, Geometry, Plan, RoiRequest, WishBounds};
 
 /// The camera side of one stream of one pass on one thread, for tools and tests. The element keeps receiver and planner
-/// apart, so that delivering feedback never waits for the encoder.
+/// apart, so that delivering feedback never waits for the encoder. It codes every picture: servers may wish nothing of it.
 #[derive(Clone, Debug)]
 pub struct Camera {
     receiver: FeedbackReceiver,
@@ -23,6 +23,7 @@ impl Camera {
 
     /// The same with the configuration of an encoder.
     pub fn with_config(stream_id: u32, config: StreamConfig, settings: CameraSettings) -> Self {
+        let settings = without_wishes(settings);
         let mut receiver = FeedbackReceiver::default();
         receiver.set_settings(settings);
         receiver.restart(stream_id);
@@ -45,6 +46,7 @@ impl Camera {
 
     /// Sets new settings; they apply from the next frame.
     pub fn set_settings(&mut self, settings: CameraSettings) {
+        let settings = without_wishes(settings);
         self.receiver.set_settings(settings);
         self.planner.set_settings(settings);
     }
@@ -74,7 +76,7 @@ impl Camera {
         });
         match plan {
             Plan::Code(plan) => plan,
-            Plan::Skip(_) | Plan::Reopen { .. } => unreachable!("no picture is late, and there is one size"),
+            Plan::Skip(_) | Plan::Reopen { .. } => unreachable!("no picture is late or unwanted, and there is one size"),
         }
     }
 
@@ -102,6 +104,13 @@ impl Camera {
     /// Counts of feedback.
     pub fn feedback_stats(&self) -> &FeedbackStats {
         self.receiver.stats()
+    }
+}
+
+fn without_wishes(settings: CameraSettings) -> CameraSettings {
+    CameraSettings {
+        wishes: WishBounds::NOTHING,
+        ..settings
     }
 }
 
