@@ -89,6 +89,16 @@ impl Follower {
         measured().unwrap_or(nominal)
     }
 
+    /// Velocities of the boxes of the last frame that were found in the one before it, too.
+    pub fn velocities(&self) -> Vec<(BoundingBox, (f32, f32))> {
+        let detections = self.last.iter().flat_map(|last| &last.analysis.detections);
+        let tracks = self.chooser.tracks();
+        detections
+            .enumerate()
+            .filter_map(|(index, detection)| Some((BoundingBox::from(detection), tracks.known_velocity(index)?)))
+            .collect()
+    }
+
     fn sighting(&self, detection: &Detection) -> Sighting {
         let class = detection.class;
         Sighting {

@@ -19,7 +19,7 @@ use crate::feedback::Feedback;
 use crate::merge::Pass;
 use crate::model::{ModelError, Segmentation};
 use crate::results::{self, FrameResult, Refined};
-use crate::server::{Ask, Inference, Look, Predicted};
+use crate::server::{Inference, Look, Predicted};
 
 /// The model of one run.
 pub struct Worker {
@@ -104,8 +104,8 @@ impl Worker {
         } else {
             Duration::ZERO
         };
-        let regions = self.regions(frame, look.ask, settings);
         let interval = self.follow(frame, look);
+        let regions = self.regions(frame, look, settings);
         let own = frame.first_size;
         let size = look.size.unwrap_or(own);
         frame.result = Some(FrameResult {
@@ -167,8 +167,8 @@ impl Worker {
     }
 
     /// Asks the feedback policy for the regions of a frame.
-    fn regions(&mut self, frame: &Frame, ask: Option<Ask>, settings: &Arc<Settings>) -> Vec<Region> {
-        let Some(ask) = ask else { return Vec::new() };
+    fn regions(&mut self, frame: &Frame, look: &Look, settings: &Arc<Settings>) -> Vec<Region> {
+        let Some(ask) = look.ask else { return Vec::new() };
         if ask.interval.is_none() {
             self.feedback.reset();
         }
@@ -182,6 +182,10 @@ impl Worker {
             policy.use_motion &= ask.moves;
             self.feedback.set_settings(policy);
             self.policy_of = Some((settings.clone(), labels.len(), ask.moves));
+        }
+        // From one captured picture to the next overlap tells the motion as well.
+        if look.follow.is_some() && ask.interval.is_some_and(|interval| interval > 1) {
+            self.feedback.follow(self.follower.velocities());
         }
         self.analyser.regions(
             &mut self.feedback,

@@ -71,6 +71,13 @@ impl Feedback {
         self.motion.reset();
     }
 
+    /// Takes the velocities of boxes of the next frame in pixels per captured frame (rightward, downward), where these are
+    /// known otherwise than by overlap with the frame before: objects that move by more than their size in between have
+    /// none.
+    pub fn follow(&mut self, velocities: Vec<(BoundingBox, (f32, f32))>) {
+        self.motion.follow(velocities);
+    }
+
     /// Regions left out since construction because of [`PolicySettings::max_regions`].
     pub fn left_out(&self) -> u64 {
         self.left_out
@@ -256,6 +263,25 @@ mod tests {
         assert_eq!(
             feedback.regions(4, 3, &fast, 640, 480)[0].motion,
             Motion { dx: 48, dy: 1 }
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_followed_takes_its_own_motion_however_far_it_moved() {
+        let mut feedback = Feedback::new(PolicySettings::default());
+        feedback.regions(10, 0, &[detection(100.0, 100.0, 140.0, 140.0, 0.3)], 640, 480);
+        let far = detection(148.0, 100.0, 188.0, 140.0, 0.3);
+        let followed = BoundingBox::from(&far);
+        feedback.follow(vec![(followed, (9.5, -40.0))]);
+        assert_eq!(
+            feedback.regions(15, 5, &[far], 640, 480)[0].motion,
+            Motion { dx: 38, dy: -48 }
+        );
+        let again = detection(150.0, 100.0, 190.0, 140.0, 0.3);
+        assert_eq!(
+            feedback.regions(16, 1, &[again], 640, 480)[0].motion,
+            Motion { dx: 8, dy: 0 },
+            "by overlap"
         );
     }
 

@@ -9,18 +9,27 @@ use crate::model::BoundingBox;
 #[derive(Clone, Debug, Default)]
 pub struct MotionEstimator {
     previous: Option<(u64, Vec<BoundingBox>)>,
+    /// Velocities of boxes of the next frame that are known otherwise.
+    followed: Vec<(BoundingBox, (f32, f32))>,
 }
 
 impl MotionEstimator {
     /// Forgets the previous frame.
     pub fn reset(&mut self) {
         self.previous = None;
+        self.followed.clear();
+    }
+
+    /// Takes velocities of boxes of the next frame, in pixels per captured frame. They come before those by overlap.
+    pub fn follow(&mut self, velocities: Vec<(BoundingBox, (f32, f32))>) {
+        self.followed = velocities;
     }
 
     /// Makes `boxes` of frame number `frame` the previous ones. Pass all boxes of the frame, weak ones included: an
     /// object that is undecided now was often weaker before.
     pub fn remember(&mut self, frame: u64, boxes: Vec<BoundingBox>) {
         self.previous = Some((frame, boxes));
+        self.followed.clear();
     }
 
     /// Forgets the previous frame unless it comes before `frame`: a number that repeats or goes back means a restarted
@@ -31,13 +40,16 @@ impl MotionEstimator {
         }
     }
 
-    /// Velocity of the centre of `now` in pixels per captured frame (rightward, downward), each within ±`max_speed`:
-    /// from the box of the previous frame that overlaps it most, if by more than `min_iou`, `interval` captured frames
+    /// Velocity of the centre of `now` in pixels per captured frame (rightward, downward), each within ±`max_speed`: that
+    /// of [`Self::follow`] where it has one, else from the box of the previous frame that overlaps it most, if by more than `min_iou`, `interval` captured frames
     /// earlier. Zero where there is no such box or `interval` is 0.
     pub fn velocity(&self, now: &BoundingBox, interval: u32, min_iou: f32, max_speed: f32) -> (f32, f32) {
         let Some((_, boxes)) = self.previous.as_ref().filter(|_| interval > 0) else {
             return (0.0, 0.0);
         };
+        if let Some((_, (vx, vy))) = self.followed.iter().find(|(followed, _)| followed == now) {
+            return (vx.clamp(-max_speed, max_speed), vy.clamp(-max_speed, max_speed));
+        }
         let Some(before) = matching::best_overlap(now, boxes, min_iou) else {
             return (0.0, 0.0);
         };

@@ -87,6 +87,12 @@ impl Tracks {
         object.map_or((0.0, 0.0), |object| object.velocity)
     }
 
+    /// As [`Self::velocity`], where the object was found in the picture before, too.
+    pub fn known_velocity(&self, index: usize) -> Option<(f32, f32)> {
+        let object = self.objects.get(self.places.get(index).copied().flatten()?)?;
+        object.is_known.then_some(object.velocity)
+    }
+
     /// Takes the objects of captured picture number `frame`. Returns how the prediction for it compares; `None` without a
     /// related earlier picture: none, one not before it, or one more than 64 captured pictures before it.
     pub fn update(&mut self, frame: u64, detections: &[Sighting]) -> Option<Check> {
@@ -261,6 +267,10 @@ mod tests {
         tracks.update(1, &[at(0.0, 0.9)]);
         tracks.update(3, &[at(10.0, 0.9), at(50.0, 0.9), at(300.0, 0.9)]);
         assert_eq!(tracks.velocity(1), (5.0, 0.0));
+        assert_eq!(
+            (tracks.known_velocity(0), tracks.known_velocity(1)),
+            (Some((5.0, 0.0)), None)
+        );
         assert_eq!(tracks.velocity(2), (0.0, 0.0), "too far away");
         assert_eq!(tracks.velocity(3), (0.0, 0.0), "no such object");
     }
