@@ -16,10 +16,16 @@ use super::tracks::{Check, Sighting, Tracks};
 pub const MAX_INTERVAL: u8 = 5;
 /// Longest time between two pictures.
 const LONGEST: Duration = Duration::from_millis(200);
-/// F1 that the bits saved by every n-th picture are worth. The slope of F1 over the logarithm of bits is 0.03 to 0.18 on the
-/// quantizer curves of the same clips, 0.065 in the geometric mean, and 0.71, 0.56 and 0.43 of the bits remain with every
-/// second, third and fifth picture. What undecided objects lose because quality for them comes later is taken off.
+/// F1 that the bits saved by every n-th picture are worth at quantizer [`USUAL_QP`]. The slope of F1 over the logarithm of
+/// bits is 0.03 to 0.18 on the quantizer curves of the same clips, 0.065 in the geometric mean, and 0.71, 0.56 and 0.43 of
+/// the bits remain with every second, third and fifth picture. What undecided objects lose because quality for them comes
+/// later is taken off.
 const WORTH: [f32; MAX_INTERVAL as usize + 1] = [0.0, 0.0, 0.022, 0.034, 0.04, 0.044];
+/// Quantizer outside regions at which [`WORTH`] holds, and the change of it that doubles or halves the slope: on the same
+/// clips it is about 0.05 from 24 to 36, 0.08 at 38 and 0.2 at 42. Finer quantizers are not worth less than a part.
+const USUAL_QP: f32 = 40.0;
+const DOUBLES: f32 = 5.0;
+const LEAST_WORTH: f32 = 0.6;
 /// Time in which evidence loses half of its weight.
 const HALF_LIFE: Duration = Duration::from_secs(2);
 /// F1 by which another interval must be better.
@@ -54,6 +60,8 @@ pub struct Actual {
     pub interval: u8,
     /// Something else than the wish decides it.
     pub bounded: bool,
+    /// Quantizer outside regions; `None` where it is not known.
+    pub quantizer: Option<u8>,
 }
 
 /// A picture that was looked at.
@@ -82,6 +90,8 @@ pub struct Chooser {
     distance: usize,
     last: Option<u64>,
     interval: u8,
+    /// What bits are worth at the quantizer in force, as a multiple of [`WORTH`].
+    scale: f32,
     /// Captured time since the last change.
     since_change: Duration,
     /// Captured time since the last reduction.
@@ -101,6 +111,7 @@ impl Default for Chooser {
             distance: 0,
             last: None,
             interval: 1,
+            scale: 1.0,
             since_change: Duration::ZERO,
             since_reduction: CALM,
             cautious: false,
@@ -145,6 +156,7 @@ impl Chooser {
             .frame_time
             .saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
         self.age(passed);
+        self.scale = looked.actual.quantizer.map_or(1.0, scale);
         let check = self.tracks.update(frame, sightings);
         let sparse = self.sparse[self.turn].update(frame, sightings);
         self.turn = 1 - self.turn;
@@ -220,7 +232,7 @@ impl Chooser {
     fn value(&self, interval: u8) -> f32 {
         let n = usize::from(interval);
         let cost = (1..n).map(|age| self.error(age)).sum::<f32>() / n as f32;
-        worth(interval) - cost
+        self.worth(interval) - cost
     }
 
     fn decide(&mut self, check: Option<Check>, longest: u8, actual: Actual) {
@@ -270,7 +282,12 @@ impl Chooser {
         }
         let wrong = check.errors() / check.objects as f32;
         let cost = wrong * f32::from(self.interval - 1) / (2.0 * check.gap as f32);
-        cost > ALARM * worth(self.interval)
+        cost > ALARM * self.worth(self.interval)
+    }
+
+    /// F1 that the bits saved by an interval are worth.
+    fn worth(&self, interval: u8) -> f32 {
+        self.scale * WORTH.get(usize::from(interval)).copied().unwrap_or(0.0)
     }
 
     fn set(&mut self, interval: u8) {
@@ -282,9 +299,9 @@ impl Chooser {
     }
 }
 
-/// F1 that the bits saved by an interval are worth.
-fn worth(interval: u8) -> f32 {
-    WORTH.get(usize::from(interval)).copied().unwrap_or(0.0)
+/// What bits are worth at this quantizer.
+fn scale(quantizer: u8) -> f32 {
+    ((f32::from(quantizer) - USUAL_QP) / DOUBLES).exp2().max(LEAST_WORTH)
 }
 
 /// The largest interval at this frame duration.

@@ -41,6 +41,8 @@ struct Camera {
     interval: u8,
     /// Interval that the camera does not exceed.
     bound: u8,
+    /// Quantizer outside regions.
+    quantizer: Option<u8>,
     sent: Option<u64>,
     /// Times of changes of the wish, in seconds, and the new wish.
     changes: Vec<(f32, u8)>,
@@ -55,6 +57,7 @@ impl Camera {
             coming: Vec::new(),
             interval: 1,
             bound: MAX_INTERVAL,
+            quantizer: None,
             sent: None,
             changes: Vec::new(),
             wish: 1,
@@ -76,6 +79,7 @@ impl Camera {
             let actual = Actual {
                 interval: self.interval.min(self.bound),
                 bounded: self.interval > self.bound,
+                quantizer: self.quantizer,
             };
             if self.sent.is_some_and(|sent| frame - sent < u64::from(actual.interval)) {
                 continue;
@@ -198,6 +202,30 @@ fn rate_is_reduced_slowly_and_raised_quickly() {
 }
 
 #[test]
+fn pictures_of_coarse_quantizers_are_left_out_sooner() {
+    // So many of forty objects move as nobody can predict.
+    let rate = |erratic, quantizer| {
+        let mut camera = Camera::new();
+        camera.quantizer = quantizer;
+        camera.film(10, |frame| {
+            let first = |speed| column(frame, speed, 2)[0];
+            let place = |n: usize| {
+                let mut object = first(if n < erratic { 16.0 } else { 0.0 });
+                object.seen.bounding_box.y1 += 60.0 * n as f32;
+                object.seen.bounding_box.y2 += 60.0 * n as f32;
+                object
+            };
+            (0..40).map(place).collect()
+        })
+    };
+    assert!(rate(3, Some(28)) < 1.5);
+    assert!(rate(3, Some(40)) > 2.0);
+    assert_eq!(rate(3, Some(40)), rate(3, None));
+    assert!(rate(6, Some(40)) < 1.5);
+    assert!(rate(6, Some(48)) > 2.0);
+}
+
+#[test]
 fn a_bound_of_the_camera_is_not_run_against() {
     let mut camera = Camera::new();
     camera.bound = 2;
@@ -225,6 +253,7 @@ fn pictures_are_never_further_apart_than_a_fifth_of_a_second() {
                 actual: Actual {
                     interval: wish,
                     bounded: false,
+                    quantizer: None,
                 },
             });
         }
@@ -245,6 +274,7 @@ fn no_input_is_too_strange() {
             actual: Actual {
                 interval: [0, 255][n % 2],
                 bounded: n % 3 == 0,
+                quantizer: [None, Some(0), Some(255)][n % 3],
             },
         });
         assert!((1..=MAX_INTERVAL).contains(&wish));

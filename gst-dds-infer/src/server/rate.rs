@@ -62,6 +62,7 @@ impl Rate {
         Actual {
             interval: self.in_force.map_or(1, |in_force| in_force.interval),
             bounded: self.in_force.is_some_and(|i| i.bounds.interval != Bound::None),
+            quantizer: self.in_force.map(|in_force| in_force.background_qp),
         }
     }
 

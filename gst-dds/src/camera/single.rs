@@ -76,7 +76,9 @@ impl Camera {
         });
         match plan {
             Plan::Code(plan) => plan,
-            Plan::Skip(_) | Plan::Reopen { .. } => unreachable!("no picture is late or unwanted, and there is one size"),
+            Plan::Skip(_) | Plan::Reopen { .. } => {
+                unreachable!("no picture is late or unwanted, and there is one size")
+            }
         }
     }
 

@@ -26,6 +26,7 @@ fn steerable(number: u64, interval: u8, bound: Bound) -> Decoded<u64> {
         return frame;
     };
     record.extension.in_force = Some(InForce {
+        background_qp: 40,
         interval,
         bounds: Bounds {
             interval: bound,
@@ -130,7 +131,11 @@ fn what_the_objects_need_is_wished_with_every_generation() {
         (status.wished, status.in_force, status.bound, status.changes),
         (1, 3, Bound::User, 1)
     );
-    let actual = |interval, bounded| Actual { interval, bounded };
+    let actual = |interval, bounded| Actual {
+        interval,
+        bounded,
+        quantizer: Some(40),
+    };
     let said: Vec<_> = worker
         .follows()
         .iter()
