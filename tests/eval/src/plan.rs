@@ -112,9 +112,9 @@ const CHOICE: [u8; 6] = [24, 28, 32, 36, 40, 44];
 const RATES: [usize; 4] = [1, 2, 3, 5];
 const SIZES: [f64; 3] = [1.0, 0.75, 0.5];
 /// Quantizers of the background and of regions where pictures are skipped: one rule for all clips.
-const PAIRS: [(u8, u8); 6] = [(28, 24), (32, 26), (36, 28), (40, 28), (44, 32), (48, 36)];
+const PAIRS: [(u8, u8); 7] = [(20, 18), (24, 21), (28, 24), (32, 26), (36, 28), (40, 30), (44, 34)];
 /// The pair that is the middle of what was studied.
-const MIDDLE: (u8, u8) = (40, 28);
+const MIDDLE: (u8, u8) = (36, 28);
 
 /// The elements with the rate that the server chooses, or a fixed one: one captured picture sent in so many. The first
 /// picture and those before feedback are coded as the background.
