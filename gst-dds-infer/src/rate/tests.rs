@@ -218,11 +218,9 @@ fn pictures_of_coarse_quantizers_are_left_out_sooner() {
             (0..40).map(place).collect()
         })
     };
-    assert!(rate(3, Some(28)) < 1.5);
-    assert!(rate(3, Some(40)) > 2.0);
-    assert_eq!(rate(3, Some(40)), rate(3, None));
-    assert!(rate(6, Some(40)) < 1.5);
-    assert!(rate(6, Some(48)) > 2.0);
+    assert!(rate(4, Some(24)) < 1.5);
+    assert!(rate(4, Some(44)) > 2.0);
+    assert_eq!(rate(3, Some(30)), rate(3, None));
 }
 
 #[test]
