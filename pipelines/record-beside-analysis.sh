@@ -51,6 +51,7 @@ mkdir -p "$OUT"
 # A file goes on where it ends: fdsink would write it from its first byte again.
 if [ -f /proc/self/fd/1 ]; then { exec >>/proc/self/fd/1; } 2>/dev/null || exec > >(cat); fi
 
+# feedback-rate=false: the recording is to show every picture, also those that the model has no time for.
 # Matroska: a file that was cut off plays up to there. Of both queues only the one before the decoder may grow: up to 256 MB.
 exec gst-launch-1.0 -q -e \
   ddsrtprecv name=rtp latency="$LATENCY" \
@@ -65,6 +66,6 @@ exec gst-launch-1.0 -q -e \
   async-finalize=true sink-properties=properties,async=false \
   camera. ! queue max-size-buffers=0 max-size-bytes=256000000 max-size-time=0 \
   ! avdec_h264 max-threads=1 \
-  ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" \
+  ! ddsinfer name=infer model-file="$MODEL" box-confidence-threshold="$THRESHOLD" feedback-rate=false \
   ! fakesink async=false \
   infer.results ! queue ! fdsink fd=1 sync=false async=false

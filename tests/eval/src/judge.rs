@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use dds_tests::Error;
 use dds_tests::score::{self, PaperMetric, REFERENCE_SCORE, ScoredBox};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::births::{Born, births, delays};
 use crate::freshness::{self, on_wire};
 use crate::post::{Answer, Clock, Fill, answers};
 use crate::record::{ClipInfo, Frame, Manifest, Origin, Record};
 use crate::score::{IOU, all_found, paper_labels, records};
+use crate::server::hex;
 use crate::store::{read, record_path, write_whole};
 
 /// Raised where figures of before mean something else.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// System under which the uncoded source stands, of which pictures are skipped.
 pub const SOURCE: &str = "source";
 /// One picture of it in so many is looked at.
@@ -249,7 +251,7 @@ impl<'a> Judge<'a> {
             system: record.system.clone(),
             point: record.point.clone(),
             settings: record.settings.clone(),
-            key: record.key.clone(),
+            key: contents(record),
             shipped,
             kbps: kbps(frames, &all),
             kbps_later: kbps(&frames[beginning..], &all),
@@ -289,6 +291,13 @@ fn thinned(reference: &Record, every: usize) -> Record {
     }
 }
 
+/// Hash of a record's settings and frames: a point that another build has run anew is judged anew. Processor times, which
+/// no two runs share, are left out.
+fn contents(record: &Record) -> String {
+    let frames = serde_json::to_vec(&record.frames).unwrap_or_default();
+    hex(Sha256::new().chain_update(&record.key).chain_update(frames).finalize())
+}
+
 /// Judges all records of a clip and keeps the figures; those whose records are the same as before stay.
 ///
 /// # Errors
@@ -312,9 +321,10 @@ pub fn judge_clip(dir: &Path, manifest: &Manifest, info: &ClipInfo) -> Result<Cl
     let before = before.map(|b| b.points).unwrap_or_default();
     let thinned = THINNED.map(|every| (thinned(&reference, every), false));
     for (record, shipped) in records(dir, &info.name).into_iter().chain(thinned) {
+        let key = contents(&record);
         let known = before
             .iter()
-            .find(|p| p.system == record.system && p.point == record.point && p.key == record.key);
+            .find(|p| p.system == record.system && p.point == record.point && p.key == key);
         result
             .points
             .push(known.cloned().unwrap_or_else(|| judge.judge(&record, shipped)));
