@@ -600,8 +600,9 @@ fn live(source: &Source, o: &Options, received: &Path) -> Result<Run, Error> {
     let mut server_arguments = ports;
     server_arguments.push(received.to_string_lossy().into_owned());
     server_arguments.push(o.model.to_string_lossy().into_owned());
-    // The camera sends as many pictures as the server asks for; every captured one is judged.
-    server_arguments.push(format!("{} results-rate=captured", infer(o)));
+    // Every captured picture is judged, also where --server "feedback-rate=true" has some left out.
+    let all = "feedback-rate=false results-rate=captured";
+    server_arguments.push(infer(o).replacen("ddsinfer", &format!("ddsinfer {all}"), 1));
 
     let (_server, stop, results) = start("server", &server_arguments)?;
     match results.recv_timeout(Duration::from_secs(60)) {
