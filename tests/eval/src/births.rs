@@ -99,24 +99,12 @@ pub fn delays(born: &[Born], answers: &[Option<Answer>], clock: &Clock) -> Vec<f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::car;
 
     const CLOCK: Clock = Clock {
         rate: 10.0,
         rtt_ms: 100.0,
     };
-
-    fn car(x: f32) -> Object {
-        Object {
-            label: "car".into(),
-            score: 0.8,
-            x,
-            y: 0.0,
-            w: 20.0,
-            h: 20.0,
-            pass: 1,
-            identity: None,
-        }
-    }
 
     /// Pictures with a car that was always there, and one at 500 in those that `new` holds of.
     fn reference(pictures: usize, new: impl Fn(usize) -> bool) -> Vec<Frame> {

@@ -416,20 +416,7 @@ pub fn join(all: &mut Vec<ClipResult>, result: ClipResult) -> Result<(), Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Object;
-
-    fn car(x: f32) -> Object {
-        Object {
-            label: "car".into(),
-            score: 0.8,
-            x,
-            y: 100.0,
-            w: 20.0,
-            h: 20.0,
-            pass: 1,
-            identity: None,
-        }
-    }
+    use crate::record::car;
 
     fn info() -> ClipInfo {
         ClipInfo {

@@ -300,25 +300,13 @@ pub fn answers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::car;
 
     const SIZE: (u32, u32) = (1000, 1000);
     const CLOCK: Clock = Clock {
         rate: 10.0,
         rtt_ms: 100.0,
     };
-
-    fn car(x: f32) -> Object {
-        Object {
-            label: "car".into(),
-            score: 0.8,
-            x,
-            y: 100.0,
-            w: 20.0,
-            h: 20.0,
-            pass: 1,
-            identity: None,
-        }
-    }
 
     /// Pictures of which those with objects were looked at, answered 70 ms after their capture.
     fn answered(pictures: &[Option<Vec<Object>>], fill: Fill) -> Vec<Option<Answer>> {

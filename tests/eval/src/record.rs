@@ -249,3 +249,18 @@ pub struct Summary {
     /// All points; those of a system on a clip stand together, in the order of its sweep.
     pub points: Vec<Scored>,
 }
+
+/// A car of 20 pixels at `x`, for tests.
+#[cfg(test)]
+pub(crate) fn car(x: f32) -> Object {
+    Object {
+        label: "car".into(),
+        score: 0.8,
+        x,
+        y: 100.0,
+        w: 20.0,
+        h: 20.0,
+        pass: 1,
+        identity: None,
+    }
+}
