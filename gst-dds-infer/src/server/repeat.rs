@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dds_protocol::feedback::{FeedbackState, Region};
 use dds_protocol::serial::Serial16;
-use dds_protocol::wish::{Wish, Wishes};
+use dds_protocol::wish::Wishes;
 
 use super::types::Request;
 
@@ -81,19 +81,11 @@ impl Repetition {
         last.sent = now;
         let age = now.saturating_sub(last.made).as_millis();
         let age = u32::try_from(age).unwrap_or(u32::MAX);
-        let left = |ttl_ms: u32| ttl_ms.checked_sub(age).filter(|left| *left > 0);
         let alive = last.regions.iter().filter_map(|r| {
-            let ttl_ms = left(r.ttl_ms)?;
+            let ttl_ms = r.ttl_ms.checked_sub(age).filter(|left| *left > 0)?;
             Some(Region { ttl_ms, ..*r })
         });
-        let interval = last.wishes.interval.and_then(|wish| {
-            let ttl_ms = left(wish.ttl_ms)?;
-            Some(Wish { ttl_ms, ..wish })
-        });
-        let wishes = Wishes {
-            interval,
-            ..Wishes::default()
-        };
+        let wishes = last.wishes.aged(age);
         let (stream_id, frame, alive) = (last.stream_id, last.frame, alive.collect());
         Some(self.next(stream_id, frame, alive, wishes))
     }
@@ -121,6 +113,7 @@ impl Repetition {
 #[cfg(test)]
 mod tests {
     use dds_protocol::feedback::Rect;
+    use dds_protocol::wish::Wish;
 
     use super::*;
 

@@ -75,6 +75,21 @@ impl Wishes {
         }
     }
 
+    /// The wishes `age_ms` later, without those that have expired.
+    pub fn aged(&self, age_ms: u32) -> Self {
+        fn of<T>(wish: Option<Wish<T>>, age_ms: u32) -> Option<Wish<T>> {
+            let wish = wish?;
+            let ttl_ms = wish.ttl_ms.checked_sub(age_ms).filter(|left| *left > 0)?;
+            Some(Wish { ttl_ms, ..wish })
+        }
+        Self {
+            background_qp: of(self.background_qp, age_ms),
+            region_qp: of(self.region_qp, age_ms),
+            interval: of(self.interval, age_ms),
+            ceiling_kbps: of(self.ceiling_kbps, age_ms),
+        }
+    }
+
     /// The wishes of several servers as one: the highest rate, the finest quantizers, the lowest ceiling. A server that
     /// wishes no interval counts as one that wants every picture, and one that wishes no quantizer as content with the
     /// camera's `own` (background, region).

@@ -199,6 +199,24 @@ fn wishes_of_a_packet_are_replaced_and_all_else_stays() {
 }
 
 #[test]
+fn each_wish_ends_with_its_own_time_to_live() {
+    let wishes = Wishes {
+        background_qp: wish(44, 500),
+        region_qp: wish(20, 501),
+        interval: wish(5, 2000),
+        ceiling_kbps: wish(100, 499),
+    };
+    let later = Wishes {
+        region_qp: wish(20, 1),
+        interval: wish(5, 1500),
+        ..Wishes::default()
+    };
+    assert_eq!(wishes.aged(0), wishes);
+    assert_eq!(wishes.aged(500), later);
+    assert!(wishes.aged(u32::MAX).is_empty());
+}
+
+#[test]
 fn one_who_wishes_nothing_wants_every_picture_and_the_cameras_quality() {
     let coarse = Wishes {
         background_qp: wish(44, 2000),

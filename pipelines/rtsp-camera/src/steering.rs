@@ -14,7 +14,7 @@
 use dds_protocol::assembler::{Assembler, Outcome};
 use dds_protocol::feedback::{self, FeedbackState, MAX_REGIONS, Region};
 use dds_protocol::serial::Serial16;
-use dds_protocol::wish::{Wish, Wishes};
+use dds_protocol::wish::Wishes;
 
 /// Silence in nanoseconds after which a receiver no longer steers. Servers repeat their state every 500 ms; the
 /// encoder's own `feedback-timeout` of 2000 ms lets it accept the numbering of a successor at the same time.
@@ -197,7 +197,8 @@ impl Steering {
             let of_state = || receiver.state.as_ref().map(|(came, state)| (*came, state.wishes));
             let (came, wishes) = receiver.wishes.or_else(of_state)?;
             let age_ns = now.saturating_sub(came);
-            (age_ns < RELEASE_NS).then(|| aged(&wishes, age_ns))
+            // No longer than the 2 s of the release.
+            (age_ns < RELEASE_NS).then(|| wishes.aged((age_ns / 1_000_000) as u32))
         })
     }
 
@@ -313,25 +314,6 @@ impl Steering {
     }
 }
 
-/// Wishes `age_ns` later, without those that have expired.
-fn aged(wishes: &Wishes, age_ns: u64) -> Wishes {
-    fn of<T: Copy>(wish: Option<Wish<T>>, age_ms: u64) -> Option<Wish<T>> {
-        let wish = wish?;
-        let ttl_ms = u64::from(wish.ttl_ms).checked_sub(age_ms).filter(|ttl| *ttl > 0)?;
-        Some(Wish {
-            ttl_ms: ttl_ms as u32,
-            ..wish
-        })
-    }
-    let age_ms = age_ns / 1_000_000;
-    Wishes {
-        background_qp: of(wishes.background_qp, age_ms),
-        region_qp: of(wishes.region_qp, age_ms),
-        interval: of(wishes.interval, age_ms),
-        ceiling_kbps: of(wishes.ceiling_kbps, age_ms),
-    }
-}
-
 /// A region `age_ns` later and `frames` further on. `None` if it has expired.
 fn later(region: &Region, age_ns: u64, frames: u64) -> Option<Region> {
     let age_ms = u32::try_from(age_ns / 1_000_000).ok()?;
@@ -350,6 +332,7 @@ fn later(region: &Region, age_ns: u64, frames: u64) -> Option<Region> {
 #[cfg(test)]
 mod tests {
     use dds_protocol::feedback::{Motion, Quality, Rect};
+    use dds_protocol::wish::Wish;
 
     use super::*;
 
